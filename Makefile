@@ -1,0 +1,55 @@
+# `make help` lists the targets. Python 3.11 and make are all that must be at hand.
+PYTHON ?= python3.11
+VENV ?= .venv
+HOME_DIR ?= $(CURDIR)/.crossfade
+SOURCE ?= simulator
+KUAIRAND_DIR ?=
+PRESET ?= demo
+ARGS ?=
+
+BIN := $(VENV)/bin
+export CROSSFADE_HOME ?= $(HOME_DIR)
+# Quiet third parties: nothing is reported to anybody.
+export DAGSTER_TELEMETRY_ENABLED ?= false
+export DO_NOT_TRACK ?= 1
+export GX_ANALYTICS_ENABLED ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test ui lint lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/.runtime: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+$(BIN)/.dev: $(BIN)/.runtime requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	touch $@
+
+install: $(BIN)/.runtime ## Make the virtual environment (.venv)
+
+demo: $(BIN)/.runtime ## Run the main job to its end: SOURCE=simulator, or SOURCE=kuairand KUAIRAND_DIR=path/to/KuaiRand-Pure
+	$(BIN)/crossfade demo --source $(SOURCE) $(if $(KUAIRAND_DIR),--kuairand-dir "$(KUAIRAND_DIR)") --preset $(PRESET)
+
+test: $(BIN)/.dev ## Run lint and tests; ARGS="..." goes to pytest
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest $(ARGS)
+
+ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
+	$(BIN)/crossfade ui
+
+lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/sqlfluff lint dbt_project/models
+
+lock: ## Rewrite the lock files from pyproject.toml, in fresh environments
+	./deploy/lock.sh $(PYTHON)
+
+clean: ## Remove the virtual environment and this checkout's .crossfade
+	rm -rf $(VENV) .crossfade

@@ -1,0 +1,42 @@
+"""Evaluation: teacher, control, student and champion on the days after training, with paired intervals."""
+
+import dagster as dg
+
+from assets.names import LAKE_WRITER, OWNER, surface_key
+from assets.partitions import partition_day, student_partitions
+from ml.settings import Settings
+from ml.surfaces.spec import Surface
+
+
+def build_evaluation(settings: Settings, surface: Surface) -> dg.AssetsDefinition:
+    """Return the asset ``<surface>/evaluation``."""
+
+    @dg.asset(
+        key=surface_key(surface.name, "evaluation"),
+        group_name=surface.name,
+        owners=[OWNER, surface.owner],
+        kinds={"python", "duckdb"},
+        partitions_def=student_partitions(settings, surface),
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        deps=[surface_key(surface.name, name) for name in ("control", "student")],
+        pool=LAKE_WRITER,
+        description=(
+            f"Metrics of {surface.name} on the {surface.window.eval_days} evaluation days, each difference with a "
+            f"paired, user-clustered 95 % interval. Every figure can be recomputed from `ml.predictions_{surface.name}`."
+        ),
+    )
+    def evaluation(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+        from ml.pipeline import evaluate_models
+
+        evaluated = evaluate_models(settings, surface, partition_day(context))
+        return dg.MaterializeResult(
+            metadata={
+                **evaluated.numbers,
+                **{name: dg.MetadataValue.md(f"![{name}]({uri})") for name, uri in evaluated.plots.items()},
+                "summary": dg.MetadataValue.md(evaluated.summary),
+                "dagster/table_name": f"lake.ml.evaluation_{surface.name}",
+            },
+            data_version=dg.DataVersion(evaluated.digest),
+        )
+
+    return evaluation

@@ -1,0 +1,185 @@
+"""Features: dbt builds daily aggregates, trailing features, examples and teacher inputs from the landed tables."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+
+from assets.landing import EMPTY, data_version
+from assets.manifest import manifest_path
+from assets.names import LAKE_WRITER, OWNER
+from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
+from ml.features import DBT_PROJECT_DIR, dbt_environment, dbt_vars, excluded_surfaces
+from ml.lake import FEATURES, Lake
+from ml.landing.ledger import require_final
+from ml.settings import Settings
+from ml.surfaces.spec import Surface
+
+BASE, RANKING = "tag:base", "tag:ranking"
+SLOWLY_CHANGING = ("stg_items", "stg_users")
+
+
+class Translator(DagsterDbtTranslator):
+    """Gives dbt models their keys, groups, owners and partition mappings.
+
+    Args:
+        window_days: Days that trailing features look back.
+    """
+
+    def __init__(self, window_days: int) -> None:
+        super().__init__(DagsterDbtTranslatorSettings(enable_asset_checks=True))
+        self.window_days = window_days
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        """Return ``<surface>/examples`` and the like for a surface's models, ``features/<model>`` for the others."""
+        declared = _meta(dbt_resource_props).get("asset_key")
+        return dg.AssetKey(declared) if declared else dg.AssetKey(["features", dbt_resource_props["name"]])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        """Return the surface, or the layer (`staging`, `intermediate`, `features`)."""
+        if group := _meta(dbt_resource_props).get("group"):
+            return group
+        prefix = dbt_resource_props["name"].split("_")[0]
+        return {"stg": "staging", "int": "intermediate"}.get(prefix, "features")
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
+        """Return the owners declared in the model's meta, or the platform team."""
+        return list(_meta(dbt_resource_props).get("owners", [OWNER]))
+
+    def get_partition_mapping(
+        self, dbt_resource_props: Mapping[str, Any], dbt_parent_resource_props: Mapping[str, Any]
+    ) -> dg.PartitionMapping | None:
+        """Map days: trailing aggregates from the days before, labels from the day after, the rest from the same day."""
+        tags, parent_tags = dbt_resource_props.get("tags", []), dbt_parent_resource_props.get("tags", [])
+        if "ranking" not in tags or "base" not in parent_tags:
+            return None
+        parent = dbt_parent_resource_props["name"]
+        if parent.startswith("int_"):
+            return trailing_window(self.window_days)
+        if parent in SLOWLY_CHANGING:
+            return known_window(self.window_days)
+        if parent in ("stg_listens", "stg_outcomes"):
+            return label_window()
+        return None
+
+
+def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[dg.AssetsDefinition]:
+    """Return the two groups of dbt assets; between them lies the window from days to trailing features.
+
+    Raises:
+        FileNotFoundError: The project was not parsed for this home; ``crossfade init`` does it.
+    """
+    manifest = manifest_path(settings)
+    if not manifest.exists():
+        raise FileNotFoundError(f"no dbt manifest at {manifest}; run `crossfade init` once, and after a change in dbt_project/")
+    translator = Translator(settings.feature_window_days)
+    common: dict[str, Any] = {
+        "manifest": manifest,
+        "exclude": " ".join(excluded_surfaces(surfaces)) or None,
+        "partitions_def": day_partitions(settings),
+        "dagster_dbt_translator": translator,
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+        "pool": LAKE_WRITER,
+    }
+
+    @dbt_assets(select=BASE, name="base_tables", **common)
+    def base_tables(
+        context: dg.AssetExecutionContext, dbt: DbtCliResource, settings: dg.ResourceParam[Settings]
+    ) -> Iterator[Any]:
+        yield from _build(context, dbt, settings, surfaces)
+
+    @dbt_assets(select=RANKING, name="ranking_tables", **common)
+    def ranking_tables(
+        context: dg.AssetExecutionContext, dbt: DbtCliResource, settings: dg.ResourceParam[Settings]
+    ) -> Iterator[Any]:
+        require_final(settings, partition_days(context))
+        yield from _build(context, dbt, settings, surfaces)
+
+    @dg.asset(
+        key=dg.AssetKey(["features", "serving_snapshot"]),
+        group_name="features",
+        partitions_def=day_partitions(settings),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        owners=[OWNER],
+        kinds={"arrow"},
+        deps=[dg.AssetKey(["features", name]) for name in ("feat_user", "feat_item", "feat_creator", "feat_user_creator")],
+    )
+    def serving_snapshot(
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.MaterializeResult:
+        """The daily inputs that the server looks up: an immutable file per table of the newest day of the run.
+
+        Independent of releases: a gate that refuses for a week does not make features a week old.
+        **If it fails**: the server goes on with the snapshot that it has, until that is too old to be ready.
+        """
+        from ml.serving.snapshot import publish
+
+        day = partition_days(context)[-1]
+        with Lake(settings) as lake:
+            published = publish(lake, settings, surfaces, day)
+        return dg.MaterializeResult(
+            metadata={"day": day.isoformat(), "path": dg.MetadataValue.path(str(published.path)), **published.rows},
+            data_version=dg.DataVersion(published.digest),
+        )
+
+    return [base_tables, ranking_tables, serving_snapshot]
+
+
+def dbt_resource(settings: Settings) -> DbtCliResource:
+    """Return the dbt command line bound to the project and to this home's lake."""
+    os.environ.update(dbt_environment(settings))
+    return DbtCliResource(project_dir=str(DBT_PROJECT_DIR), profiles_dir=str(DBT_PROJECT_DIR))
+
+
+def _build(
+    context: dg.AssetExecutionContext, dbt: DbtCliResource, settings: Settings, surfaces: Mapping[str, Surface]
+) -> Iterator[Any]:
+    days = partition_days(context)
+    variables = dbt_vars(settings, surfaces, days[0], days[-1])
+    target = settings.home / "dbt" / "runs" / context.run_id
+    command = ["build", "--exclude-resource-types", "unit_test", "--vars", json.dumps(variables)]
+    invocation = dbt.cli(command, context=context, target_path=target)
+    with Lake(settings) as lake:
+        for event in invocation.stream():
+            yield _described(context, lake, event) if isinstance(event, dg.Output) else event
+
+
+def _described(context: dg.AssetExecutionContext, lake: Lake, event: dg.Output) -> dg.Output:
+    key = context.asset_key_for_output(event.output_name)
+    table = _table_of(context, key)
+    days = partition_days(context)
+    versions = lake.day_versions(table, days[0], days[-1])
+    for day in days:
+        rows, version = versions.get(day, EMPTY)
+        context.add_asset_metadata(
+            {"dagster/partition_row_count": rows, "content_hash": version},
+            asset_key=key,
+            partition_key=day.isoformat(),
+        )
+    columns = [dg.TableColumn(name, kind) for name, kind in lake.columns(table).items()]
+    return dg.Output(
+        event.value,
+        output_name=event.output_name,
+        metadata={
+            **event.metadata,
+            "dagster/table_name": f"lake.{table}",
+            "dagster/column_schema": dg.TableSchema(columns),
+            "rows": sum(rows for rows, _ in versions.values()),
+            "lake_snapshot": lake.snapshot(),
+        },
+        data_version=data_version([versions.get(day, EMPTY)[1] for day in days]),
+    )
+
+
+def _table_of(context: dg.AssetExecutionContext, key: dg.AssetKey) -> str:
+    """Return ``schema.table`` of a dbt asset: ``<surface>/examples`` is ``features.examples_<surface>``."""
+    layer, name = key.path
+    return f"{FEATURES}.{name}" if layer == "features" else f"{FEATURES}.{name}_{layer}"
+
+
+def _meta(properties: Mapping[str, Any]) -> Mapping[str, Any]:
+    meta = properties.get("meta") or properties.get("config", {}).get("meta") or {}
+    return meta.get("dagster", {})

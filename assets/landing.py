@@ -1,0 +1,106 @@
+"""Landing: raw event files become typed tables; bad rows go to quarantine with their reason."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.names import LAKE_WRITER, OWNER, landing_key
+from assets.partitions import day_partitions, partition_days
+from assets.progress import Progress
+from ml.lake import LANDING, Lake
+from ml.landing.contract import load_contract
+from ml.settings import Settings
+from ml.surfaces.spec import load_surfaces
+
+EMPTY = (0, "empty")
+"""Row count and content hash of a day without rows."""
+
+
+def build_landing(settings: Settings) -> dg.AssetsDefinition:
+    """Return one multi-asset with an asset per table of the landing contract."""
+    contract = load_contract(settings)
+    specs = [
+        dg.AssetSpec(
+            landing_key(name),
+            description=(
+                f"{table.description} Read from `{name}/day=<day>/` of the landing zone.\n\n"
+                "**If it fails**: the message names the file, or the reasons of quarantine; correct the files and "
+                "materialize the day again, which replaces it."
+            ),
+            group_name="landing",
+            owners=[OWNER],
+            kinds={"parquet", "duckdb"},
+            skippable=True,
+            code_version=contract.digest,
+            metadata={
+                "dagster/table_name": f"lake.landing.{name}",
+                "dagster/column_schema": dg.TableSchema(
+                    [
+                        dg.TableColumn(
+                            column_name,
+                            column.type,
+                            description=column.description,
+                            constraints=dg.TableColumnConstraints(nullable=column.nullable),
+                        )
+                        for column_name, column in table.columns.items()
+                    ]
+                ),
+            },
+        )
+        for name, table in contract.tables.items()
+    ]
+
+    @dg.multi_asset(
+        specs=specs,
+        name="landing",
+        partitions_def=day_partitions(settings),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        can_subset=True,
+        pool=LAKE_WRITER,
+    )
+    def landing(
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: Progress
+    ) -> Iterator[dg.MaterializeResult]:
+        from ml.landing.load import load_days
+
+        days = partition_days(context)
+        tables = [key.path[-1] for key in sorted(context.selected_asset_keys)]
+        with Lake(settings) as lake:
+            reports = load_days(
+                lake,
+                settings,
+                days,
+                surfaces=set(load_surfaces(settings)),
+                tables=tables,
+                progress=progress.of(context),
+            )
+            versions = {t: lake.day_versions(f"{LANDING}.{t}", days[0], days[-1]) for t in tables}
+        for table in tables:
+            mine = [report for report in reports if report.table == table]
+            for report in mine:
+                context.add_asset_metadata(
+                    {
+                        "dagster/partition_row_count": report.rows_loaded,
+                        "rows_in": report.rows_in,
+                        "rows_quarantined": report.rows_quarantined,
+                        "quarantine_reasons": dg.MetadataValue.json(report.reasons),
+                        "files": len(report.files),
+                        "content_hash": versions[table].get(report.day, EMPTY)[1],
+                    },
+                    asset_key=landing_key(table),
+                    partition_key=report.day.isoformat(),
+                )
+            yield dg.MaterializeResult(
+                asset_key=landing_key(table),
+                data_version=data_version([versions[table].get(report.day, EMPTY)[1] for report in mine]),
+            )
+
+    return landing
+
+
+def data_version(hashes: list[str]) -> dg.DataVersion:
+    """Return the data version of one day (its hash) or of a range (the hash of its days' hashes)."""
+    import hashlib
+
+    joined = hashes[0] if len(hashes) == 1 else hashlib.sha256("|".join(hashes).encode()).hexdigest()
+    return dg.DataVersion(joined[:32])

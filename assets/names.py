@@ -1,0 +1,21 @@
+"""Names that several modules share: keys, groups, pools."""
+
+import dagster as dg
+
+LAKE_WRITER = "lake_writer"
+"""Pool of every step that commits to the lake; its limit is set when the instance is created."""
+TRAINING = "training"
+"""Pool of steps that use every core."""
+
+OWNER = "team:ml-platform"
+TEACHER = dg.AssetKey("teacher")
+
+
+def landing_key(table: str) -> dg.AssetKey:
+    """Return the key of one landed table."""
+    return dg.AssetKey(["landing", table])
+
+
+def surface_key(surface: str, name: str) -> dg.AssetKey:
+    """Return the key of one asset of a surface."""
+    return dg.AssetKey([surface, name])

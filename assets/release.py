@@ -1,0 +1,73 @@
+"""Export and release: the candidate becomes an ONNX model, and serving only if its verdict says so."""
+
+import dagster as dg
+
+from assets.names import OWNER, surface_key
+from assets.partitions import partition_day, student_partitions
+from ml.settings import Settings
+from ml.surfaces.spec import Surface
+
+
+def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinition]:
+    """Return ``onnx`` and ``release`` of one surface."""
+    partitions = student_partitions(settings, surface)
+
+    @dg.asset(
+        key=surface_key(surface.name, "onnx"),
+        group_name=surface.name,
+        owners=[OWNER, surface.owner],
+        kinds={"onnx"},
+        partitions_def=partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        deps=[surface_key(surface.name, name) for name in ("evaluation", "control", "student")],
+        code_version=surface.digest,
+        description=(
+            f"The candidate of {surface.name}: raw columns in, one output per task and the ranking score out, no "
+            "distillation head. The gate is the set of checks on this asset.\n\n"
+            "**If a check fails**: its table names the guard, the value and the threshold; the champion goes on serving."
+        ),
+    )
+    def onnx(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+        from ml.pipeline import export_candidate
+
+        exported = export_candidate(settings, surface, partition_day(context), run_id=context.run_id)
+        return dg.MaterializeResult(
+            metadata={
+                "path": dg.MetadataValue.path(str(exported.path)),
+                "candidate": exported.kind,
+                "bytes": exported.bytes,
+                "parameters": exported.parameters,
+                "operators": dg.MetadataValue.json(exported.operators),
+                "manifest": dg.MetadataValue.json(exported.manifest),
+            },
+            data_version=dg.DataVersion(exported.digest[:32]),
+        )
+
+    @dg.asset(
+        key=surface_key(surface.name, "release"),
+        group_name=surface.name,
+        owners=[OWNER, surface.owner],
+        kinds={"onnx"},
+        partitions_def=partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        deps=[surface_key(surface.name, "onnx")],
+        description=(
+            f"The champion of {surface.name}. Promotion reads the verdict about exactly these bytes again, and refuses "
+            "without one, whoever asks.\n\n**If it is refused**: the message has the reason; see the checks of `onnx`."
+        ),
+    )
+    def release(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+        from ml.pipeline import promote_candidate
+
+        released = promote_candidate(settings, surface, partition_day(context), by=f"dagster run {context.run_id}")
+        return dg.MaterializeResult(
+            metadata={
+                "release": released.id,
+                "path": dg.MetadataValue.path(str(released.path)),
+                "model_card": dg.MetadataValue.path(str(released.path / "model_card.html")),
+                "previous": released.previous or "none",
+            },
+            data_version=dg.DataVersion(released.digest[:32]),
+        )
+
+    return [onnx, release]

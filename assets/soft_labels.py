@@ -1,0 +1,66 @@
+"""Soft labels: the frozen teacher scores the app's own examples, day by day."""
+
+import dagster as dg
+
+from assets.landing import data_version
+from assets.names import LAKE_WRITER, OWNER, TEACHER, surface_key
+from assets.partitions import day_partitions, partition_days
+from assets.progress import Progress
+from ml.settings import Settings
+from ml.surfaces.spec import Surface
+
+
+def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefinition:
+    """Return the asset ``<surface>/soft_labels``."""
+
+    @dg.asset(
+        key=surface_key(surface.name, "soft_labels"),
+        group_name=surface.name,
+        owners=[OWNER, surface.owner],
+        kinds={"onnx", "duckdb"},
+        partitions_def=day_partitions(settings),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[surface_key(surface.name, "teacher_inputs"), TEACHER],
+        pool=LAKE_WRITER,
+        description=(
+            f"The teacher's logits for every exposure of {surface.name}: one row per exposure and teacher version. "
+            "Labels of earlier versions stay beside them.\n\n"
+            "**If it fails**: a non-finite score names its exposure; a refused teacher is described at `teacher`."
+        ),
+    )
+    def soft_labels(
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: Progress
+    ) -> dg.MaterializeResult:
+        from ml.lake import Lake
+        from ml.teacher.contract import load_contract
+        from ml.teacher.labels import label_days
+
+        contract = load_contract(settings.teacher)
+        with Lake(settings) as lake:
+            report = label_days(
+                lake, settings, surface.name, contract, partition_days(context), progress=progress.of(context)
+            )
+        for day in report.days:
+            context.add_asset_metadata(
+                {
+                    "dagster/partition_row_count": day.rows,
+                    "content_hash": day.content_hash,
+                    "coverage": day.coverage,
+                    "defaulted_input_share": day.defaulted_share,
+                },
+                partition_key=day.day.isoformat(),
+            )
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/table_name": f"lake.ml.soft_labels_{surface.name}",
+                "teacher_version": contract.version,
+                "contract_hash": contract.contract_hash,
+                "rows": report.rows,
+                "rows_per_second": report.rows_per_second,
+                "defaulted_inputs": dg.MetadataValue.json(report.defaulted_inputs),
+                "scores": dg.MetadataValue.json({task: s.model_dump() for task, s in report.outputs.items()}),
+            },
+            data_version=data_version([day.content_hash for day in report.days]),
+        )
+
+    return soft_labels

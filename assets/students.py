@@ -1,0 +1,111 @@
+"""Students: a training set is a query and a snapshot; control and student are trained on it alike."""
+
+import dagster as dg
+from pydantic import Field
+
+from assets.names import OWNER, TRAINING, surface_key
+from assets.partitions import partition_day, student_partitions, student_window
+from assets.progress import Progress
+from ml.settings import Settings
+from ml.surfaces.spec import Surface
+
+
+class StudentConfig(dg.Config):
+    """How one student is trained."""
+
+    seed: int | None = Field(default=None, description="Seed of initialisation; default CROSSFADE_SEED.")
+
+
+def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefinition]:
+    """Return ``training_set``, ``control`` and ``student`` of one surface."""
+    partitions = student_partitions(settings, surface)
+    training_set_key = surface_key(surface.name, "training_set")
+
+    @dg.asset(
+        key=training_set_key,
+        group_name=surface.name,
+        owners=[OWNER, surface.owner],
+        kinds={"duckdb"},
+        partitions_def=partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        deps=[
+            dg.AssetDep(surface_key(surface.name, name), partition_mapping=student_window(surface))
+            for name in ("examples", "soft_labels")
+        ],
+        code_version=surface.digest,
+        description=(
+            f"Which rows the students of a day learn from and are judged on: a query and a lake snapshot, {surface.window.train_days} "
+            f"days for training and {surface.window.eval_days} after them for evaluation. No rows are copied.\n\n"
+            "**If it fails**: the message names the day that is missing, not final, or has no soft labels."
+        ),
+    )
+    def training_set(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+        from ml.pipeline import make_training_set
+
+        made = make_training_set(settings, surface, partition_day(context))
+        return dg.MaterializeResult(
+            metadata={
+                "rows": made.train_rows + made.eval_rows,
+                "train_rows": made.train_rows,
+                "eval_rows": made.eval_rows,
+                "train_days": f"{made.train_days[0]} to {made.train_days[-1]}",
+                "eval_days": f"{made.eval_days[0]} to {made.eval_days[-1]}",
+                "lake_snapshot": made.snapshot,
+                "teacher_version": made.teacher_version,
+                "query": dg.MetadataValue.md(f"```sql\n{made.query}\n```"),
+            },
+            data_version=dg.DataVersion(made.content_hash),
+        )
+
+    def ranker(name: str, description: str) -> dg.AssetsDefinition:
+        @dg.asset(
+            key=surface_key(surface.name, name),
+            group_name=surface.name,
+            owners=[OWNER, surface.owner],
+            kinds={"torch"},
+            partitions_def=partitions,
+            backfill_policy=dg.BackfillPolicy.multi_run(1),
+            deps=[training_set_key],
+            pool=TRAINING,
+            code_version=surface.digest,
+            description=description,
+        )
+        def train_ranker(
+            context: dg.AssetExecutionContext,
+            config: StudentConfig,
+            settings: dg.ResourceParam[Settings],
+            progress: Progress,
+        ) -> dg.MaterializeResult:
+            from ml.pipeline import train_model
+
+            seed = settings.seed if config.seed is None else config.seed
+            trained = train_model(
+                settings,
+                surface,
+                partition_day(context),
+                name,
+                seed=seed,
+                run_id=context.run_id,
+                progress=progress.of(context),
+            )
+            return dg.MaterializeResult(
+                metadata={
+                    "path": dg.MetadataValue.path(str(trained.path)),
+                    "checkpoint_sha256": trained.digest,
+                    **trained.metrics,
+                },
+                data_version=dg.DataVersion(trained.digest[:32]),
+            )
+
+        return train_ranker
+
+    control = ranker(
+        "control",
+        "The same network, rows, order and seed as the student, without soft labels: what distillation is measured against.",
+    )
+    student = ranker(
+        "student",
+        f"The ranker that also learns the teacher's soft labels ({surface.distillation.technique}); the heads that "
+        "learn them never serve.",
+    )
+    return [training_set, control, student]

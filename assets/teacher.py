@@ -1,0 +1,84 @@
+"""The teacher: a frozen model with a contract, pinned by content; in the demo it is trained on the sister's logs."""
+
+import dagster as dg
+
+from assets.names import OWNER, TEACHER, TRAINING
+from assets.progress import Progress
+from ml.settings import Settings
+
+
+def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
+    """Return the asset ``teacher`` and, where this home trains one, the demo teacher before it."""
+    demo_key = dg.AssetKey(["teacher_training", "demo_teacher"])
+    trains = settings.trains_demo_teacher
+
+    @dg.asset(
+        key=demo_key,
+        group_name="teacher",
+        owners=[OWNER],
+        kinds={"torch", "onnx"},
+        deps=[dg.AssetKey(["features", "source_examples"])],
+        pool=TRAINING,
+    )
+    def demo_teacher(
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: Progress
+    ) -> dg.MaterializeResult:
+        """A multi-task ranker trained on the sister platform's logs only, up to `teacher_trained_through`, then frozen.
+
+        It never sees an event of the app. It stands in for a foreign teacher: to use your own, set
+        `CROSSFADE_TEACHER` to its `contract.yaml`, and this asset leaves the graph.
+        """
+        from ml.teacher.contract import load_contract
+        from ml.teacher.demo import read_card, train_demo_teacher
+
+        if settings.teacher_trained_through is None:
+            raise ValueError("set CROSSFADE_TEACHER_TRAINED_THROUGH to the last source day to learn from")
+        assert settings.teacher is not None
+        teacher = train_demo_teacher(
+            settings,
+            settings.teacher_trained_through,
+            settings.teacher.parent,
+            settings.seed,
+            progress=progress.of(context),
+        )
+        card = read_card(load_contract(settings.teacher))
+        return dg.MaterializeResult(
+            metadata={
+                "rows": card["rows"],
+                "parameters": teacher.parameters or 0,
+                "trained_through": str(teacher.trained_through),
+                "validation": dg.MetadataValue.json(card["validation"]),
+                "contract": dg.MetadataValue.path(str(settings.teacher)),
+            },
+            data_version=dg.DataVersion(teacher.contract_hash),
+        )
+
+    @dg.asset(
+        key=TEACHER, group_name="teacher", owners=[OWNER], kinds={"onnx"}, deps=[demo_key] if trains else []
+    )
+    def teacher(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+        """The pinned teacher: its contract is valid and its model answers; the data version is its content hash.
+
+        **If it fails**: the message names the input, output or file of the contract that is wrong; nothing was labelled.
+        """
+        from ml.teacher.contract import load_contract
+        from ml.teacher.runtime import validate
+
+        contract = load_contract(settings.teacher)
+        validate(contract, settings)
+        table = "| input | dtype | shape | default | meaning |\n|---|---|---|---|---|\n" + "\n".join(
+            f"| {i.name} | {i.dtype} | {list(i.shape)} | {i.default} | {i.meaning} |" for i in contract.inputs
+        )
+        return dg.MaterializeResult(
+            metadata={
+                "name": contract.name,
+                "version": contract.version,
+                "trained_through": str(contract.trained_through),
+                "outputs": ", ".join(f"{output.task} ({output.kind})" for output in contract.outputs),
+                "inputs": dg.MetadataValue.md(table),
+                "contract": dg.MetadataValue.path(str(settings.teacher)),
+            },
+            data_version=dg.DataVersion(contract.contract_hash),
+        )
+
+    return [demo_teacher, teacher] if trains else [teacher]

@@ -1,0 +1,130 @@
+"""Great Expectations over small tables of measurements: a suite in, typed checks out.
+
+Every expectation names its check in ``meta``: ``{"check": ..., "threshold": ...}``. What cannot be evaluated fails.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ml.store.verdicts import Check, Outcome
+
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+
+
+def suite(name: str, expectations: Iterable[Any]) -> "ExpectationSuite":
+    """Return a suite of ``expectations``."""
+    return _gx().ExpectationSuite(name=name, expectations=list(expectations))
+
+
+def named(check: str, threshold: str) -> dict[str, Any]:
+    """Return the keyword argument that names an expectation's check and states its threshold for people."""
+    return {"meta": {"check": check, "threshold": threshold}}
+
+
+def expectations() -> Any:
+    """Return ``great_expectations.expectations``, the built-in classes."""
+    _gx()
+    import great_expectations.expectations as gxe
+
+    return gxe
+
+
+def validate(rows: Iterable[Mapping[str, Any]], expected: "ExpectationSuite") -> list[Check]:
+    """Validate a table of measurements.
+
+    Args:
+        rows: The table, a mapping per row.
+        expected: The suite.
+
+    Returns:
+        One check per expectation, in the suite's order. An expectation that raises, or gives no result, fails.
+    """
+    import pandas as pd
+
+    batch = _batch_definition().get_batch(batch_parameters={"dataframe": pd.DataFrame(list(rows))})
+    logger = logging.getLogger("great_expectations")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        outcome = batch.validate(expected)
+    finally:
+        logger.setLevel(level)
+    found = {r.expectation_config.meta["check"]: r for r in outcome.results}
+    return [_check(e.meta, found.get(e.meta["check"]), e.severity) for e in expected.expectations]
+
+
+def worst(checks: Iterable[Check]) -> Outcome:
+    """Return the worst outcome of some checks; without any, nothing was evaluated."""
+    outcomes = {check.outcome for check in checks}
+    for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN, Outcome.PASS):
+        if outcome in outcomes:
+            return outcome
+    return Outcome.NOT_EVALUATED
+
+
+def _check(meta: Mapping[str, Any], result: Any, severity: Any) -> Check:
+    base = {"name": meta["check"], "threshold": meta["threshold"]}
+    if result is None:
+        return Check(**base, outcome=Outcome.FAIL, detail="the expectation gave no result")
+    if error := _exception(result.exception_info):
+        return Check(**base, outcome=Outcome.FAIL, detail=f"could not be evaluated: {error}")
+    details = result.result.get("details") or {}
+    outcome = Outcome.PASS if result.success else Outcome.WARN if str(severity) == "warning" else Outcome.FAIL
+    return Check(
+        **base,
+        outcome=Outcome(details["outcome"]) if details.get("outcome") else outcome,
+        value=_value(result.result),
+        interval=details.get("interval"),
+        n=details.get("n"),
+        detail=_detail(result.result, details),
+    )
+
+
+def _exception(info: Any) -> str | None:
+    """Return the message of an exception inside an expectation; metrics report theirs one level deeper."""
+    if not info:
+        return None
+    layers = [info] if "raised_exception" in info else list(info.values())
+    return next((str(i["exception_message"]) for i in layers if i.get("raised_exception")), None)
+
+
+def _value(result: Mapping[str, Any]) -> float | str | None:
+    value = result.get("observed_value", result.get("unexpected_count"))
+    if isinstance(value, bool | int | float):
+        return float(value)
+    return None if value is None else str(value)
+
+
+def _detail(result: Mapping[str, Any], details: Mapping[str, Any]) -> str:
+    if details.get("detail"):
+        return str(details["detail"])
+    unexpected = result.get("partial_unexpected_list") or []
+    return "; ".join(f"stated {u[0]}, found {u[1]}" if isinstance(u, tuple) else str(u) for u in unexpected[:5])
+
+
+def between(low: float | None = None, high: float | None = None) -> str:
+    """Say a range for people."""
+    if low is not None and high is not None:
+        return f"{low:g}" if math.isclose(low, high) else f"{low:g} to {high:g}"
+    return f">= {low:g}" if low is not None else f"<= {high:g}"
+
+
+@lru_cache(maxsize=1)
+def _batch_definition() -> Any:
+    context = _gx().get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    asset = context.data_sources.add_pandas("measurements").add_dataframe_asset("measurements")
+    return asset.add_batch_definition_whole_dataframe("measurements")
+
+
+@lru_cache(maxsize=1)
+def _gx() -> Any:
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations
+
+    return great_expectations

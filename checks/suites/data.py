@@ -1,0 +1,38 @@
+"""Guard 1: the examples of every day are there, well formed, and within bounds."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from checks import gx
+from ml.surfaces.spec import DataGate
+
+
+def data_suite(gate: DataGate, days: Sequence[date]) -> Any:
+    """Return the suite over ``measure_examples``."""
+    built_in = gx.expectations()
+    from checks.expectations.measured import ExpectMeasureBetween
+
+    def bounded(column: str, low: float | None, high: float | None, count: str = "rows") -> Any:
+        bounds = {"min_value": low, "max_value": high, "label": "day", "count": count}
+        return ExpectMeasureBetween(column=column, **bounds, **gx.named(column, gx.between(low, high)))
+
+    expected = [
+        built_in.ExpectTableRowCountToEqual(value=len(set(days)), **gx.named("days", str(len(set(days))))),
+        built_in.ExpectColumnValuesToBeUnique(column="day", **gx.named("days_repeated", "0")),
+        bounded("rows", gate.min_rows, None),
+        *(bounded(name, 0, 0) for name in ("duplicate_ids", "null_keys", "foreign_times", "bad_labels", "bad_values")),
+        bounded("null_share", 0, gate.max_null_share),
+        bounded("days_behind", 0, 0),
+    ]
+    expected += [
+        bounded(f"label_rate_{task}", low, high, f"labelled_{task}") for task, (low, high) in gate.label_rate.items()
+    ]
+    return gx.suite("data", expected)
+
+
+def data_rows(measured: Sequence[dict[str, Any]], days: Sequence[date]) -> list[dict[str, Any]]:
+    """Return the table to validate: the measurements, and how many days the newest examples lag behind those asked for."""
+    newest = max((row["day"] for row in measured if row["rows"]), default=None)
+    behind = (max(days) - newest).days if newest is not None else None
+    return [{**row, "day": str(row["day"]), "days_behind": behind} for row in measured]

@@ -1,0 +1,100 @@
+{#
+  Counts per day and `keys` (of user_id, item_id, creator_id), all integers. Only what was known when the day ended:
+  a click counts if its listen started on the exposure's day, a play if it ended before the day did.
+#}
+{% macro daily_counts(keys) -%}
+{%- set by_creator = 'creator_id' in keys -%}
+with exposures as (
+    select day, exposure_id, user_id, item_id from {{ ref('stg_exposures') }} where {{ built_days() }}
+),
+
+listens as (
+    select * from {{ ref('stg_listens') }} where {{ built_days() }}
+),
+
+clicked as (
+    select distinct day, exposure_id from listens where exposure_id is not null
+),
+{% if by_creator %}
+catalog as (
+    {{ as_of_days(ref('stg_items'), 'item_id', ['creator_id']) }}
+),
+{% endif %}
+events as (
+    select
+        exposures.day,
+        exposures.user_id,
+        exposures.item_id,
+        1 as impressions,
+        (clicked.exposure_id is not null)::integer as clicks,
+        0 as plays,
+        0 as skips,
+        0 as completions,
+        0 as played_ms
+    from exposures
+    left join clicked on exposures.day = clicked.day and exposures.exposure_id = clicked.exposure_id
+    union all
+    select
+        day,
+        user_id,
+        item_id,
+        0 as impressions,
+        0 as clicks,
+        1 as plays,
+        (outcome = 'skipped')::integer as skips,
+        (outcome = 'completed')::integer as completions,
+        played_ms
+    from listens
+    where ended_at < day + 1
+)
+
+select
+    events.day,
+    {{ keys | join(', ') }},
+    sum(impressions)::bigint as impressions,
+    sum(clicks)::bigint as clicks,
+    sum(plays)::bigint as plays,
+    sum(skips)::bigint as skips,
+    sum(completions)::bigint as completions,
+    sum(played_ms)::bigint as played_ms
+from events
+{%- if by_creator %}
+inner join catalog on events.day = catalog.day and events.item_id = catalog.item_id
+where catalog.creator_id is not null
+{%- endif %}
+group by all
+{%- endmacro %}
+
+
+{# Sum of an integer column over the trailing window. #}
+{% macro trailing_sum(column) -%} sum({{ column }})::bigint as {{ column }} {%- endmacro %}
+
+
+{# Same, decayed by the age of the day; fixed-point integer weights (1e6 = 1), so that the sum is exact. #}
+{% macro decayed_sum(column) -%}
+sum({{ column }} * round(1e6 * pow(0.5, (day - active_day - 1) / {{ var('decay_half_life_days') }}.0))::bigint)::bigint
+as decayed_{{ column }}
+{%- endmacro %}
+
+
+{# hits / tries of one row, drawn towards the overall rate of the same window with `weight` tries; null without any. #}
+{% macro smoothed_rate(hits, tries, overall_hits, overall_tries, weight) -%}
+(coalesce({{ hits }}, 0) + {{ weight }}.0 * {{ overall_hits }} / nullif({{ overall_tries }}, 0))
+/ (coalesce({{ tries }}, 0) + {{ weight }}.0)
+{%- endmacro %}
+
+
+{# Counts over all users per day of this run and its trailing window; one row per day. #}
+{% macro overall_counts() -%}
+select
+    day,
+    {{ trailing_sum('impressions') }},
+    {{ trailing_sum('clicks') }},
+    {{ trailing_sum('plays') }},
+    {{ trailing_sum('skips') }},
+    {{ trailing_sum('completions') }}
+from (
+    {{ trailing_days(ref('int_day')) }}
+)
+group by day
+{%- endmacro %}

@@ -1,0 +1,45 @@
+with catalog as (
+    {{ as_of_days(ref('stg_items'), 'item_id', ['creator_id', 'genre', 'duration_s', 'content_embedding', 'released_at']) }}
+),
+
+activity as (
+    {{ trailing_days(ref('int_item_day')) }}
+),
+
+overall as (
+    {{ overall_counts() }}
+),
+
+summed as (
+    select
+        day,
+        item_id,
+        {{ trailing_sum('impressions') }},
+        {{ trailing_sum('clicks') }},
+        {{ trailing_sum('plays') }},
+        {{ trailing_sum('skips') }},
+        {{ trailing_sum('completions') }},
+        {{ decayed_sum('impressions') }},
+        {{ decayed_sum('clicks') }}
+    from activity
+    group by day, item_id
+)
+
+select
+    day,
+    item_id,
+    catalog.creator_id,
+    catalog.genre,
+    catalog.duration_s,
+    greatest(epoch_ms(day::timestamp) - epoch_ms(catalog.released_at), 0) / 86400000.0::double as age_days,
+    coalesce(summed.impressions, 0) as impressions,
+    coalesce(summed.plays, 0) as plays,
+    {{ smoothed_rate('summed.clicks', 'summed.impressions', 'overall.clicks', 'overall.impressions', var('smoothing_impressions')) }} as ctr,
+    {{ smoothed_rate('summed.decayed_clicks / 1e6', 'summed.decayed_impressions / 1e6', 'overall.clicks', 'overall.impressions', var('smoothing_impressions')) }}
+    as decayed_ctr,
+    {{ smoothed_rate('summed.skips', 'summed.plays', 'overall.skips', 'overall.plays', var('smoothing_plays')) }} as skip_rate,
+    {{ smoothed_rate('summed.completions', 'summed.plays', 'overall.completions', 'overall.plays', var('smoothing_plays')) }} as completion_rate,
+    catalog.content_embedding
+from catalog
+full join summed using (day, item_id)
+left join overall using (day)

@@ -1,0 +1,1 @@
+{{ daily_counts(['creator_id']) }}

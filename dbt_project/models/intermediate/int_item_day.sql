@@ -1,0 +1,1 @@
+{{ daily_counts(['item_id']) }}

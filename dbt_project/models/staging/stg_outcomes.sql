@@ -1,0 +1,11 @@
+with source as (
+    {{ landed(source('landing', 'outcomes'), ['exposure_id', 'name'], ['ts', 'value']) }}
+)
+
+select
+    day,
+    {{ id63('exposure_id') }} as exposure_id,
+    name,
+    value,
+    ts
+from source

@@ -1,0 +1,26 @@
+with source as (
+    {{ landed(source('landing', 'source_impressions'), ['impression_id'], ['ts', 'source_user_id', 'source_item_id']) }}
+),
+
+{{ hashed('source', ['source_user_id', 'source_item_id', 'page', 'device', 'network']) }}
+
+select
+    day,
+    {{ id63('impression_id') }} as impression_id,
+    source_user_id,
+    source_item_id,
+    page,
+    device,
+    network,
+    position,
+    autoplay,
+    subscribed,
+    session_depth,
+    session_watch_s,
+    hours_since_visit,
+    clicked,
+    watched_s,
+    continued,
+    liked,
+    ts
+from hashed

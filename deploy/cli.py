@@ -1,0 +1,243 @@
+"""The command ``crossfade``: what is not a materialization."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from deploy.terminal import console, fail, reporter
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Crossfade: distil a frozen teacher from another domain into small rankers, and release what passes its gate.",
+)
+release_app = typer.Typer(no_args_is_help=True, help="Look at releases, and move the champion pointer.")
+new_app = typer.Typer(no_args_is_help=True, help="Scaffold a part of the project.")
+app.add_typer(release_app, name="release")
+app.add_typer(new_app, name="new")
+
+Surface = Annotated[str, typer.Argument(help="Name of the surface, such as homepage.")]
+Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
+By = Annotated[str, typer.Option(help="Who; default is the login name.", envvar="USER")]
+
+
+def _settings() -> Any:
+    from ml.settings import Settings
+
+    return Settings()
+
+
+def _surface(settings: Any, name: str) -> Any:
+    from ml.surfaces.spec import load_surfaces
+
+    surfaces = load_surfaces(settings)
+    if name not in surfaces:
+        raise ValueError(f"no surface {name!r}; configured are {', '.join(surfaces)}")
+    return surfaces[name]
+
+
+@app.command()
+def init() -> None:
+    """Make CROSSFADE_HOME ready: lake, Dagster's instance, parsed dbt project. Safe to repeat."""
+    from deploy.home import prepare
+
+    settings = prepare(_settings())
+    console.print(f"ready: {settings.home} (source {settings.source}, first day {settings.first_day})")
+
+
+@app.command()
+def demo(
+    source: Annotated[str, typer.Option(help="simulator or kuairand.")] = "simulator",
+    kuairand_dir: Annotated[Path | None, typer.Option(help="Unpacked KuaiRand-Pure folder.")] = None,
+    preset: Annotated[str, typer.Option(help="Size of the simulated world: tiny, demo or paper.")] = "demo",
+    seed: Annotated[int, typer.Option(help="Seed of world and students.")] = 1,
+) -> None:
+    """Run the main job to its end: raw events, features, soft labels, students, gate, release, an answer."""
+    if source not in ("simulator", "kuairand"):
+        raise ValueError(f"unknown source {source!r}; choose simulator or kuairand")
+    from deploy.demo import run_demo
+    from ml.evaluation.report import print_report
+
+    report = run_demo(source, kuairand_dir=kuairand_dir, preset=preset, seed=seed)
+    print_report(report)
+    settings = _settings()
+    console.print(f"\nreport   {settings.reports_dir / 'demo.json'}")
+    for name, surface in report["surfaces"].items():
+        if surface["release"]:
+            console.print(f"release  {name}: {surface['release']['path']}")
+    console.print("look     make ui, then http://127.0.0.1:3000 (the graph, the plots, the checks)")
+    console.print("serve    .venv/bin/crossfade serve, then POST /rank")
+
+
+@app.command()
+def simulate(days: Annotated[int | None, typer.Option(help="Days to write; default the preset's.")] = None) -> None:
+    """Write the simulator's raw event files into the landing zone."""
+    from ml.simulator.write import write_landing
+
+    paths = write_landing(_settings(), days=days, progress=reporter())
+    console.print(f"wrote {len(paths)} files to {_settings().landing_dir}")
+
+
+@app.command()
+def kuairand() -> None:
+    """Write KuaiRand-Pure's logs (CROSSFADE_KUAIRAND_DIR) as raw event files into the landing zone."""
+    from ml.landing.kuairand import write_landing
+
+    paths = write_landing(_settings(), progress=reporter())
+    console.print(f"wrote {len(paths)} files to {_settings().landing_dir}")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    host: Annotated[str, typer.Option(help="Address to bind; loopback unless told otherwise.")] = "127.0.0.1",
+) -> None:
+    """Run the Dagster UI and its daemon until interrupted."""
+    from deploy.demo import environment
+    from deploy.home import prepare
+    from ml.settings import PROJECT_ROOT
+
+    settings = prepare(_settings())
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(PROJECT_ROOT / "workspace.yaml")]
+    command += ["-h", host, "-p", str(port)]
+    console.print(f"Dagster UI on http://{host}:{port} for {settings.home}; stop with Ctrl-C")
+    raise typer.Exit(subprocess.run(command, env=environment(settings), cwd=PROJECT_ROOT, check=False).returncode)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind; default CROSSFADE_SERVE_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default CROSSFADE_SERVE_PORT.")] = None,
+) -> None:
+    """Serve the champions: Open Inference Protocol v2 and /rank."""
+    from deploy.serving.run import serve as run
+
+    settings = _settings()
+    run(settings, host=host or settings.serve_host, port=settings.serve_port if port is None else port)
+
+
+@app.command()
+def tune(
+    surface: Surface,
+    partition: Annotated[str, typer.Option(help="Day of the student; its validation days judge.")],
+    trials: Annotated[int, typer.Option(help="Settings to try.")] = 20,
+) -> None:
+    """Tune the control on validation days; evaluation days are never read. Prints what to put into the YAML."""
+    from datetime import date
+
+    from ml.pipeline import tune_control
+
+    settings = _settings()
+    rows = tune_control(
+        settings, _surface(settings, surface), date.fromisoformat(partition), trials=trials, progress=reporter()
+    )
+    _table(f"control of {surface}, best first", rows)
+
+
+@app.command()
+def placebo(
+    surface: Surface,
+    partition: Annotated[str, typer.Option(help="Day of the student.")],
+    seeds: Annotated[int, typer.Option(help="Initialisations per arm.")] = 3,
+) -> None:
+    """Train students on the teacher's labels and on the same labels shuffled within each day; print both lifts."""
+    from datetime import date
+
+    from ml.pipeline import run_placebo
+
+    settings = _settings()
+    rows = run_placebo(
+        settings, _surface(settings, surface), date.fromisoformat(partition), seeds=seeds, progress=reporter()
+    )
+    _table(f"student - control on {surface}, {seeds} seeds", rows)
+
+
+@release_app.command("list")
+def release_list(surface: Surface) -> None:
+    """List the moves of the champion pointer, newest first."""
+    from ml.store.releases import ReleaseStore
+
+    history = ReleaseStore(_settings().artifacts_dir).history(surface)
+    _table(f"champions of {surface}", [move.model_dump(mode="json") for move in reversed(history)])
+
+
+@release_app.command("show")
+def release_show(
+    surface: Surface, release: Annotated[str | None, typer.Argument(help="Release; default the champion.")] = None
+) -> None:
+    """Print the manifest of a release and the guards of its verdict."""
+    from ml.store.releases import ReleaseStore
+
+    store = ReleaseStore(_settings().artifacts_dir)
+    shown = store.get(surface, release) if release else store.champion_release(surface)
+    if shown is None:
+        raise ValueError(f"{surface} has no champion")
+    typer.echo(json.dumps(shown.manifest.model_dump(mode="json"), indent=2))
+    _table(f"verdict of {shown.id}: {shown.verdict.decision}", [_guard_row(guard) for guard in shown.verdict.guards])
+
+
+@release_app.command("rollback")
+def release_rollback(
+    surface: Surface,
+    reason: Reason,
+    by: By,
+    to: Annotated[str | None, typer.Option(help="Release to go back to; default the one before.")] = None,
+) -> None:
+    """Serve an earlier release again; the release left behind is barred."""
+    from ml.store.releases import ReleaseStore
+
+    pointer = ReleaseStore(_settings().artifacts_dir).rollback(surface, to=to, by=by, reason=reason)
+    console.print(f"{surface} now serves {pointer.release_id}")
+
+
+@new_app.command("surface")
+def new_surface(
+    name: Annotated[str, typer.Argument(help="Lower-case name, such as podcasts.")],
+    into: Annotated[Path | None, typer.Option(help="Project root to write into; default this checkout.")] = None,
+) -> None:
+    """Scaffold a surface: one YAML and two SQL files with their descriptions. No Python."""
+    from ml.settings import PROJECT_ROOT
+    from ml.surfaces.scaffold import scaffold
+
+    for path in scaffold(name, into or PROJECT_ROOT):
+        console.print(f"wrote {path}")
+    console.print("next: edit them, then `crossfade init` and materialize the new group in the Dagster UI")
+
+
+def _guard_row(guard: Any) -> dict[str, Any]:
+    return {"guard": guard.number, "name": guard.name, "outcome": guard.outcome, "reason": guard.reason}
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        console.print(f"{title}: none")
+        return
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()))
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line with its value, not a traceback."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    try:
+        app()
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        if os.environ.get("CROSSFADE_TRACEBACK"):
+            raise
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    main()

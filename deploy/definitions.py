@@ -1,0 +1,55 @@
+"""The code location: every asset, check, job and resource of one home."""
+
+import warnings
+from collections.abc import Mapping
+
+import dagster as dg
+
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+from assets.evaluation import build_evaluation  # noqa: E402
+from assets.features import build_features, dbt_resource  # noqa: E402
+from assets.landing import build_landing  # noqa: E402
+from assets.progress import Progress  # noqa: E402
+from assets.release import build_release  # noqa: E402
+from assets.soft_labels import build_soft_labels  # noqa: E402
+from assets.students import build_students  # noqa: E402
+from assets.teacher import build_teacher  # noqa: E402
+from checks.assets import build_checks  # noqa: E402
+from deploy.automation import build_jobs  # noqa: E402
+from ml.settings import Settings  # noqa: E402
+from ml.surfaces.spec import load_surfaces  # noqa: E402
+
+
+def build_definitions(
+    settings: Settings, *, progress: Progress | None = None, loggers: Mapping[str, dg.LoggerDefinition] | None = None
+) -> dg.Definitions:
+    """Return the definitions of the home that ``settings`` describe.
+
+    Args:
+        settings: The home.
+        progress: Where long steps report; default is the run's log.
+        loggers: Dagster loggers; default is Dagster's own.
+    """
+    surfaces = load_surfaces(settings)
+    assets: list[dg.AssetsDefinition] = [build_landing(settings), *build_features(settings, surfaces)]
+    assets += build_teacher(settings)
+    for surface in surfaces.values():
+        assets.append(build_soft_labels(settings, surface))
+        assets += build_students(settings, surface)
+        assets.append(build_evaluation(settings, surface))
+        assets += build_release(settings, surface)
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=build_checks(settings, surfaces),
+        jobs=build_jobs(settings, surfaces),
+        resources={"settings": settings, "progress": progress or Progress(), "dbt": dbt_resource(settings)},
+        loggers=dict(loggers or {}),
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Load the home named by ``CROSSFADE_HOME``."""
+    return build_definitions(Settings())

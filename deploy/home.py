@@ -1,0 +1,67 @@
+"""Setting up a home: settings file, lake, Dagster's instance with its pools, the parsed dbt project."""
+
+import os
+import shutil
+from typing import Any
+
+from assets.manifest import parse_project
+from assets.names import LAKE_WRITER, TRAINING
+from ml.settings import PROJECT_ROOT, Settings, write_settings_file
+
+REBUILT = ("lake", "artifacts", "dagster", "dbt", "landing", "serving", "teacher", "models", "reports", "crossfade.toml")
+"""What a demo may remove from a home that an earlier demo made."""
+
+
+def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Settings:
+    """Make a home ready for use; safe to call again, and after a kill.
+
+    Args:
+        settings: Names the home.
+        values: Settings to keep in the home's file.
+
+    Returns:
+        The settings as every later process of this home reads them.
+    """
+    from ml.lake import Lake
+    from ml.landing.load import init_tables
+
+    if values:
+        write_settings_file(settings.home, values)
+        settings = Settings(home=settings.home)
+    else:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    with Lake(settings) as lake:
+        init_tables(lake)
+    prepare_instance(settings)
+    parse_project(settings)
+    return settings
+
+
+def prepare_instance(settings: Settings) -> None:
+    """Write Dagster's instance file, create its storage and set the pool limits before any run."""
+    from dagster import DagsterInstance
+
+    folder = settings.dagster_home
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f"dagster.yaml.{os.getpid()}.tmp"
+    shutil.copyfile(PROJECT_ROOT / "deploy" / "dagster.yaml", scratch)
+    scratch.replace(folder / "dagster.yaml")
+    with DagsterInstance.from_config(str(folder)) as instance:
+        for pool in (LAKE_WRITER, TRAINING):
+            instance.event_log_storage.set_concurrency_slots(pool, 1)
+
+
+def rebuild(settings: Settings) -> None:
+    """Remove what an earlier demo left in its home.
+
+    Raises:
+        ValueError: The home was not made by a demo.
+    """
+    if not settings.demo:
+        raise ValueError(f"{settings.home} was not made by a demo; choose another CROSSFADE_HOME")
+    for name in REBUILT:
+        path = settings.home / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

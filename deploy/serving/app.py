@@ -1,0 +1,302 @@
+"""The server: Open Inference Protocol v2, /rank, health and metrics for every surface that has a champion."""
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from deploy.serving import rank
+from deploy.serving.engine import Engine, Served
+from deploy.serving.metrics import Metrics, log
+from deploy.serving.protocol import EXTENSIONS, HEADER, BadRequest, decode_request, decompress, encode_response
+from ml.settings import Settings
+
+JSON = "application/json"
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_INLINE_ROWS = 256
+"""Up to so many rows are scored on the event loop: handing them to a thread costs more than scoring them."""
+_OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
+"""Paths that need no token, for probes."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    Attributes:
+        max_body_bytes: Longer bodies, compressed or not, get 413.
+        max_rows: Most candidates or rows.
+        timeout_s: Seconds to receive and answer a request.
+    """
+
+    max_body_bytes: int = 8 * 1024 * 1024
+    max_rows: int = 1000
+    timeout_s: float = 10.0
+
+
+def create_app(settings: Settings, *, limits: Limits | None = None, poll_s: float = 1.0) -> FastAPI:
+    """Return the server as an ASGI application; it loads what is served when it starts up.
+
+    Args:
+        settings: Names the home, the token and the greatest age of features.
+        limits: Bounds of one request.
+        poll_s: Seconds between looks at the champion pointers and the feature pointer.
+    """
+    limits = limits or Limits()
+    metrics = Metrics()
+    engine = Engine(settings, metrics, poll_s=poll_s)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(engine.start)
+        yield
+        await asyncio.to_thread(engine.stop)
+
+    app = FastAPI(title="Crossfade", version=_version(), description=__doc__, lifespan=lifespan, redoc_url=None)
+    app.state.engine = engine
+    token = settings.serve_token.get_secret_value() if settings.serve_token else None
+    app.add_middleware(_Edge, metrics=metrics, token=token)
+    app.add_exception_handler(BadRequest, _refused)
+    app.add_exception_handler(HTTPException, _refused)
+    app.openapi = partial(_openapi, app)
+    _add_health(app, engine, metrics)
+    _add_models(app, engine, metrics, limits)
+    _add_rank(app, engine, metrics, limits)
+    return app
+
+
+def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+    @app.get("/v2", tags=["protocol v2"], summary="Server metadata")
+    async def server() -> Response:
+        return _json({"name": "crossfade", "version": app.version, "extensions": EXTENSIONS})
+
+    @app.get("/v2/health/live", tags=["health"], summary="The process answers")
+    async def live() -> Response:
+        return _json({"live": True})
+
+    @app.get("/v2/health/ready", tags=["health"], summary="Every champion is loaded and its features are fresh")
+    async def ready() -> Response:
+        reasons = engine.not_ready()
+        return _json({"ready": False, "error": "; ".join(reasons)}, 503) if reasons else _json({"ready": True})
+
+    @app.get("/metrics", tags=["health"], summary="Prometheus metrics")
+    async def prometheus() -> Response:
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4")
+
+
+def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) -> None:
+    def routes(method: Callable[..., Any], path: str, summary: str, **more: Any) -> Callable[[Any], Any]:
+        """Register a handler with and without the version in the path."""
+
+        def register(handler: Any) -> Any:
+            for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+                method(prefix + path, tags=["protocol v2"], summary=summary, **more)(handler)
+            return handler
+
+        return register
+
+    @routes(app.get, "", "Inputs and outputs of a surface's champion")
+    async def metadata(request: Request) -> Response:
+        served = _find(engine, request)
+        return _json(
+            {
+                "name": served.released.surface,
+                "versions": [served.version],
+                "platform": "onnxruntime_onnx",
+                "inputs": [tensor.describe() for tensor in served.released.tensors.values()],
+                "outputs": [
+                    {"name": name, "datatype": "FP32", "shape": [-1]} for name in served.released.model.outputs
+                ],
+                "parameters": served.label,
+            }
+        )
+
+    @routes(app.get, "/ready", "The surface's champion is loaded")
+    async def ready(request: Request) -> Response:
+        served = _find(engine, request)
+        return _json({"name": served.released.surface, "ready": True})
+
+    @routes(
+        app.post,
+        "/infer",
+        "Score rows of ready-made inputs",
+        description=f"JSON tensors, or the binary tensor data extension with `{HEADER}`.",
+        responses={status: {"model": rank.ErrorResponse} for status in (400, 404, 408, 413, 415)},
+    )
+    async def infer(request: Request) -> Response:
+        served = _find(engine, request)
+        model = served.released.model
+        async with asyncio.timeout(limits.timeout_s):
+            body = await _body(request, limits)
+            header_length = request.headers.get(HEADER)
+            asked = decode_request(body, header_length, served.released.tensors, model.outputs, limits.max_rows)
+            values = await _run(served, asked.feeds, [name for name, _ in asked.outputs], metrics)
+        head = {"model_name": served.released.surface, "model_version": served.version, "parameters": served.label}
+        content, headers = encode_response(head, asked, values)
+        return Response(content, headers=headers)
+
+
+def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) -> None:
+    body = {"content": {JSON: {"schema": {"$ref": "#/components/schemas/RankRequest"}}}, "required": True}
+
+    @app.post(
+        "/rank",
+        tags=["ranking"],
+        summary="Rank candidate items for a user",
+        response_model=None,
+        responses={
+            200: {"model": rank.RankResponse},
+            **{status: {"model": rank.ErrorResponse} for status in (400, 404, 408, 413, 415, 422, 503)},
+        },
+        openapi_extra={"requestBody": body},
+    )
+    async def rank_candidates(request: Request) -> Response:
+        async with asyncio.timeout(limits.timeout_s):
+            asked = rank.read_request(await _body(request, limits), limits.max_rows)
+            served = engine.served.get(asked.surface)
+            if served is None:
+                raise BadRequest(f"no surface {asked.surface[:80]!r} is served", status=404)
+            feeds = rank.prepare(asked, served, engine, metrics)
+            values = await _run(served, feeds, served.released.model.outputs, metrics)
+        return Response(rank.render(asked, served, values, metrics), media_type=JSON)
+
+
+async def _run(served: Served, feeds: dict[str, Any], outputs: list[str], metrics: Metrics) -> dict[str, Any]:
+    rows = len(next(iter(feeds.values())))
+    metrics.rows.labels(served.released.surface).inc(rows)
+    if rows <= _INLINE_ROWS:
+        return served.released.model.run(feeds, outputs)
+    return await asyncio.to_thread(served.released.model.run, feeds, outputs)
+
+
+def _find(engine: Engine, request: Request) -> Served:
+    """Return what serves the model (and version) of the path."""
+    model, asked = request.path_params["model"], request.path_params.get("version")
+    served = engine.served.get(model)
+    if served is None:
+        raise BadRequest(f"no model {model[:80]!r} is served", status=404)
+    if asked is not None and asked != served.version:
+        raise BadRequest(f"model {model!r} is served in version {served.version}, not {asked[:80]!r}", status=404)
+    return served
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """Receive the body, but never more of it than the limit."""
+    limit = limits.max_body_bytes
+    stated = request.headers.get("content-length", "")
+    if stated.isdigit() and int(stated) > limit:
+        raise BadRequest(f"the body has {stated} bytes; at most {limit} are read", status=413)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BadRequest(f"the body is longer than {limit} bytes", status=413)
+        chunks.append(chunk)
+    return decompress(b"".join(chunks), request.headers.get("content-encoding"), limit)
+
+
+class _Edge:
+    """Outermost layer: checks the token, counts and times requests, and turns what nobody caught into JSON.
+
+    Args:
+        app: The application.
+        metrics: Where to count.
+        token: Bearer token to ask for; ``None`` asks for none.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], metrics: Metrics, token: str | None) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.token = token.encode() if token is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status, started = 0, time.perf_counter()
+
+        async def noting(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        self.metrics.in_flight.inc()
+        try:
+            if self._allowed(scope):
+                await self.app(scope, receive, noting)
+            else:
+                refusal = _json({"error": "a valid bearer token is needed"}, 401, {"WWW-Authenticate": "Bearer"})
+                await refusal(scope, receive, noting)
+        except TimeoutError:
+            if not status:
+                await _json({"error": "the request was not received and answered in time"}, 408)(scope, receive, noting)
+        except ClientDisconnect:
+            status = 499
+        except Exception:
+            log(logging.ERROR, "request failed", exc_info=True, path=scope["path"][:200])
+            if not status:
+                await _json({"error": "internal error"}, 500)(scope, receive, noting)
+        finally:
+            self.metrics.in_flight.dec()
+            self._note(scope, status, time.perf_counter() - started)
+
+    def _allowed(self, scope: Scope) -> bool:
+        if self.token is None or scope["path"] in _OPEN_PATHS:
+            return True
+        headers = dict(scope["headers"])
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(given, self.token)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self.metrics.requests.labels(route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        level = logging.INFO if status >= 400 else logging.DEBUG
+        log(
+            level, "request", method=scope["method"], path=scope["path"][:200], status=status, seconds=round(seconds, 5)
+        )
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    status = getattr(error, "status", None) or getattr(error, "status_code", 500)
+    reason = error.detail if isinstance(error, HTTPException) else str(error)
+    return _json({"error": reason}, status, getattr(error, "headers", None))
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, JSON)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document with the models of bodies that the handlers read by themselves."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for model in (rank.RankRequest, rank.Candidate):
+            schemas[model.__name__] = model.model_json_schema()
+        schemas["RankRequest"]["properties"]["candidates"]["items"] = {"$ref": "#/components/schemas/Candidate"}
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _version() -> str:
+    try:
+        return version("crossfade")
+    except PackageNotFoundError:  # run from a checkout
+        return "0"

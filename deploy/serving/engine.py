@@ -1,0 +1,218 @@
+"""Loads the champion of every surface and the current features, and follows both without missing a request.
+
+What serves a surface is one immutable ``Served`` (a model and features that fit each other); a request takes it once
+and keeps it to its end. A replacement is loaded, warmed and bound beside it, then the reference is swapped; the old one
+goes when its last request ends.
+"""
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import TypeVar
+
+from deploy.serving.metrics import Metrics, log
+from deploy.serving.protocol import TensorSpec
+from ml.serving.model import Model
+from ml.serving.request import RequestPlan
+from ml.serving.snapshot import BoundFeatures, FeatureSnapshot, current_snapshot
+from ml.settings import Settings
+from ml.store.releases import SCHEMA, Pointer, ReleaseStore
+
+_RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 60.0
+
+T = TypeVar("T")
+
+
+class Released:
+    """A release, loaded.
+
+    Attributes:
+        surface: Surface that it ranks.
+        release: Release id.
+        model: The session.
+        tensors: Its inputs as protocol tensors.
+        plan: How a /rank request becomes inputs.
+    """
+
+    def __init__(self, surface: str, release: str, model: Model) -> None:
+        self.surface = surface
+        self.release = release
+        self.model = model
+        self.tensors = {name: TensorSpec(name, item.dtype, item.shape) for name, item in model.schema.inputs.items()}
+        self.plan = RequestPlan(model.schema.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What answers requests of one surface.
+
+    Attributes:
+        released: The release.
+        version: Its version in the model repository, which rises with every move of the champion pointer.
+        features: Features bound to its inputs; ``None`` before any publication.
+    """
+
+    released: Released
+    version: str
+    features: BoundFeatures | None
+
+    @property
+    def identity(self) -> tuple[str, str, str | None]:
+        """Return (release, version, feature snapshot)."""
+        return self.released.release, self.version, self.features.snapshot_id if self.features else None
+
+    @property
+    def label(self) -> dict[str, str | None]:
+        """Return what every answer names: the release and the feature day."""
+        return {
+            "release": self.released.release,
+            "feature_day": self.features.day.isoformat() if self.features else None,
+        }
+
+
+class Engine:
+    """Holds what is served and keeps it current.
+
+    Args:
+        settings: Names the home; its release store and feature snapshots are followed.
+        metrics: Counts loads and shows what is served.
+        poll_s: Seconds between looks at the pointers.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, poll_s: float = 1.0) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.poll_s = poll_s
+        self.store = ReleaseStore(settings.artifacts_dir)
+        self.served: dict[str, Served] = {}
+        self._champions: set[str] = set()
+        self._snapshot: FeatureSnapshot | None = None
+        self._retry: dict[str, tuple[float, float]] = {}
+        self._stop = threading.Event()
+        self._refreshing = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Load what is there, then follow the pointers in a thread."""
+        self._look()
+        self._thread = threading.Thread(target=self._follow, name="crossfade-follow", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def refresh(self) -> None:
+        """Look at the pointers once and load what changed; what cannot be loaded leaves the old in place."""
+        with self._refreshing:
+            self._refresh_snapshot()
+            for surface in self.store.files.names("champion"):
+                pointer = self.store.pointer(surface)
+                if pointer is not None:
+                    self._champions.add(surface)
+                    self._refresh_surface(pointer)
+            self._show()
+
+    def stale(self, day: date) -> str | None:
+        """Return why features of ``day`` are too old to rank with, or ``None``."""
+        age, limit = self._age(day), self.settings.max_feature_age_days
+        return f"features of {day} are {age} days old; at most {limit} are served" if age > limit else None
+
+    def not_ready(self) -> list[str]:
+        """Return the reasons why the server should get no traffic; empty when it is ready."""
+        if not self._champions:
+            return ["no surface has a champion"]
+        served = self.served
+        reasons = [f"the champion of {name} is not loaded" for name in sorted(self._champions - served.keys())]
+        for name, item in served.items():
+            if item.features is None:
+                reasons.append(f"{name} has no features")
+            elif stale := self.stale(item.features.day):
+                reasons.append(f"{name}: {stale}")
+        return reasons
+
+    def _age(self, day: date) -> int:
+        """Return the days from ``day`` to the last day of a finite source, or to today (UTC)."""
+        return ((self.settings.last_day or datetime.now(UTC).date()) - day).days
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self.poll_s):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self.refresh()
+        except Exception:  # a look that fails is repeated; what is served stays
+            log(logging.ERROR, "refresh failed", exc_info=True)
+
+    def _refresh_snapshot(self) -> None:
+        path = current_snapshot(self.settings)
+        if path is None or (self._snapshot is not None and self._snapshot.id == path.name):
+            return
+        loaded = self._attempt("features", path.name, lambda: FeatureSnapshot.load(path))
+        self._snapshot = loaded or self._snapshot
+
+    def _refresh_surface(self, pointer: Pointer) -> None:
+        surface, snapshot, old = pointer.surface, self._snapshot, self.served.get(pointer.surface)
+        wanted = (pointer.release, str(pointer.version), snapshot.id if snapshot else None)
+        if old is not None and old.identity == wanted:
+            return
+        name = f"{surface}/{pointer.release} with features {wanted[2]}"
+        new = self._attempt("release", name, lambda: self._champion(pointer, old))
+        if new is None and old is not None and old.released.release != pointer.release and old.identity[2] != wanted[2]:
+            name = f"{surface}/{old.released.release} with features {wanted[2]}"
+            new = self._attempt("release", name, lambda: self._bound(old.released, old.version))
+        if new is not None:
+            self.served = {**self.served, surface: new}
+            log(logging.INFO, "serving", surface=surface, version=new.version, **new.label)
+
+    def _champion(self, pointer: Pointer, old: Served | None) -> Served:
+        if old is not None and old.released.release == pointer.release:
+            return self._bound(old.released, str(pointer.version))
+        release = self.store.release(pointer.surface, pointer.release)
+        model = Model(release.model.read_bytes(), (release.path / SCHEMA).read_bytes())
+        released = Released(pointer.surface, pointer.release, model)
+        served = self._bound(released, str(pointer.version))
+        weakref.finalize(released, self._on_drained, pointer.surface, pointer.release).atexit = False
+        return served
+
+    def _bound(self, released: Released, version: str) -> Served:
+        features = self._snapshot.bind(released.model.schema.inputs) if self._snapshot else None
+        return Served(released, version, features)
+
+    def _on_drained(self, surface: str, release: str) -> None:
+        self.metrics.drained.inc()
+        log(logging.INFO, "drained", surface=surface, release=release)
+
+    def _attempt(self, what: str, name: str, load: Callable[[], T]) -> T | None:
+        """Return ``load()``, or ``None`` where it fails; a failing one is tried again with growing pauses."""
+        at, pause = self._retry.get(name, (0.0, _RETRY_FIRST_S))
+        if time.monotonic() < at:
+            return None
+        started = time.perf_counter()
+        try:
+            result = load()
+        except Exception as error:  # whatever is wrong with the new one, the old one serves on
+            self._retry[name] = (time.monotonic() + pause, min(2 * pause, _RETRY_MOST_S))
+            self.metrics.loads.labels(what, "failed").inc()
+            log(logging.ERROR, f"{what} not loaded, the old one stays", name=name, error=str(error), retry_s=pause)
+            return None
+        self._retry.clear()
+        self.metrics.loads.labels(what, "loaded").inc()
+        log(logging.INFO, f"{what} loaded", name=name, seconds=round(time.perf_counter() - started, 3))
+        return result
+
+    def _show(self) -> None:
+        self.metrics.serving.clear()
+        for surface, item in self.served.items():
+            release, version, features = item.identity
+            self.metrics.serving.labels(surface, release, version, features or "").set(1)
+        if self._snapshot is not None:
+            self.metrics.feature_age.set(self._age(self._snapshot.day))
+        self.metrics.ready.set(not self.not_ready())

@@ -1,0 +1,70 @@
+"""Prometheus metrics of the server, in a registry of their own, and its structured logs."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+LOGGER = logging.getLogger("crossfade.serving")
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+class Metrics:
+    """Everything that the server counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        common: dict[str, Any] = {"registry": self.registry, "namespace": "crossfade"}
+        self.requests = Counter("requests", "HTTP requests", ["route", "status"], **common)
+        self.seconds = Histogram("request_seconds", "Time to answer", ["route"], buckets=_SECONDS, **common)
+        self.in_flight = Gauge("requests_in_flight", "Requests being answered", **common)
+        self.rows = Counter("rows", "Rows scored", ["surface"], **common)
+        self.unknown = Counter("unknown_keys", "Keys without features in /rank", ["surface", "table"], **common)
+        self.not_finite = Counter("scores_not_finite", "Scores that are no number", ["surface"], **common)
+        self.loads = Counter("loads", "Loads of a release or feature snapshot", ["what", "outcome"], **common)
+        self.drained = Counter("drained_models", "Replaced models that have answered their last request", **common)
+        self.serving = Gauge(
+            "serving", "1 for the release and features served", ["surface", "release", "version", "features"], **common
+        )
+        self.feature_age = Gauge("feature_age_days", "Age of the features served", **common)
+        self.ready = Gauge("ready", "Whether the server is ready", **common)
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, event, and what the call gave under ``extra={"fields": ...}``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log(level: int, event: str, exc_info: bool = False, **fields: Any) -> None:
+    """Log one event with its fields."""
+    LOGGER.log(level, event, exc_info=exc_info, extra={"fields": fields})
+
+
+def configure_logging() -> None:
+    """Write the server's log as JSON lines to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    for name in ("crossfade.serving", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

@@ -1,0 +1,287 @@
+"""Open Inference Protocol v2 over REST: JSON tensors and the binary tensor data extension.
+
+A binary request or response is a JSON head followed by raw little-endian tensors. ``Inference-Header-Content-Length``
+holds the length of the head, ``binary_data_size`` of a tensor its share of the rest.
+"""
+
+import reprlib
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+HEADER = "Inference-Header-Content-Length"
+EXTENSIONS = ["binary_tensor_data"]
+
+_DATATYPES = {"int64": "INT64", "float32": "FP32"}
+_WIRE = {"int64": np.dtype("<i8"), "float32": np.dtype("<f4")}
+_JSON_KINDS = {"int64": "iu", "float32": "iuf"}
+
+
+class BadRequest(ValueError):
+    """A request that is refused.
+
+    Args:
+        reason: What is wrong, with the offending value.
+        status: HTTP status.
+    """
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of a model: ``dtype`` is ``int64`` or ``float32``, ``shape`` that of one row."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+    @property
+    def datatype(self) -> str:
+        """Name of the element type in the protocol."""
+        return _DATATYPES[self.dtype]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the tensor's entry in the model metadata; -1 is the batch dimension."""
+        return {"name": self.name, "datatype": self.datatype, "shape": [-1, *self.shape]}
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A decoded request: ``feeds`` by input name, ``outputs`` as (name, binary) in the order asked for."""
+
+    id: str | None
+    feeds: dict[str, np.ndarray]
+    outputs: list[tuple[str, bool]]
+
+
+def decode_request(
+    body: bytes,
+    header_length: str | None,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Sequence[str],
+    max_batch: int,
+) -> InferRequest:
+    """Read and check one inference request.
+
+    Args:
+        body: The HTTP body, decompressed.
+        header_length: Value of ``Inference-Header-Content-Length``, if it was sent.
+        inputs: Every input of the model; all of them are required.
+        outputs: Output names of the model, all of them returned when the request names none.
+        max_batch: Most rows of one request.
+
+    Raises:
+        BadRequest: Anything that the model cannot take.
+    """
+    head, binary = _split(body, header_length)
+    request = parse_object(head)
+    identifier = request.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise BadRequest(f"id must be a string, got {show(identifier)}")
+    parameters = _parameters(request, "the request")
+    feeds: dict[str, np.ndarray] = {}
+    offset, batch = 0, None
+    for entry in _entries(request, "inputs"):
+        name = entry.get("name")
+        if not isinstance(name, str) or name not in inputs:
+            raise BadRequest(f"unknown input {show(name)}; the model takes {', '.join(inputs)}")
+        if name in feeds:
+            raise BadRequest(f"input {name!r} is given twice")
+        spec = inputs[name]
+        rows = _check_shape(entry, spec, max_batch)
+        if batch is not None and rows != batch:
+            raise BadRequest(f"input {name!r} has {rows} rows, the inputs before it {batch}")
+        batch = rows
+        size = _parameters(entry, f"input {name!r}").get("binary_data_size")
+        if size is None:
+            feeds[name] = _from_json(entry, spec, rows)
+        else:
+            feeds[name] = _from_binary(binary, offset, size, entry, spec, rows)
+            offset += size
+    if offset != len(binary):
+        raise BadRequest(f"{len(binary)} bytes follow the JSON head, the inputs account for {offset}")
+    if missing := [name for name in inputs if name not in feeds]:
+        raise BadRequest(f"missing input(s): {', '.join(missing)}")
+    return InferRequest(identifier, feeds, _requested_outputs(request, parameters, outputs))
+
+
+def encode_response(
+    head: dict[str, Any], request: InferRequest, values: Mapping[str, np.ndarray]
+) -> tuple[bytes, dict[str, str]]:
+    """Write one inference response.
+
+    Args:
+        head: ``model_name``, ``model_version`` and response parameters.
+        request: Names the outputs wanted and how.
+        values: float32 [batch] by output name.
+
+    Returns:
+        Body and HTTP headers.
+    """
+    outputs, chunks = [], []
+    for name, binary in request.outputs:
+        value = values[name]
+        entry: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(value.shape)}
+        if binary:
+            raw = value.astype("<f4", copy=False).tobytes()
+            entry["parameters"] = {"binary_data_size": len(raw)}
+            chunks.append(raw)
+        else:
+            entry["data"] = np.ascontiguousarray(value.reshape(-1))
+        outputs.append(entry)
+    if request.id is not None:
+        head = {**head, "id": request.id}
+    encoded = orjson.dumps({**head, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not chunks:
+        return encoded, {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/octet-stream", HEADER: str(len(encoded))}
+    return b"".join([encoded, *chunks]), headers
+
+
+def decompress(body: bytes, encoding: str | None, limit: int) -> bytes:
+    """Undo ``Content-Encoding`` (gzip or deflate) and refuse what would grow beyond ``limit`` bytes."""
+    if encoding in (None, "", "identity"):
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise BadRequest(f"Content-Encoding {encoding!r} is not known; gzip and deflate are", status=415)
+    stream = zlib.decompressobj(31 if encoding == "gzip" else 15)
+    try:
+        plain = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise BadRequest(f"the body is not valid {encoding}: {error}") from error
+    if len(plain) > limit:
+        raise BadRequest(f"the decompressed body is larger than {limit} bytes", status=413)
+    if not stream.eof or stream.unused_data:
+        raise BadRequest(f"the {encoding} body is cut off or followed by other bytes")
+    return plain
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        parsed = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is no valid JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise BadRequest(f"the body must be a JSON object, got {show(parsed)}")
+    return parsed
+
+
+def show(value: Any) -> str:
+    """Return a short picture of an offending value."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
+    if header_length is None:
+        return body, memoryview(b"")
+    if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 12):
+        raise BadRequest(f"{HEADER} must be a count of bytes, got {header_length[:40]!r}")
+    length = int(header_length)
+    if length > len(body):
+        raise BadRequest(f"{HEADER} is {length}, the body has {len(body)} bytes")
+    return body[:length], memoryview(body)[length:]
+
+
+def _entries(request: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = request.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise BadRequest(f"{key} must be a list of objects, got {show(entries)}")
+    return entries
+
+
+def _parameters(entry: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    parameters = entry.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise BadRequest(f"parameters of {what} must be an object, got {show(parameters)}")
+    if "shared_memory_region" in parameters:
+        raise BadRequest(f"{what} uses shared memory, which this server has not")
+    return parameters
+
+
+def _check_shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> int:
+    if entry.get("datatype") != spec.datatype:
+        raise BadRequest(f"input {spec.name!r} must have datatype {spec.datatype}, got {show(entry.get('datatype'))}")
+    shape = entry.get("shape")
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+        raise BadRequest(f"shape of input {spec.name!r} must be a list of integers, got {show(shape)}")
+    if len(shape) != 1 + len(spec.shape) or tuple(shape[1:]) != spec.shape:
+        raise BadRequest(f"input {spec.name!r} must have shape {[-1, *spec.shape]}, got {show(shape)}")
+    if not 1 <= shape[0] <= max_batch:
+        raise BadRequest(f"input {spec.name!r} has {shape[0]} rows; 1 to {max_batch} are served")
+    return shape[0]
+
+
+def _from_json(entry: Mapping[str, Any], spec: TensorSpec, rows: int) -> np.ndarray:
+    data = entry.get("data")
+    if not isinstance(data, list):
+        raise BadRequest(f"input {spec.name!r} has neither binary_data_size nor a list as data")
+    try:
+        values = np.array(data)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(f"data of input {spec.name!r} is ragged or out of range: {str(error)[:120]}") from error
+    if values.size != rows * int(np.prod(spec.shape)):
+        raise BadRequest(f"input {spec.name!r} has shape {[rows, *spec.shape]} but {values.size} values")
+    if values.dtype.kind not in _JSON_KINDS[spec.dtype] or (spec.dtype == "int64" and values.dtype == np.uint64):
+        raise BadRequest(f"data of input {spec.name!r} is not all {spec.datatype}")
+    with np.errstate(over="ignore"):
+        typed = values.astype(spec.dtype).reshape(rows, *spec.shape)
+    return _finite(typed, spec)
+
+
+def _from_binary(
+    binary: memoryview, offset: int, size: Any, entry: Mapping[str, Any], spec: TensorSpec, rows: int
+) -> np.ndarray:
+    wire = _WIRE[spec.dtype]
+    expected = rows * int(np.prod(spec.shape)) * wire.itemsize
+    if type(size) is not int or size != expected:
+        raise BadRequest(f"binary_data_size of input {spec.name!r} must be {expected} for its shape, got {show(size)}")
+    if "data" in entry:
+        raise BadRequest(f"input {spec.name!r} has both data and binary_data_size")
+    if offset + size > len(binary):
+        raise BadRequest(f"the body ends within the binary data of input {spec.name!r}")
+    values = np.frombuffer(binary[offset : offset + size], dtype=wire).reshape(rows, *spec.shape)
+    return _finite(np.require(values, dtype=spec.dtype, requirements="CA"), spec)
+
+
+def _finite(values: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    if spec.dtype == "float32" and not np.isfinite(values).all():
+        raise BadRequest(f"input {spec.name!r} holds a value that is not finite")
+    return values
+
+
+def _requested_outputs(
+    request: Mapping[str, Any], parameters: Mapping[str, Any], outputs: Sequence[str]
+) -> list[tuple[str, bool]]:
+    default = _flag(parameters, "binary_data_output")
+    if not request.get("outputs"):
+        return [(name, default) for name in outputs]
+    wanted: dict[str, bool] = {}
+    for entry in _entries(request, "outputs"):
+        name = entry.get("name")
+        if not isinstance(name, str) or name not in outputs:
+            raise BadRequest(f"unknown output {show(name)}; the model gives {', '.join(outputs)}")
+        if name in wanted:
+            raise BadRequest(f"output {name!r} is asked for twice")
+        options = _parameters(entry, f"output {name!r}")
+        if options.get("classification"):
+            raise BadRequest(f"output {name!r} asks for classification, which this server has not")
+        wanted[name] = _flag(options, "binary_data", default)
+    return list(wanted.items())
+
+
+def _flag(parameters: Mapping[str, Any], key: str, default: bool = False) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise BadRequest(f"{key} must be true or false, got {show(value)}")
+    return value

@@ -1,0 +1,128 @@
+"""POST /rank: a user, request inputs and candidate items in, ranked items out."""
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+
+from deploy.serving.engine import Engine, Served
+from deploy.serving.metrics import Metrics
+from deploy.serving.protocol import BadRequest, parse_object
+from ml.serving.model import SCORE
+from ml.serving.request import RequestError
+
+
+class Candidate(BaseModel):
+    """One item to rank, with the `request` inputs that belong to each candidate."""
+
+    model_config = ConfigDict(extra="allow")
+
+    item_id: StrictStr | StrictInt = Field(description="Id of the item, as in the landed events")
+    container_id: StrictStr | StrictInt | None = Field(
+        default=None, description="Shelf that would hold the item, where the surface has it"
+    )
+
+
+class RankRequest(BaseModel):
+    """What to rank for whom. Further keys are the surface's `request` inputs by name, such as `seed_item_id`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    surface: StrictStr = Field(description="Surface whose champion ranks", examples=["homepage"])
+    user_id: StrictStr | StrictInt | None = Field(
+        default=None, description="Id of the user, as in the landed events; null for an unknown visitor"
+    )
+    session: dict[str, Any] | None = Field(
+        default=None,
+        description="The session so far; `outcomes`: of the last listens, newest first",
+        examples=[{"outcomes": ["completed", "skipped"]}],
+    )
+    ts: datetime | None = Field(
+        default=None, description="Time of the request (UTC unless it says otherwise); default now"
+    )
+    candidates: list[dict[str, Any]] = Field(
+        min_length=1,
+        description="Items to rank; `item_id` and the surface's per-candidate `request` inputs, such as `container_id`",
+        examples=[[{"item_id": "track-1", "container_id": "new"}]],
+    )
+
+
+class RankedItem(BaseModel):
+    """One ranked item; further keys are the raw task outputs by name: logits of binary tasks, values of regressions."""
+
+    model_config = ConfigDict(extra="allow")
+
+    item_id: str | int = Field(description="As sent")
+    index: int = Field(description="Position in the request's candidates")
+    score: float | None = Field(description="Ranking score; higher is better")
+
+
+class RankResponse(BaseModel):
+    """Candidates by falling score; equal scores keep the order of the request."""
+
+    surface: str
+    release: str = Field(description="Release that ranked")
+    feature_day: str = Field(description="Day of the features that were looked up")
+    items: list[RankedItem]
+
+
+class ErrorResponse(BaseModel):
+    """Why a request was refused."""
+
+    error: str
+
+
+def read_request(body: bytes, max_candidates: int) -> RankRequest:
+    """Read the body of a ranking request.
+
+    Raises:
+        BadRequest: 400 for what is no JSON object, 422 for what does not fit.
+    """
+    try:
+        request = RankRequest.model_validate(parse_object(body))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise BadRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", status=422) from error
+    if len(request.candidates) > max_candidates:
+        raise BadRequest(f"{len(request.candidates)} candidates; at most {max_candidates} are ranked", status=422)
+    return request
+
+
+def prepare(request: RankRequest, served: Served, engine: Engine, metrics: Metrics) -> dict[str, np.ndarray]:
+    """Return the model's inputs for one request.
+
+    Raises:
+        BadRequest: 503 where features are missing or too old, 422 for values that do not fit.
+    """
+    features = served.features
+    if features is None:
+        raise BadRequest("no features are published", status=503)
+    if stale := engine.stale(features.day):
+        raise BadRequest(stale, status=503)
+    values = {"user_id": request.user_id, "session": request.session, "ts": request.ts, **(request.model_extra or {})}
+    try:
+        feeds, users, items = served.released.plan.feeds(values, request.candidates, features)
+    except RequestError as error:
+        raise BadRequest(str(error), status=422) from error
+    for table, ids in (("feat_user", users), ("feat_item", items)):
+        if unknown := len(ids) - int(np.count_nonzero(features.knows(table, ids))):
+            metrics.unknown.labels(request.surface, table).inc(unknown)
+    return feeds
+
+
+def render(request: RankRequest, served: Served, values: dict[str, np.ndarray], metrics: Metrics) -> bytes:
+    """Return the ranked candidates as JSON; a score that is no number is null and ranks last."""
+    scores = values[SCORE]
+    if bad := scores.size - int(np.count_nonzero(np.isfinite(scores))):
+        metrics.not_finite.labels(request.surface).inc(bad)
+    order = np.argsort(-scores, kind="stable")
+    names = [SCORE, *(name for name in values if name != SCORE)]
+    columns = [values[name][order].tolist() for name in names]
+    candidates = request.candidates
+    items = [
+        {"item_id": candidates[index]["item_id"], "index": index, **dict(zip(names, row, strict=True))}
+        for index, *row in zip(order.tolist(), *columns, strict=True)
+    ]
+    return orjson.dumps({"surface": request.surface, **served.label, "items": items})

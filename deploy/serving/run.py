@@ -1,0 +1,139 @@
+"""Starts the server: in the foreground, or beside other work; and makes an example request for it."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Any
+
+import numpy as np
+import uvicorn
+
+from deploy.serving.app import Limits, create_app
+from deploy.serving.metrics import configure_logging, log
+from ml.ids import id63_array
+from ml.lake import ALIAS, LANDING, Lake
+from ml.serving.schema import FeatureSchema
+from ml.serving.snapshot import FeatureSnapshot, current_snapshot
+from ml.settings import Settings
+from ml.store.releases import SCHEMA, ReleaseStore
+
+
+def serve(settings: Settings, host: str | None = None, port: int | None = None) -> None:
+    """Serve in this process until a signal ends it; prints the address.
+
+    Args:
+        settings: Names the home, and host and port where these are not given.
+        host: Address to bind to.
+        port: Port; 0 takes a free one.
+    """
+    configure_logging()
+    host = settings.serve_host if host is None else host
+    if settings.serve_token is None and not _is_loopback(host):
+        log(logging.WARNING, "anybody who reaches this address may ask: CROSSFADE_SERVE_TOKEN is not set", host=host)
+    server, socket = _server(settings, host, settings.serve_port if port is None else port, Limits())
+    print(f"Crossfade serves on {_url(socket)} (documentation: {_url(socket)}/docs)", flush=True)
+    server.run(sockets=[socket])
+
+
+@contextmanager
+def serving(
+    settings: Settings, *, host: str = "127.0.0.1", port: int = 0, limits: Limits | None = None, poll_s: float = 1.0
+) -> Iterator[str]:
+    """Serve in a thread while the block runs, and yield the base URL.
+
+    Raises:
+        RuntimeError: The server did not start.
+    """
+    server, socket = _server(settings, host, port, limits or Limits(), poll_s)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, name="crossfade-serve", daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError(f"the server on {_url(socket)} did not start")
+        time.sleep(0.005)
+    try:
+        yield _url(socket)
+    finally:
+        server.should_exit = True
+        thread.join()
+        socket.close()
+
+
+def request_example(settings: Settings, surface: str, candidates: int = 20) -> dict[str, Any]:
+    """Return a /rank request of a user whom the current feature snapshot knows, with items that the surface showed.
+
+    Args:
+        settings: Names the home.
+        surface: A surface with a champion.
+        candidates: Number of candidates.
+
+    Raises:
+        LookupError: No champion, no feature snapshot, or no landed exposure of a known user.
+    """
+    champion, path = ReleaseStore(settings.artifacts_dir).champion(surface), current_snapshot(settings)
+    if champion is None or path is None:
+        raise LookupError(f"{surface} has no {'champion' if champion is None else 'published features'}")
+    inputs = FeatureSchema.parse((champion.release.path / SCHEMA).read_bytes()).inputs
+    features = FeatureSnapshot.load(path).bind({})
+    shown = f"from {ALIAS}.{LANDING}.exposures where surface = ? and day <= ? qualify row_number() over"
+    with Lake(settings) as lake:
+        columns = lake.columns(f"{LANDING}.exposures")
+        asked = [name for name, item in inputs.items() if item.kind == "request" and name in columns]
+        each = ["item_id", *(name for name in asked if inputs[name].per_candidate and name != "item_id")]
+        shared = ["user_id", *(name for name in asked if not inputs[name].per_candidate and name != "user_id")]
+        users = lake.sql(
+            f"select {_listed(shared)} {shown} (partition by user_id order by ts, exposure_id) = 1"
+            " order by count(*) over (partition by user_id) desc, user_id limit 100",
+            [surface, features.day],
+        ).to_pylist()
+        items = lake.sql(
+            f"select {_listed(each)} {shown} (partition by item_id order by ts, exposure_id) = 1"
+            " order by count(*) over (partition by item_id) desc, item_id limit ?",
+            [surface, features.day, candidates],
+        ).to_pylist()
+    known = np.flatnonzero(features.knows("feat_user", id63_array(user["user_id"] for user in users)))
+    if not len(known) or not items:
+        raise LookupError(f"no exposure of {surface} up to {features.day} is of a user whom the features know")
+    request = {"surface": surface, **_filled(users[known[0]])}
+    if "session_outcomes" in inputs:
+        request["session"] = {"outcomes": ["completed", "skipped"]}
+    return {**request, "candidates": [_filled(item) for item in items]}
+
+
+def _server(
+    settings: Settings, host: str, port: int, limits: Limits, poll_s: float = 1.0
+) -> tuple[uvicorn.Server, Any]:
+    config = uvicorn.Config(
+        create_app(settings, limits=limits, poll_s=poll_s),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=10,
+    )
+    return uvicorn.Server(config), config.bind_socket()
+
+
+def _url(socket: Any) -> str:
+    host, port = socket.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listed(columns: list[str]) -> str:
+    return ", ".join(f'"{column}"' for column in columns)
+
+
+def _filled(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}

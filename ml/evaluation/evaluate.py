@@ -1,0 +1,648 @@
+"""Evaluation of one partition: the metrics of every model and their paired differences, per task, slice and inputs."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import expit
+
+from ml.evaluation import metrics
+from ml.evaluation.bootstrap import Interval, UserWeights, interval
+from ml.evaluation.predictions import (
+    MODELS,
+    RANK_TASK,
+    PredictionError,
+    baseline_predictions,
+    predictions_table,
+    write_predictions,
+)
+from ml.lake import ALIAS, FEATURES, ML, Lake
+from ml.surfaces.spec import Surface, Task
+
+ALL = "all"
+PRIMARY = {"binary": "auc", "regression": "r2"}
+"""The metric of each kind of task that gates and heads every report."""
+
+LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "ece"})
+COMPARISONS = (
+    ("student", "control"),
+    ("student", "champion"),
+    ("control", "champion"),
+    ("student", "baseline"),
+    ("control", "baseline"),
+    ("control", "teacher"),
+    ("student", "teacher"),
+)
+HISTOGRAM_BINS = 40
+
+_RANKERS = frozenset({"student", "control", "champion"})
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure: a model's metric (``reference`` null), or the paired difference ``model - reference``.
+
+    Attributes:
+        model: Model that is measured.
+        reference: Model that is subtracted, or None.
+        inputs: ``serving`` or ``logged``.
+        slice: ``all`` or a slice of the surface.
+        task: Task of the surface.
+        metric: Name of the metric.
+        value: Estimate in the metric's unit; NaN where it is undefined.
+        lo: Lower end of the 95 % interval; NaN for metrics without a bootstrap (ece, predicted_over_observed, xauc).
+        hi: Upper end.
+        se: Standard error.
+        mde: Minimal detectable effect, 80 % power.
+        n: Rows with a label and a score.
+        positives: Positive rows; of a regression, all labelled rows.
+        users: Users of those rows.
+        flag: Why the figure is weak (too few rows or positives), or None.
+    """
+
+    model: str
+    reference: str | None
+    inputs: str
+    slice: str
+    task: str
+    metric: str
+    value: float
+    lo: float
+    hi: float
+    se: float
+    mde: float
+    n: int
+    positives: int
+    users: int
+    flag: str | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference of two models on the same rows, in the metric's unit; see ``Result`` for the fields."""
+
+    estimate: float
+    lo: float
+    hi: float
+    se: float
+    mde: float
+    n: int
+    positives: int
+    users: int
+    flag: str | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Equal-mass bins of one model's predictions of one task, on all rows; lists of equal length, rising."""
+
+    model: str
+    inputs: str
+    task: str
+    predicted: list[float]
+    observed: list[float]
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of one model's raw scores, on edges that all models of a task share.
+
+    ``positives`` and ``negatives`` split a binary task by label; a regression counts all rows in ``negatives``.
+    """
+
+    model: str
+    inputs: str
+    task: str
+    edges: list[float]
+    positives: list[int]
+    negatives: list[int]
+
+
+Curve = TypeVar("Curve", Calibration, Histogram)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of one partition of one surface, with look-ups.
+
+    Attributes:
+        surface: Name of the surface.
+        partition: Partition of the candidate.
+        days: Evaluation days, oldest first.
+        rows: Exposures of those days.
+        users: Their users.
+        seed: Seed of the bootstrap.
+        replicates: Bootstrap samples.
+        snapshot: Lake snapshot that was read.
+        models: Content hash of each model that was evaluated.
+        kinds: Kind of each task.
+        results: All figures.
+        calibration: Calibration curves.
+        histograms: Score histograms.
+    """
+
+    surface: str
+    partition: date
+    days: tuple[date, ...]
+    rows: int
+    users: int
+    seed: int
+    replicates: int
+    snapshot: int
+    models: dict[str, str]
+    kinds: dict[str, Literal["binary", "regression"]]
+    results: tuple[Result, ...] = field(repr=False)
+    calibration: tuple[Calibration, ...] = field(repr=False)
+    histograms: tuple[Histogram, ...] = field(repr=False)
+
+    @cached_property
+    def _index(self) -> dict[tuple[str | None, ...], Result]:
+        return {(r.model, r.reference, r.task, r.slice, r.metric, r.inputs): r for r in self.results}
+
+    @cached_property
+    def slices(self) -> list[str]:
+        """Slices, ``all`` first."""
+        return list(dict.fromkeys(r.slice for r in self.results))
+
+    def primary(self, task: str) -> str:
+        """Return the metric that gates ``task``."""
+        return PRIMARY[self.kinds[task]]
+
+    def has(self, model: str, task: str, inputs: str = "serving") -> bool:
+        """Tell whether ``model`` was scored on ``task``."""
+        return self.computed(model, task, ALL, self.primary(task), inputs)
+
+    def computed(self, model: str, task: str, slice: str, metric: str, inputs: str) -> bool:
+        """Tell whether a figure is there; a baseline, for one, has no log loss."""
+        return (model, None, task, slice, metric, inputs) in self._index
+
+    def result(
+        self, model: str, task: str, slice: str = ALL, metric: str | None = None, inputs: str = "serving"
+    ) -> Result:
+        """Return one model's figure with interval and counts; ``metric`` defaults to the task's primary one.
+
+        Raises:
+            KeyError: It was not computed; names what was asked for.
+        """
+        return self._lookup(model, None, task, slice, metric, inputs)
+
+    def metric(
+        self, model: str, task: str, slice: str = ALL, metric: str | None = None, inputs: str = "serving"
+    ) -> float:
+        """Return the value of ``result``; NaN where the metric is undefined on those rows."""
+        return self.result(model, task, slice, metric, inputs).value
+
+    def difference(
+        self, a: str, b: str, task: str, slice: str = ALL, metric: str | None = None, inputs: str = "serving"
+    ) -> Difference:
+        """Return the paired difference ``a - b``; see ``result``. Pairs are stored once and turned round if asked."""
+        metric = metric or self.primary(task)
+        if (b, a, task, slice, metric, inputs) in self._index:
+            r = self._lookup(b, a, task, slice, metric, inputs)
+            return Difference(-r.value, -r.hi, -r.lo, r.se, r.mde, r.n, r.positives, r.users, r.flag)
+        r = self._lookup(a, b, task, slice, metric, inputs)
+        return Difference(r.value, r.lo, r.hi, r.se, r.mde, r.n, r.positives, r.users, r.flag)
+
+    def calibration_of(self, model: str, task: str, inputs: str = "serving") -> Calibration:
+        """Return the calibration curve of one model."""
+        return _only(self.calibration, model, task, inputs)
+
+    def histogram_of(self, model: str, task: str, inputs: str = "serving") -> Histogram:
+        """Return the score histogram of one model."""
+        return _only(self.histograms, model, task, inputs)
+
+    def _lookup(
+        self, model: str, reference: str | None, task: str, slice: str, metric: str | None, inputs: str
+    ) -> Result:
+        key = (model, reference, task, slice, metric or self.primary(task), inputs)
+        if key not in self._index:
+            raise KeyError(f"{self.surface} {self.partition} was not evaluated for {key}")
+        return self._index[key]
+
+    def to_table(self) -> pa.Table:
+        """Return the results as the tidy rows of ``ml.evaluation_<surface>``; NaN becomes null."""
+        columns = {
+            name: pa.array([_null(getattr(r, name)) for r in self.results], kind) for name, kind in _RESULT_COLUMNS
+        }
+        return pa.table({"partition": pa.repeat(pa.scalar(self.partition, pa.date32()), len(self.results)), **columns})
+
+    def to_json(self) -> str:
+        """Return the whole evaluation as JSON; NaN becomes null."""
+        content = asdict(self)
+        content["partition"] = self.partition.isoformat()
+        content["days"] = [d.isoformat() for d in self.days]
+        content["results"] = [{k: _null(v) for k, v in row.items()} for row in content["results"]]
+        return json.dumps(content, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Evaluation":
+        """Read what ``to_json`` wrote."""
+        content = json.loads(text)
+        floats = ("value", "lo", "hi", "se", "mde")
+        rows: list[dict[str, Any]] = [row | {k: _NAN for k in floats if row[k] is None} for row in content["results"]]
+        return cls(
+            **content
+            | {
+                "partition": date.fromisoformat(content["partition"]),
+                "days": tuple(map(date.fromisoformat, content["days"])),
+                "results": tuple(Result(**row) for row in rows),
+                "calibration": tuple(Calibration(**row) for row in content["calibration"]),
+                "histograms": tuple(Histogram(**row) for row in content["histograms"]),
+            }
+        )
+
+
+_RESULT_COLUMNS = [(n, pa.string()) for n in ("model", "reference", "inputs", "slice", "task", "metric")]
+_RESULT_COLUMNS += [(n, pa.float64()) for n in ("value", "lo", "hi", "se", "mde")]
+_RESULT_COLUMNS += [(n, pa.int64()) for n in ("n", "positives", "users")] + [("flag", pa.string())]
+
+
+def evaluation_table(surface: str) -> str:
+    """Return the ``schema.table`` that holds a surface's results."""
+    return f"{ML}.evaluation_{surface}"
+
+
+def evaluate(
+    lake: Lake,
+    surface: Surface,
+    partition: date,
+    *,
+    teacher_outputs: Mapping[str, str],
+    seed: int,
+    replicates: int = 1000,
+) -> Evaluation:
+    """Evaluate a partition and replace its rows in ``ml.evaluation_<surface>``.
+
+    The popularity baseline is written to the predictions first, so that they alone give every figure.
+
+    Args:
+        lake: Lake with ``ml.predictions_<surface>`` and ``features.examples_<surface>``.
+        surface: Tasks, slices, thresholds and evaluation days.
+        partition: Partition that is evaluated.
+        teacher_outputs: Kind of each output of the teacher's contract (``logit``, ``probability`` or ``value``) by its
+            task name. A task whose ``teacher_output`` is not among them has no teacher figure.
+        seed: Seed of the bootstrap.
+        replicates: Bootstrap samples.
+
+    Raises:
+        PredictionError: No predictions, or predictions that do not cover the evaluation rows.
+    """
+    baseline = baseline_predictions(lake, surface, partition)
+    if baseline.num_rows:
+        write_predictions(lake, surface.name, partition, baseline)
+    evaluation = compute_evaluation(
+        lake, surface, partition, teacher_outputs=teacher_outputs, seed=seed, replicates=replicates
+    )
+    lake.replace_days(
+        evaluation_table(surface.name),
+        evaluation.to_table(),
+        [partition],
+        day_column="partition",
+        message=f"evaluation of {surface.name} {partition}",
+    )
+    return evaluation
+
+
+def compute_evaluation(
+    lake: Lake,
+    surface: Surface,
+    partition: date,
+    *,
+    teacher_outputs: Mapping[str, str],
+    seed: int,
+    replicates: int = 1000,
+) -> Evaluation:
+    """Compute what ``evaluate`` stores from the stored predictions, writing nothing."""
+    snapshot = lake.snapshot()
+    frame = _read(lake, surface, partition, teacher_outputs)
+    weights = UserWeights(frame.users, seed=seed, replicates=replicates)
+    measures = _Measures(frame, weights)
+    results: list[Result] = []
+    calibration: list[Calibration] = []
+    histograms: list[Histogram] = []
+    for inputs in sorted({inputs for inputs, _, _ in frame.scores}, reverse=True):
+        for task, spec in surface.tasks.items():
+            models = [m for m in MODELS if (inputs, m, task) in frame.scores]
+            logits = teacher_outputs.get(spec.teacher_output or "") in ("logit", "probability")
+            probabilistic = _RANKERS | {"teacher"} if logits else _RANKERS
+            for name in frame.slices:
+                results += _Cell(measures, surface, inputs, task, name, probabilistic).results(models)
+            labelled = np.isfinite(frame.labels[task])
+            calibration += _calibration(frame, spec, inputs, task, [m for m in models if m in _RANKERS], labelled)
+            histograms += _histograms(frame, spec, inputs, task, [m for m in models if m != "baseline"], labelled)
+    return Evaluation(
+        surface=surface.name,
+        partition=partition,
+        days=tuple(surface.evaluation_days(partition)),
+        rows=len(frame.users),
+        users=weights.users,
+        seed=seed,
+        replicates=replicates,
+        snapshot=snapshot,
+        models=frame.hashes,
+        kinds={name: task.kind for name, task in surface.tasks.items()},
+        results=tuple(results),
+        calibration=tuple(calibration),
+        histograms=tuple(histograms),
+    )
+
+
+def choose_candidate(evaluation: Evaluation, surface: Surface) -> Literal["student", "control"]:
+    """Choose the ranker to release: the student, unless the control is better.
+
+    The control is better when the interval of ``student - control`` lies below 0 on the primary metric of at least one
+    gated task, and above 0 on none (all rows, serving inputs).
+    """
+    differences = [evaluation.difference("student", "control", task) for task in surface.gate.quality]
+    worse = any(d.hi < 0 for d in differences)
+    better = any(d.lo > 0 for d in differences)
+    return "control" if worse and not better else "student"
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Evaluation rows in the order of exposure_id, arrays [n]; scores by (inputs, model, task), NaN where missing."""
+
+    users: np.ndarray
+    sessions: np.ndarray
+    labels: dict[str, np.ndarray]
+    slices: dict[str, np.ndarray]
+    scores: dict[tuple[str, str, str], np.ndarray]
+    hashes: dict[str, str]
+
+
+def _read(lake: Lake, surface: Surface, partition: date, teacher_outputs: Mapping[str, str]) -> _Frame:
+    predictions = f"{ALIAS}.{predictions_table(surface.name)}"
+    if not lake.table_exists(predictions_table(surface.name)):
+        raise PredictionError(f"{surface.name} has no predictions")
+    query = f"select distinct inputs, model, task, model_hash from {predictions} where partition = ? order by all"
+    found = lake.sql(query, [partition]).to_pylist()
+    hashes: dict[str, str] = {}
+    for row in found:
+        if hashes.setdefault(row["model"], row["model_hash"]) != row["model_hash"]:
+            raise PredictionError(f"model {row['model']!r} of {surface.name} {partition} has more than one hash")
+    if not hashes:
+        raise PredictionError(f"{surface.name} has no predictions of {partition}")
+    keys = [(row["inputs"], row["model"], row["task"]) for row in found]
+    keys = [k for k in keys if k[2] == RANK_TASK or k[2] in surface.tasks]
+    keys = [k for k in keys if k[1] != "teacher" or surface.tasks[k[2]].teacher_output in teacher_outputs]
+    days = surface.evaluation_days(partition)
+    labels = ", ".join(f"{task.label}::double as label_{i}" for i, task in enumerate(surface.tasks.values()))
+    slices = "".join(f", coalesce(({sql}), false) as slice_{i}" for i, sql in enumerate(surface.slices.values()))
+    pivot = "".join(
+        f", max(score) filter (where inputs = '{i}' and model = '{m}' and task = '{t}') as score_{place}"
+        for place, (i, m, t) in enumerate(keys)
+    )
+    rows = lake.sql(
+        f"""
+        with examples as (
+            select exposure_id, user_id, coalesce(session_id, -1) as session_id, {labels}{slices}
+            from {ALIAS}.{FEATURES}.examples_{surface.name}
+            where day between ? and ?
+        ), scores as (
+            select exposure_id{pivot} from {predictions} where partition = ? group by exposure_id
+        )
+        select * from examples full join scores using (exposure_id) order by exposure_id
+        """,
+        [days[0], days[-1], partition],
+    )
+    strangers = rows["user_id"].null_count
+    if strangers:
+        raise PredictionError(
+            f"{strangers} exposures with predictions of {surface.name} {partition} are no examples "
+            f"of {days[0]} to {days[-1]}"
+        )
+
+    def column(name: str) -> np.ndarray:
+        return rows[name].to_numpy()
+
+    scores = {key: column(f"score_{place}").astype(np.float64) for place, key in enumerate(keys)}
+    for (inputs, model, task), values in scores.items():
+        missing = int(np.isnan(values).sum())
+        if missing and model != "teacher":
+            raise PredictionError(
+                f"{model} of {surface.name} {partition} lacks {task} scores ({inputs} inputs) "
+                f"of {missing} of {len(values)} rows"
+            )
+    frame = _Frame(
+        users=column("user_id"),
+        sessions=column("session_id"),
+        labels={task: column(f"label_{i}").astype(np.float64) for i, task in enumerate(surface.tasks)},
+        slices={ALL: np.ones(rows.num_rows, bool)}
+        | {name: column(f"slice_{i}").astype(bool) for i, name in enumerate(surface.slices)},
+        scores=scores,
+        hashes=hashes,
+    )
+    for task, spec in surface.tasks.items():
+        values = frame.labels[task]
+        odd = values[np.isfinite(values) & (values != 0) & (values != 1)]
+        if spec.kind == "binary" and len(odd):
+            raise PredictionError(f"{spec.label} of {surface.name} is no binary label: it holds {odd[0]}")
+    return frame
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Metrics of one model on some rows, and the replicates of those that are bootstrapped."""
+
+    values: dict[str, float]
+    replicates: dict[str, np.ndarray]
+
+
+class _Measures:
+    """Measures a model's scores on rows of a task, each distinct array of scores once.
+
+    Two models with the same scores share their replicates, so that their difference is exactly 0.
+    """
+
+    def __init__(self, frame: _Frame, weights: UserWeights) -> None:
+        self.frame, self.weights = frame, weights
+        self._known: dict[bytes, _Measured] = {}
+
+    def of(self, spec: Task, task: str, inputs: str, model: str, rows: np.ndarray, probabilistic: bool) -> _Measured:
+        """Measure ``model`` on ``rows`` [n] (a mask); ``probabilistic`` tells whether a binary score is a logit."""
+        scores = self.frame.scores[inputs, model, task][rows]
+        rank = self.frame.scores.get((inputs, model, RANK_TASK), np.empty(0))
+        parts = [task.encode(), rows.tobytes(), scores.tobytes(), rank.tobytes(), bytes([probabilistic])]
+        key = hashlib.blake2b(b"|".join(parts)).digest()
+        if key not in self._known:
+            labels, codes = self.frame.labels[task][rows], self.weights.codes[rows]
+            if spec.kind == "regression":
+                self._known[key] = self._regression(labels, scores, codes)
+            else:
+                rank = rank[rows] if len(rank) else None
+                self._known[key] = self._binary(labels, scores, codes, self.frame.sessions[rows], rank, probabilistic)
+        return self._known[key]
+
+    def _binary(
+        self,
+        labels: np.ndarray,
+        scores: np.ndarray,
+        codes: np.ndarray,
+        sessions: np.ndarray,
+        rank: np.ndarray | None,
+        probabilistic: bool,
+    ) -> _Measured:
+        w = self.weights
+        groups = metrics.user_aucs(labels, scores, codes)
+        values = {"auc": metrics.auc(labels, scores), "gauc": metrics.gauc(labels, scores, codes)}
+        linear = {"gauc": w.mean(groups.users, groups.values, groups.impressions)}
+        known = sessions >= 0
+        for name, order in (("ndcg_10", scores), ("rank_ndcg_10", rank)):
+            if order is not None:
+                found = metrics.session_ndcgs(labels[known], order[known], sessions[known])
+                values[name] = float(found.values.mean()) if len(found.values) else _NAN
+                linear[name] = w.mean(codes[known][found.rows], found.values)
+        if probabilistic:
+            values |= {
+                "log_loss": metrics.log_loss(labels, scores),
+                "ece": metrics.expected_calibration_error(labels, scores),
+                "predicted_over_observed": metrics.predicted_over_observed(labels, scores),
+            }
+            linear["log_loss"] = w.mean(codes, metrics.log_losses(labels, scores))
+        replicates = {"auc": w.auc(codes, labels, scores)}
+        replicates |= zip(linear, w.replicate(list(linear.values())), strict=True)
+        return _Measured(values, replicates)
+
+    def _regression(self, labels: np.ndarray, scores: np.ndarray, codes: np.ndarray) -> _Measured:
+        w = self.weights
+        values = {
+            "r2": metrics.r2(labels, scores),
+            "r2_affine": metrics.r2_affine(labels, scores),
+            "rmse": metrics.rmse(labels, scores),
+            "xauc": metrics.xauc(labels, scores),
+        }
+        linear = [
+            w.r2(codes, labels, scores),
+            w.r2_affine(codes, labels, scores),
+            w.mean(codes, np.square(labels - scores)),
+        ]
+        r2, r2_affine, mse = w.replicate(linear)
+        return _Measured(values, {"r2": r2, "r2_affine": r2_affine, "rmse": np.sqrt(mse)})
+
+
+class _Cell:
+    """One task on one slice and one kind of inputs."""
+
+    def __init__(
+        self, measures: _Measures, surface: Surface, inputs: str, task: str, name: str, probabilistic: frozenset[str]
+    ) -> None:
+        self.measures, self.frame, self.gate = measures, measures.frame, surface.gate.slices
+        self.inputs, self.task, self.name = inputs, task, name
+        self.spec = surface.tasks[task]
+        self.probabilistic = probabilistic
+        self.mask = self.frame.slices[name] & np.isfinite(self.frame.labels[task])
+
+    def results(self, models: list[str]) -> list[Result]:
+        """Return every metric of ``models`` and every difference among them."""
+        found = []
+        for model in models:
+            rows = self._rows(model)
+            measured = self._measure(model, rows)
+            spreads = {
+                metric: interval(value, measured.replicates[metric])
+                if metric in measured.replicates
+                else Interval(value, _NAN, _NAN, _NAN, _NAN)
+                for metric, value in measured.values.items()
+            }
+            found += self._results(model, None, spreads, rows)
+        for model, reference in COMPARISONS:
+            if model in models and reference in models:
+                rows = self._rows(model) & self._rows(reference)
+                a, b = self._measure(model, rows), self._measure(reference, rows)
+                spreads = {
+                    metric: interval(a.values[metric] - b.values[metric], a.replicates[metric] - b.replicates[metric])
+                    for metric in a.replicates
+                    if metric in b.replicates
+                }
+                found += self._results(model, reference, spreads, rows)
+        return found
+
+    def _rows(self, model: str) -> np.ndarray:
+        return self.mask & np.isfinite(self.frame.scores[self.inputs, model, self.task])
+
+    def _measure(self, model: str, rows: np.ndarray) -> _Measured:
+        return self.measures.of(self.spec, self.task, self.inputs, model, rows, model in self.probabilistic)
+
+    def _results(
+        self, model: str, reference: str | None, spreads: dict[str, Interval], rows: np.ndarray
+    ) -> list[Result]:
+        n = int(rows.sum())
+        positives = int(self.frame.labels[self.task][rows].sum()) if self.spec.kind == "binary" else n
+        users = int(np.count_nonzero(np.bincount(self.measures.weights.codes[rows])))
+        weak = [f"{n} rows, fewer than {self.gate.min_rows}"] if n < self.gate.min_rows else []
+        if positives < self.gate.min_positives:
+            weak.append(f"{positives} positives, fewer than {self.gate.min_positives}")
+        return [
+            Result(
+                model=model,
+                reference=reference,
+                inputs=self.inputs,
+                slice=self.name,
+                task=self.task,
+                metric=metric,
+                value=spread.estimate,
+                lo=spread.lo,
+                hi=spread.hi,
+                se=spread.se,
+                mde=spread.mde,
+                n=n,
+                positives=positives,
+                users=users,
+                flag="; ".join(weak) or None,
+            )
+            for metric, spread in spreads.items()
+        ]
+
+
+def _calibration(
+    frame: _Frame, spec: Task, inputs: str, task: str, models: list[str], rows: np.ndarray
+) -> list[Calibration]:
+    labels = frame.labels[task][rows]
+    found = []
+    for model in models:
+        scores = frame.scores[inputs, model, task][rows]
+        bins = metrics.calibration_bins(labels, expit(scores) if spec.kind == "binary" else scores)
+        found.append(
+            Calibration(model, inputs, task, bins.predicted.tolist(), bins.observed.tolist(), bins.rows.tolist())
+        )
+    return found
+
+
+def _histograms(
+    frame: _Frame, spec: Task, inputs: str, task: str, models: list[str], rows: np.ndarray
+) -> list[Histogram]:
+    labels = frame.labels[task][rows]
+    scores = {m: frame.scores[inputs, m, task][rows] for m in models}
+    pooled = np.concatenate([s[np.isfinite(s)] for s in scores.values()]) if scores else np.empty(0)
+    if len(pooled) == 0:
+        return []
+    lo, hi = np.quantile(pooled, [0.001, 0.999])
+    edges = np.linspace(lo, hi if hi > lo else lo + 1, HISTOGRAM_BINS + 1)
+    positive = (labels > 0.5) if spec.kind == "binary" else np.zeros(len(labels), bool)
+    found = []
+    for model, values in scores.items():
+        inside = np.clip(values, edges[0], edges[-1])
+        counts = [np.histogram(inside[m & np.isfinite(values)], edges)[0].tolist() for m in (positive, ~positive)]
+        found.append(Histogram(model, inputs, task, edges.tolist(), *counts))
+    return found
+
+
+def _only(items: tuple[Curve, ...], model: str, task: str, inputs: str) -> Curve:
+    for item in items:
+        if (item.model, item.task, item.inputs) == (model, task, inputs):
+            return item
+    raise KeyError(f"there is no curve of {model!r} for {task!r} with {inputs} inputs")
+
+
+def _null(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

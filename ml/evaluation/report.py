@@ -1,0 +1,170 @@
+"""The figures of an evaluation as the demo's report: plain values for ``demo.json``, and a table for the terminal."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ml.evaluation.evaluate import ALL, LOWER_IS_BETTER, Evaluation
+from ml.evaluation.predictions import INPUTS
+
+_MODELS = ("teacher", "control", "student", "champion", "baseline")
+_WIDTH = 92
+
+
+def surface_report(
+    evaluation: Evaluation,
+    *,
+    rows_train: int,
+    defaulted_input_share: float | None,
+    parameters: Mapping[str, int | None],
+    verdict: Mapping[str, Any] | None,
+    release: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return one surface's part of ``demo.json``.
+
+    Headline figures have the inputs that are known only after ranking at their serving value; ``logged`` holds the same
+    figures with them as logged, as the paper reports them. AUC and R2 are fractions, not percent. The teacher's figure
+    is its raw output's; null where a task has no counterpart. Undefined figures are null.
+
+    Args:
+        evaluation: Evaluated partition.
+        rows_train: Examples that the student was trained on.
+        defaulted_input_share: Share of teacher inputs that took the contract's default; None without a teacher model.
+        parameters: Trained parameters of ``teacher`` and ``student``.
+        verdict: ``decision`` and ``path`` of the gate's verdict.
+        release: ``id`` and ``path``; None where the gate refused.
+    """
+    return {
+        "partition": evaluation.partition.isoformat(),
+        "days": [day.isoformat() for day in evaluation.days],
+        "rows": {"train": rows_train, "test": evaluation.rows},
+        "users": evaluation.users,
+        "defaulted_input_share": defaulted_input_share,
+        "parameters": dict(parameters),
+        "tasks": _tasks(evaluation, ALL),
+        "slices": {name: _tasks(evaluation, name) for name in evaluation.slices if name != ALL},
+        "verdict": None if verdict is None else dict(verdict),
+        "release": None if release is None else dict(release),
+    }
+
+
+def _tasks(evaluation: Evaluation, name: str) -> dict[str, Any]:
+    return {
+        task: _figures(evaluation, task, name, "serving") | {"logged": _figures(evaluation, task, name, "logged")}
+        for task in evaluation.kinds
+        if any(evaluation.has("control", task, inputs) for inputs in INPUTS)
+    }
+
+
+def _figures(evaluation: Evaluation, task: str, name: str, inputs: str) -> dict[str, Any]:
+    present = [m for m in _MODELS if evaluation.has(m, task, inputs)]
+    found: dict[str, Any] = {"metric": evaluation.primary(task)}
+    found |= {m: None for m in ("teacher", "control", "student")}
+    found |= {m: _number(evaluation.metric(m, task, name, inputs=inputs)) for m in present}
+    found |= dict.fromkeys(("delta", "delta_lo", "delta_hi", "mde"))
+    if {"student", "control"} <= set(present):
+        d = evaluation.difference("student", "control", task, name, inputs=inputs)
+        found |= {"delta": _number(d.estimate), "delta_lo": _number(d.lo), "delta_hi": _number(d.hi)}
+        found |= {"mde": _number(d.mde), "n": d.n, "positives": d.positives, "users": d.users, "flag": d.flag}
+    elif "control" in present:
+        r = evaluation.result("control", task, name, inputs=inputs)
+        found |= {"n": r.n, "positives": r.positives, "users": r.users, "flag": r.flag}
+    others = {r.metric for r in evaluation.results if r.task == task} - {evaluation.primary(task)}
+    found["other_metrics"] = {
+        metric: {
+            m: _number(evaluation.metric(m, task, name, metric, inputs))
+            for m in present
+            if evaluation.computed(m, task, name, metric, inputs)
+        }
+        for metric in sorted(others)
+    }
+    return found
+
+
+def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print a whole demo report (the content of ``demo.json``) as tables in the manner of the paper.
+
+    AUC stands x 100, R2 as it is. A difference is green above 0 and red below 0 by its interval; ``*`` marks too few
+    rows or positives.
+    """
+    console = console or Console(width=max(_WIDTH, Console().width))
+    landing, seconds = report.get("landing", {}), report.get("seconds", {})
+    facts = [f"source {report['source']}"] if "source" in report else []
+    if "total" in seconds:
+        facts.append(f"{seconds['total']:.0f} s")
+    if "peak_rss_mb" in report:
+        facts.append(f"peak memory {report['peak_rss_mb']:,.0f} MB")
+    if landing:
+        facts.append(f"{landing['rows_in']:,} rows landed, {landing['rows_quarantined']:,} quarantined")
+    console.print(Text("  ·  ".join(facts), style="bold"))
+    for name, surface in report["surfaces"].items():
+        console.print()
+        console.print(_table(name, surface))
+        for line in _outcome(surface):
+            console.print(line)
+    console.print(Text("AUC x 100. [..]: 95 % paired bootstrap over users. *: too few rows or positives.", style="dim"))
+
+
+def _table(name: str, surface: Mapping[str, Any]) -> Table:
+    rows = surface["rows"]
+    title = f"{name}: {rows['train']:,} training rows, {rows['test']:,} evaluation rows"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task", no_wrap=True)
+    for header in ("control", "teacher", "student", "student - control", "n", "positive"):
+        table.add_column(header, justify="right", no_wrap=True)
+    groups = {ALL: surface["tasks"]} | surface.get("slices", {})
+    for group, tasks in groups.items():
+        if group != ALL:
+            table.add_section()
+            table.add_row(Text(group.replace("_", " "), style="italic"))
+        for task, figures in tasks.items():
+            metric = figures.get("metric")
+            models = [_shown(metric, figures.get(m)) for m in ("control", "teacher", "student")]
+            counts = [f"{figures[k]:,}" if figures.get(k) is not None else "-" for k in ("n", "positives")]
+            table.add_row(f"{task} {(metric or '').upper()}", *models, _delta(figures), *counts)
+    return table
+
+
+def _outcome(surface: Mapping[str, Any]) -> list[Text]:
+    lines = []
+    share, parameters = surface.get("defaulted_input_share"), surface.get("parameters") or {}
+    facts = [f"{model} {n:,} parameters" for model, n in parameters.items() if n is not None]
+    facts += [f"{100 * share:.0f} % of teacher inputs at their default"] if share is not None else []
+    if facts:
+        lines.append(Text("  " + ", ".join(facts), style="dim"))
+    verdict, release = surface.get("verdict"), surface.get("release")
+    if verdict:
+        passed = verdict["decision"] in ("pass", "warn")
+        lines.append(Text("  verdict ") + Text(verdict["decision"], style="bold green" if passed else "bold red"))
+        lines[-1].append(f"  {verdict.get('path', '')}", style="dim")
+    lines.append(Text("  release " + (release["id"] if release else "none")))
+    return lines
+
+
+def _shown(metric: str | None, value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    scale, digits = (100, 2) if metric == "auc" else (1, 3)
+    return f"{scale * value:{'+' if signed else ''}.{digits}f}"
+
+
+def _delta(figures: Mapping[str, Any]) -> Text:
+    metric, delta, lo, hi = (figures.get(k) for k in ("metric", "delta", "delta_lo", "delta_hi"))
+    if metric is None or delta is None:
+        return Text("-")
+    weak = "*" if figures.get("flag") else " "
+    if lo is None or hi is None:
+        return Text(f"{_shown(metric, delta, signed=True)}{weak}")
+    better = -1 if metric in LOWER_IS_BETTER else 1
+    style = "" if lo <= 0 <= hi else "green" if better * delta > 0 else "red"
+    bounds = ", ".join(_shown(metric, bound, signed=True) for bound in (lo, hi))
+    return Text(f"{_shown(metric, delta, signed=True)} [{bounds}]{weak}", style=style)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

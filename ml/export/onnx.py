@@ -1,0 +1,250 @@
+"""Export of a ranker to ONNX, and what the gate asks about the exported file."""
+
+import copy
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from ml.students.checkpoint import load_checkpoint, predict, write_atomically
+from ml.students.network import SCORE, Ranker
+
+OPSET = 20
+BATCH = "batch"
+"""Name of the symbolic dimension."""
+
+_EXAMPLE_ROWS = 4
+_DISTILLATION = "distillation"
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported model.
+
+    Attributes:
+        path: The ONNX file.
+        digest: SHA-256 of its bytes.
+        size: Bytes.
+        inputs: Names, in order.
+        outputs: Names, in order; the last is the ranking score.
+    """
+
+    path: Path
+    digest: str
+    size: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class _Positional(nn.Module):
+    """The ranker with one positional argument per input, as the exporter names them."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__()
+        self.ranker = ranker
+
+    def forward(self, *columns: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.ranker(dict(zip(self.ranker.surface.inputs, columns, strict=True)))
+        return tuple(outputs.values())
+
+
+def export(checkpoint_dir: Path, out_path: Path) -> Export:
+    """Export a checkpoint without its distillation heads.
+
+    Inputs are the raw columns by name, int64 or float32, [batch] or [batch, length]; outputs each task's logit or value
+    and the ranking score, float32 [batch]. Equal checkpoints give equal bytes on one platform: nothing about where or
+    when it was exported stays in the file.
+
+    Args:
+        checkpoint_dir: Folder of the checkpoint.
+        out_path: File to write; appears whole or not at all.
+
+    Raises:
+        CheckpointError: The folder holds no usable checkpoint.
+    """
+    ranker, _ = load_checkpoint(checkpoint_dir)
+    return export_ranker(ranker, out_path)
+
+
+def export_ranker(ranker: Ranker, out_path: Path) -> Export:
+    """Export a ranker in memory; see ``export``."""
+    ranker = copy.deepcopy(ranker).to("cpu").eval()
+    ranker.distillation = None
+    inputs, outputs = tuple(ranker.surface.inputs), (*ranker.surface.tasks, SCORE)
+    columns = edge_columns(ranker, _EXAMPLE_ROWS)
+    batch = torch.export.Dim(BATCH)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls
+        program = torch.onnx.export(
+            _Positional(ranker),
+            tuple(torch.from_numpy(columns[name]) for name in inputs),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    content = _bare(program.model_proto).SerializeToString(deterministic=True)
+    out_path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out_path, content)
+    return Export(out_path, hashlib.sha256(content).hexdigest(), len(content), inputs, outputs)
+
+
+def parity(
+    ranker: Ranker,
+    onnx_path: Path,
+    sizes: Sequence[int],
+    arrays: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Compare torch and onnxruntime.
+
+    Args:
+        ranker: The ranker that was exported.
+        onnx_path: The exported file.
+        sizes: Batch sizes, for example 1, 2, an odd one and the largest.
+        arrays: {input: rows to compare on}, repeated or cut to each size; without, seeded rows of known and unknown
+            ids and of numbers within and beyond the fitted bounds.
+        seed: Seed of those rows.
+
+    Returns:
+        {``batch <size>`` or ``edge``: {output: largest absolute difference}}; infinite where either is not finite.
+        ``edge`` are rows of unknown ids, 0, the int64 limits, and huge, infinite and NaN numbers.
+    """
+    session = session_of(onnx_path)
+    cases = {f"batch {size}": _sample(ranker, size, arrays, seed) for size in sizes}
+    cases["edge"] = edge_columns(ranker, 64)
+    return {case: _difference(ranker, session, columns) for case, columns in cases.items()}
+
+
+def session_of(onnx_path: Path) -> onnxruntime.InferenceSession:
+    """Open a model on the CPU with one thread and no spinning."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
+
+
+def inspect(onnx_path: Path) -> dict[str, Any]:
+    """Describe an exported model.
+
+    Returns:
+        ``checker`` (null, or why ``onnx.checker`` refuses it), ``opset``, ``inputs`` and ``outputs`` ({name: [dtype,
+        dims]}), ``symbolic_batch`` (every first dimension is the one symbol ``batch``), ``operators`` ({name: count}),
+        ``bytes``, ``custom_domains``, ``external_data``, and ``distillation`` (initializers and nodes that belong to a
+        distillation head).
+
+    Raises:
+        ValueError: The file cannot be read as ONNX.
+    """
+    try:
+        model = onnx.load(onnx_path, load_external_data=False)
+    except Exception as error:  # protobuf has several, none public
+        raise ValueError(f"{onnx_path}: {error}") from error
+    graph = model.graph
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        refused = None
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        refused = str(error)
+    firsts = [_dims(value)[:1] for value in (*graph.input, *graph.output)]
+    named = [*(tensor.name for tensor in graph.initializer), *(name for node in graph.node for name in node.output)]
+    return {
+        "checker": refused,
+        "opset": max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),
+        "inputs": {value.name: _signature(value) for value in graph.input},
+        "outputs": {value.name: _signature(value) for value in graph.output},
+        "symbolic_batch": all(first == [BATCH] for first in firsts),
+        "operators": dict(sorted(Counter(node.op_type for node in graph.node).items())),
+        "bytes": onnx_path.stat().st_size,
+        "custom_domains": sorted({node.domain for node in graph.node} - {"", "ai.onnx"}),
+        "external_data": any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer),
+        "distillation": sorted({name for name in named if _DISTILLATION in name}),
+    }
+
+
+def edge_columns(ranker: Ranker, rows: int) -> dict[str, np.ndarray]:
+    """Return raw columns that go through the extreme values of their type, each at its own pace."""
+    limits = np.iinfo(np.int64)
+    integers = np.array([0, 1, 2, 3, -1, 12_345_678_901_234_567, limits.max, limits.min], dtype=np.int64)
+    floats = np.array([0, -1, 1, 1e-30, 3e38, -3e38, np.inf, -np.inf, np.nan, 1e6, -1e6], dtype=np.float32)
+    columns = {}
+    for index, (name, spec) in enumerate(ranker.surface.inputs.items()):
+        values = integers if spec.dtype == "int64" else floats
+        count = rows * int(np.prod(spec.shape, dtype=int))
+        place = (np.arange(count) * (1 + index % 3) + index) % len(values)
+        columns[name] = values[place].reshape(rows, *spec.shape)
+    return columns
+
+
+def _sample(ranker: Ranker, size: int, arrays: Mapping[str, np.ndarray] | None, seed: int) -> dict[str, np.ndarray]:
+    if arrays is not None:
+        place = np.arange(size) % len(next(iter(arrays.values())))
+        return {name: arrays[name][place] for name in ranker.surface.inputs}
+    rng = np.random.default_rng([seed, size])
+    pre = ranker.preprocessing
+    columns: dict[str, np.ndarray] = {}
+    for name, spec in ranker.surface.inputs.items():
+        match spec.type:
+            case "id" | "category":
+                keys = pre.known(name)
+                known = keys[rng.integers(len(keys), size=size)]
+                columns[name] = np.where(rng.random(size) < 0.9, known, rng.integers(2**62, size=size))
+            case "event_list":
+                columns[name] = rng.integers(0, 4, size=(size, spec.length))
+            case "vector":
+                columns[name] = (2 * rng.normal(size=(size, spec.length))).astype(np.float32)
+            case "number":
+                index = pre.numbers.index(name)
+                low, high = float(pre.low[index]), float(pre.high[index])
+                spread = max(high - low, 1.0)
+                columns[name] = rng.uniform(low - 0.1 * spread, high + 0.1 * spread, size).astype(np.float32)
+    return columns
+
+
+def _difference(
+    ranker: Ranker, session: onnxruntime.InferenceSession, columns: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    expected = predict(ranker, columns)
+    found = session.run(list(expected), dict(columns))
+    out = {}
+    for (name, want), got in zip(expected.items(), map(np.asarray, found), strict=True):
+        if got.shape != want.shape:
+            raise ValueError(f"output {name} has shape {got.shape}, not {want.shape}")
+        finite = np.isfinite(want).all() and np.isfinite(got).all()
+        out[name] = float(np.abs(want.astype(np.float64) - got).max()) if finite else float("inf")
+    return out
+
+
+def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop everything that does not compute: stack traces, docstrings, inferred shapes of inner values."""
+    graph = model.graph
+    for message in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        message.ClearField("doc_string")
+        message.ClearField("metadata_props")
+    graph.ClearField("value_info")
+    return model
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
+    shape = value.type.tensor_type.shape
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in shape.dim]
+
+
+def _signature(value: onnx.ValueInfoProto) -> list[Any]:
+    kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return [str(kind), _dims(value)]

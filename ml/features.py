@@ -1,0 +1,113 @@
+"""How dbt is called: its environment, variables and arguments, from the settings of a home.
+
+Models build in two stages: ``base`` (``stg_*``, ``int_*``) of a day reads that landed day; ``ranking`` (features,
+examples, teacher inputs) of a day reads the base tables of its trailing window, of the day itself and of the day after.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+from ml.lake import attach_options, attach_path, install_extensions
+from ml.settings import PROJECT_ROOT, Settings
+from ml.surfaces.spec import Surface
+
+DBT_PROJECT_DIR = PROJECT_ROOT / "dbt_project"
+Stage = Literal["base", "ranking"]
+
+
+class DbtError(RuntimeError):
+    """A dbt call that failed; the message names the failed nodes and their errors."""
+
+
+def dbt_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of a dbt process: what ``profiles.yml`` reads, and where dbt writes.
+
+    Also installs the DuckDB extensions, which come as Python packages, so that the process downloads nothing.
+    """
+    install_extensions()
+    return {
+        "CROSSFADE_LAKE": attach_path(settings),
+        "CROSSFADE_LAKE_OPTIONS": json.dumps(attach_options(settings)),
+        "CROSSFADE_DUCKDB_THREADS": str(settings.threads),
+        "CROSSFADE_DUCKDB_MEMORY": settings.memory_limit,
+        "CROSSFADE_DUCKDB_SPILL": str(settings.lake_dir / "spill"),
+        "DBT_TARGET_PATH": str(settings.home / "dbt" / "target"),
+        "DBT_LOG_PATH": str(settings.home / "dbt" / "logs"),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    }
+
+
+def dbt_vars(settings: Settings, surfaces: Mapping[str, Surface], from_day: date, to_day: date) -> dict[str, Any]:
+    """Return the dbt variables of a run that replaces the days [from_day, to_day].
+
+    Raises:
+        ValueError: The range is empty.
+    """
+    if to_day < from_day:
+        raise ValueError(f"to_day {to_day} lies before from_day {from_day}")
+    return {
+        "from_day": from_day.isoformat(),
+        "to_day": to_day.isoformat(),
+        "first_day": settings.first_day.isoformat(),
+        "feature_window_days": settings.feature_window_days,
+        "labels": {name: dict(surface.labels) for name, surface in surfaces.items()},
+    }
+
+
+def excluded_surfaces(surfaces: Mapping[str, Surface], project_dir: Path = DBT_PROJECT_DIR) -> list[str]:
+    """Return dbt selectors of the surfaces that have models but are not configured in this home."""
+    folders = sorted(path.name for path in (project_dir / "models" / "surfaces").iterdir() if path.is_dir())
+    return [f"path:models/surfaces/{name}" for name in folders if name not in surfaces]
+
+
+def build_arguments(
+    settings: Settings,
+    surfaces: Mapping[str, Surface],
+    stage: Stage,
+    from_day: date,
+    to_day: date,
+    *,
+    project_dir: Path = DBT_PROJECT_DIR,
+) -> list[str]:
+    """Return the dbt arguments that build and test one stage for the days [from_day, to_day]."""
+    arguments = ["build", "--select", f"tag:{stage}", "--exclude-resource-types", "unit_test"]
+    if excluded := excluded_surfaces(surfaces, project_dir):
+        arguments += ["--exclude", *excluded]
+    return [*arguments, "--vars", json.dumps(dbt_vars(settings, surfaces, from_day, to_day))]
+
+
+def run_dbt(settings: Settings, arguments: list[str], *, project_dir: Path = DBT_PROJECT_DIR) -> Any:
+    """Run dbt in this process, quietly, and return dbt's result.
+
+    Raises:
+        DbtError: A model or test failed, or the project does not compile.
+    """
+    from dbt.cli.main import dbtRunner
+
+    folders = ["--project-dir", str(project_dir), "--profiles-dir", str(project_dir)]
+    with _environment(dbt_environment(settings)):
+        outcome = dbtRunner().invoke(["--quiet", *arguments, *folders])
+    if not outcome.success:
+        results = getattr(outcome.result, "results", None) or []
+        failed = [f"{r.node.name}: {r.message}" for r in results if str(r.status) in ("error", "fail", "runtime error")]
+        raise DbtError("; ".join(failed) or str(outcome.exception or outcome.result))
+    return outcome.result
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,140 @@
+"""Measurements of examples and of soft labels, one row per day, straight from the lake."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from ml.lake import ALIAS, FEATURES, ML, Lake
+from ml.surfaces.spec import Input, Surface
+
+
+def measure_examples(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str, Any]]:
+    """Measure the examples of each day.
+
+    Returns:
+        One row per day, also for a day without examples: ``day``, ``rows``; counts of ``duplicate_ids``, ``null_keys``
+        (exposure_id or ts), ``foreign_times`` (ts outside of the day), ``bad_labels`` (neither null nor in the task's
+        range), ``bad_values`` (non-finite numbers, vectors of another length); ``null_share`` of the worst input and
+        its name in ``null_input``; ``label_rate_<task>`` of binary tasks (null without labels) and
+        ``labelled_<task>``.
+    """
+    selected = {
+        "rows": "count(*)",
+        "duplicate_ids": "count(exposure_id) - count(distinct exposure_id)",
+        "null_keys": "count(*) filter (where exposure_id is null or ts is null)",
+        "foreign_times": "count(*) filter (where ts::date <> day)",
+        "bad_labels": _sum(f"count(*) filter (where {_bad_label(t.kind, t.label)})" for t in surface.tasks.values()),
+        "bad_values": _sum(f"count(*) filter (where {_bad_value(n, i)})" for n, i in surface.inputs.items()),
+    }
+    for task, spec in surface.tasks.items():
+        if spec.kind == "binary":
+            selected[f"label_rate_{task}"] = f"avg({_quote(spec.label)}::double)"
+        selected[f"labelled_{task}"] = f"count({_quote(spec.label)})"
+    nulls = {name: f"count(*) filter (where {_quote(name)} is null)" for name in surface.inputs}
+    columns = [f"{sql} as {_quote(name)}" for name, sql in selected.items()]
+    columns += [f"{sql} as {_quote('nulls of ' + name)}" for name, sql in nulls.items()]
+    query = f"""
+        with days as (select unnest(?::date[]) as day)
+        select d.day, {", ".join(f"e.{_quote(name)}" for name in (*selected, *("nulls of " + n for n in nulls)))}
+        from days as d left join (
+            select day, {", ".join(columns)} from {ALIAS}.{FEATURES}.examples_{surface.name}
+            where list_contains(?::date[], day) group by day
+        ) as e on e.day = d.day order by d.day"""
+    wanted = sorted(set(days))
+    found = []
+    for row in lake.sql(query, [wanted, wanted]).to_pylist():
+        counts = {name: row.pop("nulls of " + name) or 0 for name in nulls}
+        row["rows"] = row["rows"] or 0
+        worst = max(counts, key=lambda name: counts[name])
+        share = counts[worst] / row["rows"] if row["rows"] else None
+        found.append({**row, "null_share": share, "null_input": worst if counts[worst] else None})
+    return found
+
+
+def measure_soft_labels(
+    lake: Lake,
+    surface: Surface,
+    days: Sequence[date],
+    *,
+    teacher_version: str,
+    contract_hash: str,
+    outputs: int,
+    inputs: int,
+) -> list[dict[str, Any]]:
+    """Measure the soft labels of one teacher, day by day, against the examples.
+
+    Args:
+        lake: The lake, or a snapshot of it.
+        surface: The surface.
+        days: Days to measure.
+        teacher_version: Version of the teacher.
+        contract_hash: Hash of its contract.
+        outputs: Length that ``scores`` must have.
+        inputs: Number of the contract's inputs; 0 for landed scores.
+
+    Returns:
+        One row per day: ``day``, ``examples``, ``labels``, ``coverage`` (share of examples with a label, null without
+        examples), ``duplicates``, ``strangers`` (labels without example), ``non_finite`` (rows with a null, NaN or
+        infinite score), ``wrong_width``, ``other_teacher`` (examples that only another teacher labelled) and
+        ``defaulted_share`` (mean share of inputs that took the default).
+    """
+    labels = f"{ALIAS}.{ML}.soft_labels_{surface.name}"
+    query = f"""
+        with days as (select unnest(?::date[]) as day),
+        e as (
+            select distinct day, exposure_id from {ALIAS}.{FEATURES}.examples_{surface.name}
+            where list_contains(?::date[], day)
+        ),
+        every as (
+            select *, teacher_version = ? and contract_hash = ? as own from {labels} where list_contains(?::date[], day)
+        ),
+        own as (
+            select day, count(*) as labels, count(*) - count(distinct exposure_id) as duplicates,
+                count(*) filter (
+                    where scores is null or len(list_filter(scores, lambda x: x is null or not isfinite(x))) > 0
+                ) as non_finite,
+                count(*) filter (where scores is null or len(scores) <> ?) as wrong_width,
+                avg(defaulted_inputs) as defaulted
+            from every where own group by day
+        ),
+        matched as (
+            select e.day, count(*) as examples, count(*) filter (where o.exposure_id is not null) as covered,
+                count(*) filter (where o.exposure_id is null and s.exposure_id is not null) as other_teacher
+            from e
+            left join (select distinct day, exposure_id from every where own) as o using (day, exposure_id)
+            left join (select distinct day, exposure_id from every where not own) as s using (day, exposure_id)
+            group by e.day
+        )
+        select d.day, coalesce(m.examples, 0) as examples, coalesce(o.labels, 0) as labels,
+            m.covered / m.examples as coverage, coalesce(o.duplicates, 0) as duplicates,
+            coalesce(o.labels, 0) - coalesce(o.duplicates, 0) - coalesce(m.covered, 0) as strangers,
+            coalesce(o.non_finite, 0) as non_finite, coalesce(o.wrong_width, 0) as wrong_width,
+            coalesce(m.other_teacher, 0) as other_teacher, o.defaulted / greatest(?, 1) as defaulted_share
+        from days as d left join matched as m on m.day = d.day left join own as o on o.day = d.day order by d.day"""
+    wanted = sorted(set(days))
+    parameters = [wanted, wanted, teacher_version, contract_hash, wanted, outputs, inputs]
+    return lake.sql(query, parameters).to_pylist()
+
+
+def _bad_label(kind: str, label: str) -> str:
+    column = f"{_quote(label)}::double"
+    return f"{column} not in (0, 1)" if kind == "binary" else f"not isfinite({column})"
+
+
+def _bad_value(name: str, spec: Input) -> str:
+    column = _quote(name)
+    match spec.type:
+        case "number":
+            return f"not isfinite({column}::double)"
+        case "vector":
+            return f"len({column}) <> {spec.length} or len(list_filter({column}, lambda x: not isfinite(x::double))) > 0"
+        case _:
+            return "false"
+
+
+def _sum(terms: Any) -> str:
+    return " + ".join(terms) or "0"
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

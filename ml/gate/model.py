@@ -1,0 +1,102 @@
+"""Measurements of an exported model against its surface and its checkpoint."""
+
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml.lake import ALIAS, FEATURES, Lake
+from ml.store.artifacts import Artifact
+from ml.surfaces.spec import Surface
+
+
+def measure_onnx(surface: Surface, model: Path) -> list[dict[str, Any]]:
+    """Return what is wrong with the graph: rows of ``property``, ``problems`` (0 is right) and ``detail``; and its size.
+
+    Raises:
+        ValueError: The file cannot be read as ONNX.
+    """
+    from ml.export.onnx import BATCH, inspect
+
+    seen = inspect(model)
+    inputs = {name: [spec.dtype, [BATCH, *spec.shape]] for name, spec in surface.inputs.items()}
+    outputs = {name: ["float32", [BATCH]] for name in (*surface.tasks, "score")}
+    problems: dict[str, list[Any]] = {
+        "checker_accepts": [seen["checker"]] if seen["checker"] else [],
+        "batch_is_symbolic": [] if seen["symbolic_batch"] else ["a first dimension is fixed"],
+        "no_distillation_head": seen["distillation"],
+        "no_custom_operator": seen["custom_domains"],
+        "no_external_data": ["weights outside of the file"] if seen["external_data"] else [],
+        "inputs_as_declared": _differences(inputs, seen["inputs"]),
+        "outputs_as_declared": _differences(outputs, seen["outputs"]),
+    }
+    return [{"property": k, "problems": len(v), "detail": "; ".join(map(str, v))[:500]} for k, v in problems.items()]
+
+
+def measure_parity(
+    lake: Lake, surface: Surface, model: Path, checkpoint: Artifact, days: Sequence[date], *, max_batch: int
+) -> list[dict[str, Any]]:
+    """Compare torch and onnxruntime at batch 1, 2, an odd size and the largest, on edge rows, and on rows of the lake.
+
+    Args:
+        lake: The lake, or a snapshot of it.
+        surface: The surface.
+        model: The exported file.
+        checkpoint: Artifact with the checkpoint that was exported.
+        days: Days to take real rows from, inputs as when serving.
+        max_batch: Largest batch that is served.
+
+    Returns:
+        Rows of ``case``, ``difference`` (the largest absolute one over outputs; infinite where not finite) and ``n``.
+    """
+    from ml.export.onnx import parity
+    from ml.pipeline import load_ranker
+
+    ranker, _ = load_ranker(checkpoint)
+    odd = max(3, max_batch // 3 | 1)
+    cases = parity(ranker, model, (1, 2, odd, max_batch))
+    rows = _real_rows(lake, surface, days, max_batch)
+    size = len(next(iter(rows.values())))
+    cases["evaluation rows"] = parity(ranker, model, (size,), rows)[f"batch {size}"]
+    sizes = {"edge": 64, "evaluation rows": size}
+    return [
+        {"case": case, "difference": max(found.values()), "n": sizes.get(case) or int(case.split()[-1])}
+        for case, found in cases.items()
+    ]
+
+
+def model_bytes(model: Path) -> int:
+    """Return the size of the exported file."""
+    return model.stat().st_size
+
+
+def measure_restorable(release: Any) -> dict[str, Any]:
+    """Load a release's model and answer one row of zeros; return its inputs' count and whether outputs are finite."""
+    from ml.export.onnx import session_of
+
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "model.onnx"
+        copy.write_bytes(release.model.read_bytes())
+        session = session_of(copy)
+    shapes = {i.name: [1, *[d for d in i.shape[1:]]] for i in session.get_inputs()}
+    kinds = {i.name: np.int64 if "int64" in i.type else np.float32 for i in session.get_inputs()}
+    answers = session.run(None, {name: np.zeros(shape, kinds[name]) for name, shape in shapes.items()})
+    return {"outputs": len(answers), "finite": all(bool(np.isfinite(a).all()) for a in answers)}
+
+
+def _real_rows(lake: Lake, surface: Surface, days: Sequence[date], limit: int) -> dict[str, np.ndarray]:
+    from ml.students.columns import to_arrays
+
+    query = f"select * from {ALIAS}.{FEATURES}.examples_{surface.name} where list_contains(?::date[], day) "
+    table = lake.sql(query + "order by ts, exposure_id limit ?", [list(days), limit])
+    if table.num_rows == 0:
+        raise ValueError(f"examples_{surface.name} has no rows on {days[0]} to {days[-1]}")
+    return to_arrays(table, surface.inputs, "serving")
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    names = [*wanted, *(name for name in found if name not in wanted)]
+    return [f"{n} is {found.get(n)}, not {wanted.get(n)}" for n in names if wanted.get(n) != found.get(n)]

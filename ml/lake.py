@@ -1,0 +1,220 @@
+"""The one way from Python to the tables: a DuckLake (DuckDB over Parquet with a transactional catalog).
+
+Every commit is a snapshot, so a read can name the snapshot that it wants. Writers compute first and then commit in one
+short transaction; a conflict with another writer is retried as a whole.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from functools import lru_cache
+from typing import TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from ml.settings import Settings
+
+ALIAS = "lake"
+LANDING, FEATURES, ML = "landing", "features", "ml"
+"""Schemas: landed tables, dbt models, tables written by ``ml``."""
+
+_CONFLICTS = ("conflict", "database is locked", "could not serialize", "concurrent")
+T = TypeVar("T")
+
+
+class Lake:
+    """A DuckDB connection with the lake attached as catalog ``lake``.
+
+    Args:
+        settings: Names the catalog and the data folder.
+        snapshot: Read the lake as of this snapshot id (read-only); ``None`` follows the newest commit.
+    """
+
+    def __init__(self, settings: Settings, *, snapshot: int | None = None) -> None:
+        self.settings = settings
+        settings.lake_dir.mkdir(parents=True, exist_ok=True)
+        install_extensions()
+        self.connection = duckdb.connect(
+            config={"threads": settings.threads, "memory_limit": settings.memory_limit}
+        )
+        spill = settings.lake_dir / "spill"
+        self.connection.execute(f"set temp_directory = '{_quote(str(spill))}'")
+        options = attach_options(settings)
+        if snapshot is not None:
+            options |= {"snapshot_version": str(snapshot)}
+        listed = ", ".join(f"{k} '{_quote(v)}'" for k, v in options.items())
+        self.connection.execute(f"attach '{_quote(attach_path(settings))}' as {ALIAS} ({listed})")
+        if snapshot is None:
+            for schema in (LANDING, FEATURES, ML):
+                if not self._schema_exists(schema):
+                    self.retry(lambda s=schema: self.connection.execute(f"create schema if not exists {ALIAS}.{s}"))
+        self.connection.execute(f"use {ALIAS}")
+
+    def __enter__(self) -> "Lake":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def _schema_exists(self, schema: str) -> bool:
+        query = "select 1 from information_schema.schemata where catalog_name = ? and schema_name = ?"
+        return self.connection.execute(query, [ALIAS, schema]).fetchone() is not None
+
+    def table_exists(self, table: str) -> bool:
+        """Tell whether ``schema.table`` exists."""
+        schema, name = table.split(".")
+        query = "select 1 from information_schema.tables where table_catalog = ? and table_schema = ? and table_name = ?"
+        return self.connection.execute(query, [ALIAS, schema, name]).fetchone() is not None
+
+    def columns(self, table: str) -> dict[str, str]:
+        """Return the columns of ``schema.table`` with their DuckDB types, in order."""
+        rows = self.connection.execute(f"describe {ALIAS}.{table}").fetchall()
+        return {name: kind for name, kind, *_ in rows}
+
+    def sql(self, query: str, parameters: Iterable[object] = ()) -> pa.Table:
+        """Run one query and return all rows as an Arrow table."""
+        return self.connection.execute(query, list(parameters)).to_arrow_table()
+
+    def batches(self, query: str, parameters: Iterable[object] = (), rows: int = 65_536) -> pa.RecordBatchReader:
+        """Run one query and stream its rows as Arrow batches of about ``rows`` rows, in order."""
+        return self.connection.execute(query, list(parameters)).to_arrow_reader(rows)
+
+    def snapshot(self) -> int:
+        """Return the id of the newest committed snapshot."""
+        row = self.connection.execute(f"select max(snapshot_id) from {ALIAS}.snapshots()").fetchone()
+        return int(row[0]) if row else 0
+
+    @contextmanager
+    def transaction(self, message: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open one transaction; commit at the end, roll back on any exception. ``message`` names the commit."""
+        self.connection.execute("begin transaction")
+        try:
+            yield self.connection
+            self.connection.execute(f"call {ALIAS}.set_commit_message('crossfade', ?)", [message])
+            self.connection.execute("commit")
+        except BaseException:
+            try:
+                self.connection.execute("rollback")
+            except duckdb.Error:  # a failed commit has already closed the transaction
+                pass
+            raise
+
+    def retry(self, step: Callable[[], T], *, attempts: int = 6) -> T:
+        """Run ``step`` (a whole transaction), again after a conflict with another writer, with growing pauses."""
+        for attempt in range(attempts):
+            try:
+                return step()
+            except duckdb.Error as error:
+                last = attempt == attempts - 1
+                if last or not any(word in str(error).lower() for word in _CONFLICTS):
+                    raise
+                time.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def replace_days(
+        self,
+        table: str,
+        rows: pa.Table,
+        days: Iterable[date],
+        *,
+        day_column: str = "day",
+        where: str = "true",
+        message: str | None = None,
+    ) -> int:
+        """Replace the rows of ``days`` (and ``where``) in ``schema.table`` by ``rows`` in one commit; create it if new.
+
+        Args:
+            table: ``schema.table``; created with the Arrow schema of ``rows``, partitioned by ``day_column``.
+            rows: New rows; columns are matched by name.
+            days: Days whose rows are deleted first, so that a rerun gives the same table and an emptied day is empty.
+            day_column: Name of the DATE column that the table is partitioned by.
+            where: Further SQL condition on the rows to delete, for tables where one day has several owners.
+            message: Commit message.
+
+        Returns:
+            Snapshot id after the commit.
+        """
+        days = sorted(set(days))
+
+        def step() -> None:
+            with self.transaction(message or f"{table}: {len(days)} day(s)") as c:
+                c.register("_incoming", rows)
+                try:
+                    if not self.table_exists(table):
+                        c.execute(f"create table {ALIAS}.{table} as select * from _incoming limit 0")
+                        c.execute(f"alter table {ALIAS}.{table} set partitioned by ({day_column})")
+                    else:
+                        c.execute(f"delete from {ALIAS}.{table} where list_contains(?::date[], {day_column}) and ({where})", [days])
+                    c.execute(f"insert into {ALIAS}.{table} by name select * from _incoming")
+                finally:
+                    c.unregister("_incoming")
+
+        self.retry(step)
+        return self.snapshot()
+
+    def day_versions(self, table: str, start: date, end: date, *, day_column: str = "day") -> dict[date, tuple[int, str]]:
+        """Return {day: (rows, content hash)} of the days of [start, end] that have rows.
+
+        The hash is the order-free sum of DuckDB's row hash: fast, and stable for one version of DuckDB. What must hold
+        across versions (manifests) uses ``content_hash``.
+        """
+        query = (
+            f"select {day_column}, count(*), sum(hash(t)::hugeint)::varchar from {ALIAS}.{table} as t "
+            f"where {day_column} between ? and ? group by 1 order by 1"
+        )
+        rows = self.connection.execute(query, [start, end]).fetchall()
+        return {day: (int(count), f"{int(total) % 2**128:032x}") for day, count, total in rows}
+
+    def content_hash(self, relation: str, parameters: Iterable[object] = ()) -> tuple[int, str]:
+        """Return (row count, order-free content hash) of a table name or a parenthesised query.
+
+        The hash is the sum over rows of the low 64 bits of MD5 of each row, with the column names and types mixed in:
+        equal for any row order, file layout or thread count, different when a row is repeated.
+        """
+        described = self.connection.execute(f"describe select * from {relation} as t", list(parameters)).fetchall()
+        names = [(name, kind) for name, kind, *_ in described]
+        row = ", ".join(f"coalesce({_identifier(name)}::varchar, '\\N')" for name, _ in names)
+        query = f"select count(*), coalesce(sum(md5_number_lower(concat_ws(chr(31), {row}))::hugeint), 0)::varchar from {relation} as t"
+        count, total = self.connection.execute(query, list(parameters)).fetchone() or (0, "0")
+        import hashlib
+
+        digest = hashlib.sha256(f"{names}|{count}|{total}".encode()).hexdigest()
+        return int(count), digest[:32]
+
+
+def attach_path(settings: Settings) -> str:
+    """Return the DuckLake connection string of the home's catalog."""
+    return f"ducklake:sqlite:{settings.catalog_path}"
+
+
+def attach_options(settings: Settings) -> dict[str, str]:
+    """Return the options of ``attach``; the dbt profile uses the same ones."""
+    return {
+        "data_path": str(settings.lake_dir / "data"),
+        "meta_journal_mode": "WAL",
+        "meta_busy_timeout": "30000",
+        "data_inlining_row_limit": "0",
+    }
+
+
+@lru_cache(maxsize=1)
+def install_extensions() -> None:
+    """Install the DuckDB extensions that come as Python packages; nothing is downloaded."""
+    import duckdb_extensions
+
+    for name in ("ducklake", "sqlite_scanner"):
+        duckdb_extensions.import_extension(name)
+
+
+def _quote(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

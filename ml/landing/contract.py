@@ -1,0 +1,187 @@
+"""The contract of the landing zone: every table, its columns, types and bounds, read from YAML.
+
+``contract.yaml`` beside this module is the canonical schema. ``$CROSSFADE_HOME/landing_contract.yaml``, if present, adds
+typed columns to its tables and names columns to ignore::
+
+    tables:
+      exposures:
+        columns:
+          weather: {type: string, nullable: true, description: Weather at the user's place}
+        ignored: [debug_id]
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ml.settings import Settings
+
+CONTRACT_FILE = Path(__file__).parent / "contract.yaml"
+USER_FILE = "landing_contract.yaml"
+DAY = "day"
+
+Kind = Literal["string", "int64", "float64", "bool", "timestamp", "float_vector"]
+
+_TYPE = re.compile(r"^(string|int64|float64|bool|timestamp|float_vector\[([1-9]\d{0,3})\])$")
+_NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
+_SQL = {
+    "string": "VARCHAR",
+    "int64": "BIGINT",
+    "float64": "DOUBLE",
+    "bool": "BOOLEAN",
+    "timestamp": "TIMESTAMP",
+    "float_vector": "FLOAT[]",
+}
+
+
+class LandingError(ValueError):
+    """A day that cannot be landed; the message names what is wrong and where."""
+
+
+class ContractError(LandingError):
+    """A contract that is wrong, or a file whose columns break it; names file and column."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Model):
+    """One column of a landing table."""
+
+    type: str = Field(description="string, int64, float64, bool, timestamp or float_vector[n]")
+    description: str = Field(min_length=1)
+    nullable: bool = False
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str, ...] = Field(default=(), description="What a string may be; empty means anything")
+    one_of: Literal["surfaces"] | None = Field(default=None, description="A string that names a configured thing")
+    any_day: bool = Field(default=False, description="A timestamp that need not lie within the day of its folder")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not _TYPE.match(self.type):
+            raise ValueError(f"unknown type {self.type!r}")
+        if (self.min is not None or self.max is not None) and self.kind not in ("int64", "float64"):
+            raise ValueError(f"min and max need a number, not {self.type}")
+        if (self.values or self.one_of) and self.kind != "string":
+            raise ValueError(f"values and one_of need a string, not {self.type}")
+        if self.any_day and self.kind != "timestamp":
+            raise ValueError(f"any_day needs a timestamp, not {self.type}")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """The type without its length."""
+        return self.type.split("[")[0]  # type: ignore[return-value]
+
+    @property
+    def length(self) -> int:
+        """Length of a vector; 0 for anything else."""
+        return int(self.type.split("[")[1].rstrip("]")) if self.kind == "float_vector" else 0
+
+    @property
+    def sql_type(self) -> str:
+        """DuckDB type of the landed column; a lake has no fixed-length arrays, so vectors are checked lists."""
+        return _SQL[self.kind]
+
+
+class Table(_Model):
+    """One landing table."""
+
+    description: str = Field(min_length=1)
+    key: tuple[str, ...] = Field(min_length=1, description="Columns that identify a row within its day")
+    columns: dict[str, Column]
+    ignored: tuple[str, ...] = Field(default=(), description="Columns that files may have and that are not read")
+
+    @field_validator("columns")
+    @classmethod
+    def _names(cls, columns: dict[str, Column]) -> dict[str, Column]:
+        for name in columns:
+            if not _NAME.match(name) or name == DAY:
+                raise ValueError(f"{name!r} cannot be a column: lower case letters, digits, _; and not {DAY!r}")
+        return columns
+
+    @model_validator(mode="after")
+    def _keys(self) -> Self:
+        for name in self.key:
+            if name not in self.columns or self.columns[name].nullable:
+                raise ValueError(f"key column {name!r} is missing or nullable")
+        if both := set(self.ignored) & set(self.columns):
+            raise ValueError(f"columns {sorted(both)} are declared and ignored")
+        return self
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Columns that every file must have."""
+        return tuple(name for name, column in self.columns.items() if not column.nullable)
+
+
+class Contract(_Model):
+    """All landing tables."""
+
+    version: int
+    max_string_bytes: int = Field(ge=1)
+    tables: dict[str, Table]
+
+    @property
+    def digest(self) -> str:
+        """Content hash of the contract."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json")).encode()).hexdigest()[:32]
+
+    def table(self, name: str) -> Table:
+        """Return a table by name.
+
+        Raises:
+            ContractError: No such table.
+        """
+        if name not in self.tables:
+            raise ContractError(f"the landing contract has no table {name!r}; it has {', '.join(self.tables)}")
+        return self.tables[name]
+
+
+def load_contract(settings: Settings) -> Contract:
+    """Read the canonical contract and merge the home's own columns into it.
+
+    Raises:
+        ContractError: A file is no YAML or breaks a rule; names the file.
+    """
+    content = _read(CONTRACT_FILE)
+    own = settings.home / USER_FILE
+    try:
+        if own.exists():
+            _merge(content, _read(own))
+        return Contract.model_validate(content)
+    except ValueError as error:
+        raise ContractError(f"{own if own.exists() else CONTRACT_FILE}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ContractError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ContractError(f"{path} holds no mapping")
+    return content
+
+
+def _merge(content: dict[str, Any], own: dict[str, Any]) -> None:
+    if unknown := set(own) - {"tables"}:
+        raise ValueError(f"unknown keys {sorted(unknown)}; only `tables` may be extended")
+    for name, extension in (own["tables"] or {}).items():
+        if name not in content["tables"]:
+            raise ValueError(f"no table {name!r} to extend")
+        if unknown := set(extension) - {"columns", "ignored"}:
+            raise ValueError(f"tables.{name}: unknown keys {sorted(unknown)}; only columns and ignored may be given")
+        table = content["tables"][name]
+        columns = extension.get("columns") or {}
+        if taken := set(columns) & set(table["columns"]):
+            raise ValueError(f"tables.{name}: columns {sorted(taken)} exist already")
+        table["columns"] |= columns
+        table["ignored"] = extension.get("ignored") or []

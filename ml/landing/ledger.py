@@ -1,0 +1,46 @@
+"""What has landed: reads ``landing.ledger``, which every landing writes with its rows."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+from ml.lake import ALIAS, LANDING, Lake
+from ml.settings import Settings
+
+LEDGER = f"{LANDING}.ledger"
+LABEL_TABLE = "listens"
+
+
+class NotFinal(ValueError):
+    """A day whose labels can still change; the message names the day that must land first."""
+
+
+def landed_days(lake: Lake, table: str) -> set[date]:
+    """Return the days of ``table`` that have landed, empty ones included."""
+    query = f"select distinct day from {ALIAS}.{LEDGER} where table_name = ?"
+    return {row[0] for row in lake.connection.execute(query, [table]).fetchall()}
+
+
+def require_final(settings: Settings, days: Sequence[date]) -> None:
+    """Check that the labels of ``days`` are final: each day and the one after it, its label window, have landed.
+
+    The last day of a finite source has no day after it and is final when it has landed.
+
+    Raises:
+        NotFinal: Names the first day that is missing.
+    """
+    with Lake(settings) as lake:
+        landed = landed_days(lake, LABEL_TABLE)
+    for day in days:
+        for needed in (day, day + timedelta(days=1)):
+            if needed not in landed and not (settings.last_day and needed > settings.last_day):
+                raise NotFinal(f"labels of {day} are not final: {LABEL_TABLE} of {needed} have not landed")
+
+
+def totals(lake: Lake) -> dict[str, int]:
+    """Return rows in, loaded and quarantined over everything that has landed."""
+    query = (
+        f"select coalesce(sum(rows_in), 0)::bigint, coalesce(sum(rows_loaded), 0)::bigint, "
+        f"coalesce(sum(rows_quarantined), 0)::bigint from {ALIAS}.{LEDGER}"
+    )
+    rows_in, loaded, quarantined = lake.connection.execute(query).fetchone() or (0, 0, 0)
+    return {"rows_in": rows_in, "rows_loaded": loaded, "rows_quarantined": quarantined}

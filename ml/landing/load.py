@@ -1,0 +1,292 @@
+"""Landing: files of the landing zone -> ``landing.*`` tables of the lake, day by day.
+
+A day is read, validated and then replaced in one transaction: its rows, its quarantine and its ledger. Rows in = loaded +
+quarantined, always. A day with too many bad rows fails: its quarantine is written for inspection, its tables stay as they
+were. Nothing is held in memory beyond one day.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+
+import duckdb
+import polars as pl
+
+from ml.lake import ALIAS, LANDING, Lake
+from ml.landing.contract import DAY, Contract, ContractError, LandingError, load_contract
+from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, read_file
+from ml.landing.readiness import SUCCESS, data_files, input_hash, landed_tables, table_folder
+from ml.settings import Settings
+
+QUARANTINE, LEDGER = f"{LANDING}.quarantine", f"{LANDING}.ledger"
+QUARANTINE_COLUMNS = {
+    DAY: "DATE",
+    "table_name": "VARCHAR",
+    "file": "VARCHAR",
+    "row_number": "BIGINT",
+    "reason": "VARCHAR",
+    "content": "VARCHAR",
+}
+LEDGER_COLUMNS = {
+    DAY: "DATE",
+    "table_name": "VARCHAR",
+    "files": "BIGINT",
+    "rows_in": "BIGINT",
+    "rows_loaded": "BIGINT",
+    "rows_quarantined": "BIGINT",
+    "landed_at": "TIMESTAMP",
+    "input_hash": "VARCHAR",
+}
+SMALL_TABLE = 100
+"""A table of at most so many rows is judged only together with its day."""
+TABLE_FACTOR = 10
+"""One table may lose this many times the share that the day may lose."""
+_CONTENT_CHARACTERS = 2_000
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LandingReport:
+    """What happened to one table of one day."""
+
+    day: date
+    table: str
+    files: tuple[str, ...]
+    rows_in: int
+    rows_loaded: int
+    rows_quarantined: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    input_hash: str = ""
+    """Hash of the day's files of this table, as ``readiness.input_hash`` gives it."""
+
+
+class DayIncomplete(LandingError):
+    """A day that lacks required tables."""
+
+
+class QuarantineLimitExceeded(LandingError):
+    """A day with more bad rows than ``max_quarantine_share`` allows."""
+
+    def __init__(self, day: date, reports: Sequence[LandingReport], message: str) -> None:
+        super().__init__(message)
+        self.day = day
+        self.reports = list(reports)
+
+
+@dataclass(frozen=True)
+class _Landed:
+    report: LandingReport
+    good: pl.DataFrame
+    bad: pl.DataFrame  # QUARANTINE_COLUMNS
+
+
+def init_tables(lake: Lake) -> None:
+    """Create every landing table, the quarantine and the ledger, empty; add columns that the contract has gained.
+
+    Raises:
+        ContractError: A landed column has another type than the contract now says.
+    """
+    wanted = {QUARANTINE: QUARANTINE_COLUMNS, LEDGER: LEDGER_COLUMNS}
+    for name, table in load_contract(lake.settings).tables.items():
+        wanted[f"{LANDING}.{name}"] = {DAY: "DATE"} | {n: c.sql_type for n, c in table.columns.items()}
+
+    def step() -> None:
+        with lake.transaction("landing: create tables") as connection:
+            for name, columns in wanted.items():
+                if not lake.table_exists(name):
+                    listed = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
+                    connection.execute(f"create table {ALIAS}.{name} ({listed})")
+                    connection.execute(f"alter table {ALIAS}.{name} set partitioned by ({DAY})")
+                    continue
+                present = lake.columns(name)
+                for column, kind in columns.items():
+                    if column not in present:
+                        connection.execute(f'alter table {ALIAS}.{name} add column "{column}" {kind}')
+                    elif present[column] != kind:
+                        raise ContractError(f"{name}.{column} is landed as {present[column]}, the contract says {kind}")
+
+    lake.retry(step)
+
+
+def load_days(
+    lake: Lake,
+    settings: Settings,
+    days: Iterable[date],
+    surfaces: set[str],
+    tables: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> list[LandingReport]:
+    """Land days, one transaction per day; a day that is landed again is replaced.
+
+    Args:
+        lake: The lake to write.
+        settings: Names the landing zone and the limit of bad rows.
+        days: Days to land.
+        surfaces: Names of the configured surfaces; other surfaces in ``exposures`` are bad rows.
+        tables: Tables to land; all of the contract by default. A table that a day lacks is emptied for that day.
+        progress: Called with one line per day.
+
+    Returns:
+        One report per day and table, in order.
+
+    Raises:
+        UnreadableFile: A file is damaged or of an unknown format.
+        ContractError: A file lacks a required column or has an unknown one.
+        DayIncomplete: A required table has neither file nor ``_SUCCESS``.
+        QuarantineLimitExceeded: Too many bad rows. Days before the failing one stay landed.
+    """
+    contract = load_contract(settings)
+    names = list(contract.tables) if tables is None else list(tables)
+    for name in names:
+        contract.table(name)
+    init_tables(lake)
+    reports: list[LandingReport] = []
+    for day in sorted(set(days)):
+        _, absent = landed_tables(settings, day)
+        if lacking := [name for name in absent if name in names]:
+            raise DayIncomplete(
+                f"{day}: required tables {', '.join(lacking)} have no file and no {SUCCESS}, "
+                f"such as in {table_folder(settings, lacking[0], day)}"
+            )
+        landed = [_read_table(settings, contract, name, day, surfaces) for name in names]
+        day_reports = [item.report for item in landed]
+        bad = pl.concat([item.bad for item in landed])
+        if message := _too_many(settings, day, landed):
+            lake.retry(lambda bad=bad, day=day: _write_quarantine(lake, day, names, bad))
+            raise QuarantineLimitExceeded(day, day_reports, message)
+        lake.retry(lambda landed=landed, bad=bad, day=day: _write_day(lake, day, names, landed, bad))
+        reports += day_reports
+        if progress is not None:
+            loaded, lost = sum(r.rows_loaded for r in day_reports), sum(r.rows_quarantined for r in day_reports)
+            progress(f"{day}: {loaded:,} rows landed, {lost:,} quarantined")
+    return reports
+
+
+def _read_table(settings: Settings, contract: Contract, name: str, day: date, surfaces: set[str]) -> _Landed:
+    # dataframely costs most of a second to import.
+    from ml.landing.validate import FILE, check_columns, typed, validate
+
+    assert settings.landing_dir is not None
+    table = contract.table(name)
+    files = data_files(settings, name, day)
+    labels = [str(path.relative_to(settings.landing_dir)) for path in files]
+    digest = input_hash(settings, day, [name])
+    sources, frames, broken = [], [], [pl.DataFrame(schema={FILE: pl.Int32} | BROKEN_SCHEMA)]
+    for index, path in enumerate(files):
+        parsed = read_file(path, table.columns)
+        check_columns(name, table, parsed.columns, path)
+        sources.append(parsed.rows)
+        frames.append(typed(parsed.rows, table, index))
+        broken.append(parsed.broken.select(pl.lit(index, pl.Int32).alias(FILE), *BROKEN_SCHEMA))
+    unreadable = pl.concat(broken)
+    rows = pl.concat(frames) if frames else typed(pl.DataFrame(schema={ROW: pl.Int64}), table, 0)
+    good, invalid = validate(rows, contract, name, day, surfaces)
+    rows_in = rows.height + unreadable.height
+    contents = [
+        _with_content(invalid.filter(pl.col(FILE) == index), source)
+        for index, source in enumerate(sources)
+    ]
+    bad = pl.concat([unreadable, *(c.select(FILE, *BROKEN_SCHEMA) for c in contents)]).sort(FILE, ROW)
+    good = good.select(list(table.columns))
+    assert rows_in == good.height + bad.height, f"{name} {day}: {rows_in} in, {good.height} loaded, {bad.height} bad"
+    counts = Counter(bad["reason"].to_list())
+    report = LandingReport(
+        day=day,
+        table=name,
+        files=tuple(labels),
+        rows_in=rows_in,
+        rows_loaded=good.height,
+        rows_quarantined=bad.height,
+        reasons=dict(counts.most_common()),
+        input_hash=digest,
+    )
+    bad = bad.select(
+        pl.lit(day).alias(DAY),
+        pl.lit(name).alias("table_name"),
+        pl.Series("file", [labels[index] for index in bad[FILE]], dtype=pl.String),
+        pl.col(ROW).alias("row_number"),
+        "reason",
+        _readable(pl.col("content")).alias("content"),
+    )
+    return _Landed(report, good, bad)
+
+
+def _with_content(invalid: pl.DataFrame, source: pl.DataFrame) -> pl.DataFrame:
+    """Add the rows as they were read, as JSON."""
+    rows = source.join(invalid, on=ROW, how="semi")
+    return invalid.join(rows.select(ROW, pl.struct(pl.exclude(ROW)).struct.json_encode().alias("content")), on=ROW)
+
+
+def _readable(content: pl.Expr) -> pl.Expr:
+    return content.str.replace_all(MARK, "\ufffd", literal=True).str.slice(0, _CONTENT_CHARACTERS)
+
+
+def _too_many(settings: Settings, day: date, landed: Sequence[_Landed]) -> str | None:
+    """Return why the day fails, or ``None``."""
+    share = settings.max_quarantine_share
+    rows = sum(item.report.rows_in for item in landed)
+    lost = sum(item.report.rows_quarantined for item in landed)
+    over = []
+    if lost > share * rows:
+        over.append(f"{lost:,} of {rows:,} rows ({lost / rows:.2%}) are bad, more than max_quarantine_share {share:.2%}")
+    limit = min(1.0, TABLE_FACTOR * share)
+    for item in landed:
+        report = item.report
+        if report.rows_in > SMALL_TABLE and report.rows_quarantined > limit * report.rows_in:
+            over.append(
+                f"{report.rows_quarantined:,} of {report.rows_in:,} rows of {report.table} are bad, "
+                f"more than {limit:.2%} for one table"
+            )
+    if not over:
+        return None
+    examples = []
+    for item in sorted(landed, key=lambda item: -item.report.rows_quarantined):
+        for reason, count in list(item.report.reasons.items())[:3]:
+            first = item.bad.filter(pl.col("reason") == reason).row(0, named=True)
+            examples.append(f"{count:,} x {reason!r} in {item.report.table} ({first['file']}, row {first['row_number']})")
+    return f"{day}: {'; '.join(over)}. Top reasons: {'; '.join(examples[:5])}. See {QUARANTINE}."
+
+
+def _write_day(lake: Lake, day: date, names: Sequence[str], landed: Sequence[_Landed], bad: pl.DataFrame) -> None:
+    now = datetime.now(UTC).replace(tzinfo=None)
+    ledger = [
+        (day, r.table, len(r.files), r.rows_in, r.rows_loaded, r.rows_quarantined, now, r.input_hash)
+        for r in (item.report for item in landed)
+    ]
+    with lake.transaction(f"landing: {day}") as connection:
+        known = connection.execute(
+            f"select table_name from {ALIAS}.{LEDGER} where {DAY} = ? and rows_loaded > 0", [day]
+        ).fetchall()
+        for (name,) in known:
+            if name in names:
+                connection.execute(f"delete from {ALIAS}.{LANDING}.{name} where {DAY} = ?", [day])
+        for item in landed:
+            _insert(connection, f"{LANDING}.{item.report.table}", item.good.with_columns(pl.lit(day).alias(DAY)))
+        _replace(connection, QUARANTINE, day, names, bad)
+        _replace(connection, LEDGER, day, names, pl.DataFrame(ledger, schema=list(LEDGER_COLUMNS), orient="row"))
+
+
+def _write_quarantine(lake: Lake, day: date, names: Sequence[str], bad: pl.DataFrame) -> None:
+    with lake.transaction(f"landing: quarantine of {day}, which failed") as connection:
+        _replace(connection, QUARANTINE, day, names, bad)
+
+
+def _replace(
+    connection: duckdb.DuckDBPyConnection, table: str, day: date, names: Sequence[str], rows: pl.DataFrame
+) -> None:
+    connection.execute(
+        f"delete from {ALIAS}.{table} where {DAY} = ? and list_contains(?::varchar[], table_name)", [day, list(names)]
+    )
+    _insert(connection, table, rows)
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame) -> None:
+    if rows.is_empty():
+        return
+    connection.register("_rows", rows.to_arrow())
+    try:
+        connection.execute(f"insert into {ALIAS}.{table} by name select * from _rows")
+    finally:
+        connection.unregister("_rows")

@@ -1,0 +1,268 @@
+"""Reading landing files, column by column: parquet, csv, csv.gz, jsonl.
+
+A file that cannot be read raises ``UnreadableFile``. A row that is broken inside a readable file (a ragged CSV row, an
+invalid JSON line, bytes that are not UTF-8) is handed back with its reason; every other row is counted once in ``rows``.
+Text files give strings; types are the business of ``ml.landing.validate``.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from ml.landing.contract import Column, LandingError
+
+ROW = "__row"
+"""Column with the 1-based number of the record in its file (of the line, for JSON lines)."""
+BROKEN_SCHEMA = {ROW: pl.Int64, "reason": pl.String, "content": pl.String}
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl")
+NOT_UTF8 = "not UTF-8"
+_STRING_TOKENS = ("VARCHAR", "BIGINT", "UBIGINT", "HUGEINT", "NULL")
+
+MARK = "\U0010fffe"
+"""A noncharacter that stands where bytes could not be decoded."""
+_ERRORS = "crossfade-mark"
+codecs.register_error(_ERRORS, lambda error: (MARK, error.end))  # type: ignore[attr-defined]
+_CSV_BLOCK = 8 << 20
+
+
+class UnreadableFile(LandingError):
+    """A landing file that cannot be read at all."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(f"cannot read {path}: {reason}")
+        self.path = path
+
+
+class Parsed(NamedTuple):
+    """Content of one file."""
+
+    rows: pl.DataFrame
+    """Readable rows with the columns of the file that were asked for, and ``ROW``."""
+    broken: pl.DataFrame
+    """Rows that could not be split into columns: ``BROKEN_SCHEMA``."""
+    columns: tuple[str, ...]
+    """All columns that the file has."""
+
+
+def read_file(path: Path, wanted: Mapping[str, Column]) -> Parsed:
+    """Read the columns ``wanted`` (those that the file has) of one landing file.
+
+    Args:
+        path: File of one of ``SUFFIXES``.
+        wanted: Columns of the contract by name.
+
+    Raises:
+        UnreadableFile: The format is unknown, or the file is damaged.
+    """
+    reader = _reader(path)
+    try:
+        return reader(path, wanted)
+    except UnreadableFile:
+        raise
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        csv.Error,
+        pa.ArrowException,
+        pl.exceptions.PolarsError,
+        duckdb.Error,
+    ) as error:
+        raise UnreadableFile(path, error) from error
+
+
+def _reader(path: Path) -> Callable[[Path, Mapping[str, Column]], Parsed]:
+    name = path.name
+    if name.endswith(".parquet"):
+        return _read_parquet
+    if name.endswith((".csv", ".csv.gz")):
+        return _read_csv
+    if name.endswith(".jsonl"):
+        return _read_jsonl
+    raise UnreadableFile(path, f"unknown format; use {', '.join(SUFFIXES)}")
+
+
+def _read_parquet(path: Path, wanted: Mapping[str, Column]) -> Parsed:
+    with pa.parquet.ParquetFile(path) as file:
+        columns = tuple(file.schema_arrow.names)
+    _unique(path, columns)
+    present = [name for name in wanted if name in columns]
+    try:
+        frame = pl.read_parquet(path, columns=present, hive_partitioning=False, glob=False)
+    except pl.exceptions.ComputeError as error:
+        if "utf-8" not in str(error).lower():
+            raise
+        frame = _read_parquet_marking(path, present)
+        return _without_marked(frame.with_row_index(ROW, offset=1).cast({ROW: pl.Int64}), columns)
+    return Parsed(frame.with_row_index(ROW, offset=1).cast({ROW: pl.Int64}), _no_broken(), columns)
+
+
+def _read_parquet_marking(path: Path, present: Sequence[str]) -> pl.DataFrame:
+    """Read a file in which some strings are not UTF-8; those get the mark."""
+    table = pa.parquet.read_table(path, columns=list(present), partitioning=None)
+    for i, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            raw = table.column(i).cast(pa.binary()).to_pylist()
+            decoded = [None if value is None else value.decode(errors=_ERRORS) for value in raw]
+            table = table.set_column(i, field.name, pa.array(decoded, pa.large_string()))
+    return pl.DataFrame(table)
+
+
+def _read_csv(path: Path, wanted: Mapping[str, Column]) -> Parsed:
+    text, marked = _text(path)
+    header_end = text.find(b"\n")
+    header_line = (text if header_end < 0 else text[:header_end]).decode().rstrip("\r")
+    if not header_line:
+        if text.strip():
+            raise UnreadableFile(path, "the first line is empty; it must name the columns")
+        return Parsed(_no_rows(wanted), _no_broken(), tuple(wanted))
+    columns = tuple(next(csv.reader([header_line])))
+    _unique(path, columns)
+    broken: list[tuple[int, str, str]] = []
+
+    def keep(row: pa.csv.InvalidRow) -> str:
+        if row.text.count('"') % 2:
+            # An open quote swallows the lines after it: how many rows were lost cannot be known.
+            broken.append((row.number - 1, "", row.text))
+        else:
+            found = "1 column" if row.actual_columns == 1 else f"{row.actual_columns} columns"
+            reason = f"ragged row: {found} instead of {row.expected_columns}"
+            broken.append((row.number - 1, reason, row.text))
+        return "skip"
+
+    table = pa.csv.read_csv(
+        pa.BufferReader(text),
+        read_options=pa.csv.ReadOptions(use_threads=False, block_size=max(_CSV_BLOCK, 2 * len(header_line))),
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
+        convert_options=pa.csv.ConvertOptions(
+            check_utf8=False,
+            column_types={name: pa.large_string() for name in columns},
+            include_columns=[name for name in wanted if name in columns] or list(columns[:1]),
+            null_values=[""],
+            strings_can_be_null=True,
+        ),
+    )
+    for number, reason, _ in broken:
+        if not reason:
+            raise UnreadableFile(path, f"row {number} opens a quote that nothing closes")
+    frame = pl.DataFrame(table)
+    bad = pl.DataFrame(broken, schema=BROKEN_SCHEMA, orient="row")
+    bad = bad.with_columns(
+        reason=pl.when(pl.col("content").str.contains(MARK, literal=True))
+        .then(pl.lit(NOT_UTF8))
+        .otherwise("reason"),
+    )
+    numbers = pl.int_range(1, frame.height + bad.height + 1, eager=True, dtype=pl.Int64)
+    frame = frame.with_columns(numbers.filter(~numbers.is_in(bad[ROW].implode())).alias(ROW))
+    return _without_marked(frame, columns, bad) if marked else Parsed(frame, bad, columns)
+
+
+def _read_jsonl(path: Path, wanted: Mapping[str, Column]) -> Parsed:
+    text, _ = _text(path)
+    lines = pl.read_lines(text, name="content") if text else pl.DataFrame(schema={"content": pl.String})
+    lines = lines.with_row_index(ROW, offset=1).cast({ROW: pl.Int64})
+    lines = lines.filter(pl.col("content").str.strip_chars() != "")
+    if lines.is_empty():
+        return Parsed(_no_rows(wanted), _no_broken(), tuple(wanted))
+    with duckdb.connect() as connection:
+        connection.register("lines", lines.to_arrow())
+        parsed = pl.DataFrame(
+            connection.execute(
+                f"""
+                select
+                    {ROW}, content,
+                    case
+                        when contains(content, '{MARK}') then '{NOT_UTF8}'
+                        when not json_valid(content) then 'invalid JSON'
+                        when json_type(content) <> 'OBJECT' then 'JSON line is no object'
+                    end as reason
+                from lines
+                """
+            ).to_arrow_table()
+        )
+        good = parsed.filter(pl.col("reason").is_null()).select(ROW, "content")
+        connection.register("good", good.to_arrow())
+        keys = connection.execute("select distinct unnest(json_keys(content)) as k from good order by k").fetchall()
+        columns = tuple(str(key) for (key,) in keys)
+        present = [name for name in wanted if name in columns]
+        paths = [f'$."{name}"' for name in present]
+        rows = pl.DataFrame(
+            connection.execute(
+                f"""
+                select {ROW}, json_extract_string(content, $paths) as v, json_type(content, $paths) as t
+                from good order by {ROW}
+                """,
+                {"paths": paths},
+            ).to_arrow_table()
+            if paths
+            else good.select(ROW).to_arrow()
+        )
+    values = [
+        pl.when(pl.col("t").list.get(i) != "NULL").then(pl.col("v").list.get(i)).alias(name)
+        for i, name in enumerate(present)
+    ]
+    # Text tells a number from a word, but not a string from an object: that only the JSON type knows.
+    untyped = [
+        pl.when(~pl.col("t").list.get(i).is_in(_STRING_TOKENS)).then(pl.lit(f"wrong type: {name}"))
+        for i, name in enumerate(present)
+        if wanted[name].kind == "string"
+    ]
+    rows = rows.select(*values, ROW, pl.coalesce(*untyped, pl.lit(None, pl.String)).alias("reason"))
+    broken = pl.concat(
+        [
+            parsed.filter(pl.col("reason").is_not_null()).select(*BROKEN_SCHEMA),
+            rows.filter(pl.col("reason").is_not_null()).join(good, on=ROW).select(*BROKEN_SCHEMA),
+        ]
+    )
+    rows = rows.filter(pl.col("reason").is_null()).drop("reason")
+    return Parsed(rows, broken, columns if good.height else tuple(wanted))
+
+
+def _text(path: Path) -> tuple[bytes, bool]:
+    """Return the file's UTF-8 bytes, undecodable ones replaced by the mark, and whether there were any."""
+    raw = path.read_bytes()
+    if path.name.endswith(".gz"):
+        raw = gzip.decompress(raw)
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UnreadableFile(path, "it is UTF-16; UTF-8 is needed")
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode(errors=_ERRORS).encode(), True
+    return raw, False
+
+
+def _without_marked(frame: pl.DataFrame, columns: tuple[str, ...], broken: pl.DataFrame | None = None) -> Parsed:
+    """Move the rows that hold the mark from ``frame`` to ``broken``."""
+    strings = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+    marked = pl.any_horizontal(pl.col(strings).str.contains(MARK, literal=True).fill_null(False), False)
+    bad = frame.filter(marked).select(
+        ROW, pl.lit(NOT_UTF8).alias("reason"), pl.struct(pl.exclude(ROW)).struct.json_encode().alias("content")
+    )
+    return Parsed(frame.filter(~marked), pl.concat([_no_broken() if broken is None else broken, bad]), columns)
+
+
+def _unique(path: Path, columns: Sequence[str]) -> None:
+    for name in columns:
+        if columns.count(name) > 1:
+            raise UnreadableFile(path, f"column {name!r} stands twice in it")
+
+
+def _no_rows(columns: Iterable[str]) -> pl.DataFrame:
+    return pl.DataFrame(schema={name: pl.String for name in columns} | {ROW: pl.Int64})
+
+
+def _no_broken() -> pl.DataFrame:
+    return pl.DataFrame(schema=BROKEN_SCHEMA)

@@ -1,0 +1,114 @@
+"""When a day of the landing zone is complete, and whether it changed since it was landed.
+
+A table of a day is complete when its folder holds ``_SUCCESS``, or when it holds a file and nothing in it changed for
+``quiet_minutes``. Names that begin with ``_`` or ``.`` are not data.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+
+from ml.landing.contract import DAY, load_contract
+from ml.settings import Settings
+
+SUCCESS = "_SUCCESS"
+
+
+def table_folder(settings: Settings, table: str, day: date) -> Path:
+    """Return the folder of one table and day."""
+    assert settings.landing_dir is not None
+    return settings.landing_dir / table / f"{DAY}={day.isoformat()}"
+
+
+def data_files(settings: Settings, table: str, day: date) -> list[Path]:
+    """Return the data files of one table and day, by name."""
+    folder = table_folder(settings, table, day)
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+
+
+def landed_tables(settings: Settings, day: date) -> tuple[list[str], list[str]]:
+    """Return the tables of the contract that ``day`` has (files or ``_SUCCESS``), and the required ones that it lacks."""
+    present, absent = [], []
+    for table in load_contract(settings).tables:
+        if data_files(settings, table, day) or (table_folder(settings, table, day) / SUCCESS).exists():
+            present.append(table)
+        elif table not in settings.optional_tables:
+            absent.append(table)
+    return present, absent
+
+
+def days_in_zone(settings: Settings) -> list[date]:
+    """Return the days that any table of the contract has a folder for, oldest first, within the settings' bounds."""
+    assert settings.landing_dir is not None
+    days: set[date] = set()
+    for table in load_contract(settings).tables:
+        for folder in (settings.landing_dir / table).glob(f"{DAY}=*"):
+            try:
+                day = date.fromisoformat(folder.name.removeprefix(f"{DAY}="))
+            except ValueError:
+                continue
+            if day >= settings.first_day and (settings.last_day is None or day <= settings.last_day):
+                days.add(day)
+    return sorted(days)
+
+
+def missing(settings: Settings, day: date, now: float | None = None) -> list[str]:
+    """Say what ``day`` still waits for, one sentence per table; empty when the day is ready.
+
+    Required tables must be complete; an optional table must be complete once its folder exists.
+
+    Args:
+        settings: Names the landing zone, the optional tables and ``quiet_minutes``.
+        day: The day.
+        now: Seconds since the epoch.
+    """
+    now = time.time() if now is None else now
+    reasons = []
+    for table in load_contract(settings).tables:
+        folder = table_folder(settings, table, day)
+        if not folder.is_dir():
+            if table not in settings.optional_tables:
+                reasons.append(f"{table}: {folder} does not exist")
+            continue
+        if (folder / SUCCESS).exists():
+            continue
+        if not data_files(settings, table, day):
+            reasons.append(f"{table}: {folder} holds no file; an empty table needs an empty file or {SUCCESS}")
+            continue
+        last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        quiet = (now - last) / 60
+        if quiet < settings.quiet_minutes:
+            reasons.append(
+                f"{table}: no {SUCCESS}, and the last change is {max(quiet, 0):.0f} minutes old; "
+                f"complete after {settings.quiet_minutes:g}"
+            )
+    return reasons
+
+
+def input_hash(settings: Settings, day: date, tables: Sequence[str] | None = None) -> str:
+    """Return a hash of the names, sizes and bytes of the day's files, to notice a changed day.
+
+    Args:
+        settings: Names the landing zone.
+        day: The day.
+        tables: Tables to cover; all of the contract by default.
+    """
+    digest = hashlib.sha256()
+    for table in tables if tables is not None else load_contract(settings).tables:
+        for path in data_files(settings, table, day):
+            status = path.stat()
+            content = _digest(path, status.st_size, status.st_mtime_ns)
+            digest.update(f"{table}/{path.name}\x1f{status.st_size}\x1f{content}\x1e".encode())
+    return digest.hexdigest()[:32]
+
+
+@lru_cache(maxsize=65_536)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    """Hash one file; size and mtime are in the key, so that a sensor reads an unchanged file once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,160 @@
+"""Settings: one place, read from ``CROSSFADE_*`` variables, then from ``$CROSSFADE_HOME/crossfade.toml``, then defaults.
+
+The TOML file lets every process of one home (the UI, the daemon, run workers, the server) agree on what that home holds.
+"""
+
+import os
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+SETTINGS_FILE = "crossfade.toml"
+
+
+def home_from_environment() -> Path:
+    """Return ``CROSSFADE_HOME`` as an absolute path (default ``./.crossfade``)."""
+    return Path(os.environ.get("CROSSFADE_HOME") or ".crossfade").absolute()
+
+
+class Settings(BaseSettings):
+    """Every setting of a Crossfade home. Paths may be relative to the working directory; they are made absolute."""
+
+    model_config = SettingsConfigDict(env_prefix="CROSSFADE_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=home_from_environment, description="Holds lake, artifacts, instance, reports.")
+    source: Literal["simulator", "kuairand", "files"] = Field(
+        default="simulator", description="Who fills the landing zone; `files` is the app's own export."
+    )
+    landing_dir: Path | None = Field(default=None, description="Landing zone; default <home>/landing.")
+    first_day: date = Field(default=date(2026, 1, 1), description="First day (UTC) that has events.")
+    last_day: date | None = Field(default=None, description="Last day of a finite source; null for a live one.")
+    quiet_minutes: float = Field(default=30, ge=0, description="A table without _SUCCESS is complete after this silence.")
+    max_quarantine_share: float = Field(default=0.01, ge=0, le=1, description="A day with more bad rows than this fails.")
+    optional_tables: tuple[str, ...] = Field(
+        default=("outcomes", "teacher_scores", "source_impressions", "source_user_profiles", "source_item_profiles"),
+        description="Landing tables that a day may lack; every other table of the contract is required.",
+    )
+    feature_window_days: int = Field(default=14, ge=1, le=90, description="W: days that trailing features look back.")
+    surfaces_dir: Path | None = Field(default=None, description="Surface YAML files; default by `source`.")
+    teacher: Path | None = Field(
+        default=None, description="contract.yaml of the frozen teacher; default: the demo teacher trained in this home."
+    )
+    teacher_spec: Path | None = Field(default=None, description="Demo teacher's training spec; default by `source`.")
+    teacher_trained_through: date | None = Field(
+        default=None, description="Last source day that the demo teacher may learn from; needed to train it."
+    )
+    kuairand_dir: Path | None = Field(default=None, description="Unpacked KuaiRand-Pure folder (holds data/*.csv).")
+    simulator_preset: Literal["tiny", "demo", "paper"] = Field(default="demo", description="Size of the simulated world.")
+    simulator_seed: int = Field(default=1, ge=0, description="Seed of the simulated world.")
+    simulator_shared_taste: float = Field(default=1.0, ge=0, le=1, description="How much taste both platforms share.")
+    simulator_linked_share: float = Field(default=0.9, ge=0, le=1, description="Share of app users with a linked account.")
+    demo: bool = Field(default=False, description="This home holds a demo, which may rebuild it from nothing.")
+    seed: int = Field(default=1, ge=0, description="Seed of students, bootstraps and samples.")
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of torch and DuckDB.")
+    memory_limit: str = Field(default="2GB", description="Memory that DuckDB may use before it spills to disk.")
+    serve_host: str = Field(default="127.0.0.1", description="Address that the server binds to.")
+    serve_port: int = Field(default=8080, ge=0, le=65535, description="Port of the server; 0 takes a free one.")
+    serve_token: SecretStr | None = Field(default=None, description="Bearer token that the server asks for, if set.")
+    max_feature_age_days: int = Field(default=3, ge=1, description="Older serving features make the server not ready.")
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        home = self.home.absolute()
+        defaults: dict[str, Any] = {
+            "home": home,
+            "landing_dir": (self.landing_dir or home / "landing").absolute(),
+            "surfaces_dir": (self.surfaces_dir or self._by_source("surfaces", "")).absolute(),
+            "teacher": (self.teacher or home / "teacher" / "contract.yaml").absolute(),
+            "teacher_spec": (self.teacher_spec or self._by_source("teacher", "demo.yaml")).absolute(),
+        }
+        for name, value in defaults.items():
+            object.__setattr__(self, name, value)
+        if self.last_day is not None and self.last_day < self.first_day:
+            raise ValueError(f"last_day {self.last_day} lies before first_day {self.first_day}")
+        return self
+
+    def _by_source(self, package: str, name: str) -> Path:
+        base = PROJECT_ROOT / "ml" / package
+        return base / "kuairand" / name if self.source == "kuairand" else base / name
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, the home's TOML file."""
+        home = init_settings().get("home") or home_from_environment()
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=Path(home) / SETTINGS_FILE)
+        return init_settings, env_settings, toml
+
+    @property
+    def lake_dir(self) -> Path:
+        """Folder of catalog and data files."""
+        return self.home / "lake"
+
+    @property
+    def catalog_path(self) -> Path:
+        """SQLite file of the embedded DuckLake catalog."""
+        return self.lake_dir / "catalog.sqlite"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Content-addressed artifacts, verdicts and releases."""
+        return self.home / "artifacts"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Reports written by commands, such as demo.json."""
+        return self.home / "reports"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's instance folder."""
+        return self.home / "dagster"
+
+    @property
+    def trains_demo_teacher(self) -> bool:
+        """Whether this home trains the demo teacher, rather than using a teacher from elsewhere."""
+        return self.teacher == self.home / "teacher" / "contract.yaml"
+
+    def days(self, start: date, end: date) -> list[date]:
+        """Return the days of [start, end], both included."""
+        return [start + timedelta(days=i) for i in range((end - start).days + 1)]
+
+
+def write_settings_file(home: Path, values: dict[str, Any]) -> Path:
+    """Write (merge) ``values`` into the home's TOML file atomically and return its path."""
+    import tomllib
+
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / SETTINGS_FILE
+    merged = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    merged.update({k: v for k, v in values.items() if v is not None})
+    lines = [f"{k} = {_toml(v)}\n" for k, v in sorted(merged.items())]
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text("".join(lines), encoding="utf-8")
+    scratch.replace(path)
+    return path
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case date():
+            return value.isoformat()
+        case list() | tuple():
+            return "[" + ", ".join(_toml(v) for v in value) + "]"
+        case _:
+            escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'

@@ -1,0 +1,339 @@
+"""Training sets: which rows of which snapshot of the lake a student learns from, and those rows as tensors."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from ml.lake import FEATURES, ML, Lake
+from ml.settings import Settings
+from ml.students.columns import AfterRanking, to_arrays
+from ml.surfaces.spec import Surface
+
+_EPOCH = date(1970, 1, 1)
+_BATCH_ROWS = 65_536
+
+
+class TrainingSetError(ValueError):
+    """A training set that cannot be built or read; the message names surface, partition and day."""
+
+
+class TrainingSet(BaseModel):
+    """The identity of the rows of one student partition: a query and a snapshot.
+
+    Attributes:
+        surface: Name of the surface.
+        partition: Partition day D.
+        snapshot: Lake snapshot that every read of this set uses.
+        train_days: Days that are trained on, oldest first.
+        eval_days: Days that are evaluated on, oldest first; all later than ``train_days``.
+        teacher_version: Version of the teacher whose soft labels are learnt.
+        contract_hash: Hash of that teacher's contract.
+        teacher_outputs: Names of the entries of ``scores``, in order.
+        rows: Exposures per day, training and evaluation.
+        coverage: Share of exposures with a soft label per day.
+        content_hash: Order-free hash of all rows, soft labels included.
+        query: The query whose rows these are, days and teacher filled in.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    surface: str
+    partition: date
+    snapshot: int
+    train_days: tuple[date, ...]
+    eval_days: tuple[date, ...]
+    teacher_version: str
+    contract_hash: str
+    teacher_outputs: tuple[str, ...]
+    rows: dict[date, int]
+    coverage: dict[date, float]
+    content_hash: str
+    query: str
+
+    @property
+    def digest(self) -> str:
+        """Content hash of the whole record."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return canonical JSON."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainingSet":
+        """Read what ``to_json`` wrote."""
+        return cls.model_validate_json(text)
+
+    def validation_split(self, validation_days: int) -> tuple[tuple[date, ...], tuple[date, ...]]:
+        """Split ``train_days`` into days to fit on and the last ``validation_days`` to validate on.
+
+        Raises:
+            TrainingSetError: No day would be left to fit on.
+        """
+        if validation_days >= len(self.train_days):
+            raise TrainingSetError(
+                f"{self.surface} {self.partition}: {len(self.train_days)} training days leave none before "
+                f"{validation_days} validation days"
+            )
+        return self.train_days[:-validation_days], self.train_days[-validation_days:]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows in (ts, exposure_id) order, as tensors of n rows.
+
+    Attributes:
+        inputs: {input: int64 or float32, [n] or [n, length]}.
+        labels: {task: float32 [n]}, NaN where the label is masked.
+        soft_labels: {teacher output: float32 [n]}, NaN where missing; empty when they were not read.
+        exposure_id: int64 [n].
+        user_id: int64 [n], 0 where null.
+        day: int32 [n], days since 1970-01-01.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: dict[str, Tensor]
+    soft_labels: dict[str, Tensor]
+    exposure_id: Tensor
+    user_id: Tensor
+    day: Tensor
+
+    def __len__(self) -> int:
+        return self.exposure_id.shape[0]
+
+    def select(self, rows: slice | Tensor) -> "Dataset":
+        """Return some rows, by slice or index [m]."""
+
+        def pick(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor[rows] for name, tensor in tensors.items()}
+
+        return Dataset(
+            pick(self.inputs),
+            pick(self.labels),
+            pick(self.soft_labels),
+            self.exposure_id[rows],
+            self.user_id[rows],
+            self.day[rows],
+        )
+
+
+def build_training_set(
+    lake: Lake,
+    surface: Surface,
+    partition: date,
+    teacher_version: str,
+    contract_hash: str,
+    teacher_outputs: Sequence[str],
+) -> TrainingSet:
+    """Fix the rows of one partition at the newest snapshot.
+
+    Args:
+        lake: Lake with ``features.examples_<surface>`` and ``ml.soft_labels_<surface>``.
+        surface: The surface; gives the days and the columns.
+        partition: Partition day D.
+        teacher_version: Version of the teacher.
+        contract_hash: Hash of its contract.
+        teacher_outputs: Names of the entries of ``scores``, in order.
+
+    Raises:
+        TrainingSetError: Too few training days since ``first_day``, a day without examples (missing or not final), a
+            day without soft labels of this teacher, or one whose soft labels come from several teachers.
+    """
+    where = f"{surface.name} {partition}"
+    first_day = lake.settings.first_day
+    train_days = [day for day in surface.training_days(partition) if day >= first_day]
+    eval_days = [day for day in surface.evaluation_days(partition) if day >= first_day]
+    if len(train_days) < surface.window.min_train_days:
+        raise TrainingSetError(
+            f"{where}: {len(train_days)} training days since {first_day}, {surface.window.min_train_days} are needed; "
+            f"the first partition is {surface.first_partition(first_day)}"
+        )
+    snapshot = lake.snapshot()
+    with Lake(lake.settings, snapshot=snapshot) as pinned:
+        days = train_days + eval_days
+        for table in (_examples(surface), _soft_labels(surface)):
+            if not pinned.table_exists(table):
+                raise TrainingSetError(f"{where}: there is no table {table}")
+        rows, labelled = _count(pinned, surface, days, teacher_version, contract_hash, len(teacher_outputs))
+        if missing := [str(day) for day in days if not rows.get(day)]:
+            raise TrainingSetError(f"{where}: {_examples(surface)} has no final rows of {', '.join(missing)}")
+        _check_soft_labels(pinned, surface, where, rows, labelled, teacher_version, contract_hash)
+        query = _query(surface, teacher_version, contract_hash, days)
+        _, content_hash = pinned.content_hash(f"({query})")
+    return TrainingSet(
+        surface=surface.name,
+        partition=partition,
+        snapshot=snapshot,
+        train_days=tuple(train_days),
+        eval_days=tuple(eval_days),
+        teacher_version=teacher_version,
+        contract_hash=contract_hash,
+        teacher_outputs=tuple(teacher_outputs),
+        rows=rows,
+        coverage={day: labelled.get(day, 0) / n for day, n in rows.items()},
+        content_hash=content_hash,
+        query=query,
+    )
+
+
+def load(
+    settings: Settings,
+    training_set: TrainingSet,
+    surface: Surface,
+    days: Sequence[date],
+    *,
+    soft_labels: bool,
+    after_ranking: AfterRanking = "logged",
+) -> Dataset:
+    """Read some days of a training set at its snapshot, streamed into preallocated tensors.
+
+    Args:
+        settings: Names the lake.
+        training_set: The set.
+        surface: The surface.
+        days: Days of the set to read.
+        soft_labels: Whether to read soft labels; without, the table of soft labels is not touched.
+        after_ranking: Logged or serving values of ``after_ranking`` inputs.
+
+    Raises:
+        TrainingSetError: A day is not in the set, or the lake has another number of rows than the set.
+    """
+    if foreign := [str(day) for day in days if day not in training_set.rows]:
+        raise TrainingSetError(f"{surface.name} {training_set.partition}: {', '.join(foreign)} not in the training set")
+    n = sum(training_set.rows[day] for day in set(days))
+    teacher = (training_set.teacher_version, training_set.contract_hash) if soft_labels else (None, None)
+    query = _query(surface, *teacher, days) + " order by e.ts, e.exposure_id"
+    outputs = training_set.teacher_outputs if soft_labels else ()
+    dataset = Dataset(
+        inputs={
+            name: torch.empty((n, *spec.shape), dtype=torch.int64 if spec.dtype == "int64" else torch.float32)
+            for name, spec in surface.inputs.items()
+        },
+        labels={task: torch.empty(n) for task in surface.tasks},
+        soft_labels={output: torch.empty(n) for output in outputs},
+        exposure_id=torch.empty(n, dtype=torch.int64),
+        user_id=torch.empty(n, dtype=torch.int64),
+        day=torch.empty(n, dtype=torch.int32),
+    )
+    at = 0
+    with Lake(settings, snapshot=training_set.snapshot) as lake:
+        for batch in lake.batches(query, rows=_BATCH_ROWS):
+            if at + batch.num_rows <= n:
+                _fill(dataset.select(slice(at, at + batch.num_rows)), batch, surface, outputs, after_ranking)
+            at += batch.num_rows
+    if at != n:
+        raise TrainingSetError(
+            f"{surface.name} {training_set.partition}: snapshot {training_set.snapshot} has {at} rows, the set has {n}"
+        )
+    return dataset
+
+
+def _fill(
+    target: Dataset, batch: pa.RecordBatch, surface: Surface, outputs: Sequence[str], after_ranking: AfterRanking
+) -> None:
+    for name, array in to_arrays(batch, surface.inputs, after_ranking).items():
+        target.inputs[name].numpy()[:] = array
+    for name, task in surface.tasks.items():
+        target.labels[name].numpy()[:] = _floats(batch.column(task.label))
+    if outputs:
+        scores = batch.column("scores")
+        present = scores.is_valid()
+        matrix = np.full((batch.num_rows, len(outputs)), np.nan)
+        flat = _floats(scores.filter(present).flatten())
+        matrix[present.to_numpy(zero_copy_only=False)] = flat.reshape(-1, len(outputs))
+        for index, output in enumerate(outputs):
+            target.soft_labels[output].numpy()[:] = matrix[:, index]
+    target.exposure_id.numpy()[:] = batch.column("exposure_id").to_numpy()
+    target.user_id.numpy()[:] = batch.column("_user_id").fill_null(0).to_numpy()
+    target.day.numpy()[:] = batch.column("day").cast(pa.int32()).to_numpy()
+
+
+def _floats(column: pa.Array) -> np.ndarray:
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # a null becomes NaN
+
+
+def day_number(day: date) -> int:
+    """Return days since 1970-01-01, as in ``Dataset.day``."""
+    return (day - _EPOCH) // timedelta(days=1)
+
+
+def _examples(surface: Surface) -> str:
+    return f"{FEATURES}.examples_{surface.name}"
+
+
+def _soft_labels(surface: Surface) -> str:
+    return f"{ML}.soft_labels_{surface.name}"
+
+
+def _query(surface: Surface, teacher_version: str | None, contract_hash: str | None, days: Sequence[date]) -> str:
+    columns = dict.fromkeys([*surface.inputs, *(task.label for task in surface.tasks.values())])
+    selected = ["e.day", "e.exposure_id", "e.ts", "e.user_id as _user_id", *(f"e.{_name(c)}" for c in columns)]
+    wanted = ", ".join(f"date '{day}'" for day in sorted(set(days)))
+    source = f"{_examples(surface)} as e"
+    if teacher_version is not None:
+        selected.append("s.scores")
+        source += (
+            f" left join {_soft_labels(surface)} as s on s.exposure_id = e.exposure_id and s.day = e.day"
+            f" and s.teacher_version = {_text(teacher_version)} and s.contract_hash = {_text(contract_hash or '')}"
+        )
+    return f"select {', '.join(selected)} from {source} where e.day in ({wanted})"
+
+
+def _count(
+    lake: Lake, surface: Surface, days: Sequence[date], teacher_version: str, contract_hash: str, outputs: int
+) -> tuple[dict[date, int], dict[date, int]]:
+    """Return rows and labelled rows per day; refuse repeated soft labels and ones of another width."""
+    query = _query(surface, teacher_version, contract_hash, days)
+    counts = lake.connection.execute(
+        f"select day, count(*), count(distinct exposure_id), count(scores), min(len(scores)), max(len(scores)) "
+        f"from ({query}) group by day order by day"
+    ).fetchall()
+    for day, joined, distinct, labelled, low, high in counts:
+        if joined != distinct:
+            raise TrainingSetError(f"{surface.name} {day}: {joined - distinct} exposures have several rows")
+        if labelled and (low, high) != (outputs, outputs):
+            raise TrainingSetError(f"{surface.name} {day}: soft labels of {low} to {high} outputs, not {outputs}")
+    return {row[0]: row[1] for row in counts}, {row[0]: row[3] for row in counts}
+
+
+def _check_soft_labels(
+    lake: Lake,
+    surface: Surface,
+    where: str,
+    rows: dict[date, int],
+    labelled: dict[date, int],
+    teacher_version: str,
+    contract_hash: str,
+) -> None:
+    teacher = f"teacher {teacher_version} ({contract_hash})"
+    for day, n in rows.items():
+        if labelled[day] == n:
+            continue
+        others = lake.connection.execute(
+            f"select distinct s.teacher_version, s.contract_hash from {_soft_labels(surface)} as s "
+            f"join {_examples(surface)} as e on e.exposure_id = s.exposure_id and e.day = s.day where s.day = ? "
+            f"and s.exposure_id not in (select exposure_id from {_soft_labels(surface)} where day = ? "
+            "and teacher_version = ? and contract_hash = ?) order by all",
+            [day, day, teacher_version, contract_hash],
+        ).fetchall()
+        if not labelled[day]:
+            found = f"; there are some of {others}" if others else ""
+            raise TrainingSetError(f"{where}: no soft labels of {teacher} for {day}{found}")
+        if others:
+            raise TrainingSetError(f"{where}: soft labels of {day} are mixed, {teacher} and {others}")
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

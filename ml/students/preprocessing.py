@@ -1,0 +1,229 @@
+"""Preprocessing inside the graph: raw columns in, embedding rows and standardised numbers out.
+
+Every constant (vocabularies, clip bounds, means, deviations) is a buffer fitted on training rows, so that the exported
+model takes raw columns and cannot disagree with training.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ml.modules.vocabulary import UNKNOWN_ROW, build_table
+from ml.surfaces.spec import Input
+
+OUTCOME_CODES = (1, 2, 3)
+"""Codes of a session's outcomes in an event list; 0 means no event."""
+
+_CLIP_QUANTILES = (0.001, 0.999)
+_EVENT_DECAY = 0.7
+_MAX_DEVIATIONS = 10.0
+_LARGEST = float(np.finfo(np.float32).max)
+_CHUNK = 16_384
+_EVENT_FEATURES = 2 * len(OUTCOME_CODES) + 1
+
+
+class Preprocessing(nn.Module):
+    """Map raw inputs to embedding rows and one dense matrix.
+
+    Numbers: NaN takes the default, clipped to the 0.1 % and 99.9 % quantile of the training rows, transformed,
+    standardised. Vectors: standardised per component. Event lists: share of each outcome, the same with newer events
+    weighing more (0.7 per step back), and how full the list is; standardised. Nothing lies beyond 10 deviations.
+    Ids and categories: exact lookup; an id that training has not seen takes row 0.
+
+    Args:
+        inputs: The surface's inputs.
+        vocabularies: {vocabulary: distinct ids, int64 [v]}; see ``vocabulary_of``.
+
+    Attributes:
+        ids: Names of the id and category inputs, in the order of the embedding rows.
+        slices: {number, vector or event list: its columns in the dense matrix}.
+        width: Columns of the dense matrix.
+    """
+
+    keys: Tensor
+    places: Tensor
+    buckets: Tensor
+    offset: Tensor
+    low: Tensor
+    high: Tensor
+    default: Tensor
+    log1p: Tensor
+    mean: Tensor
+    deviation: Tensor
+    codes: Tensor
+    event_weights: Tensor
+
+    def __init__(self, inputs: Mapping[str, Input], vocabularies: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        self.inputs = dict(inputs)
+        self.ids = tuple(name for name, spec in inputs.items() if spec.type in ("id", "category"))
+        self.vocabulary = {name: vocabulary_of(name, inputs) for name in self.ids}
+        self._add_vocabularies(vocabularies)
+        self.numbers = tuple(name for name, spec in inputs.items() if spec.type == "number")
+        self.slices: dict[str, slice] = {}
+        self.width = 0
+        others = [name for name, spec in inputs.items() if spec.type in ("vector", "event_list")]
+        for name in (*self.numbers, *others):
+            wide = {"number": 1, "vector": inputs[name].length}.get(inputs[name].type, _EVENT_FEATURES)
+            self.slices[name] = slice(self.width, self.width + wide)
+            self.width += wide
+        numbers = [inputs[name] for name in self.numbers]
+        self.register_buffer("low", torch.zeros(len(numbers)))
+        self.register_buffer("high", torch.zeros(len(numbers)))
+        self.register_buffer("default", torch.tensor([spec.default for spec in numbers], dtype=torch.float32))
+        self.register_buffer("log1p", torch.tensor([spec.transform == "log1p" for spec in numbers], dtype=torch.bool))
+        self.register_buffer("mean", torch.zeros(self.width))
+        self.register_buffer("deviation", torch.ones(self.width))
+        longest = max((spec.length for spec in inputs.values() if spec.type == "event_list"), default=0)
+        decay = _EVENT_DECAY ** torch.arange(longest, dtype=torch.float32)
+        self.register_buffer("event_weights", torch.stack([torch.ones(longest), decay], dim=1))
+        self.register_buffer("codes", torch.tensor(OUTCOME_CODES))
+
+    def _add_vocabularies(self, vocabularies: Mapping[str, np.ndarray]) -> None:
+        """Lay the tables of all vocabularies out as one, so that one gather finds the ids of a whole row."""
+        tables = {name: build_table(ids) for name, ids in vocabularies.items()}
+        self.sizes = {name: len(ids) + 1 for name, ids in vocabularies.items()}
+        buckets = {name: len(keys) for name, (keys, _) in tables.items()}
+        ends = np.cumsum([0, *buckets.values()])
+        offset = dict(zip(tables, ends.tolist(), strict=False))
+        empty = np.empty((0, 1), dtype=np.int64)
+        for buffer, index in (("keys", 0), ("places", 1)):
+            joined = np.concatenate([table[index] for table in tables.values()]) if tables else empty
+            self.register_buffer(buffer, torch.from_numpy(joined))
+        for buffer, values in (("buckets", buckets), ("offset", offset)):
+            per_input = [values[self.vocabulary[name]] for name in self.ids]
+            self.register_buffer(buffer, torch.tensor(per_input, dtype=torch.int64))
+
+    @classmethod
+    def fit(cls, inputs: Mapping[str, Input], columns: Mapping[str, Tensor]) -> "Preprocessing":
+        """Fit every constant on training rows.
+
+        Args:
+            inputs: The surface's inputs.
+            columns: {input: raw values, [n] or [n, length]}, n >= 1.
+        """
+        vocabularies: dict[str, np.ndarray] = {}
+        for name, spec in inputs.items():
+            if spec.type in ("id", "category"):
+                vocabulary = vocabulary_of(name, inputs)
+                seen = [columns[name].numpy(), *([vocabularies[vocabulary]] if vocabulary in vocabularies else [])]
+                vocabularies[vocabulary] = np.unique(np.concatenate(seen))
+        fitted = cls(inputs, vocabularies)
+        for index, name in enumerate(fitted.numbers):
+            values = columns[name].numpy()
+            values = np.where(np.isnan(values), np.float32(inputs[name].default), values)
+            bounds = np.quantile(values, _CLIP_QUANTILES, method="nearest")
+            floor = 0.0 if inputs[name].transform == "log1p" else -_LARGEST
+            fitted.low[index], fitted.high[index] = (float(bound) for bound in np.clip(bounds, floor, _LARGEST))
+        dense = np.concatenate([fitted.raw_dense(part).numpy() for part in _chunks(columns)])
+        deviation = dense.std(axis=0, dtype=np.float64)
+        fitted.mean.copy_(torch.from_numpy(dense.mean(axis=0, dtype=np.float64)))
+        fitted.deviation.copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, 1.0)))
+        return fitted
+
+    def known(self, name: str) -> np.ndarray:
+        """Return the ids in the vocabulary of an id or category input, int64 [v], in the order of their rows."""
+        return _stored_ids(self.keys, self.places, self.buckets, self.offset, self.ids.index(name))
+
+    @classmethod
+    def restore(cls, inputs: Mapping[str, Input], state: Mapping[str, Tensor], prefix: str = "") -> "Preprocessing":
+        """Build from the inputs and a state dict, whose names start with ``prefix``."""
+        keys, places, buckets, offset = (state[prefix + name] for name in ("keys", "places", "buckets", "offset"))
+        ids = [name for name, spec in inputs.items() if spec.type in ("id", "category")]
+        vocabularies = {
+            vocabulary_of(name, inputs): _stored_ids(keys, places, buckets, offset, index)
+            for index, name in enumerate(ids)
+        }
+        restored = cls(inputs, vocabularies)
+        restored.load_state_dict({name: state[prefix + name] for name in restored.state_dict()})
+        return restored
+
+    def rows(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """Return the embedding rows of the id and category inputs, int64 [n, len(ids)]; 0 is unknown."""
+        if not self.ids:
+            return torch.zeros((_count(columns), 0), dtype=torch.int64)
+        ids = torch.stack([columns[name] for name in self.ids], dim=1)
+        bucket = torch.remainder(ids, self.buckets) + self.offset
+        match = functional.embedding(bucket, self.keys) == ids.unsqueeze(2)
+        return torch.where(match, functional.embedding(bucket, self.places), UNKNOWN_ROW).sum(dim=2)
+
+    def raw_dense(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """Return numbers, vectors and event features before standardising, float32 [n, width]."""
+        parts = []
+        if self.numbers:
+            numbers = torch.stack([columns[name] for name in self.numbers], dim=1)
+            numbers = torch.where(torch.isnan(numbers), self.default, numbers)
+            numbers = torch.minimum(torch.maximum(numbers, self.low), self.high)
+            parts.append(torch.where(self.log1p, torch.log1p(torch.clamp(numbers, min=0.0)), numbers))
+        for name in self.slices:
+            match self.inputs[name].type:
+                case "vector":
+                    vector = columns[name]
+                    parts.append(torch.where(torch.isnan(vector), 0.0, vector))
+                case "event_list":
+                    parts.append(self._events(columns[name]))
+        return torch.cat(parts, dim=1) if parts else torch.zeros((_count(columns), 0))
+
+    def _events(self, events: Tensor) -> Tensor:
+        """Return event features, float32 [n, 7], of outcome codes, int64 [n, length], newest first."""
+        length = events.shape[1]
+        codes = (events.unsqueeze(1) == self.codes.unsqueeze(1)).to(torch.float32)
+        counts = torch.matmul(codes, self.event_weights[:length])
+        filled = (events != 0).to(torch.float32).sum(dim=1, keepdim=True)
+        shares = counts[:, :, 0] / torch.clamp(filled, min=1.0)
+        return torch.cat([shares, counts[:, :, 1], filled / length], dim=1)
+
+    def forward(self, columns: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return embedding rows, int64 [n, len(ids)], and the dense matrix, float32 [n, width]."""
+        standard = (self.raw_dense(columns) - self.mean) / self.deviation
+        return self.rows(columns), torch.clamp(standard, -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
+
+    def convert(self, columns: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Do ``forward`` in chunks, with flat memory, for whole data sets."""
+        parts = [self(part) for part in _chunks(columns)]
+        return torch.cat([rows for rows, _ in parts]), torch.cat([dense for _, dense in parts])
+
+
+def vocabulary_of(name: str, inputs: Mapping[str, Input]) -> str:
+    """Return the name of the vocabulary of an id or category input.
+
+    Raises:
+        ValueError: It names an input that has no vocabulary of its own, or one with another embedding size.
+    """
+    spec = inputs[name]
+    if spec.vocabulary is None:
+        return name
+    shared = inputs[spec.vocabulary]
+    if shared.type not in ("id", "category") or shared.vocabulary is not None:
+        raise ValueError(f"inputs.{name}.vocabulary names {spec.vocabulary!r}, which has no vocabulary of its own")
+    if shared.embedding != spec.embedding:
+        raise ValueError(
+            f"inputs.{name} has embedding {spec.embedding}, its vocabulary {spec.vocabulary!r} has {shared.embedding}"
+        )
+    return spec.vocabulary
+
+
+def key(name: str) -> str:
+    """Return the module name of an input or task; a bare name such as ``type`` would hide a method of ``nn.Module``."""
+    return f"_{name}"
+
+
+def _chunks(columns: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    starts = range(0, _count(columns), _CHUNK)
+    return [{name: column[start : start + _CHUNK] for name, column in columns.items()} for start in starts]
+
+
+def _count(columns: Mapping[str, Tensor]) -> int:
+    return next(iter(columns.values())).shape[0]
+
+
+def _stored_ids(keys: Tensor, places: Tensor, buckets: Tensor, offset: Tensor, index: int) -> np.ndarray:
+    """Return the ids of input ``index``, int64 [v], in the order of their rows."""
+    own = slice(int(offset[index]), int(offset[index] + buckets[index]))
+    found, rows = keys[own].numpy(), places[own].numpy()
+    ids = np.empty(int((rows != UNKNOWN_ROW).sum()), dtype=np.int64)
+    ids[rows[rows != UNKNOWN_ROW] - 1] = found[rows != UNKNOWN_ROW]
+    return ids

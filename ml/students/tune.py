@@ -1,0 +1,121 @@
+"""Tuning of the control on validation days: a student is only as convincing as the control that it beats."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from ml.settings import Settings
+from ml.students.dataset import Dataset, TrainingSet, load
+from ml.students.train import NO_TECHNIQUE, fit, validation_metrics
+from ml.surfaces.spec import Surface
+
+Report = Callable[[int, int, "Trial"], None]
+"""Called with (trials done, trials in all, the trial)."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of the control.
+
+    Attributes:
+        settings: ``learning_rate``, ``weight_decay``, ``batch_size``, ``epochs`` and ``embedding`` (size of ids).
+        unexplained: Mean over tasks of the share of the label's uncertainty that is left, 1 for a model that only knows
+            the mean label: log loss over that of the base rate, or 1 - R2. Lower is better.
+        metrics: {task: metrics on the validation days}.
+    """
+
+    settings: dict[str, float | int]
+    unexplained: float
+    metrics: dict[str, dict[str, float]]
+
+    def row(self) -> dict[str, float | int]:
+        """Return one flat row for a table."""
+        names = ("auc", "log_loss", "r2")
+        shown = {f"{task} {n}": m[n] for task, m in self.metrics.items() for n in names if n in m}
+        return {**self.settings, "unexplained": self.unexplained, **shown}
+
+
+def tune(
+    settings: Settings,
+    training_set: TrainingSet,
+    surface: Surface,
+    trials: int,
+    seed: int,
+    progress: Report | None = None,
+) -> list[Trial]:
+    """Search settings of the control by TPE; fits on the first training days, judges on the last ``validation_days``.
+
+    No evaluation day and no soft label is read. The first trial is the surface's own setting.
+
+    Args:
+        settings: Names the lake.
+        training_set: Rows and days.
+        surface: What to tune.
+        trials: Settings to try, at least 1.
+        seed: Seed of the search and of every training.
+        progress: Told after each trial.
+
+    Returns:
+        The trials, best first.
+    """
+    fit_days, validation_days = training_set.validation_split(surface.window.validation_days)
+    train_rows = load(settings, training_set, surface, fit_days, soft_labels=False)
+    held_out = load(settings, training_set, surface, validation_days, soft_labels=False, after_ranking="serving")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
+    study.enqueue_trial(_present(surface))
+    done: list[Trial] = []
+    for _ in range(trials):
+        asked = study.ask()
+        chosen = {
+            "learning_rate": asked.suggest_float("learning_rate", 1e-3, 5e-2, log=True),
+            "weight_decay": asked.suggest_float("weight_decay", 1e-7, 1e-3, log=True),
+            "batch_size": asked.suggest_categorical("batch_size", [128, 256, 512, 1024]),
+            "epochs": asked.suggest_int("epochs", 1, 3),
+            "embedding": asked.suggest_categorical("embedding", [4, 8, 16]),
+        }
+        trial = _try(apply(surface, chosen), chosen, train_rows, held_out, seed)
+        study.tell(asked, trial.unexplained)
+        done.append(trial)
+        if progress:
+            progress(len(done), trials, trial)
+    return sorted(done, key=lambda trial: trial.unexplained)
+
+
+def apply(surface: Surface, chosen: dict[str, Any]) -> Surface:
+    """Return the surface with the settings of a trial; ``embedding`` is the size of every input of type id."""
+    content = surface.model_dump(mode="json", by_alias=True)
+    content["training"] |= {name: value for name, value in chosen.items() if name != "embedding"}
+    for spec in content["inputs"].values():
+        if spec["type"] == "id":
+            spec["embedding"] = chosen["embedding"]
+    return Surface.model_validate(content)
+
+
+def _present(surface: Surface) -> dict[str, Any]:
+    recipe = surface.training
+    sizes = [spec.embedding for spec in surface.inputs.values() if spec.type == "id"]
+    return {
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": max(recipe.weight_decay, 1e-7),
+        "batch_size": recipe.batch_size,
+        "epochs": recipe.epochs,
+        "embedding": max(sizes, default=8),
+    }
+
+
+def _try(
+    surface: Surface, chosen: dict[str, float | int], train_rows: Dataset, held_out: Dataset, seed: int
+) -> Trial:
+    ranker, _, _ = fit(train_rows, surface, technique=NO_TECHNIQUE, seed=seed)
+    metrics = validation_metrics(ranker, held_out)
+    left = [
+        values["log_loss"] / values["base_log_loss"] if "base_log_loss" in values else 1.0 - values["r2"]
+        for values in metrics.values()
+        if "base_log_loss" in values or "r2" in values
+    ]
+    if not left:
+        raise ValueError(f"surface {surface.name}: the validation days have no labels to judge by: {metrics}")
+    return Trial(settings=chosen, unexplained=sum(left) / len(left), metrics=metrics)

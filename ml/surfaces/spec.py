@@ -1,0 +1,299 @@
+"""The specification of a surface: inputs, tasks, heads, ranking score and gate thresholds of one ranker.
+
+A surface is one YAML file. ``extends: <other.yaml>`` starts from another file; mappings are merged key by key and a null
+removes a key.
+"""
+
+import hashlib
+import json
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ml.settings import Settings
+from ml.surfaces.expression import parse
+
+
+class SpecError(ValueError):
+    """A surface file that cannot be used; the message names the file and the key."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Window(_Model):
+    """Days of a student partition D: trains on [D-e-w, D-e), evaluates on [D-e, D)."""
+
+    train_days: int = Field(ge=1, description="w")
+    eval_days: int = Field(ge=1, description="e")
+    validation_days: int = Field(ge=1, description="Last days of the training window, for tuning")
+    min_train_days: int = Field(ge=1, description="Fewer days than this are not trained on")
+
+
+class Input(_Model):
+    """One input column of the ranker."""
+
+    kind: Literal["daily", "request", "after_ranking"]
+    type: Literal["id", "category", "number", "vector", "event_list"]
+    source: str | None = Field(default=None, alias="from", description="`<feature table>.<column>` of a daily input")
+    embedding: int = Field(default=0, ge=0)
+    vocabulary: str | None = None
+    length: int = Field(default=1, ge=1)
+    transform: Literal["identity", "log1p"] = "identity"
+    default: float = 0.0
+    serving_value: float | None = None
+    per_candidate: bool = Field(default=False, description="The caller sends one value per candidate, not per request")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.kind == "daily") != (self.source is not None):
+            raise ValueError("a daily input needs `from: <table>.<column>`, others must not have it")
+        if self.source is not None and self.source.count(".") != 1:
+            raise ValueError(f"`from: {self.source}` is not <table>.<column>")
+        if (self.kind == "after_ranking") != (self.serving_value is not None):
+            raise ValueError("an after_ranking input needs `serving_value`, others must not have it")
+        if self.type in ("id", "category") and self.embedding == 0:
+            raise ValueError(f"an input of type {self.type} needs `embedding`")
+        return self
+
+    @property
+    def dtype(self) -> Literal["int64", "float32"]:
+        """Element type of the column in tensors and in the ONNX graph."""
+        return "int64" if self.type in ("id", "category", "event_list") else "float32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row: () or (length,)."""
+        return (self.length,) if self.type in ("vector", "event_list") else ()
+
+
+class Task(_Model):
+    """One head that serves."""
+
+    kind: Literal["binary", "regression"]
+    label: str
+    weight: float = Field(default=1.0, gt=0)
+    teacher_output: str | None = Field(default=None, description="Teacher output reported beside the task")
+    baseline: str | None = Field(default=None, description="Input whose value alone is the popularity baseline")
+
+
+class DistillationHead(_Model):
+    """One soft label to learn: on the tower of ``task``, or in an own tower when ``task`` is null."""
+
+    task: str | None = None
+    teacher_output: str
+    weight: float = Field(gt=0)
+
+
+class Distillation(_Model):
+    """How a student learns soft labels; the control ignores it."""
+
+    technique: Literal["none", "auxiliary", "non_serving"]
+    heads: tuple[DistillationHead, ...] = ()
+
+
+class Network(_Model):
+    """Shared bottom and towers; ``products`` are pairs of inputs whose embeddings are multiplied elementwise."""
+
+    bottom: tuple[int, ...] = (48,)
+    tower: tuple[int, ...] = (24,)
+    products: tuple[tuple[str, str], ...] = ()
+
+
+class Training(_Model):
+    """Optimisation of control and student alike."""
+
+    optimizer: Literal["adam"] = "adam"
+    learning_rate: float = Field(default=0.01, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_size: int = Field(default=256, ge=1)
+    epochs: int = Field(default=1, ge=1)
+    unknown_share: float = Field(default=0.01, ge=0, lt=1, description="Share of ids trained as unknown")
+
+
+class DataGate(_Model):
+    """Guard 1."""
+
+    min_rows: int = Field(ge=1, description="Rows a day must have")
+    label_rate: dict[str, tuple[float, float]] = Field(description="Bounds of the mean label per binary task")
+    max_null_share: float = Field(ge=0, le=1, description="Nulls allowed in any input column")
+
+
+class SoftLabelGate(_Model):
+    """Guard 2."""
+
+    min_coverage: float = Field(ge=0, le=1)
+    max_defaulted_share: float = Field(ge=0, le=1)
+    rescore_rows: int = Field(ge=1)
+    rescore_tolerance: float = Field(gt=0)
+
+
+class QualityGate(_Model):
+    """Guard 3 of one task, in units of its metric (AUC or R2)."""
+
+    margin: float = Field(gt=0)
+    min: float
+
+
+class SliceGate(_Model):
+    """Guard 4."""
+
+    margin_factor: float = Field(gt=1)
+    min_rows: int = Field(ge=1)
+    min_positives: int = Field(ge=1)
+
+
+class CalibrationGate(_Model):
+    """Guard 5."""
+
+    max_ece: float = Field(gt=0)
+    predicted_over_observed: tuple[float, float]
+
+
+class OnnxGate(_Model):
+    """Guard 7."""
+
+    tolerance: float = Field(gt=0)
+    max_megabytes: float = Field(gt=0)
+    max_batch: int = Field(ge=3)
+
+
+class ProvenanceGate(_Model):
+    """Guard 10."""
+
+    max_plausible_auc: float = Field(gt=0.5, le=1)
+
+
+class Gate(_Model):
+    """Thresholds of the gate."""
+
+    data: DataGate
+    soft_labels: SoftLabelGate
+    quality: dict[str, QualityGate]
+    slices: SliceGate
+    calibration: CalibrationGate
+    onnx: OnnxGate
+    provenance: ProvenanceGate
+
+    @property
+    def digest(self) -> str:
+        """Content hash of the thresholds."""
+        return _digest(self.model_dump(mode="json"))
+
+
+class Surface(_Model):
+    """One surface; see ``homepage.yaml`` for the meaning of every key."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
+    description: str
+    owner: str
+    window: Window
+    inputs: dict[str, Input]
+    network: Network
+    tasks: dict[str, Task]
+    distillation: Distillation
+    training: Training
+    rank_by: str
+    slices: dict[str, str] = {}
+    labels: dict[str, float] = {}
+    gate: Gate
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        for left, right in self.network.products:
+            for name in (left, right):
+                if name not in self.inputs:
+                    raise ValueError(f"network.products names {name!r}, which is no input")
+        for name, item in self.inputs.items():
+            if item.vocabulary is not None and item.vocabulary not in self.inputs:
+                raise ValueError(f"inputs.{name}.vocabulary names {item.vocabulary!r}, which is no input")
+        for head in self.distillation.heads:
+            if self.distillation.technique == "auxiliary" and head.task not in self.tasks:
+                raise ValueError(f"distillation head names task {head.task!r}, which is no task")
+            if self.distillation.technique == "non_serving" and head.task is not None:
+                raise ValueError("a non_serving head has a tower of its own and names no task")
+        for name, task in self.tasks.items():
+            if task.baseline is not None and task.baseline not in self.inputs:
+                raise ValueError(f"tasks.{name}.baseline names {task.baseline!r}, which is no input")
+        parse(self.rank_by, self.tasks)
+        for name in self.gate.quality:
+            if name not in self.tasks:
+                raise ValueError(f"gate.quality names {name!r}, which is no task")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Content hash of the whole specification."""
+        return _digest(self.model_dump(mode="json", by_alias=True))
+
+    def training_days(self, partition: date) -> list[date]:
+        """Return the days that a student of ``partition`` may train on, oldest first."""
+        end = partition - timedelta(days=self.window.eval_days)
+        return [end - timedelta(days=i) for i in range(self.window.train_days, 0, -1)]
+
+    def evaluation_days(self, partition: date) -> list[date]:
+        """Return the days that a student of ``partition`` is evaluated on, oldest first."""
+        return [partition - timedelta(days=i) for i in range(self.window.eval_days, 0, -1)]
+
+    def first_partition(self, first_day: date) -> date:
+        """Return the first day that can have a student."""
+        return first_day + timedelta(days=self.window.eval_days + self.window.min_train_days)
+
+
+def load_surface(path: Path) -> Surface:
+    """Read one surface file.
+
+    Raises:
+        SpecError: The file is missing, is no YAML mapping, or breaks a rule; names file and key.
+    """
+    try:
+        return Surface.model_validate(_read(path, ()))
+    except ValueError as error:
+        raise error if isinstance(error, SpecError) else SpecError(f"{path}: {error}") from error
+
+
+def load_surfaces(settings: Settings) -> dict[str, Surface]:
+    """Read every surface of ``settings.surfaces_dir`` by name, sorted."""
+    folder = settings.surfaces_dir
+    if folder is None or not folder.is_dir():
+        raise SpecError(f"no folder of surfaces at {folder}")
+    surfaces = [load_surface(path) for path in sorted(folder.glob("*.yaml"))]
+    if not surfaces:
+        raise SpecError(f"{folder} holds no surface (*.yaml)")
+    return {surface.name: surface for surface in surfaces}
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise SpecError(f"{path} extends itself")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SpecError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{path} holds no mapping")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    return _merge(_read(path.parent / base, (*seen, path)), content)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,439 @@
+"""Soft labels: the frozen teacher's scores of the app's own examples, one row per exposure and teacher version.
+
+Rows are streamed from ``features.teacher_inputs_<surface>``, scored, spooled to a file of the home and committed in one
+transaction, so that memory does not grow with the rows and a killed run leaves the table as it was.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml.lake import ALIAS, FEATURES, ML, Lake
+from ml.settings import Settings
+from ml.teacher.columns import InputColumns, TeacherRows
+from ml.teacher.contract import Contract
+from ml.teacher.streams import read_ahead
+
+Progress = Callable[[str], None]
+
+BATCH_ROWS = 16_384
+SLICE_ROWS = 131_072
+"""A day is read in slices of about this many rows, each sorted by exposure: the sort bounds the memory."""
+
+_STALE_SPOOL_SECONDS = 24 * 3600
+_SPOOL_SCHEMA = pa.schema(
+    [
+        ("day", pa.date32()),
+        ("exposure_id", pa.int64()),
+        ("scores", pa.list_(pa.float64())),
+        ("defaulted_inputs", pa.int32()),
+    ]
+)
+
+
+class LabelError(ValueError):
+    """Rows that cannot be labelled; the message names the table and the exposure or column."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DayLabels(_Model):
+    """Soft labels of one day."""
+
+    day: date
+    rows: int
+    examples: int = Field(description="Rows of teacher_inputs_<surface>")
+    coverage: float = Field(description="rows / examples; 1 for a day without examples")
+    defaulted_share: float = Field(description="Mean share of inputs that took the contract's default")
+    content_hash: str
+
+
+class ScoreSummary(_Model):
+    """Distribution of one output over all rows: logits, or values."""
+
+    mean: float
+    sd: float
+    min: float
+    max: float
+
+
+class LabelReport(_Model):
+    """What one labelling did."""
+
+    surface: str
+    table: str
+    teacher: str
+    teacher_version: str
+    contract_hash: str
+    days: tuple[DayLabels, ...]
+    rows: int
+    examples: int
+    coverage: float
+    defaulted_share: float
+    defaulted_inputs: dict[str, float] = Field(description="Share of rows that took the default, per input")
+    absent_inputs: tuple[str, ...] = Field(description="Inputs for which the app has no column at all")
+    outputs: dict[str, ScoreSummary]
+    seconds: float
+    rows_per_second: float
+    snapshot: int
+
+
+def soft_labels_table(surface: str) -> str:
+    """Return ``schema.table`` of a surface's soft labels."""
+    return f"{ML}.soft_labels_{_checked(surface)}"
+
+
+def init_soft_labels(lake: Lake, surface: str) -> None:
+    """Create the surface's table of soft labels, empty, unless it exists."""
+    table = soft_labels_table(surface)
+    if lake.table_exists(table):
+        return
+
+    def step() -> None:
+        with lake.transaction(f"{table}: create") as c:
+            c.execute(
+                f"create table if not exists {ALIAS}.{table} (day DATE, exposure_id BIGINT, teacher_version VARCHAR, "
+                f"contract_hash VARCHAR, scores DOUBLE[], defaulted_inputs INTEGER)"
+            )
+            c.execute(f"alter table {ALIAS}.{table} set partitioned by (day)")
+
+    lake.retry(step)
+
+
+def label_days(
+    lake: Lake,
+    settings: Settings,
+    surface_name: str,
+    contract: Contract,
+    days: Iterable[date],
+    progress: Progress = lambda message: None,
+) -> LabelReport:
+    """Score every example of ``days`` and replace the soft labels of this teacher version in one commit.
+
+    Args:
+        lake: The lake; ``features.teacher_inputs_<surface>`` must exist, and ``features.stg_teacher_scores`` for landed
+            scores. A column matches the contract's input of its name; a missing column or cell takes the default.
+        settings: Home and threads.
+        surface_name: The surface.
+        contract: The teacher; labels of its other versions stay beside the new ones.
+        days: Days to label; a day without examples ends up without labels.
+        progress: Called with one line per day.
+
+    Raises:
+        TeacherRefused: The teacher is malformed.
+        ColumnError: A column cannot be what the contract wants.
+        LabelError: A table is missing, or a score is not finite. Whatever is raised, no row is written.
+    """
+    started = time.perf_counter()
+    days = sorted(set(days))
+    with _opened(contract, settings) as model, _spool(settings) as folder:
+        reader = _Reader(lake, surface_name, contract)
+        init_soft_labels(lake, surface_name)
+        if model is None:
+            defaulted: dict[str, int] = {}
+            _spool_landed(reader, days, folder, progress)
+        else:
+            defaulted = _spool_inferred(model, reader, days, folder, progress)
+        scored = time.perf_counter() - started
+        snapshot = _commit(lake, reader.labels, contract, days, folder)
+        summaries = _summaries(lake, contract, folder)
+    examples = reader.examples(days)
+    shares = _defaulted_by_day(lake, reader.labels, contract, days)
+    width = max(len(contract.inputs), 1)
+    per_day = []
+    for day in days:
+        rows, content_hash = labels_hash(lake, surface_name, contract, [day])
+        seen = examples.get(day, 0)
+        per_day.append(
+            DayLabels(
+                day=day,
+                rows=rows,
+                examples=seen,
+                coverage=rows / seen if seen else 1.0,
+                defaulted_share=shares.get(day, 0.0) / width,
+                content_hash=content_hash,
+            )
+        )
+    rows, seen = sum(d.rows for d in per_day), sum(d.examples for d in per_day)
+    return LabelReport(
+        surface=surface_name,
+        table=reader.labels,
+        teacher=contract.name,
+        teacher_version=contract.version,
+        contract_hash=contract.contract_hash,
+        days=tuple(per_day),
+        rows=rows,
+        examples=seen,
+        coverage=rows / seen if seen else 1.0,
+        defaulted_share=sum(d.defaulted_share * d.rows for d in per_day) / rows if rows else 0.0,
+        defaulted_inputs={name: count / rows if rows else 0.0 for name, count in defaulted.items()},
+        absent_inputs=reader.columns.absent,
+        outputs=summaries,
+        seconds=time.perf_counter() - started,
+        rows_per_second=rows / max(scored, 1e-9),
+        snapshot=snapshot,
+    )
+
+
+def labels_hash(lake: Lake, surface_name: str, contract: Contract, days: Iterable[date]) -> tuple[int, str]:
+    """Return (rows, order-free content hash) of the labels of ``days`` by this teacher version."""
+    relation = (
+        f"(select * from {ALIAS}.{soft_labels_table(surface_name)} where list_contains(?::date[], day) "
+        f"and teacher_version = ? and contract_hash = ?)"
+    )
+    return lake.content_hash(relation, [list(days), contract.version, contract.contract_hash])
+
+
+def rescore(
+    lake: Lake,
+    settings: Settings,
+    surface_name: str,
+    contract: Contract,
+    days: Iterable[date],
+    n: int = 100,
+    seed: int = 0,
+) -> float:
+    """Score a sample of stored rows again.
+
+    Args:
+        lake: The lake.
+        settings: Threads of the teacher.
+        surface_name: The surface.
+        contract: The teacher whose labels are sampled.
+        days: Days to sample from.
+        n: Rows to sample.
+        seed: Chooses the rows.
+
+    Returns:
+        The largest absolute difference over rows and outputs, in logits or values.
+
+    Raises:
+        LabelError: Nothing is stored for these days and this teacher, or a stored row has lost its inputs.
+    """
+    days = sorted(set(days))
+    reader = _Reader(lake, surface_name, contract)
+    sample = lake.sql(
+        f"select exposure_id, scores from {ALIAS}.{reader.labels} where list_contains(?::date[], day) "
+        f"and teacher_version = ? and contract_hash = ? order by md5(concat(exposure_id, '|', ?::bigint)) limit ?",
+        [days, contract.version, contract.contract_hash, seed, n],
+    )
+    if sample.num_rows == 0:
+        raise LabelError(
+            f"{reader.labels} has no rows of teacher {contract.name!r} {contract.version!r} on {_span(days)}"
+        )
+    stored = dict(zip(sample["exposure_id"].to_pylist(), sample["scores"].to_pylist(), strict=True))
+    again: dict[int, Sequence[float]] = {}
+    with _opened(contract, settings) as model:
+        for exposure_ids, scores in reader.landed_days(days) if model is None else _again(model, reader, stored, days):
+            wanted = np.isin(exposure_ids, list(stored))
+            again |= dict(zip(exposure_ids[wanted].tolist(), scores[wanted].tolist(), strict=True))
+    lost = sorted(set(stored) - set(again))
+    if lost:
+        raise LabelError(f"{reader.inputs} has no row for exposure {lost[0]}, which {reader.labels} holds")
+    return max(float(np.abs(np.subtract(again[key], scores)).max()) for key, scores in stored.items())
+
+
+class _Reader:
+    """Streams the teacher's inputs of one surface."""
+
+    def __init__(self, lake: Lake, surface: str, contract: Contract) -> None:
+        self.lake, self.contract = lake, contract
+        self.labels = soft_labels_table(surface)
+        self.inputs = f"{FEATURES}.teacher_inputs_{_checked(surface)}"
+        if not lake.table_exists(self.inputs):
+            raise LabelError(f"the lake has no table {self.inputs}; build it first")
+        self.columns = InputColumns(contract.inputs, lake.columns(self.inputs), self.inputs)
+        self._select = ", ".join(["exposure_id", *self.columns.select])
+
+    def examples(self, days: Iterable[date]) -> dict[date, int]:
+        """Count the rows per day."""
+        query = f"select day, count(*) from {ALIAS}.{self.inputs} where list_contains(?::date[], day) group by day"
+        return dict(self.lake.connection.execute(query, [list(days)]).fetchall())
+
+    def day(self, day: date, rows: int) -> Iterator[tuple[np.ndarray, TeacherRows]]:
+        """Stream one day: slices by id, each ordered by exposure, so that the same rows come in the same batches."""
+        slices = max(1, -(-rows // SLICE_ROWS))
+        for part in range(slices):
+            yield from self.batches("day = ? and exposure_id % ? = ?", [day, slices, part])
+
+    def batches(self, condition: str, parameters: Sequence[object]) -> Iterator[tuple[np.ndarray, TeacherRows]]:
+        """Stream the rows that meet a condition as (exposure ids [n], inputs), ordered by exposure."""
+        query = f"select {self._select} from {ALIAS}.{self.inputs} where {condition} order by exposure_id"
+        for rows in self.lake.batches(query, parameters, rows=BATCH_ROWS):
+            yield rows.column("exposure_id").to_numpy(), self.columns.read(rows, "exposure_id")
+
+    def landed_query(self, day: date) -> tuple[str, list[object]]:
+        """Return the query of one day's landed scores by exposure; the last one landed counts.
+
+        An exposure that lacks a task has no row.
+        """
+        scores = ", ".join("max(score) filter (where task = ?)" for _ in self.contract.outputs)
+        query = f"""
+            with latest as (
+                select s.exposure_id, s.task, arg_max(s.score, s.day) as score
+                from {ALIAS}.{FEATURES}.stg_teacher_scores as s
+                semi join {ALIAS}.{self.inputs} as e on e.exposure_id = s.exposure_id and e.day = ?
+                where s.day >= ? and s.teacher_version = ? and list_contains(?::varchar[], s.task)
+                group by s.exposure_id, s.task
+            )
+            select exposure_id, [{scores}]::double[] as scores
+            from latest group by exposure_id having count(*) = ? order by exposure_id"""
+        tasks = list(self.contract.tasks)
+        return query, [day, day, self.contract.version, tasks, *tasks, len(tasks)]
+
+    def landed(self, day: date) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Stream one day's landed scores as (exposure ids [n], scores [n, outputs])."""
+        query, parameters = self.landed_query(day)
+        for rows in self.lake.batches(query, parameters, rows=BATCH_ROWS):
+            raw = rows.column("scores").flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1)
+            scores = [output.to_score(raw[:, i]) for i, output in enumerate(self.contract.outputs)]
+            yield rows.column("exposure_id").to_numpy(), np.stack(scores, axis=1)
+
+
+@contextmanager
+def _opened(contract: Contract, settings: Settings) -> Iterator["TeacherModel | None"]:
+    """Yield the validated teacher; ``None`` where its scores are landed."""
+    if contract.scores:
+        yield None
+        return
+    from ml.teacher.runtime import open_teacher
+
+    model = open_teacher(contract, settings)
+    try:
+        yield model
+    finally:
+        model.close()
+
+
+def _spool_inferred(
+    model: "TeacherModel", reader: _Reader, days: list[date], folder: Path, progress: Progress
+) -> dict[str, int]:
+    """Score every row of ``days`` into one Parquet file per day; return how often each input took its default."""
+    defaulted = dict.fromkeys((item.name for item in reader.contract.inputs), 0)
+    counts = reader.examples(days)
+    for day in days:
+        rows = counts.get(day, 0)
+        if not rows:
+            continue
+        with _writer(folder, day) as writer:
+            for exposure_ids, batch in read_ahead(reader.day(day, rows)):
+                scores = model.score(batch.inputs)
+                _check_finite(reader, exposure_ids, scores)
+                writer.write_batch(_spooled(day, exposure_ids, scores, batch.defaulted))
+                for name, count in batch.defaulted_by_input.items():
+                    defaulted[name] += count
+        progress(f"{reader.labels} {day}: {rows} rows scored")
+    return defaulted
+
+
+def _spool_landed(reader: _Reader, days: list[date], folder: Path, progress: Progress) -> None:
+    """Write the landed scores of ``days`` into one Parquet file per day."""
+    for day in days:
+        rows = 0
+        with _writer(folder, day) as writer:
+            for exposure_ids, scores in reader.landed(day):
+                _check_finite(reader, exposure_ids, scores)
+                writer.write_batch(_spooled(day, exposure_ids, scores, np.zeros(len(scores), dtype=np.int32)))
+                rows += len(scores)
+        progress(f"{reader.labels} {day}: {rows} landed rows")
+
+
+def _writer(folder: Path, day: date) -> pq.ParquetWriter:
+    return pq.ParquetWriter(folder / f"{day}.parquet", _SPOOL_SCHEMA, compression="lz4")
+
+
+def _spooled(day: date, exposure_ids: np.ndarray, scores: np.ndarray, defaulted: np.ndarray) -> pa.RecordBatch:
+    offsets = np.arange(len(scores) + 1, dtype=np.int32) * scores.shape[1]
+    lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(scores).reshape(-1)))
+    days = pa.repeat(pa.scalar(day, pa.date32()), len(scores))
+    return pa.record_batch([days, pa.array(exposure_ids), lists, pa.array(defaulted)], schema=_SPOOL_SCHEMA)
+
+
+def _check_finite(reader: _Reader, exposure_ids: np.ndarray, scores: np.ndarray) -> None:
+    bad = np.argwhere(~np.isfinite(scores))
+    if len(bad):
+        row, column = bad[0]
+        contract = reader.contract
+        raise LabelError(
+            f"teacher {contract.name!r} {contract.version!r}: output {contract.outputs[column].task!r} of exposure "
+            f"{exposure_ids[row]} is {scores[row, column]} (or no probability); nothing was written to {reader.labels}"
+        )
+
+
+def _commit(lake: Lake, table: str, contract: Contract, days: list[date], folder: Path) -> int:
+    def step() -> None:
+        with lake.transaction(f"{table}: teacher {contract.name} {contract.version}, {_span(days)}") as c:
+            c.execute(
+                f"delete from {ALIAS}.{table} where list_contains(?::date[], day) "
+                f"and teacher_version = ? and contract_hash = ?",
+                [days, contract.version, contract.contract_hash],
+            )
+            for file in sorted(folder.glob("*.parquet")):
+                c.execute(
+                    f"insert into {ALIAS}.{table} by name select day, exposure_id, ?::varchar as teacher_version, "
+                    f"?::varchar as contract_hash, scores, defaulted_inputs from read_parquet(?)",
+                    [contract.version, contract.contract_hash, str(file)],
+                )
+
+    lake.retry(step)
+    return lake.snapshot()
+
+
+def _summaries(lake: Lake, contract: Contract, folder: Path) -> dict[str, ScoreSummary]:
+    files = [str(file) for file in folder.glob("*.parquet")]
+    if not files:
+        return {}
+    wanted = ", ".join(
+        f"avg(scores[{i}]), stddev_pop(scores[{i}]), min(scores[{i}]), max(scores[{i}])"
+        for i in range(1, len(contract.outputs) + 1)
+    )
+    values = lake.connection.execute(f"select {wanted} from read_parquet(?)", [files]).fetchone() or ()
+    if not values or values[0] is None:
+        return {}
+    return {
+        task: ScoreSummary(mean=values[4 * i], sd=values[4 * i + 1], min=values[4 * i + 2], max=values[4 * i + 3])
+        for i, task in enumerate(contract.tasks)
+    }
+
+
+def _defaulted_by_day(lake: Lake, table: str, contract: Contract, days: list[date]) -> dict[date, float]:
+    query = (
+        f"select day, avg(defaulted_inputs) from {ALIAS}.{table} where list_contains(?::date[], day) "
+        f"and teacher_version = ? and contract_hash = ? group by day"
+    )
+    return dict(lake.connection.execute(query, [days, contract.version, contract.contract_hash]).fetchall())
+
+
+@contextmanager
+def _spool(settings: Settings) -> Iterator[Path]:
+    """Yield an empty folder of the home; remove it afterwards, and what a killed run left there a day ago."""
+    base = settings.home / "spool"
+    base.mkdir(parents=True, exist_ok=True)
+    for old in base.iterdir():
+        if time.time() - old.stat().st_mtime > _STALE_SPOOL_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=base, prefix=f"labels-{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def _checked(surface: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", surface):
+        raise ValueError(f"{surface!r} is no name of a surface")
+    return surface
+
+
+def _span(days: Sequence[date]) -> str:
+    return f"{days[0]} to {days[-1]}" if len(days) > 1 else str(days[0]) if days else "no days"

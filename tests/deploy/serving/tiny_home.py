@@ -1,0 +1,215 @@
+"""A home with features in a real lake and releases in a real store; models are small graphs that show what they got."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+from onnx import TensorProto, helper
+
+from ml.export.schema import feature_schema
+from ml.ids import id63_array
+from ml.lake import Lake
+from ml.serving.snapshot import Published, publish
+from ml.settings import Settings
+from ml.store.artifacts import ArtifactStore
+from ml.store.files import sha256_bytes
+from ml.store.manifest import DayContent, Manifest
+from ml.store.releases import Pointer, ReleaseStore
+from ml.store.verdicts import Guard, Outcome, Verdict, now
+from ml.surfaces.spec import Surface, load_surfaces
+
+DAY = date(2026, 1, 20)
+USERS, ITEMS, CREATORS = 40, 60, 12
+
+
+def graph_of(surface: Surface, number: int, *, rename: dict[str, str] | None = None, nan: bool = False) -> bytes:
+    """An ONNX model whose every output is 1000 x number + the low digits of ids + the sum of numbers, small."""
+    rename = rename or {}
+    nodes, parts, inputs = [], [], []
+    for name, item in surface.inputs.items():
+        kind = TensorProto.INT64 if item.dtype == "int64" else TensorProto.FLOAT
+        graph_name = rename.get(name, name)
+        inputs.append(helper.make_tensor_value_info(graph_name, kind, ["batch", *item.shape]))
+        value = graph_name
+        if item.dtype == "int64":
+            nodes.append(helper.make_node("Mod", [value, "hundred"], [f"{name}_mod"]))
+            nodes.append(helper.make_node("Cast", [f"{name}_mod"], [f"{name}_float"], to=TensorProto.FLOAT))
+            nodes.append(helper.make_node("Mul", [f"{name}_float", "hundredth"], [f"{name}_small"]))
+            value = f"{name}_small"
+        else:
+            nodes.append(helper.make_node("Mul", [value, "small"], [f"{name}_small"]))
+            value = f"{name}_small"
+        if item.shape:
+            nodes.append(helper.make_node("ReduceSum", [value, "axis"], [f"{name}_sum"], keepdims=0))
+            value = f"{name}_sum"
+        parts.append(value)
+    nodes.append(helper.make_node("Sum", parts, ["total"]))
+    names = [*surface.tasks, "score"]
+    for name in names:
+        nodes.append(helper.make_node("Add", ["total", "base"], [name if not nan else f"{name}_finite"]))
+        if nan:
+            nodes.append(helper.make_node("Div", [f"{name}_finite", "zero"], [name]))
+    constants = {
+        "hundred": np.array(100, np.int64),
+        "hundredth": np.array(0.01, np.float32),
+        "small": np.array(1e-7, np.float32),
+        "axis": np.array([1], np.int64),
+        "base": np.array(1000.0 * number, np.float32),
+        "zero": np.array(0, np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        inputs,
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch"]) for name in names],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def strings(prefix: str, numbers: range | np.ndarray) -> list[str]:
+    return [f"{prefix}{number}" for number in numbers]
+
+
+@dataclass
+class Home:
+    """Features, releases and the surfaces of one CROSSFADE home."""
+
+    settings: Settings
+    surfaces: dict[str, Surface] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.surfaces = load_surfaces(self.settings)
+
+    @property
+    def store(self) -> ReleaseStore:
+        return ReleaseStore(self.settings.artifacts_dir)
+
+    def write_features(self, lake: Lake, day: date = DAY, seed: int = 1) -> None:
+        """Features of one day: all columns that both surfaces read, with nulls, in random row order."""
+        rng = np.random.default_rng(seed)
+        keys = {
+            "feat_user": {"user_id": id63_array(strings("u", range(USERS)))},
+            "feat_item": {"item_id": id63_array(strings("i", range(ITEMS)))},
+            "feat_creator": {"creator_id": id63_array(strings("c", range(CREATORS - 2)))},
+        }
+        pairs = rng.permutation(USERS * CREATORS)[: USERS * 4]
+        keys["feat_user_creator"] = {
+            "user_id": id63_array(strings("u", pairs // CREATORS)),
+            "creator_id": id63_array(strings("c", pairs % CREATORS)),
+        }
+        sources = {
+            item.source: item for surface in self.surfaces.values() for item in surface.inputs.values() if item.source
+        }
+        for table, key in keys.items():
+            rows = len(next(iter(key.values())))
+            columns: dict[str, Any] = {"day": pa.array([day] * rows), **{k: pa.array(v) for k, v in key.items()}}
+            for source, item in sources.items():
+                owner, column = source.split(".")
+                if owner != table:
+                    continue
+                gone = rng.random(rows) < 0.15
+                if column == "creator_id":
+                    values = id63_array(strings("c", rng.integers(0, CREATORS, rows)))
+                    columns[column] = pa.array(values, mask=gone)
+                elif item.shape:
+                    vectors = rng.normal(size=(rows, item.length)).astype(np.float32)
+                    vectors = [None if g else v.tolist() for v, g in zip(vectors, gone, strict=True)]
+                    columns[column] = pa.array(vectors, pa.list_(pa.float32()))
+                elif item.dtype == "int64":
+                    columns[column] = pa.array(id63_array(strings(column, rng.integers(0, 5, rows))), mask=gone)
+                elif column in ("plays", "impressions", "tenure_days", "recency_days", "known"):
+                    columns[column] = pa.array(rng.integers(0, 2**25, rows), mask=gone)
+                else:
+                    columns[column] = pa.array(rng.random(rows), mask=gone)
+            table_rows = pa.table(columns).take(rng.permutation(rows))
+            lake.replace_days(f"features.{table}", table_rows, [day])
+
+    def publish(self, day: date = DAY, seed: int = 1) -> Published:
+        with Lake(self.settings) as lake:
+            self.write_features(lake, day, seed)
+            return publish(lake, self.settings, self.surfaces, day)
+
+    def candidate(self, surface: str, number: int, model: bytes | None = None, schema: bytes | None = None):
+        spec = self.surfaces[surface]
+        model = model if model is not None else graph_of(spec, number)
+        schema = schema if schema is not None else json.dumps(feature_schema(spec)).encode()
+        partition = DAY + timedelta(days=number)
+        days = [partition - timedelta(days=i) for i in (3, 2, 1)]
+        manifest = Manifest(
+            surface=surface,
+            partition=partition,
+            kind="student",
+            technique="auxiliary",
+            snapshot=number,
+            train_days=days[:2],
+            eval_days=days[2:],
+            examples=tuple(DayContent(day=day, rows=10, content_hash="0" * 32) for day in days),
+            soft_labels=(),
+            teacher=None,
+            spec_digest=spec.digest,
+            gate_digest=spec.gate.digest,
+            dbt_manifest_hash=None,
+            git_commit=None,
+            seed=1,
+            parameters=1,
+            libraries={},
+            checkpoint_sha256="c" * 64,
+            onnx_sha256=sha256_bytes(model),
+            feature_schema_hash=sha256_bytes(schema),
+        )
+        config = f'name: "{surface}"\nplatform: "onnxruntime_onnx"\nmax_batch_size: 0\n'.encode()
+        files = {
+            "model.onnx": model,
+            "schema.json": schema,
+            "manifest.json": manifest.to_bytes(),
+            "config.pbtxt": config,
+        }
+        return ArtifactStore(self.settings.artifacts_dir).put(f"{surface}/onnx", str(partition), files)
+
+    def promote(self, surface: str, number: int, **content: bytes) -> Pointer:
+        """Make release ``number`` the champion: candidate, verdict, promotion."""
+        candidate = self.candidate(surface, number, **content)
+        key = self.store.verdict_key(self.surfaces[surface], candidate)
+        partition = date.fromisoformat(candidate.partition)
+        verdict = Verdict(
+            key=key,
+            partition=partition,
+            decision="pass",
+            guards=(Guard(number=3, name="quality", outcome=Outcome.PASS),),
+            judged=dict(candidate.files),
+            judged_at=now(),
+        )
+        self.store.verdicts.write(verdict)
+        return self.store.promote(surface, candidate, key, partition=partition, by="test", reason="test")
+
+
+def rank_body(surface: str = "homepage", user: str | None = "u1", items: int = 20, **more: Any) -> dict[str, Any]:
+    candidates = [{"item_id": f"i{number}"} for number in range(items)]
+    if surface == "homepage":
+        candidates = [{**candidate, "container_id": "new"} for candidate in candidates]
+    session = {"outcomes": ["skipped", "completed"]}
+    return {"surface": surface, "user_id": user, "session": session, "candidates": candidates, "hour": 9, **more}
+
+
+def feeds_of(surface: Surface, rows: int, seed: int = 3) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for name, item in surface.inputs.items():
+        shape = (rows, *item.shape)
+        if item.dtype == "int64":
+            feeds[name] = rng.integers(0, 2**63 - 1, shape)
+        else:
+            feeds[name] = rng.random(shape, dtype=np.float32)
+    return feeds
+
+
+def tiny_settings(home: Path, **changes: Any) -> Settings:
+    return Settings(**{"home": home, "last_day": DAY, "threads": 1, "memory_limit": "500MB", **changes})

@@ -1,0 +1,319 @@
+"""Every figure of an evaluation is recomputed from the predictions table with scikit-learn; weak cells are flagged."""
+
+import json
+import math
+from dataclasses import replace
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from scipy.special import expit
+from sklearn import metrics as sk
+
+from ml.evaluation import metrics
+from ml.evaluation.evaluate import (
+    COMPARISONS,
+    Evaluation,
+    choose_candidate,
+    compute_evaluation,
+    evaluate,
+)
+from ml.evaluation.predictions import PredictionError, student_predictions, write_predictions
+from ml.evaluation.report import surface_report
+
+SLICES = {
+    "all": lambda e: np.ones(len(e), bool),
+    "new_releases": lambda e: (e.item_age_days <= 7).to_numpy(),
+    "new_users": lambda e: (e.user_tenure_days <= 7).to_numpy(),
+    "tail_items": lambda e: (e.item_impressions < 50).to_numpy(),
+}
+
+
+def rows_of(world: Any, model: str, task: str, name: str, inputs: str) -> pd.DataFrame:
+    """Read the rows that a figure stands on, in pandas: labelled, scored, in the slice, on evaluation days."""
+    days = [world.partition - timedelta(days=d) for d in (3, 2, 1)]
+    examples = world.lake.sql("select * from lake.features.examples_homepage").to_pandas()
+    examples = examples[pd.to_datetime(examples.day).dt.date.isin(days)]
+    scores = world.lake.sql(
+        "select exposure_id, score from lake.ml.predictions_homepage "
+        "where partition = ? and model = ? and task = ? and inputs = ?",
+        [world.partition, model, task, inputs],
+    ).to_pandas()
+    joined = examples[SLICES[name](examples)].merge(scores, on="exposure_id")
+    return joined.assign(label=joined[f"label_{task}"]).dropna(subset=["label", "score"])
+
+
+def by_scikit_learn(metric: str, e: pd.DataFrame) -> float | None:
+    """Recompute one metric the plain way; None where scikit-learn has no such metric."""
+    y, s = e.label.to_numpy(), e.score.to_numpy()
+    match metric:
+        case "auc":
+            return sk.roc_auc_score(y, s)
+        case "log_loss":
+            return sk.log_loss(y, expit(s))
+        case "predicted_over_observed":
+            return expit(s).sum() / y.sum()
+        case "r2":
+            return sk.r2_score(y, s)
+        case "r2_affine":
+            return np.corrcoef(y, s)[0, 1] ** 2
+        case "rmse":
+            return sk.root_mean_squared_error(y, s)
+        case "gauc":
+            users = [g for _, g in e.groupby("user_id") if g.label.nunique() == 2]
+            return np.average([sk.roc_auc_score(g.label, g.score) for g in users], weights=[len(g) for g in users])
+        case "ndcg_10":
+            sessions = [g for _, g in e.groupby("session_id") if g.label.sum() > 0]
+            return np.mean([1.0 if len(g) == 1 else sk.ndcg_score([g.label], [g.score], k=10) for g in sessions])
+        case _:
+            return None
+
+
+def test_every_figure_of_every_model_is_recomputed_from_the_predictions(world: Any) -> None:
+    checked = 0
+    frames: dict[tuple[str, ...], pd.DataFrame] = {}
+    for r in world.evaluation.results:
+        if r.reference is not None:
+            continue
+        key = (r.model, r.task, r.slice, r.inputs)
+        if key not in frames:
+            frames[key] = rows_of(world, *key)
+        e = frames[key]
+        assert (r.n, r.users) == (len(e), e.user_id.nunique()), r
+        assert r.positives == (int(e.label.sum()) if r.task != "trail" else len(e)), r
+        if (r.positives >= 5 and r.n - r.positives >= 5) or r.task == "trail":
+            expected = by_scikit_learn(r.metric, e)
+            if expected is not None:
+                assert r.value == pytest.approx(expected, abs=1e-9), r
+                checked += 1
+    assert checked > 300
+
+
+def test_every_difference_is_that_of_its_models_on_the_rows_both_have(world: Any) -> None:
+    pairs = set()
+    for r in world.evaluation.results:
+        if r.reference is None or r.metric not in ("auc", "r2"):
+            continue
+        a, b = (rows_of(world, m, r.task, r.slice, r.inputs) for m in (r.model, r.reference))
+        both = set(a.exposure_id) & set(b.exposure_id)
+        values = [by_scikit_learn(r.metric, e[e.exposure_id.isin(both)]) for e in (a, b)]
+        assert r.value == pytest.approx(values[0] - values[1], abs=1e-9), r
+        assert r.n == len(both)
+        assert r.lo <= r.value <= r.hi
+        pairs.add((r.model, r.reference))
+    assert pairs == set(COMPARISONS)
+
+
+def test_the_report_holds_the_same_figures_in_the_shape_of_the_demo(world: Any) -> None:
+    report = surface_report(
+        world.evaluation,
+        rows_train=1000,
+        defaulted_input_share=0.4,
+        parameters={"teacher": 10, "student": 5},
+        verdict={"decision": "fail", "path": "verdict.json"},
+        release=None,
+    )
+    report = json.loads(json.dumps(report, allow_nan=False))
+    assert report["rows"] == {"train": 1000, "test": world.evaluation.rows}
+    assert report["release"] is None
+    assert list(report["slices"]) == ["new_releases", "new_users", "tail_items"]
+    groups = {"all": report["tasks"]} | report["slices"]
+    for name, tasks in groups.items():
+        assert list(tasks) == ["ctr", "trail", "discovery"]
+        for task, headline in tasks.items():
+            for inputs, figures in (("serving", headline), ("logged", headline["logged"])):
+                for model in ("teacher", "control", "student"):
+                    if model == "teacher" and task == "discovery":
+                        assert figures[model] is None
+                        continue
+                    expected = by_scikit_learn(figures["metric"], rows_of(world, model, task, name, inputs))
+                    assert figures[model] == pytest.approx(expected, abs=1e-9)
+                assert figures["delta"] == pytest.approx(figures["student"] - figures["control"])
+                assert figures["delta_lo"] < figures["delta"] < figures["delta_hi"]
+                assert {"n", "positives"} <= set(figures)
+    assert report["tasks"]["ctr"]["student"] != report["tasks"]["ctr"]["logged"]["student"]
+
+
+def test_the_tidy_table_in_the_lake_holds_every_result_and_is_replaced_by_a_rerun(world: Any) -> None:
+    before = world.lake.content_hash("lake.ml.evaluation_homepage")
+    assert before[0] == len(world.evaluation.results)
+    again = evaluate(
+        world.lake,
+        world.surface,
+        world.partition,
+        teacher_outputs=world.kinds,
+        seed=world.seed,
+        replicates=world.replicates,
+    )
+    assert world.lake.content_hash("lake.ml.evaluation_homepage") == before
+    assert replace(again, snapshot=0).to_json() == replace(world.evaluation, snapshot=0).to_json()
+    stored = world.lake.sql(
+        "select value, lo from lake.ml.evaluation_homepage where model = 'student' and reference = 'control' "
+        "and task = 'ctr' and slice = 'all' and metric = 'auc' and inputs = 'serving'"
+    ).to_pylist()
+    difference = world.evaluation.difference("student", "control", "ctr")
+    assert stored == [{"value": difference.estimate, "lo": difference.lo}]
+
+
+def test_another_seed_moves_intervals_and_no_estimate(world: Any) -> None:
+    other = compute_evaluation(
+        world.lake, world.surface, world.partition, teacher_outputs=world.kinds, seed=99, replicates=world.replicates
+    )
+    a, b = (e.difference("student", "control", "ctr") for e in (world.evaluation, other))
+    assert a.estimate == b.estimate
+    assert a.lo != b.lo
+    assert a.lo == pytest.approx(b.lo, abs=0.5 * a.se)
+
+
+def test_json_gives_the_evaluation_back(world: Any) -> None:
+    text = world.evaluation.to_json()
+    back = Evaluation.from_json(text)
+    assert back.to_json() == text
+    assert back.difference("student", "control", "trail") == world.evaluation.difference("student", "control", "trail")
+
+
+def test_a_difference_turns_round_with_its_interval(world: Any) -> None:
+    d, turned = (world.evaluation.difference(*pair, "ctr") for pair in (("student", "control"), ("control", "student")))
+    assert (turned.estimate, turned.lo, turned.hi, turned.se) == (-d.estimate, -d.hi, -d.lo, d.se)
+
+
+def test_what_was_not_computed_is_named(world: Any) -> None:
+    assert not world.evaluation.has("teacher", "discovery")
+    with pytest.raises(KeyError, match=r"teacher.*discovery"):
+        world.evaluation.metric("teacher", "discovery")
+    with pytest.raises(KeyError, match="log_loss"):
+        world.evaluation.metric("baseline", "ctr", metric="log_loss")
+
+
+def test_a_small_slice_is_flagged_with_its_counts_and_still_reported(world: Any) -> None:
+    d = world.evaluation.difference("student", "control", "ctr", "new_users")
+    assert d.n < 500
+    assert d.flag == f"{d.n} rows, fewer than 500; {d.positives} positives, fewer than 30"
+    assert world.evaluation.difference("student", "control", "ctr").flag is None
+    assert {r.flag is None for r in world.evaluation.results if r.slice == "new_users"} == {False}
+
+
+def test_an_empty_slice_is_flagged_and_stands_as_null(small_world: Any) -> None:
+    lake, surface = small_world()
+    surface = surface.model_copy(update={"slices": {"nobody": "user_tenure_days < 0"}})
+    found = evaluate(lake, surface, date(2026, 2, 1), teacher_outputs={}, seed=1, replicates=20)
+    result = found.result("student", "ctr", "nobody")
+    assert math.isnan(result.value) and result.n == 0 and result.flag.startswith("0 rows")
+    stored = lake.sql("select distinct value from lake.ml.evaluation_homepage where slice = 'nobody'").to_pylist()
+    assert stored == [{"value": None}]
+    assert Evaluation.from_json(found.to_json()).to_json() == found.to_json()
+
+
+def test_the_teacher_counts_only_where_its_contract_has_the_output(world: Any) -> None:
+    value_only = compute_evaluation(
+        world.lake, world.surface, world.partition, teacher_outputs={"click": "value"}, seed=1, replicates=20
+    )
+    assert value_only.has("teacher", "ctr") and not value_only.has("teacher", "trail")
+    assert not value_only.computed("teacher", "ctr", "all", "log_loss", "serving")
+    assert world.evaluation.computed("teacher", "ctr", "all", "log_loss", "serving")
+
+
+def test_an_affine_map_of_the_teacher_changes_its_r2_and_not_its_affine_bound(world: Any) -> None:
+    e = rows_of(world, "teacher", "trail", "all", "serving")
+    raw, bound = (world.evaluation.metric("teacher", "trail", metric=m) for m in ("r2", "r2_affine"))
+    assert raw < 0 < bound
+    slope, offset = np.polyfit(e.score, e.label, 1)
+    assert bound == pytest.approx(sk.r2_score(e.label, slope * e.score + offset))
+
+
+def test_the_ranking_score_orders_sessions_of_every_binary_task(world: Any) -> None:
+    e = rows_of(world, "student", "ctr", "all", "serving")
+    rank = world.lake.sql(
+        "select exposure_id, score as rank from lake.ml.predictions_homepage "
+        "where model = 'student' and task = 'score' and inputs = 'serving'"
+    ).to_pandas()
+    e = e.merge(rank, on="exposure_id")
+    expected = metrics.ndcg(e.label.to_numpy(), e["rank"].to_numpy(), e.session_id.to_numpy())
+    assert world.evaluation.metric("student", "ctr", metric="rank_ndcg_10") == pytest.approx(expected)
+
+
+def test_calibration_and_histograms_count_every_row(world: Any) -> None:
+    r = world.evaluation.result("student", "ctr")
+    curve, histogram = (f("student", "ctr") for f in (world.evaluation.calibration_of, world.evaluation.histogram_of))
+    assert sum(curve.rows) == r.n
+    assert np.dot(curve.rows, curve.observed) == pytest.approx(r.positives)
+    assert (sum(histogram.positives), sum(histogram.negatives)) == (r.positives, r.n - r.positives)
+
+
+def with_differences(evaluation: Evaluation, bounds: dict[str, tuple[float, float]]) -> Evaluation:
+    """Replace the serving intervals of student - control on all rows."""
+    rows = tuple(
+        replace(r, lo=bounds[r.task][0], hi=bounds[r.task][1])
+        if (r.model, r.reference, r.slice, r.inputs) == ("student", "control", "all", "serving")
+        else r
+        for r in evaluation.results
+    )
+    return replace(evaluation, results=rows)
+
+
+@pytest.mark.parametrize(
+    ("ctr", "trail", "expected"),
+    [
+        ((0.01, 0.02), (0.01, 0.02), "student"),
+        ((-0.01, 0.02), (-0.01, 0.02), "student"),
+        ((-0.02, -0.01), (-0.01, 0.02), "control"),
+        ((-0.02, -0.01), (0.01, 0.02), "student"),
+    ],
+)
+def test_the_control_is_the_candidate_only_where_it_is_better_and_the_student_nowhere(
+    world: Any, ctr: tuple[float, float], trail: tuple[float, float], expected: str
+) -> None:
+    bounds = {"ctr": ctr, "trail": trail, "discovery": (-0.01, 0.01)}
+    assert choose_candidate(with_differences(world.evaluation, bounds), world.surface) == expected
+
+
+def test_identical_models_differ_by_exactly_zero_everywhere(small_world: Any) -> None:
+    lake, surface = small_world()
+    partition = date(2026, 2, 1)
+    rows = lake.sql("select * from lake.ml.predictions_homepage where model = 'control'")
+    twin = rows.set_column(3, "model", pa.array(["student"] * rows.num_rows))
+    write_predictions(lake, "homepage", partition, twin)
+    found = evaluate(lake, surface, partition, teacher_outputs={}, seed=1, replicates=50)
+    pairs = [r for r in found.results if (r.model, r.reference) == ("student", "control")]
+    assert pairs
+    for r in pairs:
+        assert math.isnan(r.value) or (r.value, r.lo, r.hi, r.se) in ((0, 0, 0, 0),) or math.isnan(r.se), r
+
+
+def test_predictions_that_do_not_cover_the_evaluation_days_are_refused(small_world: Any) -> None:
+    lake, surface = small_world()
+    partition = date(2026, 2, 1)
+
+    def run() -> None:
+        compute_evaluation(lake, surface, partition, teacher_outputs={}, seed=1, replicates=20)
+
+    rows = lake.sql("select * from lake.ml.predictions_homepage where model = 'student'")
+    write_predictions(lake, "homepage", partition, rows.slice(1))
+    with pytest.raises(PredictionError, match=r"student of homepage 2026-02-01 lacks \w+ scores .* of 1 of"):
+        run()
+    write_predictions(lake, "homepage", partition, rows)
+    run()
+    early = student_predictions(
+        {"ctr": np.zeros(1)},
+        partition=partition,
+        days=np.array(["2026-01-01"], "datetime64[D]"),
+        exposure_ids=np.array([1]),
+        model="champion",
+        model_hash="h",
+        inputs="serving",
+    )
+    write_predictions(lake, "homepage", partition, early)
+    with pytest.raises(PredictionError, match=r"1 exposures with predictions of homepage .* are no examples"):
+        run()
+
+
+def test_a_partition_without_predictions_and_a_label_that_is_not_binary_are_refused(small_world: Any) -> None:
+    lake, surface = small_world()
+    with pytest.raises(PredictionError, match="no predictions of 2026-03-01"):
+        compute_evaluation(lake, surface, date(2026, 3, 1), teacher_outputs={}, seed=1, replicates=20)
+    lake.connection.execute("update lake.features.examples_homepage set label_ctr = 0.5 where label_ctr = 1")
+    with pytest.raises(PredictionError, match=r"label_ctr of homepage is no binary label: it holds 0.5"):
+        compute_evaluation(lake, surface, date(2026, 2, 1), teacher_outputs={}, seed=1, replicates=20)

@@ -1,0 +1,72 @@
+"""Plots are PNG images of 900 pixels; the printed report shows the figures."""
+
+import base64
+import io
+import struct
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ml.evaluation import plots
+from ml.evaluation.report import print_report, surface_report
+
+
+def size(png: bytes) -> tuple[int, int]:
+    """Read width and height from the PNG header."""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    return struct.unpack(">II", png[16:24])
+
+
+def test_every_plot_of_an_evaluation_is_a_png_900_pixels_wide(world: Any) -> None:
+    found = plots.figures(world.evaluation)
+    names = {f"{kind}_{task}" for kind in ("calibration", "scores") for task in world.evaluation.kinds}
+    assert set(found) == names | {"deltas", "slices"}
+    assert {size(png)[0] for png in found.values()} == {900}
+
+
+def test_a_plot_is_embedded_whole(world: Any) -> None:
+    png = plots.delta_plot(world.evaluation)
+    text = plots.markdown_image(png, "deltas")
+    assert text.startswith("![deltas](data:image/png;base64,")
+    assert base64.b64decode(text.split(",", 1)[1].rstrip(")")) == png
+
+
+def test_without_a_student_the_control_alone_is_plotted(world: Any) -> None:
+    alone = replace(
+        world.evaluation,
+        results=tuple(r for r in world.evaluation.results if "student" not in (r.model, r.reference)),
+        calibration=tuple(c for c in world.evaluation.calibration if c.model != "student"),
+        histograms=tuple(h for h in world.evaluation.histograms if h.model != "student"),
+    )
+    assert set(plots.figures(alone)) == {f"{kind}_{task}" for kind in ("calibration", "scores") for task in alone.kinds}
+
+
+@pytest.mark.parametrize("decision", ["pass", "fail"])
+def test_the_printed_report_shows_models_intervals_counts_and_verdict(world: Any, decision: str) -> None:
+    surface = surface_report(
+        world.evaluation,
+        rows_train=1234,
+        defaulted_input_share=None,
+        parameters={"teacher": None, "student": 5000},
+        verdict={"decision": decision, "path": "v.json"},
+        release={"id": "r1", "path": "releases/r1"} if decision == "pass" else None,
+    )
+    report = {
+        "source": "simulator",
+        "seconds": {"total": 12.0},
+        "peak_rss_mb": 900,
+        "landing": {"rows_in": 1000, "rows_loaded": 998, "rows_quarantined": 2},
+        "surfaces": {"homepage": surface},
+    }
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=100))
+    text = stream.getvalue()
+    ctr = surface["tasks"]["ctr"]
+    for model in ("control", "teacher", "student"):
+        assert f"{100 * ctr[model]:.2f}" in text
+    assert f"[{100 * ctr['delta_lo']:+.2f}, {100 * ctr['delta_hi']:+.2f}]" in text
+    assert f"{ctr['n']:,}" in text and "1,234 training rows" in text
+    assert decision in text and ("r1" if decision == "pass" else "none") in text
+    assert "…" not in text

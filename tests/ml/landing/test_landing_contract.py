@@ -1,0 +1,102 @@
+"""The landing contract is checked when it is read, and readiness says what a day waits for."""
+
+import os
+import time
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from ml.landing.contract import ContractError, load_contract
+from ml.landing.readiness import days_in_zone, input_hash, missing
+from ml.settings import Settings
+
+DAY = date(2026, 1, 2)
+REQUIRED = ("exposures", "listens", "items", "users")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, first_day=DAY, last_day=date(2026, 1, 9))
+
+
+def folder(settings: Settings, table: str, day: date = DAY) -> Path:
+    path = settings.landing_dir / table / f"day={day}"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def test_the_canonical_contract_is_sound(settings: Settings) -> None:
+    contract = load_contract(settings)
+    assert set(REQUIRED) | set(settings.optional_tables) == set(contract.tables)
+    assert contract.tables["items"].columns["content_embedding"].length == 8
+    assert contract.tables["exposures"].required == ("exposure_id", "ts", "surface", "user_id", "session_id", "item_id")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tables: {shops: {columns: {}}}", "no table 'shops'"),
+        ("tables: {items: {columns: {genre: {type: string, description: g}}}}", "exist already"),
+        ("tables: {items: {columns: {mood: {type: text, description: m}}}}", "unknown type 'text'"),
+        ("tables: {items: {columns: {'Mood!': {type: string, description: m}}}}", "cannot be a column"),
+        ("tables: {items: {columns: {mood: {type: string, min: 0, description: m}}}}", "min and max need a number"),
+        ("tables: {items: {columns: {mood: {type: string, description: m, colour: red}}}}", "Extra inputs"),
+        ("tables: {items: {key: [mood]}}", "unknown keys"),
+        ("version: 3", "only `tables` may be extended"),
+        ("[]", "no mapping"),
+        ("tables: {", "landing_contract.yaml"),
+    ],
+)
+def test_a_wrong_extension_is_refused_with_its_file(settings: Settings, text: str, words: str) -> None:
+    (settings.home / "landing_contract.yaml").write_text(text)
+    with pytest.raises(ContractError, match=words) as raised:
+        load_contract(settings)
+    assert "landing_contract.yaml" in str(raised.value)
+
+
+def test_a_day_is_ready_when_each_required_table_is_marked_or_quiet(settings: Settings) -> None:
+    assert [reason.split(":")[0] for reason in missing(settings, DAY)] == list(REQUIRED)
+    for table in REQUIRED:
+        folder(settings, table)
+    assert all("holds no file; an empty table needs an empty file or _SUCCESS" in r for r in missing(settings, DAY))
+    for table in REQUIRED[:3]:
+        (folder(settings, table) / "_SUCCESS").touch()
+    (folder(settings, "users") / "a.csv").touch()
+    (reason,) = missing(settings, DAY)
+    assert reason == "users: no _SUCCESS, and the last change is 0 minutes old; complete after 30"
+    assert missing(settings, DAY, now=time.time() + 31 * 60) == []
+    late = time.time() + 30 * 60
+    os.utime(folder(settings, "users") / "a.csv", (late, late))
+    assert len(missing(settings, DAY, now=time.time() + 31 * 60)) == 1
+
+
+def test_an_optional_table_is_awaited_once_it_exists(settings: Settings) -> None:
+    for table in REQUIRED:
+        (folder(settings, table) / "_SUCCESS").touch()
+    assert missing(settings, DAY) == []
+    (folder(settings, "outcomes") / "a.csv").touch()
+    (reason,) = missing(settings, DAY)
+    assert reason.startswith("outcomes: no _SUCCESS")
+
+
+def test_the_input_hash_follows_names_and_bytes_but_not_marks_or_times(settings: Settings) -> None:
+    path = folder(settings, "items") / "a.csv"
+    path.write_text("one")
+    first = input_hash(settings, DAY)
+    (folder(settings, "items") / "_SUCCESS").touch()
+    os.utime(path, (1, 1))
+    assert input_hash(settings, DAY) == first
+    path.write_text("two")
+    second = input_hash(settings, DAY)
+    path.rename(path.with_name("b.csv"))
+    third = input_hash(settings, DAY)
+    assert len({first, second, third}) == 3
+    assert input_hash(settings, DAY, ["users"]) == input_hash(settings, date(2026, 1, 3))
+
+
+def test_days_in_zone_are_those_within_the_bounds_of_the_settings(settings: Settings) -> None:
+    for day in ("2026-01-01", "2026-01-02", "2026-01-05", "2026-01-10"):
+        folder(settings, "items", date.fromisoformat(day))
+    (settings.landing_dir / "items" / "day=soon").mkdir()
+    assert days_in_zone(settings) == [date(2026, 1, 2), date(2026, 1, 5)]

@@ -1,0 +1,85 @@
+"""The layout's promises: imports run one way, and the code location loads light."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED = {
+    "ml": {"ml"},
+    "assets": {"assets", "ml"},
+    "checks": {"checks", "ml", "assets"},
+    "deploy": {"deploy", "checks", "assets", "ml"},
+}
+HEAVY = ("torch", "onnx", "onnxruntime", "great_expectations")
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_imports_run_one_way(package: str) -> None:
+    others = set(ALLOWED) - ALLOWED[package]
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for name in imported(path):
+            assert name.split(".")[0] not in others, f"{path.relative_to(ROOT)} imports {name}"
+            if package == "ml":
+                assert name.split(".")[0] not in ("dagster", "dagster_dbt"), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_checks_import_only_partitions_and_names_of_assets() -> None:
+    for path in sorted((ROOT / "checks").rglob("*.py")):
+        for name in imported(path):
+            if name.split(".")[0] == "assets":
+                assert name in ("assets.partitions", "assets.names"), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_ruff_refuses_an_import_the_wrong_way(tmp_path: Path) -> None:
+    wrong = tmp_path / "ml" / "wrong.py"
+    wrong.parent.mkdir()
+    wrong.write_text('"""Wrong."""\n\nimport dagster\nimport torch\n\nprint(dagster, torch)\n', encoding="utf-8")
+    command = [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), str(wrong)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 1
+    assert "TID251" in result.stdout and "TID253" in result.stdout
+
+
+def test_definitions_load_in_a_fresh_interpreter_without_heavy_libraries(prepared_home: Path) -> None:
+    code = (
+        "import json, sys\n"
+        "from deploy.definitions import defs\n"
+        "import dagster as dg\n"
+        "repository = defs().get_repository_def() if hasattr(defs(), 'get_repository_def') else None\n"
+        "print(json.dumps(sorted(m for m in sys.modules if m in " + repr(HEAVY) + ")))"
+    )
+    environment = {**os.environ, "CROSSFADE_HOME": str(prepared_home), "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads(result.stdout.strip().splitlines()[-1]) == []
+
+
+def test_dagster_accepts_the_workspace(prepared_home: Path) -> None:
+    environment = {
+        **os.environ,
+        "CROSSFADE_HOME": str(prepared_home),
+        "DAGSTER_HOME": str(prepared_home / "dagster"),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
