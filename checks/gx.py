@@ -55,7 +55,7 @@ def validate(rows: Iterable[Mapping[str, Any]], expected: "ExpectationSuite") ->
     finally:
         logger.setLevel(level)
     found = {r.expectation_config.meta["check"]: r for r in outcome.results}
-    return [_check(e.meta, found.get(e.meta["check"]), e.severity) for e in expected.expectations]
+    return [_check(e.meta, found.get(e.meta["check"]), _severity(e)) for e in expected.expectations]
 
 
 def worst(checks: Iterable[Check]) -> Outcome:
@@ -74,15 +74,20 @@ def _check(meta: Mapping[str, Any], result: Any, severity: Any) -> Check:
     if error := _exception(result.exception_info):
         return Check(**base, outcome=Outcome.FAIL, detail=f"could not be evaluated: {error}")
     details = result.result.get("details") or {}
-    outcome = Outcome.PASS if result.success else Outcome.WARN if str(severity) == "warning" else Outcome.FAIL
+    on_failure = Outcome.WARN if severity == "warning" else Outcome.FAIL
+    outcome = Outcome.PASS if result.success else on_failure
     return Check(
         **base,
-        outcome=Outcome(details["outcome"]) if details.get("outcome") else outcome,
+        outcome=Outcome(details.get("outcome") or outcome),
         value=_value(result.result),
         interval=details.get("interval"),
         n=details.get("n"),
         detail=_detail(result.result, details),
     )
+
+
+def _severity(expectation: Any) -> str:
+    return getattr(expectation.severity, "value", expectation.severity)
 
 
 def _exception(info: Any) -> str | None:

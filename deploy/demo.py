@@ -1,11 +1,13 @@
 """The main job, end to end: raw event files to an answer from the server, through one asset graph."""
 
 import json
+import logging
 import os
 import resource
 import time
+import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int
         first, last = log_days(kuairand_dir)
         extra: dict[str, Any] = {"kuairand_dir": str(kuairand_dir.absolute())}
     else:
-        from ml.simulator.world import load_preset
+        from ml.simulator.presets import load_preset
 
         first = date(2026, 1, 1)
         last = first + timedelta(days=load_preset(preset).days - 1)
@@ -109,9 +111,9 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         job = definitions.resolve_implicit_global_asset_job_def()
         everything = definitions.resolve_asset_graph().materializable_asset_keys
-        _execute(job, instance, seconds, sorted(everything - in_release), tags=tags)
+        _execute(settings, job, instance, seconds, sorted(everything - in_release), tags=tags)
         for surface in surfaces.values():
-            _execute(job, instance, seconds, release_chain(surface), partition=partition, may_refuse=True)
+            _execute(settings, job, instance, seconds, release_chain(surface), partition=partition, may_refuse=True)
 
     with _timed(seconds, "serve"):
         answers = {name: ask_server(settings, name) for name in _released(settings, surfaces)}
@@ -136,9 +138,14 @@ def write_raw_files(settings: Settings) -> None:
 
 def ask_server(settings: Settings, surface: str) -> dict[str, Any]:
     """Start the server on a free port, send one /rank request for ``surface`` over HTTP and return its answer."""
-    from deploy.serving.run import example_answer
+    import httpx
 
-    return example_answer(settings, surface)
+    from deploy.serving.run import request_example, serving
+
+    with serving(settings) as url:
+        answer = httpx.post(f"{url}/rank", json=request_example(settings, surface), timeout=30)
+    answer.raise_for_status()
+    return answer.json()
 
 
 def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +184,7 @@ def _released(settings: Settings, surfaces: Mapping[str, Any]) -> list[str]:
 
 
 def _execute(
+    settings: Settings,
     job: dg.JobDefinition,
     instance: DagsterInstance,
     seconds: dict[str, float],
@@ -186,14 +194,15 @@ def _execute(
     tags: dict[str, str] | None = None,
     may_refuse: bool = False,
 ) -> None:
-    result = job.execute_in_process(
-        instance=instance,
-        asset_selection=keys,
-        partition_key=partition,
-        tags=tags,
-        run_config={"loggers": {"console": {}}},
-        raise_on_error=False,
-    )
+    with quiet(settings):
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=keys,
+            partition_key=partition,
+            tags=tags,
+            run_config={"loggers": {"console": {}}},
+            raise_on_error=False,
+        )
     failed = []
     for event in result.all_events:
         if event.event_type_value == "STEP_SUCCESS":
@@ -212,6 +221,23 @@ def _timed(seconds: dict[str, float], stage: str) -> Any:
     began = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
+
+
+@contextmanager
+def quiet(settings: Settings) -> Any:
+    """Send what dbt and other libraries print to ``logs/demo.log`` of the home, so that a person sees the steps."""
+    path = settings.home / "logs" / "demo.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    with path.open("a", encoding="utf-8") as log, redirect_stdout(log), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        handler = logging.StreamHandler(log)
+        before = root.handlers[:]
+        root.handlers[:] = [handler]
+        try:
+            yield
+        finally:
+            root.handlers[:] = before
 
 
 def environment(settings: Settings) -> dict[str, str]:

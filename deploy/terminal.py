@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from assets.progress import Progress as ProgressResource
@@ -78,28 +79,33 @@ class _StepLines(logging.Handler):
         event = getattr(record, "dagster_meta", {}).get("dagster_event")
         at = f"[dim]{time.monotonic() - self.start:6.1f} s[/dim]"
         if event is None:
-            if record.levelno >= logging.WARNING:
-                console.print(f"{at} [yellow]{getattr(record, 'dagster_meta', {}).get('orig_message', record.msg)}[/yellow]")
+            message = str(getattr(record, "dagster_meta", {}).get("orig_message", record.msg))
+            if record.levelno >= logging.WARNING and not message.startswith("Dependencies for step"):
+                _say(f"{at} [yellow]{escape(message)}[/yellow]")
             return
         step = (event.step_key or "").replace("__", "/")
         match event.event_type_value:
             case "STEP_START":
-                console.print(f"{at} {step} ...")
+                _say(f"{at} {step} ...")
             case "STEP_SUCCESS":
                 seconds = event.event_specific_data.duration_ms / 1000
-                console.print(f"{at} {step} [green]done[/green] in {seconds:.1f} s")
+                _say(f"{at} {step} [green]done[/green] in {seconds:.1f} s")
             case "STEP_FAILURE":
                 error = event.event_specific_data.error
                 cause = error
                 while cause is not None and cause.cause is not None:
                     cause = cause.cause
-                console.print(f"{at} {step} [red]failed[/red]: {cause.message.strip() if cause else 'unknown error'}")
+                _say(f"{at} {step} [red]failed[/red]: {escape(cause.message.strip()) if cause else 'unknown error'}")
             case "ASSET_CHECK_EVALUATION":
                 check = event.event_specific_data
                 if not check.passed:
                     colour = "red" if check.severity.value == "ERROR" else "yellow"
                     asset = "/".join(check.asset_key.path)
-                    console.print(f"{at} [{colour}]check {check.check_name} of {asset} did not pass[/{colour}]")
+                    _say(f"{at} [{colour}]check {check.check_name} of {asset} did not pass[/{colour}]")
+
+
+def _say(line: str) -> None:
+    console.print(line, soft_wrap=True)
 
 
 @dg.logger(description="One line per step on the terminal")

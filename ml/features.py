@@ -4,6 +4,7 @@ Models build in two stages: ``base`` (``stg_*``, ``int_*``) of a day reads that 
 examples, teacher inputs) of a day reads the base tables of its trailing window, of the day itself and of the day after.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -97,6 +98,14 @@ def run_dbt(settings: Settings, arguments: list[str], *, project_dir: Path = DBT
         failed = [f"{r.node.name}: {r.message}" for r in results if str(r.status) in ("error", "fail", "runtime error")]
         raise DbtError("; ".join(failed) or str(outcome.exception or outcome.result))
     return outcome.result
+
+
+def project_hash(project_dir: Path = DBT_PROJECT_DIR) -> str:
+    """Return the content hash of every SQL and YAML file of the dbt project."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in project_dir.rglob("*") if p.suffix in (".sql", ".yml", ".yaml")):
+        digest.update(str(path.relative_to(project_dir)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:32]
 
 
 @contextmanager

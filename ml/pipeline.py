@@ -261,6 +261,7 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
     from ml.export.onnx import export_ranker, inspect
     from ml.export.schema import feature_schema
     from ml.export.triton import config_pbtxt
+    from ml.features import project_hash
     from ml.store.files import sha256_bytes, sha256_file
     from ml.store.manifest import Manifest, examples_content, soft_label_content
     from ml.teacher.contract import load_contract
@@ -292,7 +293,7 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
                 teacher=contract.reference(),
                 spec_digest=surface.digest,
                 gate_digest=surface.gate.digest,
-                dbt_manifest_hash=dbt_project_hash(),
+                dbt_manifest_hash=project_hash(),
                 git_commit=git_commit(),
                 seed=int(meta["seed"]),
                 parameters=int(meta["parameters"]["serving"]),
@@ -371,10 +372,7 @@ def surface_summary(lake: Lake, settings: Settings, surface: Surface, partition:
     return surface_report(
         read_evaluation(settings, surface, partition),
         surface,
-        rows={
-            "train": sum(training_set.rows[day] for day in training_set.train_days),
-            "test": sum(training_set.rows[day] for day in training_set.eval_days),
-        },
+        rows={"train": training_set.train_rows, "test": training_set.eval_rows},
         defaulted_input_share=defaulted_share(lake, surface, training_set, len(contract.inputs)),
         parameters={
             "teacher": int(card["parameters"]) if card else None,
@@ -428,13 +426,6 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def dbt_project_hash() -> str:
-    """Return the content hash of the dbt project."""
-    from ml.features import project_hash
-
-    return project_hash()
 
 
 def _champion_session(settings: Settings, surface: Surface) -> tuple[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]] | None:

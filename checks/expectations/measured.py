@@ -1,46 +1,70 @@
 """Expectations over tables of measurements, where Great Expectations' own pass on what must not pass.
 
-The built-in range expectations skip nulls and accept an empty table; a measurement that is missing, NaN or infinite must
-fail. And none of them knows an interval.
+The built-in range expectations skip nulls and accept an empty table; a measurement that is missing, NaN or infinite
+must fail. And none of them knows an interval.
 """
 
 import math
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import pandas as pd
+from great_expectations.compatibility.pydantic import Field
 from great_expectations.expectations.expectation import BatchExpectation
 
 from ml.gate.rules import judge_interval
 from ml.store.verdicts import Outcome
 
 
-class ExpectMeasureBetween(BatchExpectation):
+class MeasuredExpectation(BatchExpectation):
+    """Base: looks at the rows whose columns have the values of ``where``."""
+
+    where: dict[str, str] = Field(default_factory=dict)
+
+    domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
+
+    @abstractmethod
+    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """Return the expectation's result on ``rows``."""
+
+    def _validate(
+        self, metrics: Any, runtime_configuration: Any = None, execution_engine: Any = None
+    ) -> dict[str, Any]:
+        rows: pd.DataFrame = execution_engine.get_domain_records({})
+        for column, value in self.where.items():
+            rows = rows[rows[column] == value]
+        return self.judged(rows)
+
+
+class ExpectMeasureBetween(MeasuredExpectation):
     """Expect every value of a column to be a finite number within bounds, in at least one row.
 
-    ``where`` keeps the rows whose columns have these values; ``label`` names the column that names a row.
+    ``label`` is the column that names a row, ``count`` the one that holds its n, ``shown`` the one whose value is
+    reported instead of the bounded one. A column ``value`` has its interval in ``lo`` and ``hi``.
     """
 
     column: str
     min_value: float | None = None
     max_value: float | None = None
-    strict: bool = False
-    where: dict[str, str] = {}
     label: str | None = None
     count: str | None = None
+    shown: str | None = None
 
-    domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
-    success_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "strict", "where", "label", "count")
+    success_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "where", "label", "count", "shown")
 
-    def _validate(self, metrics: Any, runtime_configuration: Any = None, execution_engine: Any = None) -> dict[str, Any]:
-        rows = _rows(execution_engine, self.where)
+    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """Return the value that lies furthest beyond the bounds, and whether it is inside."""
         if rows.empty:
             return _result(False, None, "nothing was measured")
         values = pd.to_numeric(rows[self.column], errors="coerce").astype(float)
         beyond = values.map(self._beyond)
         worst = beyond.idxmax()
-        name = f"{self.label} {rows[self.label][worst]}" if self.label else ""
-        n = int(rows[self.count].sum()) if self.count else None
-        return _result(not bool((beyond > 0).any()), float(values[worst]), name, n=n, interval=_interval(rows, worst))
+        name = str(rows[self.label][worst]) if self.label else ""
+        n = int(rows[self.count].fillna(0).sum()) if self.count else None
+        value = _number(rows[self.shown][worst]) if self.shown else float(values[worst])
+        row = rows.loc[worst]
+        interval = _finite_pair(row["lo"], row["hi"]) if "value" in (self.column, self.shown) else None
+        return _result(not bool((beyond > 0).any()), value, name, n, interval)
 
     def _beyond(self, value: float) -> float:
         """Return how far a value lies outside of the bounds; 0 or less is inside."""
@@ -48,83 +72,76 @@ class ExpectMeasureBetween(BatchExpectation):
             return math.inf
         low = self.min_value - value if self.min_value is not None else -math.inf
         high = value - self.max_value if self.max_value is not None else -math.inf
-        beyond = max(low, high)
-        return math.ulp(0.0) if self.strict and beyond == 0 else beyond
+        return max(low, high)
 
 
-class ExpectIntervalAbove(BatchExpectation):
-    """Expect a paired difference to be non-inferior: see ``judge_interval``. ``doubt`` is what inconclusive counts as."""
+class ExpectIntervalAbove(MeasuredExpectation):
+    """Expect a paired difference to be non-inferior (``judge_interval``); ``doubt`` is what inconclusive counts as."""
 
     margin: float
-    where: dict[str, str] = {}
     doubt: str = Outcome.INCONCLUSIVE.value
 
-    domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
     success_keys: ClassVar[tuple[str, ...]] = ("margin", "where", "doubt")
 
-    def _validate(self, metrics: Any, runtime_configuration: Any = None, execution_engine: Any = None) -> dict[str, Any]:
-        row = _one(execution_engine, self.where)
+    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """Judge ``value``, ``lo`` and ``hi`` of the one row."""
+        row = _one(rows)
         outcome, reason = judge_interval(_number(row["value"]), _number(row["lo"]), _number(row["hi"]), self.margin)
-        return _judged(row, Outcome(self.doubt) if outcome is Outcome.INCONCLUSIVE else outcome, reason)
+        return _outcome(row, Outcome(self.doubt) if outcome is Outcome.INCONCLUSIVE else outcome, reason)
 
 
-class ExpectImprovement(BatchExpectation):
+class ExpectImprovement(MeasuredExpectation):
     """Expect a paired difference above 0: a lower or equal estimate fails, an interval that reaches 0 warns."""
 
-    where: dict[str, str] = {}
-
-    domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
     success_keys: ClassVar[tuple[str, ...]] = ("where",)
 
-    def _validate(self, metrics: Any, runtime_configuration: Any = None, execution_engine: Any = None) -> dict[str, Any]:
-        row = _one(execution_engine, self.where)
-        value, lo = _number(row["value"]), _number(row["lo"])
-        if not value > 0:
-            return _judged(row, Outcome.FAIL, "not better")
-        return _judged(row, Outcome.PASS if lo > 0 else Outcome.WARN, "" if lo > 0 else "better, the interval reaches 0")
+    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """Judge ``value`` and ``lo`` of the one row."""
+        row = _one(rows)
+        if not _number(row["value"]) > 0:
+            return _outcome(row, Outcome.FAIL, "not better")
+        if _number(row["lo"]) > 0:
+            return _outcome(row, Outcome.PASS, "")
+        return _outcome(row, Outcome.WARN, "better, but the interval reaches 0")
 
 
-class ExpectNotClearlyBelow(BatchExpectation):
+class ExpectNotClearlyBelow(MeasuredExpectation):
     """Expect a value of at least ``min_value``: an interval wholly below it fails, an estimate below it warns."""
 
     min_value: float
-    where: dict[str, str] = {}
 
-    domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
     success_keys: ClassVar[tuple[str, ...]] = ("min_value", "where")
 
-    def _validate(self, metrics: Any, runtime_configuration: Any = None, execution_engine: Any = None) -> dict[str, Any]:
-        row = _one(execution_engine, self.where)
+    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """Judge ``value`` and ``hi`` of the one row."""
+        row = _one(rows)
         value, hi = _number(row["value"]), _number(row["hi"])
         if value >= self.min_value:
-            return _judged(row, Outcome.PASS, "")
+            return _outcome(row, Outcome.PASS, "")
         if hi >= self.min_value:
-            return _judged(row, Outcome.WARN, "below, but the interval reaches it")
-        return _judged(row, Outcome.FAIL, "the interval lies below" if math.isfinite(hi) else "undefined")
+            return _outcome(row, Outcome.WARN, "below, but the interval reaches it")
+        return _outcome(row, Outcome.FAIL, "the interval lies below" if math.isfinite(hi) else "undefined")
 
 
-def _rows(engine: Any, where: dict[str, str]) -> pd.DataFrame:
-    frame: pd.DataFrame = engine.get_domain_records({})
-    for column, value in where.items():
-        frame = frame[frame[column] == value]
-    return frame
+class ExpectStated(MeasuredExpectation):
+    """Expect that what was ``found`` equals what was ``stated``."""
+
+    success_keys: ClassVar[tuple[str, ...]] = ("where",)
+
+    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """Compare the two texts of the one row."""
+        row = _one(rows)
+        return _result(row["stated"] == row["found"], row["found"], "")
 
 
-def _one(engine: Any, where: dict[str, str]) -> dict[str, Any]:
-    rows = _rows(engine, where).to_dict("records")
+def _one(rows: pd.DataFrame) -> dict[str, Any]:
     if len(rows) != 1:
-        raise ValueError(f"{len(rows)} rows where {where}, one was expected")
-    return {str(name): value for name, value in rows[0].items()}
+        raise ValueError(f"{len(rows)} rows, one was expected")
+    return {str(name): value for name, value in rows.iloc[0].to_dict().items()}
 
 
 def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
-
-
-def _interval(rows: pd.DataFrame, index: Any) -> list[float] | None:
-    if not {"lo", "hi"} <= set(rows.columns):
-        return None
-    return _finite_pair(rows["lo"][index], rows["hi"][index])
 
 
 def _finite_pair(lo: Any, hi: Any) -> list[float] | None:
@@ -132,15 +149,14 @@ def _finite_pair(lo: Any, hi: Any) -> list[float] | None:
     return pair if all(map(math.isfinite, pair)) else None
 
 
-def _judged(row: dict[str, Any], outcome: Outcome, reason: str) -> dict[str, Any]:
-    n = int(row["n"]) if row.get("n") is not None else None
-    success = outcome is Outcome.PASS
-    return _result(success, _number(row["value"]), reason, n, _finite_pair(row["lo"], row["hi"]), outcome.value)
+def _outcome(row: dict[str, Any], outcome: Outcome, reason: str) -> dict[str, Any]:
+    interval = _finite_pair(row["lo"], row["hi"])
+    return _result(outcome is Outcome.PASS, _number(row["value"]), reason, int(row["n"]), interval, outcome.value)
 
 
 def _result(
     success: bool,
-    value: float | None,
+    value: float | str | None,
     detail: str,
     n: int | None = None,
     interval: list[float] | None = None,

@@ -32,7 +32,7 @@ def data_suite(gate: DataGate, days: Sequence[date]) -> Any:
 
 
 def data_rows(measured: Sequence[dict[str, Any]], days: Sequence[date]) -> list[dict[str, Any]]:
-    """Return the table to validate: the measurements, and how many days the newest examples lag behind those asked for."""
+    """Return the measurements, and how many days the newest examples lag behind the days asked for."""
     newest = max((row["day"] for row in measured if row["rows"]), default=None)
     behind = (max(days) - newest).days if newest is not None else None
     return [{**row, "day": str(row["day"]), "days_behind": behind} for row in measured]

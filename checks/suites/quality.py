@@ -8,32 +8,33 @@ from ml.gate.figures import ABSOLUTE, BASELINE, CHAMPION, RIVAL
 from ml.surfaces.spec import QualityGate
 
 
-def quality_suite(gate: dict[str, QualityGate], rows: Sequence[dict[str, Any]], kind: str, chosen: str) -> Any:
-    """Return the suite over ``measure_quality``; ``chosen`` is what the evaluation makes the candidate."""
+def quality_suite(gate: dict[str, QualityGate], rows: Sequence[dict[str, Any]]) -> Any:
+    """Return the suite over ``measure_quality``."""
+    return gx.suite("quality", [_expectation(gate[row["task"]], row) for row in rows])
+
+
+def choice_suite(chosen: str) -> Any:
+    """Return the suite over one row: the candidate's kind ``found``, and ``stated``, what the evaluation chose."""
+    from checks.expectations.measured import ExpectStated
+
+    return gx.suite("choice", [ExpectStated(**gx.named("candidate", f"{chosen}, by the evaluation"))])
+
+
+def _expectation(limits: QualityGate, row: dict[str, Any]) -> Any:
     from checks.expectations.measured import ExpectImprovement, ExpectIntervalAbove, ExpectMeasureBetween
 
-    expected: list[Any] = []
-    for row in rows:
-        task, comparison, metric = row["task"], row["comparison"], row["metric"]
-        where = {"task": task, "comparison": comparison}
-        limits = gate[task]
-        match comparison:
-            case _ if comparison == ABSOLUTE:
-                named = gx.named(f"{task}_{metric}", gx.between(limits.min))
-                bounds = {"min_value": limits.min, "count": "n"}
-                expected.append(ExpectMeasureBetween(column="value", where=where, **bounds, **named))
-            case _ if comparison == BASELINE:
-                named = gx.named(f"{task}_{metric}_minus_baseline", "> 0")
-                expected.append(ExpectImprovement(where=where, **named))
-            case _ if comparison == CHAMPION:
-                named = gx.named(f"{task}_{metric}_minus_champion", f"> -{limits.margin:g}, interval <= {2 * limits.margin:g}")
-                expected.append(ExpectIntervalAbove(where=where, margin=limits.margin, **named))
-            case _ if comparison == RIVAL:
-                named = gx.named(f"{task}_{metric}_student_minus_control", "interval not below 0")
-                expected.append(
-                    ExpectMeasureBetween(column="hi", where=where, min_value=0, count="n", severity="warning", **named)
-                )
-    match_kind = gx.expectations().ExpectColumnDistinctValuesToEqualSet(
-        column="candidate", value_set=[chosen], **gx.named("candidate", f"{chosen}, by interval")
-    )
-    return gx.suite("quality", [*expected, match_kind])
+    comparison, name = row["comparison"], f"{row['task']}_{row['metric']}"
+    where = {"task": row["task"], "comparison": comparison}
+    if comparison == ABSOLUTE:
+        bounds = {"min_value": limits.min, "count": "n"}
+        return ExpectMeasureBetween(column="value", where=where, **bounds, **gx.named(name, gx.between(limits.min)))
+    if comparison == BASELINE:
+        return ExpectImprovement(where=where, **gx.named(f"{name}_minus_baseline", "> 0"))
+    if comparison == CHAMPION:
+        threshold = f">= {-limits.margin:g}, interval not below 0 nor wider than {2 * limits.margin:g}"
+        named = gx.named(f"{name}_minus_champion", threshold)
+        return ExpectIntervalAbove(where=where, margin=limits.margin, **named)
+    assert comparison == RIVAL, comparison
+    named = gx.named(f"{name}_student_minus_control", "interval not below 0")
+    bounds = {"min_value": 0, "count": "n", "shown": "value"}
+    return ExpectMeasureBetween(column="hi", where=where, **bounds, severity="warning", **named)

@@ -7,6 +7,8 @@ from typing import Any
 from checks import gx
 from ml.surfaces.spec import SoftLabelGate
 
+RESCORE = "rescore_difference"
+
 
 def soft_labels_suite(gate: SoftLabelGate, days: Sequence[date]) -> Any:
     """Return the suite over ``measure_soft_labels``."""
@@ -34,5 +36,5 @@ def rescore_suite(gate: SoftLabelGate) -> Any:
     from checks.expectations.measured import ExpectMeasureBetween
 
     bounds = {"min_value": 0, "max_value": gate.rescore_tolerance, "count": "n"}
-    named = gx.named("rescore_difference", gx.between(high=gate.rescore_tolerance))
+    named = gx.named(RESCORE, gx.between(high=gate.rescore_tolerance))
     return gx.suite("rescore", [ExpectMeasureBetween(column="difference", **bounds, **named)])

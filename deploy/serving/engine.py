@@ -92,6 +92,7 @@ class Engine:
         self._champions: set[str] = set()
         self._snapshot: FeatureSnapshot | None = None
         self._retry: dict[str, tuple[float, float]] = {}
+        self._shown: set[tuple[str, str, str, str | None]] = set()
         self._stop = threading.Event()
         self._refreshing = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -209,10 +210,12 @@ class Engine:
         return result
 
     def _show(self) -> None:
-        self.metrics.serving.clear()
-        for surface, item in self.served.items():
-            release, version, features = item.identity
-            self.metrics.serving.labels(surface, release, version, features or "").set(1)
+        served = {(surface, *item.identity) for surface, item in self.served.items()}
+        for gone in self._shown - served:
+            self.metrics.serving.remove(*(label or "" for label in gone))
+        for new in served - self._shown:
+            self.metrics.serving.labels(*(label or "" for label in new)).set(1)
+        self._shown = served
         if self._snapshot is not None:
             self.metrics.feature_age.set(self._age(self._snapshot.day))
         self.metrics.ready.set(not self.not_ready())

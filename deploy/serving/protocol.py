@@ -4,6 +4,7 @@ A binary request or response is a JSON head followed by raw little-endian tensor
 holds the length of the head, ``binary_data_size`` of a tensor its share of the rest.
 """
 
+import math
 import reprlib
 import zlib
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,11 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Values per row."""
+        return math.prod(self.shape)
 
     @property
     def datatype(self) -> str:
@@ -109,6 +115,7 @@ def decode_request(
         raise BadRequest(f"{len(binary)} bytes follow the JSON head, the inputs account for {offset}")
     if missing := [name for name in inputs if name not in feeds]:
         raise BadRequest(f"missing input(s): {', '.join(missing)}")
+    _check_finite(feeds)
     return InferRequest(identifier, feeds, _requested_outputs(request, parameters, outputs))
 
 
@@ -230,34 +237,34 @@ def _from_json(entry: Mapping[str, Any], spec: TensorSpec, rows: int) -> np.ndar
         values = np.array(data)
     except (ValueError, OverflowError) as error:
         raise BadRequest(f"data of input {spec.name!r} is ragged or out of range: {str(error)[:120]}") from error
-    if values.size != rows * int(np.prod(spec.shape)):
+    if values.size != rows * spec.size:
         raise BadRequest(f"input {spec.name!r} has shape {[rows, *spec.shape]} but {values.size} values")
     if values.dtype.kind not in _JSON_KINDS[spec.dtype] or (spec.dtype == "int64" and values.dtype == np.uint64):
         raise BadRequest(f"data of input {spec.name!r} is not all {spec.datatype}")
     with np.errstate(over="ignore"):
-        typed = values.astype(spec.dtype).reshape(rows, *spec.shape)
-    return _finite(typed, spec)
+        return values.astype(spec.dtype).reshape(rows, *spec.shape)
 
 
 def _from_binary(
     binary: memoryview, offset: int, size: Any, entry: Mapping[str, Any], spec: TensorSpec, rows: int
 ) -> np.ndarray:
     wire = _WIRE[spec.dtype]
-    expected = rows * int(np.prod(spec.shape)) * wire.itemsize
+    expected = rows * spec.size * wire.itemsize
     if type(size) is not int or size != expected:
         raise BadRequest(f"binary_data_size of input {spec.name!r} must be {expected} for its shape, got {show(size)}")
     if "data" in entry:
         raise BadRequest(f"input {spec.name!r} has both data and binary_data_size")
     if offset + size > len(binary):
         raise BadRequest(f"the body ends within the binary data of input {spec.name!r}")
-    values = np.frombuffer(binary[offset : offset + size], dtype=wire).reshape(rows, *spec.shape)
-    return _finite(np.require(values, dtype=spec.dtype, requirements="CA"), spec)
+    values = np.frombuffer(binary, wire, rows * spec.size, offset).reshape(rows, *spec.shape)
+    return values if values.flags.aligned and values.dtype.isnative else values.astype(spec.dtype)
 
 
-def _finite(values: np.ndarray, spec: TensorSpec) -> np.ndarray:
-    if spec.dtype == "float32" and not np.isfinite(values).all():
-        raise BadRequest(f"input {spec.name!r} holds a value that is not finite")
-    return values
+def _check_finite(feeds: Mapping[str, np.ndarray]) -> None:
+    numbers = {name: value for name, value in feeds.items() if value.dtype == np.float32}
+    if numbers and not np.isfinite(np.concatenate([value.reshape(-1) for value in numbers.values()])).all():
+        name = next(name for name, value in numbers.items() if not np.isfinite(value).all())
+        raise BadRequest(f"input {name!r} holds a value that is not finite")
 
 
 def _requested_outputs(

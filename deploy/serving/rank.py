@@ -120,9 +120,8 @@ def render(request: RankRequest, served: Served, values: dict[str, np.ndarray], 
     order = np.argsort(-scores, kind="stable")
     names = [SCORE, *(name for name in values if name != SCORE)]
     columns = [values[name][order].tolist() for name in names]
-    candidates = request.candidates
-    items = [
-        {"item_id": candidates[index]["item_id"], "index": index, **dict(zip(names, row, strict=True))}
-        for index, *row in zip(order.tolist(), *columns, strict=True)
-    ]
+    positions = order.tolist()
+    ids = [request.candidates[position]["item_id"] for position in positions]
+    keys = ("item_id", "index", *names)
+    items = [dict(zip(keys, row, strict=True)) for row in zip(ids, positions, *columns, strict=True)]
     return orjson.dumps({"surface": request.surface, **served.label, "items": items})

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
+import httpx
 import numpy as np
 import uvicorn
 
@@ -101,6 +102,20 @@ def request_example(settings: Settings, surface: str, candidates: int = 20) -> d
     if "session_outcomes" in inputs:
         request["session"] = {"outcomes": ["completed", "skipped"]}
     return {**request, "candidates": [_filled(item) for item in items]}
+
+
+def example_answer(settings: Settings, surface: str) -> dict[str, Any]:
+    """Serve on a free port, send the example request of ``surface`` over HTTP and return the answer.
+
+    Raises:
+        LookupError: There is no example; see ``request_example``.
+        httpx.HTTPStatusError: The server refused it.
+    """
+    request = request_example(settings, surface)
+    token = settings.serve_token
+    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+    with serving(settings) as url:
+        return httpx.post(f"{url}/rank", json=request, headers=headers, timeout=30).raise_for_status().json()
 
 
 def _server(

@@ -113,15 +113,15 @@ class UserWeights:
         """Return R2 of ``predictions`` [n]; the mean label of a replicate is its own."""
         y = labels - labels.mean() if len(labels) else labels
         terms = self._by_user(codes, np.ones(len(y)), y, y * y, np.square(labels - predictions))
-        return Linear(terms, lambda s: 1 - _divide(s[3], _centred(s[2], s[1], s[1], s[0])))
+        return Linear(terms, lambda s: 1 - _divide(s[3], _variation(s[2], s[1], s[0])))
 
     def r2_affine(self, codes: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> Linear:
         """Return the squared Pearson correlation of ``labels`` [n] and ``predictions`` [n]."""
         y, p = (v - v.mean() if len(v) else v for v in (labels, predictions))
 
         def combine(s: np.ndarray) -> np.ndarray:
-            scale = _centred(s[3], s[1], s[1], s[0]) * _centred(s[4], s[2], s[2], s[0])
-            return _divide(_centred(s[5], s[1], s[2], s[0]) ** 2, scale)
+            scale = _variation(s[3], s[1], s[0]) * _variation(s[4], s[2], s[0])
+            return _divide((s[5] - _divide(s[1] * s[2], s[0])) ** 2, scale)
 
         return Linear(self._by_user(codes, np.ones(len(y)), y, p, y * y, p * p, y * p), combine)
 
@@ -167,5 +167,7 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
         return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
-def _centred(cross: np.ndarray, left: np.ndarray, right: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return cross - _divide(left * right, count)
+def _variation(squares: np.ndarray, total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return the sum of squares about the mean, 0 where it is nothing but rounding."""
+    found = squares - _divide(total * total, count)
+    return np.where(found > 1e-12 * squares, found, 0.0)

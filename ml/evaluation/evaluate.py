@@ -142,7 +142,6 @@ class Evaluation:
         users: Their users.
         seed: Seed of the bootstrap.
         replicates: Bootstrap samples.
-        snapshot: Lake snapshot that was read.
         models: Content hash of each model that was evaluated.
         kinds: Kind of each task.
         results: All figures.
@@ -157,7 +156,6 @@ class Evaluation:
     users: int
     seed: int
     replicates: int
-    snapshot: int
     models: dict[str, str]
     kinds: dict[str, Literal["binary", "regression"]]
     results: tuple[Result, ...] = field(repr=False)
@@ -322,7 +320,6 @@ def compute_evaluation(
     replicates: int = 1000,
 ) -> Evaluation:
     """Compute what ``evaluate`` stores from the stored predictions, writing nothing."""
-    snapshot = lake.snapshot()
     frame = _read(lake, surface, partition, teacher_outputs)
     weights = UserWeights(frame.users, seed=seed, replicates=replicates)
     measures = _Measures(frame, weights)
@@ -347,7 +344,6 @@ def compute_evaluation(
         users=weights.users,
         seed=seed,
         replicates=replicates,
-        snapshot=snapshot,
         models=frame.hashes,
         kinds={name: task.kind for name, task in surface.tasks.items()},
         results=tuple(results),

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ml.evaluation.evaluate import ALL, LOWER_IS_BETTER, Evaluation
 from ml.evaluation.predictions import INPUTS
+from ml.surfaces.spec import Surface
 
 _MODELS = ("teacher", "control", "student", "champion", "baseline")
 _WIDTH = 92
@@ -18,8 +19,9 @@ _WIDTH = 92
 
 def surface_report(
     evaluation: Evaluation,
+    surface: Surface,
     *,
-    rows_train: int,
+    rows: Mapping[str, int],
     defaulted_input_share: float | None,
     parameters: Mapping[str, int | None],
     verdict: Mapping[str, Any] | None,
@@ -33,7 +35,8 @@ def surface_report(
 
     Args:
         evaluation: Evaluated partition.
-        rows_train: Examples that the student was trained on.
+        surface: Its tasks and slices, in their order.
+        rows: Examples of the days of ``train`` and of ``test``.
         defaulted_input_share: Share of teacher inputs that took the contract's default; None without a teacher model.
         parameters: Trained parameters of ``teacher`` and ``student``.
         verdict: ``decision`` and ``path`` of the gate's verdict.
@@ -42,21 +45,40 @@ def surface_report(
     return {
         "partition": evaluation.partition.isoformat(),
         "days": [day.isoformat() for day in evaluation.days],
-        "rows": {"train": rows_train, "test": evaluation.rows},
+        "rows": dict(rows),
         "users": evaluation.users,
         "defaulted_input_share": defaulted_input_share,
         "parameters": dict(parameters),
-        "tasks": _tasks(evaluation, ALL),
-        "slices": {name: _tasks(evaluation, name) for name in evaluation.slices if name != ALL},
+        "tasks": _tasks(evaluation, surface, ALL),
+        "slices": {name: _tasks(evaluation, surface, name) for name in surface.slices},
         "verdict": None if verdict is None else dict(verdict),
         "release": None if release is None else dict(release),
     }
 
 
-def _tasks(evaluation: Evaluation, name: str) -> dict[str, Any]:
+def markdown_summary(evaluation: Evaluation, surface: Surface) -> str:
+    """Return control, teacher, student and their paired difference per task and slice as a Markdown table.
+
+    Inputs that are known only after ranking stand at their serving value. AUC x 100, R2 as it is.
+    """
+    lines = [
+        f"{evaluation.days[0]} to {evaluation.days[-1]}, {evaluation.rows:,} rows, {evaluation.users:,} users; "
+        "AUC x 100; 95 % paired bootstrap over users; * too few rows or positives.",
+        "",
+        "| slice | task | control | teacher | student | student - control | n | positive |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in (ALL, *surface.slices):
+        for task, figures in _tasks(evaluation, surface, name).items():
+            cells = [name.replace("_", " "), f"{task} {figures['metric'].upper()}", *_cells(figures)]
+            lines.append("| " + " | ".join(str(cell).strip().replace("*", "\\*") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _tasks(evaluation: Evaluation, surface: Surface, name: str) -> dict[str, Any]:
     return {
         task: _figures(evaluation, task, name, "serving") | {"logged": _figures(evaluation, task, name, "logged")}
-        for task in evaluation.kinds
+        for task in surface.tasks
         if any(evaluation.has("control", task, inputs) for inputs in INPUTS)
     }
 
@@ -123,11 +145,14 @@ def _table(name: str, surface: Mapping[str, Any]) -> Table:
             table.add_section()
             table.add_row(Text(group.replace("_", " "), style="italic"))
         for task, figures in tasks.items():
-            metric = figures.get("metric")
-            models = [_shown(metric, figures.get(m)) for m in ("control", "teacher", "student")]
-            counts = [f"{figures[k]:,}" if figures.get(k) is not None else "-" for k in ("n", "positives")]
-            table.add_row(f"{task} {(metric or '').upper()}", *models, _delta(figures), *counts)
+            table.add_row(f"{task} {figures.get('metric', '').upper()}", *_cells(figures))
     return table
+
+
+def _cells(figures: Mapping[str, Any]) -> list[str | Text]:
+    models = [_shown(figures.get("metric"), figures.get(m)) for m in ("control", "teacher", "student")]
+    counts = [f"{figures[k]:,}" if figures.get(k) is not None else "-" for k in ("n", "positives")]
+    return [*models, _delta(figures), *counts]
 
 
 def _outcome(surface: Mapping[str, Any]) -> list[Text]:

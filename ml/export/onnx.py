@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -82,6 +83,7 @@ def export_ranker(ranker: Ranker, out_path: Path) -> Export:
     inputs, outputs = tuple(ranker.surface.inputs), (*ranker.surface.tasks, SCORE)
     columns = edge_columns(ranker, _EXAMPLE_ROWS)
     batch = torch.export.Dim(BATCH)
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # names torchvision
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls
         program = torch.onnx.export(

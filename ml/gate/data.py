@@ -14,9 +14,9 @@ def measure_examples(lake: Lake, surface: Surface, days: Sequence[date]) -> list
     Returns:
         One row per day, also for a day without examples: ``day``, ``rows``; counts of ``duplicate_ids``, ``null_keys``
         (exposure_id or ts), ``foreign_times`` (ts outside of the day), ``bad_labels`` (neither null nor in the task's
-        range), ``bad_values`` (non-finite numbers, vectors of another length); ``null_share`` of the worst input and
-        its name in ``null_input``; ``label_rate_<task>`` of binary tasks (null without labels) and
-        ``labelled_<task>``.
+        range), ``bad_values`` (non-finite numbers, vectors of another length); ``null_share`` of the worst input that
+        is not sparse and its name in ``null_input`` (on ``first_day`` daily inputs, which have no yesterday, are left
+        out); ``label_rate_<task>`` of binary tasks (null without labels) and ``labelled_<task>``.
     """
     selected = {
         "rows": "count(*)",
@@ -30,7 +30,7 @@ def measure_examples(lake: Lake, surface: Surface, days: Sequence[date]) -> list
         if spec.kind == "binary":
             selected[f"label_rate_{task}"] = f"avg({_quote(spec.label)}::double)"
         selected[f"labelled_{task}"] = f"count({_quote(spec.label)})"
-    nulls = {name: f"count(*) filter (where {_quote(name)} is null)" for name in surface.inputs}
+    nulls = {n: f"count(*) filter (where {_quote(n)} is null)" for n, i in surface.inputs.items() if not i.sparse}
     columns = [f"{sql} as {_quote(name)}" for name, sql in selected.items()]
     columns += [f"{sql} as {_quote('nulls of ' + name)}" for name, sql in nulls.items()]
     query = f"""
@@ -45,9 +45,12 @@ def measure_examples(lake: Lake, surface: Surface, days: Sequence[date]) -> list
     for row in lake.sql(query, [wanted, wanted]).to_pylist():
         counts = {name: row.pop("nulls of " + name) or 0 for name in nulls}
         row["rows"] = row["rows"] or 0
-        worst = max(counts, key=lambda name: counts[name])
-        share = counts[worst] / row["rows"] if row["rows"] else None
-        found.append({**row, "null_share": share, "null_input": worst if counts[worst] else None})
+        if row["day"] <= lake.settings.first_day:  # there is no yesterday yet
+            counts = {name: n for name, n in counts.items() if surface.inputs[name].kind != "daily"}
+        nulled = max(counts.values(), default=0)
+        share = nulled / row["rows"] if row["rows"] else None
+        name = next((name for name, n in counts.items() if n == nulled and n), None)
+        found.append({**row, "null_share": share, "null_input": name})
     return found
 
 
@@ -127,7 +130,9 @@ def _bad_value(name: str, spec: Input) -> str:
         case "number":
             return f"not isfinite({column}::double)"
         case "vector":
-            return f"len({column}) <> {spec.length} or len(list_filter({column}, lambda x: not isfinite(x::double))) > 0"
+            return (
+                f"len({column}) <> {spec.length} or len(list_filter({column}, lambda x: not isfinite(x::double))) > 0"
+            )
         case _:
             return "false"
 

@@ -14,7 +14,7 @@ from ml.surfaces.spec import Surface
 
 
 def measure_onnx(surface: Surface, model: Path) -> list[dict[str, Any]]:
-    """Return what is wrong with the graph: rows of ``property``, ``problems`` (0 is right) and ``detail``; and its size.
+    """Return what is wrong with the graph: rows of ``property``, ``problems`` (their number) and ``detail``.
 
     Raises:
         ValueError: The file cannot be read as ONNX.

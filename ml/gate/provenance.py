@@ -69,7 +69,9 @@ def compare_origins(
     return [{"item": item, "stated": str(s), "found": str(f)} for item, (s, f) in stated.items()]
 
 
-def measure_leaks(lake: Lake, surface: Surface, days: Sequence[date], evaluation: Evaluation, kind: str) -> list[dict[str, Any]]:
+def measure_leaks(
+    lake: Lake, surface: Surface, days: Sequence[date], evaluation: Evaluation, kind: str
+) -> list[dict[str, Any]]:
     """Return the AUC (of 0.5 or more) of each single number against each binary task, and the candidate's own.
 
     Args:
@@ -80,8 +82,8 @@ def measure_leaks(lake: Lake, surface: Surface, days: Sequence[date], evaluation
         kind: Which model is the candidate.
 
     Returns:
-        Rows of ``task``, ``feature`` (``candidate`` for the model itself), ``auc`` and ``n``; a feature that is constant
-        or a task with one class gives 0.5.
+        Rows of ``task``, ``feature`` (or which scores of the candidate), ``auc`` and ``n``; a constant feature, or a
+        task with one class, gives 0.5.
     """
     tasks = {task: spec.label for task, spec in surface.tasks.items() if spec.kind == "binary"}
     numbers = {name: spec.default for name, spec in surface.inputs.items() if spec.type == "number"}
@@ -104,9 +106,7 @@ def measure_leaks(lake: Lake, surface: Surface, days: Sequence[date], evaluation
     return found
 
 
-def _contents(
-    what: str, stated: Sequence[DayContent], found: Sequence[DayContent]
-) -> dict[str, tuple[object, object]]:
+def _contents(what: str, stated: Sequence[DayContent], found: Sequence[DayContent]) -> dict[str, tuple[object, object]]:
     seen = {d.day: d for d in found}
     rows = sum(d.rows for d in stated), sum(d.rows for d in found)
     differing = [d.day for d in stated if seen.get(d.day) != d]

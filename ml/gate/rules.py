@@ -37,7 +37,7 @@ def judge_interval(value: float, lo: float, hi: float, margin: float) -> tuple[O
 
 
 def days_to_decide(lo: float, hi: float, margin: float, days: int) -> int:
-    """Return how many evaluation days more would narrow an interval to two margins, its width falling with sqrt(days)."""
+    """Return how many more evaluation days narrow an interval to two margins; its width falls with sqrt(days)."""
     if not (math.isfinite(lo) and math.isfinite(hi)):
         return days
     return max(0, math.ceil(days * ((hi - lo) / (2 * margin)) ** 2) - days)

@@ -1,7 +1,7 @@
 """The contract of the landing zone: every table, its columns, types and bounds, read from YAML.
 
-``contract.yaml`` beside this module is the canonical schema. ``$CROSSFADE_HOME/landing_contract.yaml``, if present, adds
-typed columns to its tables and names columns to ignore::
+``contract.yaml`` beside this module is the canonical schema. ``$CROSSFADE_HOME/landing_contract.yaml``, if present,
+adds typed columns to its tables and names columns to ignore::
 
     tables:
       exposures:

@@ -1,25 +1,27 @@
 """KuaiRand-Pure (Gao et al., CIKM 2022; CC BY-SA 4.0) in its official layout -> landing files.
 
-``<kuairand_dir>/data/`` holds ``log_standard_4_08_to_4_21_pure.csv`` and ``log_standard_4_22_to_5_08_pure.csv`` (a log is
-needed when the wanted days reach into it), ``user_features_pure.csv`` and ``video_features_basic_pure.csv``. The log of
-random exposures is not landed: its items were not chosen by the ranker that is imitated here. The official
+``<kuairand_dir>/data/`` holds ``log_standard_4_08_to_4_21_pure.csv`` and ``log_standard_4_22_to_5_08_pure.csv`` (a
+log is needed when the wanted days reach into it), ``user_features_pure.csv`` and ``video_features_basic_pure.csv``.
+The log of random exposures is not landed: its items were not chosen by the ranker that is imitated here. The official
 ``video_features_statistic_pure.csv`` holds averages over the whole month and is never read.
 
-**Clock.** ``time_ms`` is epoch milliseconds and the dataset's dates are China Standard Time (UTC+8). The app's clock is
-therefore China's: every timestamp is local time, landed as if it were UTC, so that a day of the landing zone is a day of
-the users and of the dataset. In UTC the first and last day of any cut of the logs would be halves (2,408 and 15,715
-rows instead of 14,650 and 18,404 in the nine days from 2022-04-25). The dataset's own ``date`` comes from a later, hourly
-stamp (``hourmin``) and differs from the date of ``time_ms`` in 0.8 % of the rows around midnight; ``time_ms`` decides. Rows
-of days outside ``first_day`` to ``last_day`` are not landed.
+**Clock.** ``time_ms`` is epoch milliseconds and the dataset's dates are China Standard Time (UTC+8). The app's clock
+is therefore China's: every timestamp is local time, landed as if it were UTC, so that a day of the landing zone is a
+day of the users and of the dataset. In UTC the first and last day of any cut of the logs would be halves (2,408 and
+15,715 rows instead of 14,650 and 18,404 in the nine days from 2022-04-25). The dataset's own ``date`` comes from a
+later, hourly stamp (``hourmin``) and differs from the date of ``time_ms`` in 0.8 % of the rows around midnight;
+``time_ms`` decides. Rows of days outside ``first_day`` to ``last_day`` are not landed.
 
-**Source platform** = tab 1. An impression's ``continued`` is ``long_view``. Profiles of day d count the tab-1 rows of the seven
-days before d. ``register_days`` counts to 2022-05-09, the day after the last log (the latest reference day under which nobody
-is seen before registering), so tenure is taken back to d. ``user_active_degree`` is a snapshot of unknown date.
+**Source platform** = tab 1. An impression's ``continued`` is ``long_view``. Profiles of day d count the tab-1 rows of
+the seven days before d. ``register_days`` counts to 2022-05-09, the day after the last log (the latest reference day
+under which nobody is seen before registering), so tenure is taken back to d. ``user_active_degree`` is a snapshot of
+unknown date.
 
-**App.** Tabs 2, 4, 6 are surface ``homepage``, tab 0 is ``radio``; the tab is ``container_id``. A session ends after 30
-minutes without an exposure and is named by its first. A clicked exposure has one listen, so ``trail`` is the log of its
-own seconds: completed if the whole video was played, skipped below ``SKIP_SECONDS``, else stopped. A radio exposure has the
-outcome ``engagement`` = ``long_view``, clicked or not. All videos and users are landed on ``first_day``.
+**App.** Tabs 2, 4, 6 are surface ``homepage``, tab 0 is ``radio``; the tab is ``container_id``. A session ends after
+30 minutes without an exposure and is named by its first. A clicked exposure has one listen, so ``trail`` is the log
+of its own seconds: completed if the whole video was played, skipped below ``SKIP_SECONDS``, else stopped. A radio
+exposure has the outcome ``engagement`` = ``long_view``, clicked or not. All videos and users are landed on
+``first_day``.
 
 **Repeats.** Some (user, video, time) stand twice. Those that differ only in ``hourmin`` are one event logged twice:
 duplicates. Those with another click, play time or ``long_view`` get different ``record_hash`` and conflict.
@@ -88,10 +90,11 @@ with marked as (
 select
     * exclude (starts, session),
     concat_ws('-', user_id, video_id, time_ms) as exposure_id,
-    concat_ws('-', user_id, first_value(time_ms) over (partition by user_id, session order by ts, video_id)) as session_id,
+    concat_ws('-', user_id, first_value(time_ms) over by_session) as session_id,
     if(tab = {RADIO_TAB}, 'radio', 'homepage') as surface,
     least(play_time_ms / 1000, {MAX_PLAYED_SECONDS}) as played_s
-from numbered;
+from numbered
+window by_session as (partition by user_id, session order by ts, video_id);
 
 create table source_daily as
 select
@@ -107,7 +110,9 @@ where tab = {SOURCE_TAB}
 group by all;
 """
 
-_COUNTS = ", ".join(f"coalesce({name}, 0)::bigint as {name}_7d" for name in ("impressions", "clicks", "watch_ms", "likes"))
+_COUNTS = ", ".join(
+    f"coalesce({name}, 0)::bigint as {name}_7d" for name in ("impressions", "clicks", "watch_ms", "likes")
+)
 _SUMS = ", ".join(f"sum({name}) as {name}" for name in ("impressions", "clicks", "watch_ms", "likes"))
 _TRAILING = "select {key}, " + _SUMS + " from source_daily where day >= $day - 7 and day < $day group by {key}"
 
@@ -121,8 +126,8 @@ _TABLES = {
     """,
     "listens": f"""
         select
-            exposure_id as listen_id, ts, user_id::varchar as user_id, session_id, video_id::varchar as item_id, exposure_id,
-            played_s,
+            exposure_id as listen_id, ts, user_id::varchar as user_id, session_id, video_id::varchar as item_id,
+            exposure_id, played_s,
             case
                 when duration_ms > 0 and play_time_ms >= duration_ms then 'completed'
                 when played_s < {SKIP_SECONDS} then 'skipped'
@@ -137,8 +142,9 @@ _TABLES = {
     """,
     "items": """
         select
-            video_id::varchar as item_id, author_id::varchar as creator_id, nullif(split_part(tag, ',', 1), '') as genre,
-            video_duration / 1000 as duration_s, upload_dt::timestamp as released_at, video_id::varchar as source_item_id
+            video_id::varchar as item_id, author_id::varchar as creator_id,
+            nullif(split_part(tag, ',', 1), '') as genre, video_duration / 1000 as duration_s,
+            upload_dt::timestamp as released_at, video_id::varchar as source_item_id
         from videos where $day = (select min(day) from wanted) order by video_id
     """,
     "users": f"""
@@ -181,12 +187,15 @@ def log_days(folder: Path) -> tuple[date, date]:
     present = [folder / "data" / name for name in LOGS if (folder / "data" / name).is_file()]
     if not present:
         raise LandingError(f"KuaiRand-Pure: {folder / 'data'} holds none of {', '.join(LOGS)}")
+    first, last = date.max, date.min
     with duckdb.connect() as connection:
-        scan = _scan(connection, present, {"date": "BIGINT"})
-        bounds = connection.execute(f"select min(date)::varchar, max(date)::varchar from {scan}").fetchone()
-    if bounds is None or bounds[0] is None:
-        raise LandingError(f"KuaiRand-Pure: the logs in {folder / 'data'} are empty")
-    return date.fromisoformat(bounds[0]), date.fromisoformat(bounds[1])
+        for file in present:
+            scan = _scan(connection, file, {"date": "BIGINT"})
+            low, high = _execute(connection, file, f"select min(date), max(date) from {scan}").fetchall()[0]
+            if low is None:
+                raise LandingError(f"KuaiRand-Pure: {file} holds no row")
+            first, last = min(first, date.fromisoformat(str(low))), max(last, date.fromisoformat(str(high)))
+    return first, last
 
 
 def write_landing(settings: Settings, progress: Callable[[str], None] | None = None) -> dict[str, int]:
@@ -206,9 +215,13 @@ def write_landing(settings: Settings, progress: Callable[[str], None] | None = N
             lies within the days.
     """
     if settings.kuairand_dir is None:
-        raise LandingError("kuairand_dir is not set; it names the unpacked KuaiRand-Pure folder, which holds data/*.csv")
+        raise LandingError(
+            "kuairand_dir is not set; it names the unpacked KuaiRand-Pure folder, which holds data/*.csv"
+        )
     data = settings.kuairand_dir / "data"
     logs = _needed_logs(data, settings)
+    if progress is not None and (ignored := sorted(data.glob("log_random_*.csv"))):
+        progress(f"{ignored[0].name} is not landed: its items were not chosen by a ranker")
     totals = dict.fromkeys(_TABLES, 0)
     with duckdb.connect(config={"threads": settings.threads, "memory_limit": settings.memory_limit}) as connection:
         spill = settings.home / "scratch"
@@ -241,22 +254,24 @@ def _needed_logs(data: Path, settings: Settings) -> list[Path]:
 
 def _load(connection: duckdb.DuckDBPyConnection, data: Path, logs: list[Path], settings: Settings) -> None:
     """Fill the tables log, users, videos and wanted (the days to write)."""
-    scan = _scan(connection, logs, _LOG_COLUMNS)
-    try:
-        connection.execute(
-            f"create table log as select * exclude (is_rand), {_CLOCK} as ts, ({_CLOCK})::date as day from {scan} "
-            "where is_rand = 0"
+    # One statement per file, so that an error can name its file.
+    for i, file in enumerate(logs):
+        head = "create table log as" if i == 0 else "insert into log"
+        _execute(
+            connection,
+            file,
+            f"{head} select * exclude (is_rand), {_CLOCK} as ts, ({_CLOCK})::date as day "
+            f"from {_scan(connection, file, _LOG_COLUMNS)} where is_rand = 0",
         )
-        for table, name, columns, key in (
-            ("users", USERS, _USER_COLUMNS, "user_id"),
-            ("videos", VIDEOS, _VIDEO_COLUMNS, "video_id"),
-        ):
-            connection.execute(f"create table {table} as select * from {_scan(connection, [data / name], columns)}")
-            (repeats,) = connection.execute(f"select count(*) - count(distinct {key}) from {table}").fetchone() or (0,)
-            if repeats:
-                raise LandingError(f"KuaiRand-Pure: {data / name} holds {repeats} rows with a repeated or null {key}")
-    except duckdb.Error as error:
-        raise LandingError(f"KuaiRand-Pure: cannot read {data}: {error}") from error
+    for table, name, columns, key in (
+        ("users", USERS, _USER_COLUMNS, "user_id"),
+        ("videos", VIDEOS, _VIDEO_COLUMNS, "video_id"),
+    ):
+        file = data / name
+        _execute(connection, file, f"create table {table} as select * from {_scan(connection, file, columns)}")
+        (repeats,) = connection.execute(f"select count(*) - count(distinct {key}) from {table}").fetchone() or (0,)
+        if repeats:
+            raise LandingError(f"KuaiRand-Pure: {file} holds {repeats} rows with a repeated or null {key}")
     connection.execute(
         "create table wanted as select distinct day from log where day >= $first and ($last is null or day <= $last)",
         {"first": settings.first_day, "last": settings.last_day or log_days(data.parent)[1]},
@@ -269,25 +284,26 @@ def _load(connection: duckdb.DuckDBPyConnection, data: Path, logs: list[Path], s
     connection.execute(_PREPARE)
 
 
-def _scan(connection: duckdb.DuckDBPyConnection, files: list[Path], columns: dict[str, str]) -> str:
-    """Return a subquery over CSV files that have (at least) ``columns``.
+def _scan(connection: duckdb.DuckDBPyConnection, file: Path, columns: dict[str, str]) -> str:
+    """Return a subquery over a CSV file that has (at least) ``columns``.
 
     Raises:
-        LandingError: A file lacks a column; names both.
+        LandingError: The file lacks a column; names both.
     """
-    parts = []
-    for file in files:
-        try:
-            described = connection.execute(f"describe select * from read_csv('{_quote(file)}', all_varchar = true)")
-            present = {row[0] for row in described.fetchall()}
-        except duckdb.Error as error:
-            raise LandingError(f"KuaiRand-Pure: cannot read {file}: {error}") from error
-        for column in columns:
-            if column not in present:
-                raise LandingError(f"KuaiRand-Pure: {file} lacks column {column!r}")
-        typed = ", ".join(f"cast({name} as {kind}) as {name}" for name, kind in columns.items())
-        parts.append(f"select {typed} from read_csv('{_quote(file)}', all_varchar = true)")
-    return f"({' union all '.join(parts)})"
+    scan = f"read_csv('{_quote(file)}', header = true, delim = ',', quote = '\"', all_varchar = true)"
+    present = {row[0] for row in _execute(connection, file, f"describe select * from {scan}").fetchall()}
+    for column in columns:
+        if column not in present:
+            raise LandingError(f"KuaiRand-Pure: {file} lacks column {column!r}")
+    typed = ", ".join(f"cast({name} as {kind}) as {name}" for name, kind in columns.items())
+    return f"(select {typed} from {scan})"
+
+
+def _execute(connection: duckdb.DuckDBPyConnection, file: Path, query: str) -> duckdb.DuckDBPyConnection:
+    try:
+        return connection.execute(query)
+    except duckdb.Error as error:
+        raise LandingError(f"KuaiRand-Pure: cannot read {file}: {error}") from error
 
 
 def _write(connection: duckdb.DuckDBPyConnection, settings: Settings, table: str, day: date, query: str) -> int:

@@ -1,8 +1,8 @@
 """Landing: files of the landing zone -> ``landing.*`` tables of the lake, day by day.
 
-A day is read, validated and then replaced in one transaction: its rows, its quarantine and its ledger. Rows in = loaded +
-quarantined, always. A day with too many bad rows fails: its quarantine is written for inspection, its tables stay as they
-were. Nothing is held in memory beyond one day.
+A day is read, validated and then replaced in one transaction: its rows, its quarantine and its ledger. Rows in =
+loaded + quarantined, always. A day with too many bad rows fails: its quarantine is written for inspection, its tables
+stay as they were. Nothing is held in memory beyond one day.
 """
 
 from collections import Counter
@@ -92,20 +92,34 @@ def init_tables(lake: Lake) -> None:
     for name, table in load_contract(lake.settings).tables.items():
         wanted[f"{LANDING}.{name}"] = {DAY: "DATE"} | {n: c.sql_type for n, c in table.columns.items()}
 
+    present: dict[str, dict[str, str]] = {}
+    described = lake.connection.execute(
+        "select table_name, column_name, data_type from information_schema.columns "
+        "where table_catalog = ? and table_schema = ?",
+        [ALIAS, LANDING],
+    )
+    for name, column, kind in described.fetchall():
+        present.setdefault(f"{LANDING}.{name}", {})[column] = kind
+    statements = []
+    for name, columns in wanted.items():
+        landed = present.get(name)
+        if landed is None:
+            listed = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
+            statements.append(f"create table {ALIAS}.{name} ({listed})")
+            statements.append(f"alter table {ALIAS}.{name} set partitioned by ({DAY})")
+            continue
+        for column, kind in columns.items():
+            if column not in landed:
+                statements.append(f'alter table {ALIAS}.{name} add column "{column}" {kind}')
+            elif landed[column] != kind:
+                raise ContractError(f"{name}.{column} is landed as {landed[column]}, the contract says {kind}")
+    if not statements:
+        return
+
     def step() -> None:
         with lake.transaction("landing: create tables") as connection:
-            for name, columns in wanted.items():
-                if not lake.table_exists(name):
-                    listed = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
-                    connection.execute(f"create table {ALIAS}.{name} ({listed})")
-                    connection.execute(f"alter table {ALIAS}.{name} set partitioned by ({DAY})")
-                    continue
-                present = lake.columns(name)
-                for column, kind in columns.items():
-                    if column not in present:
-                        connection.execute(f'alter table {ALIAS}.{name} add column "{column}" {kind}')
-                    elif present[column] != kind:
-                        raise ContractError(f"{name}.{column} is landed as {present[column]}, the contract says {kind}")
+            for statement in statements:
+                connection.execute(statement)
 
     lake.retry(step)
 
@@ -184,10 +198,7 @@ def _read_table(settings: Settings, contract: Contract, name: str, day: date, su
     rows = pl.concat(frames) if frames else typed(pl.DataFrame(schema={ROW: pl.Int64}), table, 0)
     good, invalid = validate(rows, contract, name, day, surfaces)
     rows_in = rows.height + unreadable.height
-    contents = [
-        _with_content(invalid.filter(pl.col(FILE) == index), source)
-        for index, source in enumerate(sources)
-    ]
+    contents = [_with_content(invalid.filter(pl.col(FILE) == index), source) for index, source in enumerate(sources)]
     bad = pl.concat([unreadable, *(c.select(FILE, *BROKEN_SCHEMA) for c in contents)]).sort(FILE, ROW)
     good = good.select(list(table.columns))
     assert rows_in == good.height + bad.height, f"{name} {day}: {rows_in} in, {good.height} loaded, {bad.height} bad"
@@ -230,7 +241,9 @@ def _too_many(settings: Settings, day: date, landed: Sequence[_Landed]) -> str |
     lost = sum(item.report.rows_quarantined for item in landed)
     over = []
     if lost > share * rows:
-        over.append(f"{lost:,} of {rows:,} rows ({lost / rows:.2%}) are bad, more than max_quarantine_share {share:.2%}")
+        over.append(
+            f"{lost:,} of {rows:,} rows ({lost / rows:.2%}) are bad, more than max_quarantine_share {share:.2%}"
+        )
     limit = min(1.0, TABLE_FACTOR * share)
     for item in landed:
         report = item.report
@@ -245,7 +258,9 @@ def _too_many(settings: Settings, day: date, landed: Sequence[_Landed]) -> str |
     for item in sorted(landed, key=lambda item: -item.report.rows_quarantined):
         for reason, count in list(item.report.reasons.items())[:3]:
             first = item.bad.filter(pl.col("reason") == reason).row(0, named=True)
-            examples.append(f"{count:,} x {reason!r} in {item.report.table} ({first['file']}, row {first['row_number']})")
+            examples.append(
+                f"{count:,} x {reason!r} in {item.report.table} ({first['file']}, row {first['row_number']})"
+            )
     return f"{day}: {'; '.join(over)}. Top reasons: {'; '.join(examples[:5])}. See {QUARANTINE}."
 
 

@@ -1,14 +1,14 @@
 """Reading landing files, column by column: parquet, csv, csv.gz, jsonl.
 
-A file that cannot be read raises ``UnreadableFile``. A row that is broken inside a readable file (a ragged CSV row, an
-invalid JSON line, bytes that are not UTF-8) is handed back with its reason; every other row is counted once in ``rows``.
-Text files give strings; types are the business of ``ml.landing.validate``.
+A file that cannot be read raises ``UnreadableFile``. A row that is broken inside a readable file (a ragged CSV row,
+an invalid JSON line, bytes that are not UTF-8) is handed back with its reason; every other row is counted once in
+``rows``. Text files give strings; types are the business of ``ml.landing.validate``.
 """
 
 import codecs
 import csv
 import gzip
-import io
+import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,13 +27,14 @@ ROW = "__row"
 BROKEN_SCHEMA = {ROW: pl.Int64, "reason": pl.String, "content": pl.String}
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl")
 NOT_UTF8 = "not UTF-8"
-_STRING_TOKENS = ("VARCHAR", "BIGINT", "UBIGINT", "HUGEINT", "NULL")
+_NO_STRINGS = ["OBJECT", "ARRAY", "BOOLEAN", "DOUBLE"]
 
 MARK = "\U0010fffe"
 """A noncharacter that stands where bytes could not be decoded."""
 _ERRORS = "crossfade-mark"
 codecs.register_error(_ERRORS, lambda error: (MARK, error.end))  # type: ignore[attr-defined]
 _CSV_BLOCK = 8 << 20
+_JSON_LINES = 65_536
 
 
 class UnreadableFile(LandingError):
@@ -159,9 +160,7 @@ def _read_csv(path: Path, wanted: Mapping[str, Column]) -> Parsed:
     frame = pl.DataFrame(table)
     bad = pl.DataFrame(broken, schema=BROKEN_SCHEMA, orient="row")
     bad = bad.with_columns(
-        reason=pl.when(pl.col("content").str.contains(MARK, literal=True))
-        .then(pl.lit(NOT_UTF8))
-        .otherwise("reason"),
+        reason=pl.when(pl.col("content").str.contains(MARK, literal=True)).then(pl.lit(NOT_UTF8)).otherwise("reason"),
     )
     numbers = pl.int_range(1, frame.height + bad.height + 1, eager=True, dtype=pl.Int64)
     frame = frame.with_columns(numbers.filter(~numbers.is_in(bad[ROW].implode())).alias(ROW))
@@ -175,58 +174,72 @@ def _read_jsonl(path: Path, wanted: Mapping[str, Column]) -> Parsed:
     lines = lines.filter(pl.col("content").str.strip_chars() != "")
     if lines.is_empty():
         return Parsed(_no_rows(wanted), _no_broken(), tuple(wanted))
+    rows, broken, columns = [], [_no_broken()], set()
     with duckdb.connect() as connection:
-        connection.register("lines", lines.to_arrow())
-        parsed = pl.DataFrame(
-            connection.execute(
-                f"""
-                select
-                    {ROW}, content,
-                    case
-                        when contains(content, '{MARK}') then '{NOT_UTF8}'
-                        when not json_valid(content) then 'invalid JSON'
-                        when json_type(content) <> 'OBJECT' then 'JSON line is no object'
-                    end as reason
-                from lines
-                """
-            ).to_arrow_table()
-        )
-        good = parsed.filter(pl.col("reason").is_null()).select(ROW, "content")
-        connection.register("good", good.to_arrow())
-        keys = connection.execute("select distinct unnest(json_keys(content)) as k from good order by k").fetchall()
-        columns = tuple(str(key) for (key,) in keys)
-        present = [name for name in wanted if name in columns]
-        paths = [f'$."{name}"' for name in present]
-        rows = pl.DataFrame(
-            connection.execute(
-                f"""
-                select {ROW}, json_extract_string(content, $paths) as v, json_type(content, $paths) as t
-                from good order by {ROW}
-                """,
-                {"paths": paths},
-            ).to_arrow_table()
-            if paths
-            else good.select(ROW).to_arrow()
-        )
-    values = [
-        pl.when(pl.col("t").list.get(i) != "NULL").then(pl.col("v").list.get(i)).alias(name)
-        for i, name in enumerate(present)
-    ]
-    # Text tells a number from a word, but not a string from an object: that only the JSON type knows.
-    untyped = [
-        pl.when(~pl.col("t").list.get(i).is_in(_STRING_TOKENS)).then(pl.lit(f"wrong type: {name}"))
-        for i, name in enumerate(present)
-        if wanted[name].kind == "string"
-    ]
-    rows = rows.select(*values, ROW, pl.coalesce(*untyped, pl.lit(None, pl.String)).alias("reason"))
-    broken = pl.concat(
-        [
-            parsed.filter(pl.col("reason").is_not_null()).select(*BROKEN_SCHEMA),
-            rows.filter(pl.col("reason").is_not_null()).join(good, on=ROW).select(*BROKEN_SCHEMA),
-        ]
+        for part in lines.iter_slices(_JSON_LINES):
+            part_rows, part_broken, keys = _parse_json(connection, part, wanted)
+            rows.append(part_rows)
+            broken.append(part_broken)
+            columns |= keys
+    # Rows of a slice that lacks a column get nulls for it; without any good line nothing is known of the columns.
+    found = pl.concat(rows, how="diagonal")
+    return Parsed(found, pl.concat(broken), tuple(sorted(columns)) if found.height else tuple(wanted))
+
+
+def _parse_json(
+    connection: duckdb.DuckDBPyConnection, lines: pl.DataFrame, wanted: Mapping[str, Column]
+) -> tuple[pl.DataFrame, pl.DataFrame, set[str]]:
+    """Split lines of JSON into rows of text, broken rows, and the keys that they have."""
+    connection.register("lines", lines.to_arrow())
+    parsed = pl.DataFrame(
+        connection.execute(
+            f"""
+            select
+                {ROW}, content,
+                case
+                    when contains(content, '{MARK}') then '{NOT_UTF8}'
+                    when not json_valid(content) then 'invalid JSON'
+                    when json_type(content) <> 'OBJECT' then 'JSON line is no object'
+                end as reason
+            from lines
+            """
+        ).to_arrow_table()
     )
-    rows = rows.filter(pl.col("reason").is_null()).drop("reason")
-    return Parsed(rows, broken, columns if good.height else tuple(wanted))
+    good = parsed.filter(pl.col("reason").is_null()).select(ROW, "content")
+    connection.register("good", good.to_arrow())
+    shapes = connection.execute("select distinct json_keys(content) from good").fetchall()
+    keys = {key for (shape,) in shapes for key in shape}
+    present = [name for name in wanted if name in keys]
+    # Text tells a number from a word, but not a string from an object: that only the JSON type knows.
+    strings = [name for name in present if wanted[name].kind == "string"]
+    shape = json.dumps(dict.fromkeys(present, "VARCHAR")).replace("'", "''")
+    values = f"unnest(json_transform(content, '{shape}')), " if present else ""
+    paths = [f'$."{name}"' for name in strings]
+    rows = pl.DataFrame(
+        connection.execute(
+            f"""
+            select {values} {ROW}, list_has_any(json_type(content, $paths::varchar[]), {_NO_STRINGS}) as __odd
+            from good order by {ROW}
+            """,
+            {"paths": paths},
+        ).to_arrow_table()
+    )
+    wrong = rows.filter("__odd").select(ROW).join(good, on=ROW)
+    if wrong.height:
+        connection.register("wrong", wrong.to_arrow())
+        first = " ".join(
+            f"when json_type(content, '{path}') in {tuple(_NO_STRINGS)} then 'wrong type: {name}'"
+            for path, name in zip(paths, strings, strict=True)
+        )
+        query = f"select {ROW}, case {first} end as reason, content from wrong"
+        wrong = pl.DataFrame(connection.execute(query).to_arrow_table())
+    else:
+        wrong = _no_broken()
+    broken = [
+        parsed.filter(pl.col("reason").is_not_null()).select(*BROKEN_SCHEMA),
+        wrong,
+    ]
+    return rows.join(wrong, on=ROW, how="anti").drop("__odd"), pl.concat(broken), keys
 
 
 def _text(path: Path) -> tuple[bytes, bool]:

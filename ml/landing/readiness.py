@@ -32,7 +32,7 @@ def data_files(settings: Settings, table: str, day: date) -> list[Path]:
 
 
 def landed_tables(settings: Settings, day: date) -> tuple[list[str], list[str]]:
-    """Return the tables of the contract that ``day`` has (files or ``_SUCCESS``), and the required ones that it lacks."""
+    """Return the tables that ``day`` has (files or ``_SUCCESS``), and the required ones that it lacks."""
     present, absent = [], []
     for table in load_contract(settings).tables:
         if data_files(settings, table, day) or (table_folder(settings, table, day) / SUCCESS).exists():

@@ -1,8 +1,8 @@
 """Validation of landed rows against the contract, column by column, with dataframely.
 
-Each table of the contract becomes a dataframely schema; ``filter`` splits a day of a table into rows that keep every rule
-and rows that break one. A broken row carries one reason, the first of: a value of the wrong type, the columns' own rules in
-contract order, its key.
+Each table of the contract becomes a dataframely schema; ``filter`` splits a day of a table into rows that keep every
+rule and rows that break one. A broken row carries one reason, the first of: a value of the wrong type, the columns'
+own rules in contract order, its key.
 """
 
 from collections.abc import Callable, Iterable
@@ -61,8 +61,8 @@ def typed(frame: pl.DataFrame, table: Table, file: int) -> pl.DataFrame:
         file: Index of the file.
 
     Returns:
-        The contract's columns in order, ``FILE``, ``ROW``, and the name of the first column whose value has the wrong type
-        (null if none).
+        The contract's columns in order, ``FILE``, ``ROW``, and the name of the first column whose value has the wrong
+        type (null if none).
     """
     casts: list[pl.Expr] = []
     fallible: list[str] = []
@@ -251,7 +251,9 @@ def _cast(source: pl.Expr, dtype: pl.DataType, column: Column) -> tuple[pl.Expr,
             if dtype.is_integer():
                 return source.cast(target, strict=False), dtype != pl.UInt64
             if dtype.is_float():
-                return pl.when(source.is_finite() & (source.round() == source)).then(source.cast(target, strict=False)), False
+                return pl.when(source.is_finite() & (source.round() == source)).then(
+                    source.cast(target, strict=False)
+                ), False
             return (source.cast(target, strict=False) if text else pl.lit(None, target)), False
         case "float64":
             if dtype.is_numeric():

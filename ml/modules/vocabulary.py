@@ -1,8 +1,6 @@
 """Exact lookup of int64 ids inside the graph: a table of M buckets with k places each, addressed by ``id mod M``."""
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 UNKNOWN_ROW = 0
 """Embedding row of every id that the vocabulary does not hold."""
@@ -40,31 +38,6 @@ def build_table(ids: np.ndarray, *, ways: int = _WAYS) -> tuple[np.ndarray, np.n
     keys[bucket[order], place] = ids[order]
     rows[bucket[order], place] = order + 1
     return keys, rows
-
-
-class IdLookup(nn.Module):
-    """Map raw int64 ids of any shape to embedding rows; an id outside the vocabulary maps to row 0.
-
-    Args:
-        ids: The vocabulary, distinct int64 [n]; see ``build_table``.
-    """
-
-    keys: Tensor
-    rows: Tensor
-
-    def __init__(self, ids: np.ndarray) -> None:
-        super().__init__()
-        keys, rows = build_table(ids)
-        self.size = len(ids) + 1
-        """Rows that an embedding table needs: the vocabulary and the unknown row."""
-        self.register_buffer("keys", torch.from_numpy(keys))
-        self.register_buffer("rows", torch.from_numpy(rows))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return the rows of ``ids``, int64 of the same shape."""
-        bucket = torch.remainder(ids, self.keys.shape[0])
-        match = self.keys[bucket] == ids.unsqueeze(-1)
-        return (match.to(torch.int64) * self.rows[bucket]).sum(-1)
 
 
 def _next_prime(n: int) -> int:

@@ -22,6 +22,8 @@ _INT64_MAX = 2**63 - 1
 _MAX_STRING = 256
 _RESERVED = ("surface", "candidates", "session", "ts", USER)
 
+_ID = Input(kind="request", type="id", embedding=1)
+
 _hashed = lru_cache(maxsize=1 << 17)(id63)
 
 
@@ -46,7 +48,7 @@ class RequestPlan:
         self._daily = {name for name, item in inputs.items() if item.kind == "daily"}
         self._keys = {*_RESERVED, *self._shared}
         self._candidate_keys = {ITEM, *self._each}
-        self._read_id = _reader(USER, Input(kind="request", type="id", embedding=1))
+        self._read_id = _reader("an id", _ID)
 
     def feeds(
         self, request: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], features: BoundFeatures
@@ -72,11 +74,10 @@ class RequestPlan:
         for name, item in self._shared.items():
             feeds[name] = np.full((rows, *item.shape), self._readers[name](values.get(name)), dtype=item.dtype)
         for name, item in self._each.items():
-            read = self._readers[name]
-            feeds[name] = np.array([read(value) for value in columns[name]], dtype=item.dtype)
+            feeds[name] = _column(item, self._readers[name], columns[name])
         items = feeds.get(ITEM)
         if items is None:
-            items = np.array([self._read_id(value) for value in columns[ITEM]], dtype=np.int64)
+            items = _column(_ID, self._read_id, columns[ITEM])
         for name, value, item in self._fixed:
             feeds[name] = np.full((rows, *item.shape), value, dtype=item.dtype)
         feeds.update(features.lookup(users, items))
@@ -99,13 +100,13 @@ class RequestPlan:
         return values
 
     def _candidate_columns(self, candidates: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        for i, candidate in enumerate(candidates):
-            if not self._candidate_keys.issuperset(candidate):
-                key = next(key for key in candidate if key not in self._candidate_keys)
-                raise RequestError(f"unknown key candidates[{i}].{key}: {self._explain(key, self._candidate_keys)}")
-            if candidate.get(ITEM) is None:
-                raise RequestError(f"candidates[{i}] has no item_id")
-        return {name: [candidate.get(name) for candidate in candidates] for name in self._candidate_keys}
+        if unknown := set().union(*candidates) - self._candidate_keys:
+            i, key = next((i, key) for i, candidate in enumerate(candidates) for key in candidate if key in unknown)
+            raise RequestError(f"unknown key candidates[{i}].{key}: {self._explain(key, self._candidate_keys)}")
+        columns = {name: [candidate.get(name) for candidate in candidates] for name in self._candidate_keys}
+        if None in columns[ITEM]:
+            raise RequestError(f"candidates[{columns[ITEM].index(None)}] has no item_id")
+        return columns
 
     def _explain(self, key: str, allowed: set[str]) -> str:
         if key in self._daily:
@@ -123,6 +124,13 @@ def _utc(ts: datetime | None) -> datetime:
     if ts is None:
         return datetime.now(UTC)
     return ts.astimezone(UTC) if ts.tzinfo else ts
+
+
+def _column(item: Input, read: Callable[[Any], Any], values: list[Any]) -> np.ndarray:
+    if item.dtype == "int64" and not item.shape:  # short cut of the common case; ``read`` does the same
+        hashed = [_hashed(v) if type(v) is str and len(v) <= _MAX_STRING else read(v) for v in values]
+        return np.array(hashed, dtype=np.int64)
+    return np.array([read(value) for value in values], dtype=item.dtype)
 
 
 def _reader(name: str, item: Input) -> Callable[[Any], Any]:

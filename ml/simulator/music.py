@@ -23,7 +23,7 @@ _SHELVES_SEEN = (0.1, 0.2, 0.3, 0.4)
 _SHELF_CANDIDATES = 24
 _RADIO_MIN, _RADIO_STOP, _RADIO_MAX, _RADIO_CANDIDATES = 5, 0.12, 30, 96
 _PAGE_S, _GAP_S = 12.0, 1.5
-_HIDDEN_DAYS, _HIDDEN_WEIGHT = 7, 0.15
+_HIDDEN_DAYS, _HIDDEN_WEIGHT = 7, 0.25
 """A new release is considered at this weight for so many days."""
 _FRESH_DAYS = 45
 _NEW_USER_DAYS, _NEW_USER_WEIGHT = 7, 2.0

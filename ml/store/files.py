@@ -48,7 +48,7 @@ class Files:
     def names(self, key: str) -> list[str]:
         """Return the names inside a folder, sorted; an absent folder is empty."""
         try:
-            return sorted(name for name in os.listdir(self.path(key)) if _SEGMENT.fullmatch(name))
+            return sorted(p.name for p in self.path(key).iterdir() if _SEGMENT.fullmatch(p.name))
         except FileNotFoundError:
             return []
 

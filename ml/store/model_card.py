@@ -1,7 +1,6 @@
 """The model card of a release: one HTML file that needs nothing else to be read."""
 
 import base64
-import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from ml.store.manifest import Manifest
 from ml.store.verdicts import Outcome, Override, Verdict
 
 _TEMPLATE = Path(__file__).with_name("model_card.html.j2")
+_NONE = "\N{EN DASH}"
 _MODELS = ("student", "control", "teacher", "champion", "baseline")
 
 
@@ -67,7 +67,8 @@ def _slices(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]
     rows = []
     for name in dict.fromkeys(r["slice"] for r in results if r["slice"] != "all"):
         for task, metric in _primaries(results).items():
-            own = next((r for r in results if _is(r, task, metric, name) and (r["model"], r["reference"]) == (kind, None)), None)
+            cells = [r for r in results if _is(r, task, metric, name)]
+            own = next((r for r in cells if (r["model"], r["reference"]) == (kind, None)), None)
             if own is not None:
                 other = "control" if kind == "student" else "student"
                 delta = _difference(results, kind, other, task, metric, name)
@@ -136,16 +137,22 @@ def _limits(manifest: Manifest, verdict: Verdict, results: list[Mapping[str, Any
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": _figure, "delta": _delta, "integer": lambda n: "–" if n is None else f"{n:,}"}
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"figure": _figure, "delta": _delta, "integer": _integer}
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _figure(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) and abs(value) < 0.1 else f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
-    return "–" if value is None else str(value)
+    if not isinstance(value, float):
+        return _NONE if value is None else str(value)
+    if 0.1 <= abs(value) < 100:
+        return f"{value:.4f}".rstrip("0").rstrip(".") if value.is_integer() else f"{value:.4f}"
+    return f"{value:.3g}" if abs(value) < 0.1 else f"{value:,.0f}"
 
 
 def _delta(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.4f}"
+    return _NONE if value is None else f"{value:+.4f}"
+
+
+def _integer(value: int | None) -> str:
+    return _NONE if value is None else f"{value:,}"

@@ -486,7 +486,8 @@ class ReleaseStore:
         if verdict.key.gate_digest != key.gate_digest:
             found.append((Refusal.GATE_CHANGED, f"{stored.path} was judged by other thresholds than today's"))
         if state.last is not None and manifest.partition <= state.last.partition:
-            found.append((Refusal.NOT_NEWER, f"{manifest.partition} is not after {state.last.partition}, the champion's"))
+            message = f"{manifest.partition} is not after {state.last.partition}, the champion's"
+            found.append((Refusal.NOT_NEWER, message))
         if manifest.onnx_sha256 in state.barred_models:
             found.append((Refusal.BARRED, f"a release with model {manifest.onnx_sha256} was rolled back"))
         return stored, found

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ml.distillation.catalog import build_technique
@@ -85,7 +86,7 @@ def load_checkpoint(path: Path) -> tuple[Ranker, dict[str, Any]]:
             scales = {head.teacher_output: Scale(0.0, 1.0) for head in surface.distillation.heads}
             ranker.distillation = build_technique(surface, scales, ranker.widths, seed=0)
         ranker.load_state_dict(state)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
         raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from error
     return ranker.eval(), meta
 
@@ -103,7 +104,9 @@ def predict(ranker: Ranker, arrays: Mapping[str, np.ndarray], batch: int = 8192)
     """
     device = next(ranker.parameters()).device
     n = len(next(iter(arrays.values())))
-    columns = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in ranker.surface.inputs}
+    columns = {
+        name: torch.from_numpy(np.require(arrays[name], requirements=("C", "W"))) for name in ranker.surface.inputs
+    }
     out: dict[str, np.ndarray] = {}
     training = ranker.training
     ranker.eval()

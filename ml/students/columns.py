@@ -55,7 +55,7 @@ def to_arrays(
 
 def _scalar(column: pa.ChunkedArray | pa.Array, spec: Input) -> np.ndarray:
     if spec.dtype == "int64":
-        return pc.fill_null(pc.cast(column, pa.int64()), NO_ID).to_numpy()
+        return np.array(pc.fill_null(pc.cast(column, pa.int64()), NO_ID).to_numpy())  # Arrow's own is read-only
     return _float32(pc.fill_null(pc.cast(column, pa.float64(), safe=False), spec.default).to_numpy())
 
 

@@ -59,6 +59,16 @@ class TrainingSet(BaseModel):
     query: str
 
     @property
+    def train_rows(self) -> int:
+        """Exposures of the training days."""
+        return sum(self.rows[day] for day in self.train_days)
+
+    @property
+    def eval_rows(self) -> int:
+        """Exposures of the evaluation days."""
+        return sum(self.rows[day] for day in self.eval_days)
+
+    @property
     def digest(self) -> str:
         """Content hash of the whole record."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

@@ -104,7 +104,7 @@ def train(
     if validate:
         fit_days, validation_days = training_set.validation_split(surface.window.validation_days)
         train_days = tuple(day for day in train_days if day in fit_days)
-    clock = _Clock()
+    clock = Clock()
     data = load(settings, training_set, surface, train_days, soft_labels=technique != NO_TECHNIQUE)
     if technique != NO_TECHNIQUE and teacher_labels == "shuffled_within_day":
         data = shuffle_soft_labels(data, seed)
@@ -162,7 +162,7 @@ def fit(
     seed: int,
     progress: Progress | None = None,
     snapshots: "Snapshots | None" = None,
-    clock: "_Clock | None" = None,
+    clock: "Clock | None" = None,
 ) -> tuple[Ranker, Losses, int]:
     """Train one ranker on rows in memory.
 
@@ -178,7 +178,7 @@ def fit(
     Returns:
         The ranker on the CPU in evaluation mode, the mean losses of the last epoch, and the number of steps.
     """
-    clock = clock or _Clock()
+    clock = clock or Clock()
     with deterministic():
         ranker = build_ranker(data, surface, technique=technique, seed=seed)
         batches = prepare(ranker, data, _device())
@@ -446,16 +446,21 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(strict)
 
 
-class _Clock:
-    """Seconds per stage."""
+class Clock:
+    """Seconds per stage.
 
-    def __init__(self) -> None:
+    Args:
+        now: The time in seconds; wall time unless told otherwise.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._now = now
+        self._last = now()
 
     def lap(self, stage: str) -> None:
         """Book the time since the last lap on ``stage``."""
-        now = time.perf_counter()
+        now = self._now()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 

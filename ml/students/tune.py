@@ -106,9 +106,7 @@ def _present(surface: Surface) -> dict[str, Any]:
     }
 
 
-def _try(
-    surface: Surface, chosen: dict[str, float | int], train_rows: Dataset, held_out: Dataset, seed: int
-) -> Trial:
+def _try(surface: Surface, chosen: dict[str, float | int], train_rows: Dataset, held_out: Dataset, seed: int) -> Trial:
     ranker, _, _ = fit(train_rows, surface, technique=NO_TECHNIQUE, seed=seed)
     metrics = validation_metrics(ranker, held_out)
     left = [

@@ -45,6 +45,7 @@ class Input(_Model):
     length: int = Field(default=1, ge=1)
     transform: Literal["identity", "log1p"] = "identity"
     default: float = 0.0
+    sparse: bool = Field(default=False, description="Null for most rows by nature; the data gate does not bound it")
     serving_value: float | None = None
     per_candidate: bool = Field(default=False, description="The caller sends one value per candidate, not per request")
 

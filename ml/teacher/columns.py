@@ -109,7 +109,7 @@ def _scalar(column: pa.Array, item: TeacherInput) -> tuple[np.ndarray, np.ndarra
         missing = column.is_null().to_numpy(zero_copy_only=False)
         column = column.fill_null(pa.scalar(item.default, type=column.type))
     values = column.to_numpy(zero_copy_only=False)
-    return _without_nan(values, values, missing, item)
+    return _without_nan(values, missing, item)
 
 
 def _vector(column: pa.Array, item: TeacherInput) -> tuple[np.ndarray, np.ndarray | None]:
@@ -120,17 +120,20 @@ def _vector(column: pa.Array, item: TeacherInput) -> tuple[np.ndarray, np.ndarra
         values = np.empty((len(column), item.shape[0]), dtype=flat.dtype)
         values[:] = item.default
         values[~missing] = flat
-    values, missing = _without_nan(values, values.sum(axis=1), missing, item)
+    values, missing = _without_nan(values, missing, item)
     return values.astype(item.dtype, copy=False), missing
 
 
 def _without_nan(
-    values: np.ndarray, checked: np.ndarray, missing: np.ndarray | None, item: TeacherInput
+    values: np.ndarray, missing: np.ndarray | None, item: TeacherInput
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Replace NaN, which stands for a missing number or a null within a vector, by the default."""
-    if checked.dtype.kind != "f" or not np.isnan(checked).any():
+    if values.dtype.kind != "f":
         return values, missing
-    nan = np.isnan(checked)
+    nan = np.isnan(values)
+    if not nan.any():
+        return values, missing
+    nan = nan.any(axis=1) if nan.ndim == 2 else nan
     values = values.copy()
     values[nan] = item.default
     return values, nan if missing is None else missing | nan

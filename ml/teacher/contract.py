@@ -218,7 +218,7 @@ def load_contract(path: Path) -> Contract:
     try:
         contract = Contract.model_validate(content)
     except ValidationError as error:
-        raise ContractError(f"{path}: {_readable(error)}") from error
+        raise ContractError(f"{path}: {readable(error)}") from error
     contract._folder = path.resolve().parent
     return contract
 
@@ -235,7 +235,8 @@ def _distinct(what: str, names: list[str]) -> None:
         raise ValueError(f"{what} {twice[0]!r} is declared twice")
 
 
-def _readable(error: ValidationError) -> str:
+def readable(error: ValidationError) -> str:
+    """Return one line per broken key, without pydantic's framing."""
     return "; ".join(
         f"{'.'.join(str(part) for part in item['loc']) or 'contract'}: {item['msg']}" for item in error.errors()
     )

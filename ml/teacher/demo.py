@@ -38,6 +38,7 @@ from ml.teacher.contract import (
     TeacherInput,
     TeacherOutput,
     load_contract,
+    readable,
     write_contract,
 )
 from ml.teacher.streams import read_ahead
@@ -160,7 +161,9 @@ def load_demo_spec(path: Path) -> DemoSpec:
     """
     try:
         return DemoSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except ValidationError as error:
+        raise ContractError(f"{path}: {readable(error)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ContractError(f"{path}: {error}") from error
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,9 @@ from ml.settings import Settings
 from ml.teacher.columns import InputColumns, TeacherRows
 from ml.teacher.contract import Contract
 from ml.teacher.streams import read_ahead
+
+if TYPE_CHECKING:
+    from ml.teacher.runtime import TeacherModel
 
 Progress = Callable[[str], None]
 
@@ -225,6 +229,8 @@ def rescore(
     """
     days = sorted(set(days))
     reader = _Reader(lake, surface_name, contract)
+    if not lake.table_exists(reader.labels):
+        raise LabelError(f"{reader.labels} has no rows: the surface was never labelled")
     sample = lake.sql(
         f"select exposure_id, scores from {ALIAS}.{reader.labels} where list_contains(?::date[], day) "
         f"and teacher_version = ? and contract_hash = ? order by md5(concat(exposure_id, '|', ?::bigint)) limit ?",
@@ -236,8 +242,14 @@ def rescore(
         )
     stored = dict(zip(sample["exposure_id"].to_pylist(), sample["scores"].to_pylist(), strict=True))
     again: dict[int, Sequence[float]] = {}
+    condition = "list_contains(?::date[], day) and list_contains(?::bigint[], exposure_id)"
     with _opened(contract, settings) as model:
-        for exposure_ids, scores in reader.landed_days(days) if model is None else _again(model, reader, stored, days):
+        if model is None:
+            parts = (part for day in days for part in reader.landed(day))
+        else:
+            rows = reader.batches(condition, [days, list(stored)])
+            parts = ((exposure_ids, model.score(batch.inputs)) for exposure_ids, batch in rows)
+        for exposure_ids, scores in parts:
             wanted = np.isin(exposure_ids, list(stored))
             again |= dict(zip(exposure_ids[wanted].tolist(), scores[wanted].tolist(), strict=True))
     lost = sorted(set(stored) - set(again))

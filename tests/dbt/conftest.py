@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from ml.features import build_arguments, run_dbt
+from ml.features import DBT_PROJECT_DIR, Stage, build_arguments, run_dbt
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
@@ -109,23 +109,52 @@ def land_world(
 
 
 def build(
-    settings: Settings, from_day: date, to_day: date, *, stages: tuple[str, ...] = ("base", "ranking"), **options: Path
+    settings: Settings,
+    from_day: date,
+    to_day: date,
+    *,
+    stages: tuple[Stage, ...] = ("base", "ranking"),
+    tests: bool = False,
+    project_dir: Path = DBT_PROJECT_DIR,
 ) -> None:
-    """Build and test the stages for the days [from_day, to_day]."""
+    """Build (and test) the stages for the days [from_day, to_day]."""
     surfaces = load_surfaces(settings)
     for stage in stages:
-        run_dbt(settings, build_arguments(settings, surfaces, stage, from_day, to_day, **options), **options)
+        arguments = build_arguments(settings, surfaces, stage, from_day, to_day, project_dir=project_dir)
+        if not tests:
+            arguments += ["--exclude-resource-types", "test"]
+        run_dbt(settings, arguments, project_dir=project_dir)
+
+
+@pytest.fixture(scope="session")
+def build_days() -> Callable[..., None]:
+    """Return ``build``."""
+    return build
+
+
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Settings]:
+    """Return a function that makes a home whose landing tables are empty."""
+
+    def make() -> Settings:
+        settings = _settings(tmp_path_factory.mktemp("home"))
+        with Lake(settings) as lake:
+            create_landing_tables(lake)
+        return settings
+
+    return make
+
+
+def _settings(folder: Path) -> Settings:
+    return Settings(home=folder, first_day=FIRST_DAY, feature_window_days=3, threads=1, memory_limit="1GB")
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """Return a function that makes a home with a landed world of some days."""
 
-    def make(days: int, **options: object) -> Settings:
-        folder = tmp_path_factory.mktemp("home")
-        settings = Settings(
-            home=folder, first_day=FIRST_DAY, feature_window_days=3, **{"threads": 1, "memory_limit": "1GB"} | options
-        )
+    def make(days: int) -> Settings:
+        settings = _settings(tmp_path_factory.mktemp("home"))
         with Lake(settings) as lake:
             create_landing_tables(lake)
             land_world(lake, days)
@@ -136,7 +165,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
 
 @pytest.fixture(scope="session")
 def built(home: Callable[..., Settings]) -> SimpleNamespace:
-    """A home of 6 days whose days all are built in one range."""
+    """A home of 6 days that were built and tested in one range."""
     settings = home(6)
-    build(settings, FIRST_DAY, FIRST_DAY + timedelta(days=5))
+    build(settings, FIRST_DAY, FIRST_DAY + timedelta(days=5), tests=True)
     return SimpleNamespace(settings=settings, days=[FIRST_DAY + timedelta(days=i) for i in range(6)])

@@ -38,8 +38,8 @@ select
     coalesce(creators.items, 0) as items,
     coalesce(summed.impressions, 0) as impressions,
     coalesce(summed.plays, 0) as plays,
-    {{ smoothed_rate('summed.clicks', 'summed.impressions', 'overall.clicks', 'overall.impressions', var('smoothing_impressions')) }} as ctr,
-    {{ smoothed_rate('summed.skips', 'summed.plays', 'overall.skips', 'overall.plays', var('smoothing_plays')) }} as skip_rate
+    {{ rate('clicks', 'impressions', var('smoothing_impressions')) }} as ctr,
+    {{ rate('skips', 'plays', var('smoothing_plays')) }} as skip_rate
 from creators
 full join summed using (day, creator_id)
 left join overall using (day)

@@ -34,11 +34,10 @@ select
     greatest(epoch_ms(day::timestamp) - epoch_ms(catalog.released_at), 0) / 86400000.0::double as age_days,
     coalesce(summed.impressions, 0) as impressions,
     coalesce(summed.plays, 0) as plays,
-    {{ smoothed_rate('summed.clicks', 'summed.impressions', 'overall.clicks', 'overall.impressions', var('smoothing_impressions')) }} as ctr,
-    {{ smoothed_rate('summed.decayed_clicks / 1e6', 'summed.decayed_impressions / 1e6', 'overall.clicks', 'overall.impressions', var('smoothing_impressions')) }}
-    as decayed_ctr,
-    {{ smoothed_rate('summed.skips', 'summed.plays', 'overall.skips', 'overall.plays', var('smoothing_plays')) }} as skip_rate,
-    {{ smoothed_rate('summed.completions', 'summed.plays', 'overall.completions', 'overall.plays', var('smoothing_plays')) }} as completion_rate,
+    {{ rate('clicks', 'impressions', var('smoothing_impressions')) }} as ctr,
+    {{ decayed_rate('clicks', 'impressions', var('smoothing_impressions')) }} as decayed_ctr,
+    {{ rate('skips', 'plays', var('smoothing_plays')) }} as skip_rate,
+    {{ rate('completions', 'plays', var('smoothing_plays')) }} as completion_rate,
     catalog.content_embedding
 from catalog
 full join summed using (day, item_id)

@@ -32,8 +32,8 @@ select
     coalesce(summed.days_active, 0) as days_active,
     coalesce(summed.impressions, 0) as impressions,
     coalesce(summed.plays, 0) as plays,
-    {{ smoothed_rate('summed.clicks', 'summed.impressions', 'overall.clicks', 'overall.impressions', var('smoothing_impressions')) }} as ctr,
-    {{ smoothed_rate('summed.skips', 'summed.plays', 'overall.skips', 'overall.plays', var('smoothing_plays')) }} as skip_rate
+    {{ rate('clicks', 'impressions', var('smoothing_impressions')) }} as ctr,
+    {{ rate('skips', 'plays', var('smoothing_plays')) }} as skip_rate
 from accounts
 full join summed using (day, user_id)
 left join overall using (day)

@@ -6,7 +6,9 @@ with days as (
 ),
 
 users as (
-    select * from {{ ref('int_user_day') }} where {{ built_days() }}
+    select *
+    from {{ ref('int_user_day') }}
+    where {{ built_days() }}
 )
 
 select

@@ -1,13 +1,13 @@
 with impressions as (
-    select * from {{ ref('stg_source_impressions') }} where {{ built_days() }}
+    select * from {{ ref('stg_source_impressions') }}
 ),
 
 users as (
-    select * from {{ ref('stg_source_user_profiles') }} where {{ built_days() }}
+    select * from {{ ref('stg_source_user_profiles') }}
 ),
 
 items as (
-    select * from {{ ref('stg_source_item_profiles') }} where {{ built_days() }}
+    select * from {{ ref('stg_source_item_profiles') }}
 )
 
 select

@@ -353,7 +353,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_body_makes_the_server_fail(client: httpx.Client, ready_home: Home, data: st.DataObject) -> None:
     surface = ready_home.surfaces["homepage"]

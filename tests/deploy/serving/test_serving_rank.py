@@ -11,7 +11,7 @@ import pytest
 from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from deploy.serving.rank import prepare, read_request
-from deploy.serving.run import request_example, serving
+from deploy.serving.run import example_answer, request_example, serving
 from ml.ids import ID63_SQL, id63
 from ml.lake import Lake
 from ml.serving.request import OUTCOMES
@@ -140,9 +140,9 @@ def test_the_example_request_is_answered(home: Home) -> None:
         lake.replace_days("landing.exposures", pa.table(rows), [DAY])
     request = request_example(home.settings, "radio")
     assert len(request["candidates"]) == 20 and request["user_id"].startswith("u")
-    with serving(home.settings) as url:
-        answer = httpx.post(f"{url}/rank", json=request).raise_for_status().json()
-    assert len(answer["items"]) == 20
+    guarded = tiny_settings(home.settings.home, serve_token="s3cret")
+    answer = example_answer(guarded, "radio")
+    assert len(answer["items"]) == 20 and answer["surface"] == "radio"
 
 
 def test_features_that_are_too_old_make_the_server_not_ready(home: Home) -> None:

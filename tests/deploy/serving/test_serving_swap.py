@@ -125,14 +125,14 @@ def test_changed_features_leave_the_old_ones(home: Home) -> None:
     home.promote("radio", 1)
     engine = engine_of(home)
     published = home.publish(DAY + timedelta(days=1))
-    file = published.path / "feat_item.arrow"
+    file = published / "feat_item.arrow"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(bytes(content))
     engine.refresh()
     features = engine.served["radio"].features
     assert features is not None and features.day == DAY
-    assert current_snapshot(home.settings) == published.path
+    assert current_snapshot(home.settings) == published
 
 
 def test_a_broken_first_release_does_not_keep_the_other_surface_from_serving(home: Home) -> None:
@@ -159,5 +159,5 @@ def test_many_swaps_keep_memory_flat(home: Home) -> None:
             engine._refresh_surface(pointer)
         return psutil.Process().memory_info().rss
 
-    before = swap(30)
-    assert swap(100) < before + 30 * 2**20
+    before = swap(20)
+    assert swap(60) < before + 20 * 2**20

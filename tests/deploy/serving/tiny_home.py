@@ -1,6 +1,7 @@
 """A home with features in a real lake and releases in a real store; models are small graphs that show what they got."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper
 from ml.export.schema import feature_schema
 from ml.ids import id63_array
 from ml.lake import Lake
-from ml.serving.snapshot import Published, publish
+from ml.serving.snapshot import current_snapshot, publish
 from ml.settings import Settings
 from ml.store.artifacts import ArtifactStore
 from ml.store.files import sha256_bytes
@@ -80,9 +81,13 @@ def strings(prefix: str, numbers: range | np.ndarray) -> list[str]:
 
 @dataclass
 class Home:
-    """Features, releases and the surfaces of one CROSSFADE home."""
+    """Features, releases and the surfaces of one CROSSFADE home.
+
+    With ``published``, a folder of published homes by day, publishing a day copies that home's snapshots.
+    """
 
     settings: Settings
+    published: Path | None = None
     surfaces: dict[str, Surface] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -132,10 +137,15 @@ class Home:
             table_rows = pa.table(columns).take(rng.permutation(rows))
             lake.replace_days(f"features.{table}", table_rows, [day])
 
-    def publish(self, day: date = DAY, seed: int = 1) -> Published:
+    def publish(self, day: date = DAY, seed: int = 1) -> Path:
+        if self.published is not None:
+            shutil.copytree(self.published / str(day), self.settings.home / "serving", dirs_exist_ok=True)
+            found = current_snapshot(self.settings)
+            assert found is not None
+            return found
         with Lake(self.settings) as lake:
             self.write_features(lake, day, seed)
-            return publish(lake, self.settings, self.surfaces, day)
+            return publish(lake, self.settings, self.surfaces, day).path
 
     def candidate(self, surface: str, number: int, model: bytes | None = None, schema: bytes | None = None):
         spec = self.surfaces[surface]

@@ -22,7 +22,7 @@ def clustered(rng: np.random.Generator, users: int, rows: int) -> tuple[np.ndarr
     return user, labels, first, second
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(5, 60), st.integers(1, 12))
 def test_every_replicate_equals_scikit_learn_on_repeated_rows(seed: int, rows: int, users: int) -> None:
     rng = np.random.default_rng(seed)
@@ -46,11 +46,13 @@ def test_every_replicate_equals_scikit_learn_on_repeated_rows(seed: int, rows: i
             assert auc[b] == pytest.approx(sk.roc_auc_score(y, s))
         else:
             assert np.isnan(auc[b])
-        if len(y) > 2:
+        if len(y):
             assert mean[b] == pytest.approx(np.average(v, weights=y + 1))
+        if len(set(v)) < 2:
+            assert np.isnan(r2[b]) and np.isnan(affine[b])
+        else:
             assert r2[b] == pytest.approx(sk.r2_score(v, s))
-            if s.std() > 0:
-                assert affine[b] == pytest.approx(metrics.r2_affine(v, s))
+            assert affine[b] == pytest.approx(metrics.r2_affine(v, s), nan_ok=True)
 
 
 def test_identical_models_differ_by_exactly_zero() -> None:

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,17 +33,26 @@ SLICES = {
 }
 
 
-def rows_of(world: Any, model: str, task: str, name: str, inputs: str) -> pd.DataFrame:
-    """Read the rows that a figure stands on, in pandas: labelled, scored, in the slice, on evaluation days."""
+@lru_cache
+def tables(world: Any) -> tuple[pd.DataFrame, dict[tuple[str, ...], pd.DataFrame]]:
+    """Read the examples of the evaluation days, and the predictions by model, task and inputs."""
     days = [world.partition - timedelta(days=d) for d in (3, 2, 1)]
     examples = world.lake.sql("select * from lake.features.examples_homepage").to_pandas()
     examples = examples[pd.to_datetime(examples.day).dt.date.isin(days)]
-    scores = world.lake.sql(
-        "select exposure_id, score from lake.ml.predictions_homepage "
-        "where partition = ? and model = ? and task = ? and inputs = ?",
-        [world.partition, model, task, inputs],
+    predictions = world.lake.sql(
+        "select exposure_id, model, task, inputs, score from lake.ml.predictions_homepage where partition = ?",
+        [world.partition],
     ).to_pandas()
-    joined = examples[SLICES[name](examples)].merge(scores, on="exposure_id")
+    return examples, {
+        key: group[["exposure_id", "score"]] for key, group in predictions.groupby(["model", "task", "inputs"])
+    }
+
+
+@lru_cache
+def rows_of(world: Any, model: str, task: str, name: str, inputs: str) -> pd.DataFrame:
+    """Return the rows that a figure stands on, in pandas: labelled, scored, in the slice, on evaluation days."""
+    examples, predictions = tables(world)
+    joined = examples[SLICES[name](examples)].merge(predictions[model, task, inputs], on="exposure_id")
     return joined.assign(label=joined[f"label_{task}"]).dropna(subset=["label", "score"])
 
 
@@ -74,22 +84,19 @@ def by_scikit_learn(metric: str, e: pd.DataFrame) -> float | None:
 
 def test_every_figure_of_every_model_is_recomputed_from_the_predictions(world: Any) -> None:
     checked = 0
-    frames: dict[tuple[str, ...], pd.DataFrame] = {}
     for r in world.evaluation.results:
         if r.reference is not None:
             continue
-        key = (r.model, r.task, r.slice, r.inputs)
-        if key not in frames:
-            frames[key] = rows_of(world, *key)
-        e = frames[key]
+        e = rows_of(world, r.model, r.task, r.slice, r.inputs)
         assert (r.n, r.users) == (len(e), e.user_id.nunique()), r
         assert r.positives == (int(e.label.sum()) if r.task != "trail" else len(e)), r
-        if (r.positives >= 5 and r.n - r.positives >= 5) or r.task == "trail":
-            expected = by_scikit_learn(r.metric, e)
-            if expected is not None:
-                assert r.value == pytest.approx(expected, abs=1e-9), r
-                checked += 1
-    assert checked > 300
+        if r.metric in ("gauc", "ndcg_10") and (r.inputs == "logged" or r.slice not in ("all", "new_releases")):
+            continue  # scikit-learn takes a call per user or session
+        expected = by_scikit_learn(r.metric, e)
+        if expected is not None:
+            assert r.value == pytest.approx(expected, abs=1e-9), r
+            checked += 1
+    assert checked > 250
 
 
 def test_every_difference_is_that_of_its_models_on_the_rows_both_have(world: Any) -> None:
@@ -110,7 +117,8 @@ def test_every_difference_is_that_of_its_models_on_the_rows_both_have(world: Any
 def test_the_report_holds_the_same_figures_in_the_shape_of_the_demo(world: Any) -> None:
     report = surface_report(
         world.evaluation,
-        rows_train=1000,
+        world.surface,
+        rows={"train": 1000, "test": world.evaluation.rows},
         defaulted_input_share=0.4,
         parameters={"teacher": 10, "student": 5},
         verdict={"decision": "fail", "path": "verdict.json"},
@@ -149,7 +157,7 @@ def test_the_tidy_table_in_the_lake_holds_every_result_and_is_replaced_by_a_reru
         replicates=world.replicates,
     )
     assert world.lake.content_hash("lake.ml.evaluation_homepage") == before
-    assert replace(again, snapshot=0).to_json() == replace(world.evaluation, snapshot=0).to_json()
+    assert again.to_json() == world.evaluation.to_json()
     stored = world.lake.sql(
         "select value, lo from lake.ml.evaluation_homepage where model = 'student' and reference = 'control' "
         "and task = 'ctr' and slice = 'all' and metric = 'auc' and inputs = 'serving'"
@@ -189,8 +197,8 @@ def test_what_was_not_computed_is_named(world: Any) -> None:
 
 
 def test_a_small_slice_is_flagged_with_its_counts_and_still_reported(world: Any) -> None:
-    d = world.evaluation.difference("student", "control", "ctr", "new_users")
-    assert d.n < 500
+    d = world.evaluation.difference("student", "control", "discovery", "new_users")
+    assert d.n < 500 and d.positives < 30
     assert d.flag == f"{d.n} rows, fewer than 500; {d.positives} positives, fewer than 30"
     assert world.evaluation.difference("student", "control", "ctr").flag is None
     assert {r.flag is None for r in world.evaluation.results if r.slice == "new_users"} == {False}

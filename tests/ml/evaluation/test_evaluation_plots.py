@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ml.evaluation import plots
-from ml.evaluation.report import print_report, surface_report
+from ml.evaluation.report import markdown_summary, print_report, surface_report
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -36,6 +36,7 @@ def test_a_plot_is_embedded_whole(world: Any) -> None:
 def test_without_a_student_the_control_alone_is_plotted(world: Any) -> None:
     alone = replace(
         world.evaluation,
+        kinds={"ctr": "binary"},
         results=tuple(r for r in world.evaluation.results if "student" not in (r.model, r.reference)),
         calibration=tuple(c for c in world.evaluation.calibration if c.model != "student"),
         histograms=tuple(h for h in world.evaluation.histograms if h.model != "student"),
@@ -47,7 +48,8 @@ def test_without_a_student_the_control_alone_is_plotted(world: Any) -> None:
 def test_the_printed_report_shows_models_intervals_counts_and_verdict(world: Any, decision: str) -> None:
     surface = surface_report(
         world.evaluation,
-        rows_train=1234,
+        world.surface,
+        rows={"train": 1234, "test": world.evaluation.rows},
         defaulted_input_share=None,
         parameters={"teacher": None, "student": 5000},
         verdict={"decision": decision, "path": "v.json"},
@@ -70,3 +72,13 @@ def test_the_printed_report_shows_models_intervals_counts_and_verdict(world: Any
     assert f"{ctr['n']:,}" in text and "1,234 training rows" in text
     assert decision in text and ("r1" if decision == "pass" else "none") in text
     assert "…" not in text
+
+
+def test_the_summary_has_a_row_per_task_and_slice_with_its_interval(world: Any) -> None:
+    lines = markdown_summary(world.evaluation, world.surface).splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines[4:]]
+    assert len(rows) == len(world.surface.tasks) * (1 + len(world.surface.slices))
+    assert {len(row) for row in rows} == {8}
+    d = world.evaluation.difference("student", "control", "ctr")
+    assert rows[0][:2] == ["all", "ctr AUC"]
+    assert rows[0][5] == f"{100 * d.estimate:+.2f} [{100 * d.lo:+.2f}, {100 * d.hi:+.2f}]"

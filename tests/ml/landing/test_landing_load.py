@@ -147,103 +147,260 @@ VECTOR = [0.5] * 8
 # kind: (table, file name, content, reasons of the bad rows, number of good rows)
 BROKEN_ROWS: dict[str, tuple[str, str, Callable[[str], bytes], list[str], int]] = {
     "word for an integer": (
-        "exposures", "k01.csv", lambda p: to_csv(with_value(exposures(p), "row", "top")), ["wrong type: row"], 2),
+        "exposures",
+        "k01.csv",
+        lambda p: to_csv(with_value(exposures(p), "row", "top")),
+        ["wrong type: row"],
+        2,
+    ),
     "fraction for an integer": (
-        "exposures", "k02.csv", lambda p: to_csv(with_value(exposures(p), "row", "1.5")), ["wrong type: row"], 2),
+        "exposures",
+        "k02.csv",
+        lambda p: to_csv(with_value(exposures(p), "row", "1.5")),
+        ["wrong type: row"],
+        2,
+    ),
     "word for a number": (
-        "listens", "k03.csv", lambda p: to_csv(with_value(listens(p), "played_s", "long")), ["wrong type: played_s"], 1),
+        "listens",
+        "k03.csv",
+        lambda p: to_csv(with_value(listens(p), "played_s", "long")),
+        ["wrong type: played_s"],
+        1,
+    ),
     "word for a timestamp": (
-        "listens", "k04.csv", lambda p: to_csv(with_value(listens(p), "ts", "noon")), ["wrong type: ts"], 1),
+        "listens",
+        "k04.csv",
+        lambda p: to_csv(with_value(listens(p), "ts", "noon")),
+        ["wrong type: ts"],
+        1,
+    ),
     "word for a bool": (
-        "source_impressions", "k05.csv", lambda p: to_csv(impressions(p, ["true", "0", "perhaps"])),
-        ["wrong type: clicked"], 2),
+        "source_impressions",
+        "k05.csv",
+        lambda p: to_csv(impressions(p, ["true", "0", "perhaps"])),
+        ["wrong type: clicked"],
+        2,
+    ),
     "two for a bool": (
-        "source_impressions", "k06.parquet", lambda p: to_parquet(impressions(p, [1, 0, 2])), ["wrong type: clicked"], 2),
+        "source_impressions",
+        "k06.parquet",
+        lambda p: to_parquet(impressions(p, [1, 0, 2])),
+        ["wrong type: clicked"],
+        2,
+    ),
     "object for a string": (
-        "listens", "k07.jsonl",
+        "listens",
+        "k07.jsonl",
         lambda p: to_jsonl(listens(p)) + to_jsonl(listens(p + "x", 1)).replace(b'"u1"', b'{"id": "u1"}'),
-        ["wrong type: user_id"], 2),
+        ["wrong type: user_id"],
+        2,
+    ),
     "bool column for a string": (
-        "listens", "k08.parquet", lambda p: to_parquet(listens(p).with_columns(user_id=True)),
-        ["wrong type: user_id"] * 2, 0),
+        "listens",
+        "k08.parquet",
+        lambda p: to_parquet(listens(p).with_columns(user_id=True)),
+        ["wrong type: user_id"] * 2,
+        0,
+    ),
     "null key": (
-        "exposures", "k09.csv", lambda p: to_csv(with_value(exposures(p), "exposure_id", None)), ["null: exposure_id"], 2),
+        "exposures",
+        "k09.csv",
+        lambda p: to_csv(with_value(exposures(p), "exposure_id", None)),
+        ["null: exposure_id"],
+        2,
+    ),
     "null required value": (
-        "exposures", "k10.jsonl", lambda p: to_jsonl(with_value(exposures(p), "item_id", None)), ["null: item_id"], 2),
+        "exposures",
+        "k10.jsonl",
+        lambda p: to_jsonl(with_value(exposures(p), "item_id", None)),
+        ["null: item_id"],
+        2,
+    ),
     "empty string for an id": (
-        "exposures", "k11.parquet", lambda p: to_parquet(with_value(exposures(p), "user_id", "")), ["null: user_id"], 2),
+        "exposures",
+        "k11.parquet",
+        lambda p: to_parquet(with_value(exposures(p), "user_id", "")),
+        ["null: user_id"],
+        2,
+    ),
     "absent required key of one line": (
-        "listens", "k12.jsonl", lambda p: to_jsonl(listens(p)) + to_jsonl(listens(p + "x", 1).drop("session_id")),
-        ["null: session_id"], 2),
+        "listens",
+        "k12.jsonl",
+        lambda p: to_jsonl(listens(p)) + to_jsonl(listens(p + "x", 1).drop("session_id")),
+        ["null: session_id"],
+        2,
+    ),
     "future timestamp": (
-        "listens", "k13.csv", lambda p: to_csv(with_value(listens(p), "ts", str(FAR))), ["future timestamp: ts"], 1),
+        "listens",
+        "k13.csv",
+        lambda p: to_csv(with_value(listens(p), "ts", str(FAR))),
+        ["future timestamp: ts"],
+        1,
+    ),
     "timestamp of the day before": (
-        "listens", "k14.csv", lambda p: to_csv(with_value(listens(p), "ts", "2026-01-01 23:59:59.999999")),
-        ["timestamp of another day: ts"], 1),
+        "listens",
+        "k14.csv",
+        lambda p: to_csv(with_value(listens(p), "ts", "2026-01-01 23:59:59.999999")),
+        ["timestamp of another day: ts"],
+        1,
+    ),
     "timestamp at the next midnight": (
-        "listens", "k15.csv", lambda p: to_csv(with_value(listens(p), "ts", "2026-01-03T00:00:00Z")),
-        ["timestamp of another day: ts"], 1),
+        "listens",
+        "k15.csv",
+        lambda p: to_csv(with_value(listens(p), "ts", "2026-01-03T00:00:00Z")),
+        ["timestamp of another day: ts"],
+        1,
+    ),
     "other day through its offset": (
-        "listens", "k16.csv", lambda p: to_csv(with_value(listens(p), "ts", "2026-01-02T01:00:00+08:00")),
-        ["timestamp of another day: ts"], 1),
+        "listens",
+        "k16.csv",
+        lambda p: to_csv(with_value(listens(p), "ts", "2026-01-02T01:00:00+08:00")),
+        ["timestamp of another day: ts"],
+        1,
+    ),
     "exact duplicate": ("exposures", "k17.csv", lambda p: to_csv(repeated(exposures(p))), ["duplicate"], 3),
     "conflicting id": (
-        "exposures", "k18.csv", lambda p: to_csv(pl.concat([exposures(p), exposures(p, 1).with_columns(item_id=pl.lit("z"))])),
-        ["conflicting id"] * 2, 2),
+        "exposures",
+        "k18.csv",
+        lambda p: to_csv(pl.concat([exposures(p), exposures(p, 1).with_columns(item_id=pl.lit("z"))])),
+        ["conflicting id"] * 2,
+        2,
+    ),
     "conflict of a duplicate": (
-        "exposures", "k19.csv",
+        "exposures",
+        "k19.csv",
         lambda p: to_csv(pl.concat([repeated(exposures(p)), exposures(p, 1).with_columns(item_id=pl.lit("z"))])),
-        ["conflicting id"] * 3, 2),
+        ["conflicting id"] * 3,
+        2,
+    ),
     "negative number": (
-        "listens", "k20.csv", lambda p: to_csv(with_value(listens(p), "played_s", "-0.5")), ["negative: played_s"], 1),
+        "listens",
+        "k20.csv",
+        lambda p: to_csv(with_value(listens(p), "played_s", "-0.5")),
+        ["negative: played_s"],
+        1,
+    ),
     "number above its bound": (
-        "listens", "k21.csv", lambda p: to_csv(with_value(listens(p), "played_s", "86401")), ["above 86400: played_s"], 1),
-    "NaN": ("listens", "k22.csv", lambda p: to_csv(with_value(listens(p), "played_s", "nan")), ["not finite: played_s"], 1),
+        "listens",
+        "k21.csv",
+        lambda p: to_csv(with_value(listens(p), "played_s", "86401")),
+        ["above 86400: played_s"],
+        1,
+    ),
+    "NaN": (
+        "listens",
+        "k22.csv",
+        lambda p: to_csv(with_value(listens(p), "played_s", "nan")),
+        ["not finite: played_s"],
+        1,
+    ),
     "infinite": (
-        "listens", "k23.parquet", lambda p: to_parquet(listens(p).with_columns(played_s=pl.Series([1.0, float("inf")]))),
-        ["not finite: played_s"], 1),
+        "listens",
+        "k23.parquet",
+        lambda p: to_parquet(listens(p).with_columns(played_s=pl.Series([1.0, float("inf")]))),
+        ["not finite: played_s"],
+        1,
+    ),
     "value not allowed": (
-        "listens", "k24.csv", lambda p: to_csv(with_value(listens(p), "outcome", "paused")),
-        ["value not allowed: outcome"], 1),
+        "listens",
+        "k24.csv",
+        lambda p: to_csv(with_value(listens(p), "outcome", "paused")),
+        ["value not allowed: outcome"],
+        1,
+    ),
     "unknown surface": (
-        "exposures", "k25.csv", lambda p: to_csv(with_value(exposures(p), "surface", "kiosk")),
-        ["unknown surface: surface"], 2),
+        "exposures",
+        "k25.csv",
+        lambda p: to_csv(with_value(exposures(p), "surface", "kiosk")),
+        ["unknown surface: surface"],
+        2,
+    ),
     "over-long string": (
-        "exposures", "k26.csv", lambda p: to_csv(with_value(exposures(p), "user_id", "é" * 129)),
-        ["longer than 256 bytes: user_id"], 2),
+        "exposures",
+        "k26.csv",
+        lambda p: to_csv(with_value(exposures(p), "user_id", "é" * 129)),
+        ["longer than 256 bytes: user_id"],
+        2,
+    ),
     "not UTF-8 in csv": (
-        "listens", "k27.csv", lambda p: to_csv(with_value(listens(p), "user_id", "QQ")).replace(b"QQ", b"\xff\xfe"),
-        ["not UTF-8"], 1),
+        "listens",
+        "k27.csv",
+        lambda p: to_csv(with_value(listens(p), "user_id", "QQ")).replace(b"QQ", b"\xff\xfe"),
+        ["not UTF-8"],
+        1,
+    ),
     "not UTF-8 in csv.gz": (
-        "listens", "k28.csv.gz",
-        lambda p: gzip.compress(to_csv(with_value(listens(p), "user_id", "QQ")).replace(b"QQ", b"\xc3")), ["not UTF-8"], 1),
+        "listens",
+        "k28.csv.gz",
+        lambda p: gzip.compress(to_csv(with_value(listens(p), "user_id", "QQ")).replace(b"QQ", b"\xc3")),
+        ["not UTF-8"],
+        1,
+    ),
     "not UTF-8 in jsonl": (
-        "listens", "k29.jsonl", lambda p: to_jsonl(with_value(listens(p), "user_id", "QQ")).replace(b"QQ", b"\xff"),
-        ["not UTF-8"], 1),
+        "listens",
+        "k29.jsonl",
+        lambda p: to_jsonl(with_value(listens(p), "user_id", "QQ")).replace(b"QQ", b"\xff"),
+        ["not UTF-8"],
+        1,
+    ),
     "not UTF-8 in parquet": ("listens", "k30.parquet", not_utf8_parquet, ["not UTF-8"], 1),
     "short row": (
-        "listens", "k31.csv", lambda p: to_csv(listens(p)) + b"x,y\n", ["ragged row: 2 columns instead of 7"], 2),
+        "listens",
+        "k31.csv",
+        lambda p: to_csv(listens(p)) + b"x,y\n",
+        ["ragged row: 2 columns instead of 7"],
+        2,
+    ),
     "long row": (
-        "listens", "k32.csv", lambda p: to_csv(listens(p)) + b"1,2,3,4,5,6,7,8\n",
-        ["ragged row: 8 columns instead of 7"], 2),
+        "listens",
+        "k32.csv",
+        lambda p: to_csv(listens(p)) + b"1,2,3,4,5,6,7,8\n",
+        ["ragged row: 8 columns instead of 7"],
+        2,
+    ),
     "invalid JSON line": (
-        "listens", "k33.jsonl", lambda p: to_jsonl(listens(p, 1)) + b'{"listen_id": \n' + to_jsonl(listens(p + "x", 1)),
-        ["invalid JSON"], 2),
+        "listens",
+        "k33.jsonl",
+        lambda p: to_jsonl(listens(p, 1)) + b'{"listen_id": \n' + to_jsonl(listens(p + "x", 1)),
+        ["invalid JSON"],
+        2,
+    ),
     "JSON line that is no object": (
-        "listens", "k34.jsonl", lambda p: to_jsonl(listens(p)) + b"[1, 2]\n", ["JSON line is no object"], 2),
+        "listens",
+        "k34.jsonl",
+        lambda p: to_jsonl(listens(p)) + b"[1, 2]\n",
+        ["JSON line is no object"],
+        2,
+    ),
     "vector of another length": (
-        "items", "k35.parquet", lambda p: to_parquet(items(p, [VECTOR, [0.5] * 7])),
-        ["not 8 numbers: content_embedding"], 1),
+        "items",
+        "k35.parquet",
+        lambda p: to_parquet(items(p, [VECTOR, [0.5] * 7])),
+        ["not 8 numbers: content_embedding"],
+        1,
+    ),
     "vector with a null": (
-        "items", "k36.jsonl", lambda p: to_jsonl(items(p, [VECTOR, [None, *VECTOR[1:]]])),
-        ["element missing or no number: content_embedding"], 1),
+        "items",
+        "k36.jsonl",
+        lambda p: to_jsonl(items(p, [VECTOR, [None, *VECTOR[1:]]])),
+        ["element missing or no number: content_embedding"],
+        1,
+    ),
     "vector with NaN": (
-        "items", "k37.parquet", lambda p: to_parquet(items(p, [VECTOR, [float("nan"), *VECTOR[1:]]])),
-        ["not finite: content_embedding"], 1),
+        "items",
+        "k37.parquet",
+        lambda p: to_parquet(items(p, [VECTOR, [float("nan"), *VECTOR[1:]]])),
+        ["not finite: content_embedding"],
+        1,
+    ),
     "text that is no vector": (
-        "items", "k38.csv", lambda p: f'item_id,creator_id,content_embedding\n{p},c,"{VECTOR}"\n{p}x,c,none\n'.encode(),
-        ["wrong type: content_embedding"], 1),
-}  # fmt: skip
+        "items",
+        "k38.csv",
+        lambda p: f'item_id,creator_id,content_embedding\n{p},c,"{VECTOR}"\n{p}x,c,none\n'.encode(),
+        ["wrong type: content_embedding"],
+        1,
+    ),
+}
 
 
 def test_every_kind_of_broken_row_is_quarantined_with_file_and_reason_and_the_rest_loads(
@@ -259,7 +416,9 @@ def test_every_kind_of_broken_row_is_quarantined_with_file_and_reason_and_the_re
     reports = load_days(lake, settings, [DAY], SURFACES)
 
     found: dict[str, list[str]] = {}
-    rows = lake.sql("select file, reason, row_number, content, table_name from landing.quarantine order by all").to_pylist()
+    rows = lake.sql(
+        "select file, reason, row_number, content, table_name from landing.quarantine order by all"
+    ).to_pylist()
     for row in rows:
         found.setdefault(row["file"], []).append(row["reason"])
         assert row["row_number"] >= 1
@@ -272,46 +431,88 @@ def test_every_kind_of_broken_row_is_quarantined_with_file_and_reason_and_the_re
         (count,) = lake.connection.execute(f"select count(*) from landing.{report.table}").fetchone()
         assert count == report.rows_loaded
         assert sum(report.reasons.values()) == report.rows_quarantined
-    ledger = lake.sql("select table_name, rows_in, rows_loaded, rows_quarantined, input_hash from landing.ledger").to_pylist()
-    assert {(r["table_name"], r["rows_in"], r["rows_loaded"], r["rows_quarantined"], r["input_hash"]) for r in ledger} == {
-        (r.table, r.rows_in, r.rows_loaded, r.rows_quarantined, r.input_hash) for r in reports
-    }
+    ledger = lake.sql(
+        "select table_name, rows_in, rows_loaded, rows_quarantined, input_hash from landing.ledger"
+    ).to_pylist()
+    assert {
+        (r["table_name"], r["rows_in"], r["rows_loaded"], r["rows_quarantined"], r["input_hash"]) for r in ledger
+    } == {(r.table, r.rows_in, r.rows_loaded, r.rows_quarantined, r.input_hash) for r in reports}
 
 
 BROKEN_FILES: dict[str, tuple[str, Callable[[], bytes], type[Exception], str]] = {
     "truncated parquet": ("a.parquet", lambda: to_parquet(listens("a"))[:-20], UnreadableFile, "cannot read"),
     "damaged parquet page": (
-        "a.parquet", lambda: to_parquet(listens("a"))[:4] + b"\xff" * 80 + to_parquet(listens("a"))[84:],
-        UnreadableFile, "cannot read"),
+        "a.parquet",
+        lambda: to_parquet(listens("a"))[:4] + b"\xff" * 80 + to_parquet(listens("a"))[84:],
+        UnreadableFile,
+        "cannot read",
+    ),
     "empty parquet": ("a.parquet", lambda: b"", UnreadableFile, "cannot read"),
-    "truncated gzip": ("a.csv.gz", lambda: gzip.compress(to_csv(listens("a", 99)))[:-20], UnreadableFile, "cannot read"),
+    "truncated gzip": (
+        "a.csv.gz",
+        lambda: gzip.compress(to_csv(listens("a", 99)))[:-20],
+        UnreadableFile,
+        "cannot read",
+    ),
     "no gzip": ("a.csv.gz", lambda: to_csv(listens("a")), UnreadableFile, "cannot read"),
     "unknown format": ("a.xlsx", lambda: b"PK", UnreadableFile, "unknown format"),
     "UTF-16": ("a.csv", lambda: to_csv(listens("a")).decode().encode("utf-16"), UnreadableFile, "UTF-16"),
     "open quote": (
-        "a.csv", lambda: to_csv(listens("a")) + b'"never closed,1\n' + to_csv(listens("b")), UnreadableFile, "quote"),
+        "a.csv",
+        lambda: to_csv(listens("a")) + b'"never closed,1\n' + to_csv(listens("b")),
+        UnreadableFile,
+        "quote",
+    ),
     "column twice": ("a.csv", lambda: b"ts,ts\n1,2\n", UnreadableFile, "'ts' stands twice"),
     "no header": ("a.csv", lambda: b"\n1,2\n", UnreadableFile, "first line is empty"),
-    "required column missing": ("a.csv", lambda: to_csv(listens("a").drop("ts")), ContractError, "required column 'ts'"),
+    "required column missing": (
+        "a.csv",
+        lambda: to_csv(listens("a").drop("ts")),
+        ContractError,
+        "required column 'ts'",
+    ),
     "required column missing in parquet": (
-        "a.parquet", lambda: to_parquet(listens("a").drop("outcome")), ContractError, "required column 'outcome'"),
+        "a.parquet",
+        lambda: to_parquet(listens("a").drop("outcome")),
+        ContractError,
+        "required column 'outcome'",
+    ),
     "required column missing in jsonl": (
-        "a.jsonl", lambda: to_jsonl(listens("a").drop("outcome")), ContractError, "required column 'outcome'"),
+        "a.jsonl",
+        lambda: to_jsonl(listens("a").drop("outcome")),
+        ContractError,
+        "required column 'outcome'",
+    ),
     "unknown column": (
-        "a.jsonl", lambda: to_jsonl(listens("a").with_columns(mood=1)), ContractError, "column 'mood' is not in"),
+        "a.jsonl",
+        lambda: to_jsonl(listens("a").with_columns(mood=1)),
+        ContractError,
+        "column 'mood' is not in",
+    ),
     "other separator": (
-        "a.csv", lambda: to_csv(listens("a")).replace(b",", b";"), ContractError, "required column 'listen_id'"),
-}  # fmt: skip
+        "a.csv",
+        lambda: to_csv(listens("a")).replace(b",", b";"),
+        ContractError,
+        "required column 'listen_id'",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """One lake for the days that must not reach it."""
+    with Lake(Settings(home=tmp_path_factory.mktemp("untouched"), threads=2)) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("kind", BROKEN_FILES)
-def test_a_file_that_cannot_be_read_fails_its_day_with_its_name(settings: Settings, lake: Lake, kind: str) -> None:
+def test_a_file_that_cannot_be_read_fails_its_day_with_its_name(settings: Settings, untouched: Lake, kind: str) -> None:
     name, content, error, words = BROKEN_FILES[kind]
     path = put(settings, "listens", name, content())
     with pytest.raises(error, match=words) as raised:
-        load_days(lake, settings, [DAY], SURFACES)
+        load_days(untouched, settings, [DAY], SURFACES)
     assert str(path) in str(raised.value)
-    assert lake.sql("select * from landing.ledger").num_rows == 0
+    assert untouched.sql("select * from landing.ledger").num_rows == 0
 
 
 def test_all_four_formats_land_the_same_rows(settings: Settings, lake: Lake) -> None:
@@ -340,7 +541,9 @@ def test_all_four_formats_land_the_same_rows(settings: Settings, lake: Lake) -> 
     assert (rows, item_rows) == (3, 2)
 
 
-def test_every_table_of_the_contract_exists_after_init_and_is_partitioned_by_day(settings: Settings, lake: Lake) -> None:
+def test_every_table_of_the_contract_exists_after_init_and_is_partitioned_by_day(
+    settings: Settings, lake: Lake
+) -> None:
     init_tables(lake)
     init_tables(lake)
     contract = load_contract(settings)
@@ -360,7 +563,9 @@ def test_landing_a_day_again_replaces_it_and_only_it(settings: Settings, lake: L
     assert input_hash(settings, DAY) != before
     load_days(lake, settings, [DAY], SURFACES)
     load_days(lake, settings, [DAY], SURFACES)
-    counts = lake.sql("select day, count(*) n, min(exposure_id) id from landing.exposures group by day order by day").to_pylist()
+    counts = lake.sql(
+        "select day, count(*) n, min(exposure_id) id from landing.exposures group by day order by day"
+    ).to_pylist()
     assert [(r["day"], r["n"], r["id"]) for r in counts] == [(DAY, 2, "c0"), (other, 4, "b0")]
     assert lake.sql("select * from landing.quarantine").num_rows == 0
     assert lake.sql("select * from landing.ledger where table_name = 'exposures'").num_rows == 2
@@ -373,15 +578,25 @@ def test_too_many_bad_rows_fail_the_day_but_stay_visible(settings: Settings, lak
     strict = settings.model_copy(update={"max_quarantine_share": 0.01})
     path = put(settings, "exposures", "a.csv", to_csv(exposures("a", 200)))
     load_days(lake, strict, [DAY], SURFACES)
-    bad = exposures("b", 200).with_columns(surface=pl.when(pl.int_range(200) < 3).then(pl.lit("kiosk")).otherwise("surface"))
+    bad = exposures("b", 200).with_columns(
+        surface=pl.when(pl.int_range(200) < 3).then(pl.lit("kiosk")).otherwise("surface")
+    )
     path.write_bytes(to_csv(bad))
     with pytest.raises(QuarantineLimitExceeded) as raised:
         load_days(lake, strict, [DAY], SURFACES)
     message = str(raised.value)
-    for part in (str(DAY), "3 of 200 rows", "1.50%", "3 x 'unknown surface: surface'", f"exposures/day={DAY}/a.csv, row 1"):
+    for part in (
+        str(DAY),
+        "3 of 200 rows",
+        "1.50%",
+        "3 x 'unknown surface: surface'",
+        f"exposures/day={DAY}/a.csv, row 1",
+    ):
         assert part in message
     assert raised.value.day == DAY
-    assert lake.sql("select min(exposure_id) as id, count(*) n from landing.exposures").to_pylist() == [{"id": "a0", "n": 200}]
+    assert lake.sql("select min(exposure_id) as id, count(*) n from landing.exposures").to_pylist() == [
+        {"id": "a0", "n": 200}
+    ]
     assert lake.sql("select * from landing.quarantine").num_rows == 3
     path.write_bytes(to_csv(bad.tail(198)))
     (report, *_) = load_days(lake, strict, [DAY], SURFACES)
@@ -393,7 +608,9 @@ def test_one_broken_table_fails_a_day_that_is_fine_as_a_whole(settings: Settings
     put(settings, "source_impressions", "a.parquet", to_parquet(impressions("s", [True] * 5_000)))
     half = listens("l", 101).with_columns(played_s=pl.when(pl.int_range(101) < 11).then(-1.0).otherwise("played_s"))
     put(settings, "listens", "a.parquet", to_parquet(half))
-    with pytest.raises(QuarantineLimitExceeded, match="11 of 101 rows of listens are bad, more than 10.00% for one table"):
+    with pytest.raises(
+        QuarantineLimitExceeded, match=r"11 of 101 rows of listens are bad, more than 10\.00% for one table"
+    ):
         load_days(lake, strict, [DAY], SURFACES)
 
 
@@ -471,7 +688,12 @@ def test_types_of_common_exports_are_understood(settings: Settings, lake: Lake) 
         day=pl.lit(DAY),
     )
     put(settings, "exposures", "a.parquet", to_parquet(zone))
-    put(settings, "items", "a.csv", b"\xef\xbb\xbfitem_id,creator_id,released_at\r\n7,c,2025-12-31\r\n8,c,2025-12-31 10:00:00+01:00\r\n")
+    put(
+        settings,
+        "items",
+        "a.csv",
+        b"\xef\xbb\xbfitem_id,creator_id,released_at\r\n7,c,2025-12-31\r\n8,c,2025-12-31 10:00:00+01:00\r\n",
+    )
     load_days(lake, settings, [DAY], SURFACES)
     rows = lake.sql("select user_id, ts, surface, row from landing.exposures order by 1").to_pylist()
     assert rows[0] == {"user_id": "1", "ts": NOON, "surface": "radio", "row": 0}

@@ -301,7 +301,7 @@ def test_logging_policies_hide_new_releases_in_the_app_and_boost_them_on_video(d
 
     app = [(day.state.day, day.music.exposures.track) for day in days]
     video = [(day.state.day, day.video.video) for day in days]
-    assert exposure_over_catalogue(tracks.release_day, app) < 0.5
+    assert exposure_over_catalogue(tracks.release_day, app) < 0.4
     assert exposure_over_catalogue(videos.release_day, video) > 1.5
 
 

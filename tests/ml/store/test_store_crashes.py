@@ -1,4 +1,4 @@
-"""What remains when a process is killed, and who wins when several act at once. Children are forked, killed for real."""
+"""What remains when a process is killed, and who wins when several act at once; children are really killed."""
 
 import multiprocessing
 import os

@@ -180,7 +180,8 @@ def test_an_override_needs_a_name_and_a_reason_and_is_recorded_in_the_release(sh
     record = shop.store.release("homepage", pointer.release).record
     assert (pointer.action, pointer.by, pointer.reason) == ("override", "Ada", "the outage costs more")
     assert (record.override, record.overruled) == (SIGNED, ("verdict_failed",))
-    assert "Promoted against the gate" in (shop.root / f"releases/homepage/{pointer.release}/model_card.html").read_text()
+    card = shop.root / f"releases/homepage/{pointer.release}/model_card.html"
+    assert "Promoted against the gate" in card.read_text()
 
 
 def test_an_override_replaces_no_verdict_and_leaves_no_trace_where_none_is_needed(shop) -> None:
@@ -283,9 +284,9 @@ def test_sync_repairs_a_repository_that_was_left_behind_and_repeats_without_writ
     (folder / "1/model.onnx").write_bytes(b"half")
     shop.store.sync_repository("homepage")
     assert (folder / "1/model.onnx").read_bytes() == b"model of 0"
-    before = os.stat(folder / "config.pbtxt").st_mtime_ns, os.stat(folder / "1").st_mtime_ns
+    before = [(folder / name).stat().st_mtime_ns for name in ("config.pbtxt", "1")]
     shop.store.sync_repository("homepage")
-    assert (os.stat(folder / "config.pbtxt").st_mtime_ns, os.stat(folder / "1").st_mtime_ns) == before
+    assert [(folder / name).stat().st_mtime_ns for name in ("config.pbtxt", "1")] == before
 
 
 def test_retention_keeps_champion_reference_and_what_a_rollback_needs(shop) -> None:

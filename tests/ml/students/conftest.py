@@ -27,7 +27,7 @@ def surface() -> Surface:
         load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml"),
         (*KEEP, "item_ctr"),
         window={"train_days": 8, "eval_days": 2, "validation_days": 2, "min_train_days": 3},
-        training={"batch_size": 128, "weight_decay": 1e-6, "epochs": 2, "learning_rate": 0.02},
+        training={"batch_size": 128, "weight_decay": 1e-6, "epochs": 3, "learning_rate": 0.02},
     )
 
 
@@ -36,7 +36,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory, surface: Surface) -> Sett
     """A home whose lake holds 10 days of examples and soft labels."""
     settings = Settings(home=tmp_path_factory.mktemp("students"), first_day=FIRST_DAY, threads=1)
     with Lake(settings) as lake:
-        write_world(lake, surface, first_day=FIRST_DAY, days=10, rows_per_day=700, users=60, items=40)
+        write_world(
+            lake, surface, first_day=FIRST_DAY, days=10, rows_per_day=700, users=40, items=30, teacher_noise=0.2
+        )
     return settings
 
 

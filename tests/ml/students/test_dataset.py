@@ -87,7 +87,9 @@ def test_missing_tables_are_refused_by_name(home: Settings, surface: Surface):
 
 def test_a_day_without_soft_labels_of_the_teacher_is_refused(home: Settings, surface: Surface):
     put(home, *tables(surface))
-    with pytest.raises(TrainingSetError, match=r"no soft labels of teacher 2 \(c0ffee\) for 2026-01-01.*\('1', 'c0ffee'\)"):
+    with pytest.raises(
+        TrainingSetError, match=r"no soft labels of teacher 2 \(c0ffee\) for 2026-01-01.*\('1', 'c0ffee'\)"
+    ):
         build(home, surface, teacher_version="2")
 
 
@@ -187,4 +189,6 @@ def test_after_ranking_inputs_can_be_read_at_their_serving_value(home: Settings,
     put(home, *tables(surface))
     made = build(home, surface)
     assert load(home, made, surface, DAYS, soft_labels=False).inputs["row"].unique().numel() > 5
-    assert load(home, made, surface, DAYS, soft_labels=False, after_ranking="serving").inputs["row"].unique().tolist() == [0]
+    assert load(home, made, surface, DAYS, soft_labels=False, after_ranking="serving").inputs[
+        "row"
+    ].unique().tolist() == [0]

@@ -1,13 +1,14 @@
 """A teacher scores what its graph says, or is refused with the name of the input or output before a row is written."""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 
@@ -17,6 +18,7 @@ from ml.teacher.contract import ContractError, load_contract
 from ml.teacher.labels import label_days
 from ml.teacher.runtime import TeacherRefused, default_batch, open_teacher, validate
 
+DAY = date(2026, 1, 1)
 INPUTS = [
     {"name": "user", "dtype": "int64"},
     {"name": "age", "dtype": "float32", "default": 0.5},
@@ -148,25 +150,27 @@ MALFORMED: dict[str, tuple[Any, dict[str, Any], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """A lake with rows to label; every teacher of this file is refused, so nothing is ever written to it."""
+    with Lake(Settings(home=tmp_path_factory.mktemp("shared"), threads=1)) as lake:
+        rows = pa.table({"day": [DAY] * 20, "exposure_id": range(20), "user": range(20), "age": [0.5] * 20})
+        lake.replace_days("features.teacher_inputs_home", rows, [DAY])
+        yield lake
+
+
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_malformed_teacher_is_refused_before_any_row_is_written(
-    case: str,
-    teacher_folder: Callable[..., Path],
-    write_inputs: Callable[..., Any],
-    lake: Lake,
-    settings: Settings,
-    days: list[date],
-    graph: str,
+    case: str, teacher_folder: Callable[..., Path], shared: Lake, graph: str
 ) -> None:
     model, changes, message = MALFORMED[case]
     if model == "truncated":
         model = onnx.parser.parse_model(graph).SerializeToString()[:-40]
     path = teacher_folder(graph if model is None else model, **changes)
-    write_inputs(days[:1], rows=20)
     with pytest.raises(TeacherRefused, match=message) as refused:
-        label_days(lake, settings, "home", load_contract(path), days[:1])
+        label_days(shared, shared.settings, "home", load_contract(path), [DAY])
     assert "model.onnx" in str(refused.value)
-    assert lake.connection.execute("select count(*) from lake.ml.soft_labels_home").fetchone() == (0,)
+    assert not shared.table_exists("ml.soft_labels_home")
 
 
 def test_an_oversized_file_is_refused(

@@ -1,0 +1,157 @@
+"""Labelling against a bare onnxruntime loop, and its memory for 1x and 10x the rows.
+
+Run: ``python -m benchmarks.labelling [--rows 200000] [--days 10] [--repeats 3] [--threads 2]``. Everything happens in a
+temporary home: synthetic rows, a demo teacher trained on them, then one process per measurement. The bare loop scores
+the same rows with the same session options and batch size, from arrays that lie in memory already; only its loop is
+timed. Labelling is timed as a whole: validation of the teacher, reading, scoring, spooling, commit, hashes.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ml.lake import Lake
+from ml.settings import Settings
+from ml.teacher.columns import InputColumns
+from ml.teacher.contract import load_contract
+from ml.teacher.demo import DemoInput, load_demo_spec, train_demo_teacher
+from ml.teacher.labels import BATCH_ROWS, label_days
+from ml.teacher.runtime import OnnxTeacher
+
+FIRST_DAY = date(2026, 1, 1)
+SOURCE_ROWS = 50_000
+IDS = {"source_user_id": 5_000, "source_item_id": 4_500, "source_creator_id": 700}
+NULL_SHARE = 0.1
+
+
+def columns(inputs: Mapping[str, DemoInput], rows: int, rng: np.random.Generator, app: bool) -> dict[str, pa.Array]:
+    """Return random input columns; the app has no source-only ones, and gaps in the others."""
+    made = {}
+    for name, item in inputs.items():
+        if app and item.source_only:
+            continue
+        missing = rng.random(rows) < NULL_SHARE
+        if item.type in ("id", "category"):
+            known = np.random.default_rng(len(name)).integers(1, 2**62, IDS.get(name, 24))
+            made[name] = pa.array(known[rng.integers(0, len(known), rows)], mask=missing)
+        elif item.type == "vector":
+            flat = pa.array(rng.normal(size=rows * item.length).astype(np.float32))
+            offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * item.length)
+            made[name] = pa.ListArray.from_arrays(offsets, flat, mask=pa.array(missing))
+        else:
+            made[name] = pa.array(rng.gamma(1.0, 100.0, rows).astype(np.int64), mask=missing)
+    return made
+
+
+def prepare(home: Path, rows: int, days: int) -> None:
+    """Write the source, train a teacher on it, and write teacher inputs for two surfaces of 1x and 10x the rows."""
+    settings = Settings(home=home, first_day=FIRST_DAY)
+    spec = load_demo_spec(Path(str(settings.teacher_spec)))
+    rng = np.random.default_rng(0)
+
+    def keys(n: int, day: date, key: str) -> dict[str, Any]:
+        start = np.datetime64(day, "us")
+        ts = start + rng.integers(0, 86_400_000_000, n).astype("timedelta64[us]")
+        return {"day": pa.repeat(pa.scalar(day, pa.date32()), n), key: rng.integers(1, 2**62, n), "ts": ts}
+
+    with Lake(settings) as lake:
+        labels = {label: rng.integers(0, 2, SOURCE_ROWS).astype(float) for label in spec.labels}
+        inputs = columns(spec.inputs, SOURCE_ROWS, rng, app=False)
+        source = keys(SOURCE_ROWS, FIRST_DAY, "impression_id") | inputs | labels
+        lake.replace_days("features.source_examples", pa.table(source), [FIRST_DAY])
+        for surface, factor in (("small", 1), ("large", 10)):
+            for number in range(days):
+                day, n = FIRST_DAY + timedelta(days=number), rows * factor // days
+                table = pa.table(keys(n, day, "exposure_id") | columns(spec.inputs, n, rng, app=True))
+                lake.replace_days(f"features.teacher_inputs_{surface}", table, [day])
+    train_demo_teacher(settings, FIRST_DAY, home / "teacher", 1)
+
+
+def measure(what: str, home: Path, surface: str, days: int, threads: int) -> dict[str, float]:
+    """Label, or score from memory; runs in a process of its own."""
+    settings = Settings(home=home, first_day=FIRST_DAY, threads=threads)
+    contract = load_contract(Path(str(settings.teacher)))
+    wanted = [FIRST_DAY + timedelta(days=number) for number in range(days)]
+    with Lake(settings) as lake:
+        if what == "label":
+            started = time.perf_counter()
+            rows = label_days(lake, settings, surface, contract, wanted).rows
+            seconds = time.perf_counter() - started
+        else:
+            table = f"features.teacher_inputs_{surface}"
+            reader = InputColumns(contract.inputs, lake.columns(table), table)
+            query = f"select exposure_id, {', '.join(reader.select)} from lake.{table} order by day, exposure_id"
+            batches = [reader.read(batch, "exposure_id").inputs for batch in lake.batches(query, rows=BATCH_ROWS)]
+            model = OnnxTeacher(contract, threads)
+            model.score(batches[0])
+            started = time.perf_counter()
+            rows = sum(len(model.score(batch)) for batch in batches)
+            seconds = time.perf_counter() - started
+    return {
+        "rows": rows,
+        "seconds": seconds,
+        "rows_per_second": rows / seconds,
+        "peak_mb": peak_megabytes(),
+    }
+
+
+def peak_megabytes() -> float:
+    """Return this program's peak resident memory; ``ru_maxrss`` would include the parent's from before the exec."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def spawn(*arguments: object) -> dict[str, float]:
+    """Run one measurement in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.labelling", *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000, help="rows of 1x")
+    parser.add_argument("--days", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--measure", nargs=3, metavar=("WHAT", "HOME", "SURFACE"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    shared = ("--days", given.days, "--threads", given.threads)
+    if given.measure:
+        what, home, surface = given.measure
+        print(json.dumps(measure(what, Path(home), surface, given.days, given.threads)))
+        return
+    with tempfile.TemporaryDirectory(prefix="crossfade-labelling-") as folder:
+        prepare(Path(folder), given.rows, given.days)
+        ratios, peaks = [], {"small": [], "large": []}
+        print(f"{'':10} {'rows':>9} {'seconds':>8} {'rows/s':>9} {'peak MB':>8}")
+        for _ in range(given.repeats):
+            for surface in peaks:
+                pair = {what: spawn("--measure", what, folder, surface, *shared) for what in ("bare", "label")}
+                for what, r in pair.items():
+                    numbers = (
+                        f"{r['rows']:>9.0f} {r['seconds']:>8.2f} {r['rows_per_second']:>9.0f} {r['peak_mb']:>8.0f}"
+                    )
+                    print(f"{what:10} {numbers}", flush=True)
+                peaks[surface].append(pair["label"]["peak_mb"])
+                if surface == "large":
+                    ratios.append(pair["label"]["rows_per_second"] / pair["bare"]["rows_per_second"])
+        peak = {surface: statistics.median(values) for surface, values in peaks.items()}
+        print(f"throughput of labelling / bare loop, 10x rows: {statistics.median(ratios):.2f} (aim >= 0.8)")
+        print(f"peak memory of labelling, 10x / 1x rows: {peak['large'] / peak['small']:.3f} (aim <= 1.10)")
+
+
+if __name__ == "__main__":
+    main()

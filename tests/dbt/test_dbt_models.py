@@ -1,0 +1,179 @@
+"""The dbt project against the contracts around it: landing, ids, surfaces, Dagster keys."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from ml.features import DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
+from ml.ids import id63
+from ml.lake import Lake
+from ml.settings import PROJECT_ROOT, Settings
+from ml.surfaces.spec import load_surface, load_surfaces
+
+SURFACES = sorted((PROJECT_ROOT / "ml" / "surfaces").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def manifest(built: SimpleNamespace) -> dict[str, Any]:
+    path = built.settings.home / "dbt" / "target" / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def models(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {n["name"]: n for n in manifest["nodes"].values() if n["resource_type"] == "model"}
+
+
+def test_dbt_unit_tests_pass(built: SimpleNamespace) -> None:
+    result = run_dbt(built.settings, ["test", "--select", "test_type:unit"])
+    assert len(result.results) >= 7
+    assert {str(r.status) for r in result.results} == {"pass"}
+
+
+def test_every_model_and_column_is_described_and_no_described_column_is_missing(
+    built: SimpleNamespace, manifest: dict[str, Any]
+) -> None:
+    with Lake(built.settings) as lake:
+        for name, node in models(manifest).items():
+            assert node["description"].startswith("One row per"), f"{name}: the description must state the grain"
+            described = {column: spec["description"] for column, spec in node["columns"].items()}
+            assert set(described) == set(lake.columns(f"features.{name}")), name
+            assert all(described.values()), name
+
+
+def test_sources_are_the_landing_contract_and_bound_to_the_landing_assets(manifest: dict[str, Any]) -> None:
+    contract = yaml.safe_load((PROJECT_ROOT / "ml" / "landing" / "contract.yaml").read_text(encoding="utf-8"))["tables"]
+    sources = {s["name"]: s for s in manifest["sources"].values()}
+    assert set(sources) == set(contract)
+    for name, table in contract.items():
+        assert set(sources[name]["columns"]) == {*table["columns"], "day"}, name
+        assert sources[name]["config"]["meta"]["dagster"]["asset_key"] == ["landing", name]
+
+
+def test_each_model_has_a_key_test_a_stage_and_a_dagster_group(manifest: dict[str, Any]) -> None:
+    tested = {
+        n["attached_node"].split(".")[-1]
+        for n in manifest["nodes"].values()
+        if n["resource_type"] == "test" and n["test_metadata"]["name"] == "key"
+    }
+    for name, node in models(manifest).items():
+        assert name in tested, f"{name} has no key test"
+        assert set(node["tags"]) & {"base", "ranking"}, name
+        assert node["config"]["meta"]["dagster"]["group"], name
+    for surface in ("homepage", "radio"):
+        for kind in ("examples", "teacher_inputs"):
+            assert models(manifest)[f"{kind}_{surface}"]["config"]["meta"]["dagster"]["asset_key"] == [surface, kind]
+
+
+def test_staging_hashes_ids_as_python_does(built: SimpleNamespace) -> None:
+    with Lake(built.settings) as lake:
+        landed = lake.sql("select distinct user_id, item_id, exposure_id from landing.exposures").to_pylist()
+        staged = lake.sql("select distinct user_id, item_id, exposure_id from features.stg_exposures").to_pylist()
+    assert {tuple(id63(v) for v in row.values()) for row in landed} == {tuple(row.values()) for row in staged}
+
+
+@pytest.mark.parametrize("path", SURFACES, ids=lambda p: str(p.relative_to(PROJECT_ROOT / "ml" / "surfaces")))
+def test_examples_have_every_input_and_label_and_daily_inputs_are_what_serving_reads(
+    built: SimpleNamespace, path: Path
+) -> None:
+    surface = load_surface(path)
+    keys = {
+        "feat_user": ["user_id"],
+        "feat_item": ["item_id"],
+        "feat_creator": ["creator_id"],
+        "feat_user_creator": ["user_id", "creator_id"],
+    }
+    with Lake(built.settings) as lake:
+        table = f"features.examples_{surface.name}"
+        columns = lake.columns(table)
+        assert {*surface.inputs, *(task.label for task in surface.tasks.values())} <= set(columns)
+        for name, spec in surface.inputs.items():
+            if spec.source is None:
+                continue
+            feature_table, column = spec.source.split(".")
+            condition = " and ".join(f"e.{k} = f.{k}" for k in ["day", *keys[feature_table]])
+            different, = lake.connection.execute(
+                f"select count(*) from {table} as e left join features.{feature_table} as f on {condition} "
+                f"where e.{name} is distinct from f.{column} "
+                # The table has no row where the user did not play the creator; plays and known are then 0.
+                f"and not ('{feature_table}' = 'feat_user_creator' and f.day is null and e.{name}::varchar = '0')"
+            ).fetchone()
+            assert different == 0, f"{name} is not {spec.source}"
+
+
+def test_students_never_see_the_sister_platform(built: SimpleNamespace, manifest: dict[str, Any]) -> None:
+    sisters = {"stg_source_impressions", "stg_source_user_profiles", "stg_source_item_profiles", "stg_teacher_scores"}
+    parents = {name: {p.split(".")[-1] for p in node["depends_on"]["nodes"]} for name, node in models(manifest).items()}
+
+    def ancestors(name: str) -> set[str]:
+        direct = parents.get(name, set())
+        return direct | {a for parent in direct for a in ancestors(parent)}
+
+    with Lake(built.settings) as lake:
+        for name in (n for n in parents if n.startswith("examples_")):
+            assert not ancestors(name) & sisters
+            assert not [c for c in lake.columns(f"features.{name}") if c.startswith("source_")]
+    assert ancestors("teacher_inputs_homepage") & sisters
+
+
+def test_labels_are_rates_and_seconds_that_happen(built: SimpleNamespace) -> None:
+    with Lake(built.settings) as lake:
+        row = lake.connection.execute(
+            "select avg(label_ctr), count(label_trail), avg(label_discovery), count(*), "
+            "count(*) filter (where label_trail is null and label_ctr = 1) from features.examples_homepage"
+        ).fetchone()
+        assert 0.05 < row[0] < 0.3 and row[1] > 50 and 0 < row[2] < row[0] and row[3] > 1000 and row[4] == 0
+        sessions, engaged = lake.connection.execute(
+            "select count(*) filter (where session_outcomes[8] > 0), avg(label_engagement) from features.examples_radio"
+        ).fetchone()
+        assert sessions > 10 and 0.2 < engaged < 0.8
+
+
+def test_a_day_that_has_become_empty_becomes_empty(
+    home: Callable[..., Settings], build_days: Callable[..., None]
+) -> None:
+    settings = home(2)
+    first, second = settings.first_day, settings.first_day + timedelta(days=1)
+    build_days(settings, first, second, stages=("base",))
+    with Lake(settings) as lake:
+        count = "select count(*) filter (where day = ?), count(*) filter (where day = ?) from features."
+        before = lake.connection.execute(count + "stg_listens", [first, second]).fetchone()
+        lake.connection.execute("delete from landing.listens where day = ?", [second])
+        lake.connection.execute("delete from landing.exposures where day = ?", [second])
+    build_days(settings, second, second, stages=("base",))
+    with Lake(settings) as lake:
+        assert lake.connection.execute(count + "stg_listens", [first, second]).fetchone() == (before[0], 0)
+        assert lake.connection.execute(count + "int_user_day", [first, second]).fetchone()[1] == 0
+        assert lake.connection.execute(count + "int_day", [first, second]).fetchone() == (1, 1)
+        lake.connection.execute("delete from features.int_day where day = ?", [first])
+    with pytest.raises(DbtError, match=f"feat_item.*needs the base tables of {first}, which are not built"):
+        build_days(settings, second, second, stages=("ranking",))
+
+
+def test_variables_carry_window_and_labels_and_refuse_an_empty_range(built: SimpleNamespace) -> None:
+    settings, (first, *_, last) = built.settings, built.days
+    surfaces = load_surfaces(settings)
+    values = dbt_vars(settings, surfaces, first, last)
+    assert values["labels"]["homepage"] == {"trail_max_hours": 6, "discovery_trail_bound": 3.4}
+    assert (values["from_day"], values["to_day"], values["feature_window_days"]) == (str(first), str(last), 3)
+    with pytest.raises(ValueError, match="lies before"):
+        dbt_vars(settings, surfaces, last, first)
+    radio_only = {"radio": surfaces["radio"]}
+    assert "path:models/surfaces/homepage" in build_arguments(settings, radio_only, "ranking", first, last)
+
+
+def test_project_defaults_equal_the_surfaces_and_dbt_writes_only_into_the_home(built: SimpleNamespace) -> None:
+    project = yaml.safe_load((PROJECT_ROOT / "dbt_project" / "dbt_project.yml").read_text(encoding="utf-8"))
+    surfaces = load_surfaces(built.settings)
+    assert project["vars"]["labels"] == {name: dict(s.labels) for name, s in surfaces.items()}
+    assert project["vars"]["feature_window_days"] == Settings.model_fields["feature_window_days"].default
+    environment = dbt_environment(built.settings)
+    for name in ("DBT_TARGET_PATH", "DBT_LOG_PATH", "CROSSFADE_DUCKDB_SPILL"):
+        assert Path(environment[name]).is_relative_to(built.settings.home)
+    for folder in ("target", "logs", "dbt_packages"):
+        assert not (PROJECT_ROOT / "dbt_project" / folder).exists()

@@ -1,0 +1,137 @@
+import math
+
+import pytest
+import torch
+
+from ml.distillation.auxiliary import Auxiliary
+from ml.distillation.catalog import build_technique
+from ml.distillation.non_serving import NonServing
+from ml.distillation.technique import Activations, Scale, Technique, masked_mean_square, perceptron
+from ml.settings import PROJECT_ROOT
+from ml.surfaces.spec import DistillationHead, load_surface
+
+NAN = float("nan")
+SCALES = {"click": Scale(mean=-1.0, deviation=2.0), "watch": Scale(mean=0.0, deviation=1.0)}
+
+
+def activations(rows: int = 3, *, grad: bool = False) -> Activations:
+    generator = torch.Generator().manual_seed(0)
+    bottom = torch.randn(rows, 4, generator=generator).requires_grad_(grad)
+    towers = {t: torch.randn(rows, 2, generator=generator).requires_grad_(grad) for t in ("ctr", "trail")}
+    return Activations(bottom, towers, {t: tower.sum(1) for t, tower in towers.items()})
+
+
+def auxiliary(*heads: DistillationHead) -> Auxiliary:
+    made = Auxiliary(heads, SCALES, tower=2)
+    for module in made.modules_of_heads:
+        torch.nn.init.constant_(module.weight, 0.0)
+        torch.nn.init.constant_(module.bias, 0.5)
+    return made
+
+
+def test_the_auxiliary_loss_has_its_golden_value():
+    # Predictions are 0.5; z-scores of the teacher are (1 + 1) / 2 = 1, (-3 + 1) / 2 = -1, missing.
+    head = DistillationHead(task="ctr", teacher_output="click", weight=0.3)
+    loss = auxiliary(head).loss(activations(), {"click": torch.tensor([1.0, -3.0, NAN])})
+    assert loss.item() == pytest.approx(0.3 * ((0.5 - 1) ** 2 + (0.5 + 1) ** 2) / 2)
+
+
+def test_the_losses_of_heads_add_up_with_their_weights():
+    heads = [
+        DistillationHead(task="ctr", teacher_output="click", weight=0.3),
+        DistillationHead(task="trail", teacher_output="watch", weight=2.0),
+    ]
+    soft = {"click": torch.tensor([1.0, -3.0, NAN]), "watch": torch.tensor([0.0, 1.0, 2.0])}
+    found = auxiliary(*heads).loss(activations(), soft).item()
+    assert found == pytest.approx(0.3 * 1.25 + 2.0 * (0.25 + 0.25 + 2.25) / 3)
+
+
+def test_the_non_serving_loss_has_its_golden_value():
+    made = NonServing([DistillationHead(teacher_output="click", weight=0.3)], SCALES, bottom=4, tower=(2,))
+    tower, head = made.modules_of_heads[0]
+    torch.nn.init.constant_(tower[0].weight, 0.5)
+    torch.nn.init.zeros_(tower[0].bias)
+    torch.nn.init.constant_(head.weight, 1.0)
+    torch.nn.init.constant_(head.bias, -1.0)
+    batch = Activations(torch.tensor([[1.0, 1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]), {}, {})
+    # Tower: relu(1), relu(-0.5) in two units; logit 2 * 1 - 1 = 1 and -1; z-scores 0 and 1.
+    loss = made.loss(batch, {"click": torch.tensor([-1.0, 1.0])})
+    assert loss.item() == pytest.approx(0.3 * (1.0 + 4.0) / 2)
+    assert made.heads(batch)["click"].tolist() == [1.0, -1.0]
+
+
+def test_a_step_moves_the_head_towards_the_teacher():
+    head = DistillationHead(task="ctr", teacher_output="click", weight=1.0)
+    made = auxiliary(head)
+    batch, soft = activations(), {"click": torch.tensor([3.0, 3.0, 3.0])}  # z-score 2, the head says 0.5
+    before = made.loss(batch, soft)
+    before.backward()
+    assert made.modules_of_heads[0].bias.grad.item() < 0
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter -= 0.1 * parameter.grad
+    assert made.loss(batch, soft) < before
+    assert made.heads(batch)["ctr/click"].mean() > 0.5
+
+
+def test_auxiliary_teaches_the_tower_of_its_task_alone_and_no_serving_logit():
+    batch = activations(grad=True)
+    made = Auxiliary([DistillationHead(task="ctr", teacher_output="click", weight=0.3)], SCALES, tower=2)
+    made.loss(batch, {"click": torch.tensor([1.0, -3.0, NAN])}).backward()
+    assert batch.towers["ctr"].grad[:2].abs().min() > 0
+    assert batch.towers["ctr"].grad[2].tolist() == [0, 0]
+    assert batch.towers["trail"].grad is None and batch.bottom.grad is None
+
+
+def test_non_serving_teaches_the_shared_bottom_and_no_tower_of_a_task():
+    batch = activations(grad=True)
+    torch.manual_seed(0)
+    made = NonServing([DistillationHead(teacher_output="click", weight=0.3)], SCALES, bottom=4, tower=(8,))
+    made.loss(batch, {"click": torch.tensor([1.0, -3.0, 2.0])}).backward()
+    assert batch.bottom.grad.abs().sum() > 0
+    assert all(tower.grad is None for tower in batch.towers.values())
+
+
+def test_a_batch_without_soft_labels_costs_nothing_and_its_gradient_is_finite():
+    batch = activations(grad=True)
+    made = Auxiliary([DistillationHead(task="ctr", teacher_output="click", weight=0.3)], SCALES, tower=2)
+    loss = made.loss(batch, {"click": torch.full((3,), NAN)})
+    loss.backward()
+    assert loss.item() == 0
+    assert batch.towers["ctr"].grad.abs().sum() == 0
+
+
+def test_masked_mean_square_is_the_mean_square_error_where_nothing_is_missing():
+    prediction, target = torch.randn(9), torch.randn(9)
+    expected = torch.nn.functional.mse_loss(prediction, target)
+    assert masked_mean_square(prediction, target).item() == pytest.approx(expected.item())
+
+
+def test_the_scale_is_fitted_on_rows_that_have_a_soft_label():
+    scale = Scale.fit(torch.tensor([1.0, 3.0, NAN]))
+    assert (scale.mean, scale.deviation) == (2.0, 1.0)
+    assert Scale.fit(torch.tensor([4.0, 4.0])) == Scale(4.0, 1.0)
+    with pytest.raises(ValueError, match="none of 2 rows"):
+        Scale.fit(torch.tensor([NAN, NAN]))
+    with pytest.raises(ValueError, match="1 of 2 soft labels are infinite"):
+        Scale.fit(torch.tensor([math.inf, 0.0]))
+
+
+def test_an_output_that_the_teacher_lacks_is_refused():
+    with pytest.raises(ValueError, match=r"no output 'like'; it has \['click', 'watch'\]"):
+        Auxiliary([DistillationHead(task="ctr", teacher_output="like", weight=1.0)], SCALES, tower=2)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("homepage", Auxiliary), ("radio", NonServing)])
+def test_the_surface_names_its_technique(name: str, kind: type[Technique]):
+    surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
+    scales = {output: Scale(0.0, 1.0) for output in ("click", "watch", "continue")}
+    made = build_technique(surface, scales, (48, 24), seed=1)
+    assert type(made) is kind
+    again = build_technique(surface, scales, (48, 24), seed=1)
+    assert made is not None and again is not None
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
+
+
+def test_a_perceptron_without_layers_passes_its_input_through():
+    assert torch.equal(perceptron(3, ())(torch.ones(2, 3)), torch.ones(2, 3))

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.synthetic import reduced
+from ml.students.dataset import TrainingSet, load
+from ml.students.network import Ranker
+from ml.students.preprocessing import Preprocessing
+from ml.students.train import build_ranker
+from ml.surfaces.spec import Surface
+
+
+@pytest.fixture(scope="module")
+def data(settings, training_set: TrainingSet, surface: Surface):
+    return load(settings, training_set, surface, training_set.train_days[:2], soft_labels=True)
+
+
+def test_a_student_starts_from_the_bits_of_its_control(data, surface: Surface):
+    control = build_ranker(data, surface, technique="none", seed=3).state_dict()
+    student = build_ranker(data, surface, technique="auxiliary", seed=3).state_dict()
+    extra = set(student) - set(control)
+    assert extra and all(name.startswith("distillation.") for name in extra)
+    for name, value in control.items():
+        assert torch.equal(value, student[name]), name
+
+
+def test_another_seed_starts_elsewhere(data, surface: Surface):
+    first, second = (build_ranker(data, surface, technique="none", seed=seed).state_dict() for seed in (1, 2))
+    assert not torch.equal(first["embeddings._user_id.weight"], second["embeddings._user_id.weight"])
+
+
+def test_creating_a_ranker_leaves_the_global_generator_alone(data, surface: Surface):
+    before = torch.get_rng_state()
+    build_ranker(data, surface, technique="auxiliary", seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_outputs_start_at_the_base_rates(data, surface: Surface):
+    ranker = build_ranker(data, surface, technique="none", seed=1)
+    rate = torch.nanmean(data.labels["ctr"])
+    assert torch.sigmoid(ranker.heads["_ctr"].bias).item() == pytest.approx(rate.item(), abs=1e-6)
+    assert ranker.heads["_trail"].bias.item() == pytest.approx(torch.nanmean(data.labels["trail"]).item(), abs=1e-5)
+
+
+def test_the_score_is_rank_by_over_the_outputs(data, surface: Surface):
+    ranker = build_ranker(data, surface, technique="auxiliary", seed=1).eval()
+    with torch.no_grad():
+        out = {name: values.numpy() for name, values in ranker(data.inputs).items()}
+    assert list(out) == [*surface.tasks, "score"]
+    assert all(values.shape == (len(data),) and np.isfinite(values).all() for values in out.values())
+    np.testing.assert_allclose(out["score"], ranker.rank_by(out), rtol=1e-5)
+
+
+def test_names_of_module_methods_are_fine_as_inputs_and_tasks(surface: Surface):
+    content = surface.model_dump(mode="json", by_alias=True)
+    content["inputs"] = {"type": {"kind": "request", "type": "category", "embedding": 2}}
+    content["network"]["products"] = []
+    content["tasks"] = {"eval": {"kind": "binary", "label": "label_eval"}}
+    content |= {"rank_by": "eval", "distillation": {"technique": "none"}, "gate": content["gate"] | {"quality": {}}}
+    odd = Surface.model_validate(content)
+    columns = {"type": torch.tensor([1, 2, 9])}
+    out = Ranker(odd, Preprocessing.fit(odd.inputs, {"type": torch.tensor([1, 2])}), 0)(columns)
+    assert list(out) == ["eval", "score"]
+
+
+def test_products_of_inputs_without_a_common_size_are_refused(surface: Surface):
+    for pair in (["user_id", "hour"], ["user_id", "item_age_days"], ["content_embedding", "content_embedding"]):
+        broken = reduced(surface, surface.inputs, network={"products": [pair]})
+        with pytest.raises(ValueError, match=rf"product \[{pair[0]}, {pair[1]}\]"):
+            Ranker(broken, Preprocessing.fit(broken.inputs, _zeros(broken)), 0)
+
+
+def test_a_task_named_like_an_input_is_refused(surface: Surface):
+    content = surface.model_dump(mode="json", by_alias=True)
+    content["tasks"]["row"] = content["tasks"]["ctr"]
+    broken = Surface.model_validate(content)
+    with pytest.raises(ValueError, match=r"\['row'\] name both"):
+        Ranker(broken, Preprocessing.fit(broken.inputs, _zeros(broken)), 0)
+
+
+def _zeros(surface: Surface) -> dict[str, torch.Tensor]:
+    kinds = {"int64": torch.int64, "float32": torch.float32}
+    return {name: torch.zeros((2, *spec.shape), dtype=kinds[spec.dtype]) for name, spec in surface.inputs.items()}

@@ -1,0 +1,270 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, world
+from ml.lake import Lake
+from ml.settings import PROJECT_ROOT, Settings
+from ml.students.checkpoint import Checkpoint, CheckpointError, checkpoint_digest, load_checkpoint, predict
+from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set, load
+from ml.students.train import RESUME_FILE, fit, forget_ids, shuffle_soft_labels, train, validation_metrics
+from ml.surfaces.spec import Surface
+
+
+def weights(checkpoint: Checkpoint) -> bytes:
+    return (checkpoint.path / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def run(settings: Settings, training_set: TrainingSet, surface: Surface):
+    def go(out_dir: Path, **changes) -> Checkpoint:
+        arguments = {"technique": "auxiliary", "seed": 1, "out_dir": out_dir} | changes
+        return train(settings, training_set, surface, **arguments)
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def student(run, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return run(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="module")
+def held_out(settings: Settings, training_set: TrainingSet, surface: Surface):
+    return load(settings, training_set, surface, training_set.eval_days, soft_labels=False)
+
+
+def test_a_seed_determines_every_byte(run, student: Checkpoint, tmp_path: Path):
+    again = run(tmp_path / "again")
+    assert again.digest == student.digest == checkpoint_digest(again.path)
+    assert weights(again) == weights(student)
+    other = run(tmp_path / "other", seed=2)
+    assert weights(other) != weights(student)
+
+
+def test_the_number_of_threads_changes_nothing(
+    settings: Settings, training_set: TrainingSet, surface: Surface, student: Checkpoint, tmp_path: Path
+):
+    torch.set_num_threads(2)
+    more = settings.model_copy(update={"threads": 2})
+    two = train(more, training_set, surface, technique="auxiliary", seed=1, out_dir=tmp_path)
+    assert torch.get_num_threads() == 2
+    assert two.digest == student.digest
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [7, 44, 90])
+def test_a_stopped_run_goes_on_to_the_same_bytes(run, student: Checkpoint, tmp_path: Path, stop_at: int):
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step >= stop_at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(tmp_path, progress=stop, snapshot_every=5)
+    assert (tmp_path / RESUME_FILE).exists()
+    seen: list[int] = []
+    done = run(tmp_path, progress=lambda step, steps, loss: seen.append(step), snapshot_every=5)
+    assert min(seen) > stop_at - 5
+    assert done.digest == student.digest
+    assert not (tmp_path / RESUME_FILE).exists()
+
+
+def test_a_killed_process_leaves_a_run_that_goes_on_to_the_same_bytes(
+    settings: Settings, training_set: TrainingSet, surface: Surface, run, student: Checkpoint, tmp_path: Path
+):
+    (tmp_path / "set.json").write_text(training_set.to_json(), encoding="utf-8")
+    (tmp_path / "surface.json").write_text(surface.model_dump_json(by_alias=True), encoding="utf-8")
+    script = f"""
+import time
+from pathlib import Path
+from ml.settings import Settings
+from ml.students.dataset import TrainingSet
+from ml.students.train import train
+from ml.surfaces.spec import Surface
+here = Path({str(tmp_path)!r})
+train(
+    Settings(home={str(settings.home)!r}, threads=1),
+    TrainingSet.from_json((here / "set.json").read_text()),
+    Surface.model_validate_json((here / "surface.json").read_text()),
+    technique="auxiliary", seed=1, out_dir=here / "out", snapshot_every=3,
+    progress=lambda step, steps, loss: time.sleep(0.05),
+)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=PROJECT_ROOT, env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
+    )
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "out" / RESUME_FILE).exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "out" / "meta.json").exists()
+    seen: list[int] = []
+    done = run(tmp_path / "out", snapshot_every=3, progress=lambda step, steps, loss: seen.append(step))
+    assert seen[0] > 1
+    assert done.digest == student.digest
+
+
+def test_the_snapshot_of_another_run_is_ignored(run, student: Checkpoint, tmp_path: Path):
+    def stop(step: int, steps: int, loss: float) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run(tmp_path, seed=2, progress=stop, snapshot_every=1)
+    assert run(tmp_path).digest == student.digest
+
+
+def test_a_control_does_not_depend_on_soft_labels(
+    settings: Settings, training_set: TrainingSet, surface: Surface, run, tmp_path: Path
+):
+    first = run(tmp_path / "a", technique="none")
+    with Lake(settings) as lake:
+        soft = lake.sql("select * from ml.soft_labels_homepage")
+        zeros = pa.array([[0.0] * 4] * len(soft))
+        lake.replace_days("ml.soft_labels_homepage", soft.set_column(4, "scores", zeros), set(soft["day"].to_pylist()))
+        other = build_training_set(lake, surface, training_set.partition, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+    second = train(settings, other, surface, technique="none", seed=1, out_dir=tmp_path / "b")
+    assert other.content_hash != training_set.content_hash
+    assert weights(first) == weights(second)
+    assert not [name for name in load_checkpoint(first.path)[0].state_dict() if "distillation" in name]
+
+
+def test_evaluation_days_reach_neither_weights_nor_constants(home: Settings, surface: Surface, tmp_path: Path):
+    first_day = home.first_day
+    examples, soft = world(surface, first_day, 6, 60, users=9, items=9, teacher_noise=1.0, seed=0)
+    days = [first_day + timedelta(days=d) for d in range(6)]
+    found = []
+    for spoilt in (False, True):
+        if spoilt:
+            late = pc.greater_equal(examples["day"], days[4])
+            for name in ("label_ctr", "item_age_days"):
+                index = examples.schema.get_field_index(name)
+                spoilt_values = pc.if_else(late, 1.0, examples[name])
+                examples = examples.set_column(index, name, spoilt_values)
+            index = examples.schema.get_field_index("user_id")
+            examples = examples.set_column(index, "user_id", pc.if_else(late, 77, examples["user_id"]))
+        with Lake(home) as lake:
+            lake.replace_days("features.examples_homepage", examples, days)
+            lake.replace_days("ml.soft_labels_homepage", soft, days)
+            made = build_training_set(lake, surface, days[-1] + timedelta(days=1), "1", CONTRACT_HASH, OUTPUTS)
+        assert made.train_days == tuple(days[:4])
+        found.append(weights(train(home, made, surface, technique="auxiliary", seed=1, out_dir=tmp_path / str(spoilt))))
+    assert found[0] == found[1]
+
+
+def test_a_reloaded_checkpoint_scores_as_the_ranker_in_memory(
+    settings: Settings, training_set: TrainingSet, surface: Surface, student: Checkpoint, held_out
+):
+    data = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
+    fresh, _, _ = fit(data, surface, technique="auxiliary", seed=1)
+    loaded, meta = load_checkpoint(student.path)
+    assert list(loaded.surface.inputs) == list(surface.inputs)
+    arrays = {name: column.numpy() for name, column in held_out.inputs.items()}
+    expected, found = predict(fresh, arrays), predict(loaded, arrays, batch=97)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=2e-6)
+    assert meta == json.loads((student.path / "meta.json").read_text())
+    assert meta["rows"] == len(data) and meta["technique"] == "auxiliary" and meta["parameters"]["distillation"] > 0
+
+
+@pytest.mark.parametrize("fault", ["no folder", "no weights", "format", "cut", "other surface"])
+def test_a_broken_checkpoint_is_refused_by_path(student: Checkpoint, tmp_path: Path, fault: str):
+    if fault != "no folder":
+        meta = json.loads((student.path / "meta.json").read_text())
+        if fault == "format":
+            meta["format"] = 99
+        if fault == "other surface":
+            meta["surface"]["network"]["bottom"] = [5]
+        (tmp_path / "meta.json").write_text(json.dumps(meta))
+        if fault != "no weights":
+            content = weights(student)
+            (tmp_path / "model.safetensors").write_bytes(content[:-100] if fault == "cut" else content)
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        load_checkpoint(tmp_path)
+
+
+def test_a_planted_taste_is_learnt_and_an_informed_teacher_helps_where_a_shuffled_one_does_not(
+    settings: Settings, training_set: TrainingSet, surface: Surface, held_out
+):
+    data = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
+    auc = {}
+    for name, technique, rows in (
+        ("control", "none", data),
+        ("student", "auxiliary", data),
+        ("placebo", "auxiliary", shuffle_soft_labels(data, 1)),
+    ):
+        ranker, losses, _ = fit(rows, surface, technique=technique, seed=1)
+        auc[name] = validation_metrics(ranker, held_out)["ctr"]["auc"]
+        assert np.isfinite(losses.hard) and (losses.soft > 0) == (technique != "none")
+    assert auc["control"] > 0.6
+    assert auc["student"] > auc["control"] + 0.02
+    assert abs(auc["placebo"] - auc["control"]) < 0.5 * (auc["student"] - auc["control"])
+
+
+def test_shuffling_keeps_the_soft_labels_of_each_day_and_of_each_row_together(
+    settings: Settings, training_set: TrainingSet, surface: Surface
+):
+    data = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
+    shuffled = shuffle_soft_labels(data, 1)
+    assert not torch.equal(shuffled.soft_labels["click"], data.soft_labels["click"])
+    for day in data.day.unique():
+        rows = data.day == day
+        before = torch.stack([data.soft_labels[name][rows] for name in OUTPUTS], dim=1)
+        after = torch.stack([shuffled.soft_labels[name][rows] for name in OUTPUTS], dim=1)
+        assert sorted(map(tuple, before.tolist())) == sorted(map(tuple, after.tolist()))
+
+
+def test_unknown_vectors_are_learnt(settings: Settings, training_set: TrainingSet, surface: Surface):
+    data = load(settings, training_set, surface, training_set.train_days[:2], soft_labels=False)
+    ranker, _, _ = fit(data, surface, technique="none", seed=1)
+    assert ranker.embeddings["_user_id"].weight[0].abs().max() > 0.01
+
+
+def test_a_share_of_ids_is_forgotten_for_a_seed():
+    rows = torch.ones((50_000, 4), dtype=torch.int64)
+    once, again = forget_ids(rows, 0.01, 5), forget_ids(rows, 0.01, 5)
+    assert torch.equal(once, again) and not torch.equal(once, forget_ids(rows, 0.01, 6))
+    assert 1 - once.to(torch.float64).mean().item() == pytest.approx(0.01, abs=0.001)
+    assert forget_ids(rows, 0.0, 5) is rows
+
+
+def test_validation_trains_without_the_last_days_and_records_metrics(run, training_set: TrainingSet, tmp_path: Path):
+    checkpoint = run(tmp_path, technique="none", validate=True)
+    days = [str(day) for day in training_set.train_days]
+    assert checkpoint.meta["days"] == days[:-2]
+    assert checkpoint.meta["validation"]["days"] == days[-2:]
+    tasks = checkpoint.meta["validation"]["tasks"]
+    assert set(tasks) == {"ctr", "trail", "discovery"}
+    assert 0.5 < tasks["ctr"]["auc"] < 1 and tasks["ctr"]["rows"] == 1400 and "r2" in tasks["trail"]
+
+
+def test_what_cannot_be_trained_is_refused_with_the_reason(
+    run, training_set: TrainingSet, surface: Surface, tmp_path: Path, settings: Settings
+):
+    with pytest.raises(ValueError, match="'non_serving' is neither"):
+        run(tmp_path, technique="non_serving")
+    with pytest.raises(TrainingSetError, match="2027"):
+        run(tmp_path, days=[training_set.partition.replace(year=2027)])
+    data = load(settings, training_set, surface, training_set.train_days[:1], soft_labels=True)
+    data.labels["discovery"].fill_(torch.nan)
+    with pytest.raises(ValueError, match="task discovery has no label in 700 rows"):
+        fit(data, surface, technique="none", seed=1)
+    data.labels["discovery"].zero_()
+    data.soft_labels["click"].fill_(torch.nan)
+    with pytest.raises(ValueError, match="none of 700 rows has a soft label"):
+        fit(data, surface, technique="auxiliary", seed=1)

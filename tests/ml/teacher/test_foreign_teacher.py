@@ -1,0 +1,125 @@
+"""A teacher from elsewhere labels the same rows: other library, inputs and tasks; only the path changes."""
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from skl2onnx import convert_sklearn
+from skl2onnx.common.data_types import FloatTensorType, Int64TensorType
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from ml.lake import Lake
+from ml.settings import Settings
+from ml.teacher.contract import load_contract
+from ml.teacher.labels import label_days
+from ml.teacher.runtime import TeacherRefused, validate
+
+
+def write_teacher(folder: Path, onnx_bytes: bytes, **contract: Any) -> Path:
+    folder.mkdir()
+    (folder / "teacher.onnx").write_bytes(onnx_bytes)
+    common = {"version": "2024-11", "trained_through": None, "source": "elsewhere", "license": "MIT"}
+    (folder / "contract.yaml").write_text(yaml.safe_dump(common | {"model": "teacher.onnx"} | contract))
+    return folder / "contract.yaml"
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> tuple[Path, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    """Logistic regression over scalar inputs of shape [n, 1], as skl2onnx exports a pipeline over columns."""
+    rng = np.random.default_rng(0)
+    age, city = rng.random((500, 1)).astype(np.float32), rng.integers(0, 4, (500, 1))
+    pipeline = make_pipeline(
+        make_column_transformer((StandardScaler(), [0]), (OneHotEncoder(handle_unknown="ignore"), [1])),
+        LogisticRegression(),
+    )
+    data = np.hstack([age, city])
+    pipeline.fit(data, rng.random(500) < 0.2 + 0.5 * age[:, 0])
+    model = convert_sklearn(
+        pipeline,
+        initial_types=[("age", FloatTensorType([None, 1])), ("user", Int64TensorType([None, 1]))],
+        options={id(pipeline): {"zipmap": False}},
+        target_opset=17,
+    )
+    path = write_teacher(
+        tmp_path / "classifier",
+        model.SerializeToString(),
+        name="buyers",
+        inputs=[{"name": "age", "dtype": "float32", "default": 0.5}, {"name": "user", "dtype": "int64"}],
+        outputs=[{"task": "buy", "kind": "probability", "output": "probabilities", "index": 1}],
+    )
+    return path, lambda age, user: pipeline.predict_proba(np.stack([age, user], axis=1))[:, 1]
+
+
+@pytest.fixture
+def regressor(tmp_path: Path) -> tuple[Path, Callable[[np.ndarray], np.ndarray]]:
+    """Gradient boosting over one matrix [n, 3]."""
+    rng = np.random.default_rng(1)
+    taste = rng.normal(size=(500, 3)).astype(np.float32)
+    model = HistGradientBoostingRegressor(max_iter=20, random_state=0).fit(taste, taste @ [1.0, 2.0, 3.0])
+    exported = convert_sklearn(model, initial_types=[("taste", FloatTensorType([None, 3]))], target_opset=17)
+    path = write_teacher(
+        tmp_path / "regressor",
+        exported.SerializeToString(),
+        name="minutes",
+        inputs=[{"name": "taste", "dtype": "float32", "shape": [3], "default": 0.25}],
+        outputs=[{"task": "minutes", "kind": "value", "output": "variable"}],
+    )
+    return path, model.predict
+
+
+def test_another_teacher_labels_by_changing_one_path(
+    lake: Lake,
+    settings: Settings,
+    write_inputs: Callable[..., Any],
+    days: list[date],
+    teacher_folder: Callable[..., Path],
+    classifier: tuple[Path, Callable[..., np.ndarray]],
+    regressor: tuple[Path, Callable[..., np.ndarray]],
+) -> None:
+    day = days[0]
+    rows = write_inputs([day], rows=400)[day]
+    order = np.argsort(rows["exposure_id"])
+
+    def label(teacher: Path) -> tuple[Any, np.ndarray]:
+        pinned = Settings(home=settings.home, first_day=settings.first_day, threads=1, teacher=teacher)
+        contract = load_contract(Path(str(pinned.teacher)))
+        report = label_days(lake, pinned, "home", contract, [day])
+        stored = lake.sql(
+            "select scores from lake.ml.soft_labels_home where contract_hash = ? order by exposure_id",
+            [contract.contract_hash],
+        )
+        return report, np.array(stored["scores"].to_pylist())
+
+    own, _ = label(teacher_folder())
+    bought, logits = label(classifier[0])
+    listened, values = label(regressor[0])
+    probability = classifier[1](rows["age"][order], rows["user"][order])
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits[:, 0])), probability, atol=1e-6)
+    np.testing.assert_allclose(values[:, 0], regressor[1](rows["taste"][order]), rtol=1e-5, atol=1e-5)
+    assert (own.rows, bought.rows, listened.rows) == (400, 400, 400)
+    assert list(bought.outputs) == ["buy"]
+    versions = lake.sql("select distinct contract_hash from lake.ml.soft_labels_home")
+    assert versions.num_rows == 3
+
+
+def test_a_label_dictionary_is_refused_with_the_cure(settings: Settings, tmp_path: Path) -> None:
+    taste = np.random.default_rng(2).normal(size=(50, 3)).astype(np.float32)
+    model = LogisticRegression().fit(taste, taste[:, 0] > 0)
+    exported = convert_sklearn(model, initial_types=[("taste", FloatTensorType([None, 3]))], target_opset=17)
+    path = write_teacher(
+        tmp_path / "zipmap",
+        exported.SerializeToString(),
+        name="zipmap",
+        inputs=[{"name": "taste", "dtype": "float32", "shape": [3]}],
+        outputs=[{"task": "buy", "kind": "probability", "output": "output_probability", "index": 1}],
+    )
+    with pytest.raises(TeacherRefused, match=r"output 'output_probability' is a sequence_type.*zipmap=False"):
+        validate(load_contract(path), settings)
