@@ -56,7 +56,7 @@ def move_pointer_back(
     pointer = ReleaseStore(settings.artifacts_dir).rollback(
         config.surface, to=config.to, by=config.by, reason=config.reason
     )
-    context.log.info(f"{config.surface} now serves {pointer.release_id}")
+    context.log.info(f"{config.surface} now serves {pointer.release}")
 
 
 @dg.job(description="Serve an earlier release again; the release left behind is barred.")

@@ -176,9 +176,10 @@ def release_show(
     from ml.store.releases import ReleaseStore
 
     store = ReleaseStore(_settings().artifacts_dir)
-    shown = store.get(surface, release) if release else store.champion_release(surface)
-    if shown is None:
+    champion = store.champion(surface)
+    if release is None and champion is None:
         raise ValueError(f"{surface} has no champion")
+    shown = store.release(surface, release) if release else champion.release
     typer.echo(json.dumps(shown.manifest.model_dump(mode="json"), indent=2))
     _table(f"verdict of {shown.id}: {shown.verdict.decision}", [_guard_row(guard) for guard in shown.verdict.guards])
 
@@ -194,7 +195,7 @@ def release_rollback(
     from ml.store.releases import ReleaseStore
 
     pointer = ReleaseStore(_settings().artifacts_dir).rollback(surface, to=to, by=by, reason=reason)
-    console.print(f"{surface} now serves {pointer.release_id}")
+    console.print(f"{surface} now serves {pointer.release}")
 
 
 @new_app.command("surface")

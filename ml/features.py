@@ -7,7 +7,7 @@ examples, teacher inputs) of a day reads the base tables of its trailing window,
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -69,14 +69,14 @@ def excluded_surfaces(surfaces: Mapping[str, Surface], project_dir: Path = DBT_P
 def build_arguments(
     settings: Settings,
     surfaces: Mapping[str, Surface],
-    stage: Stage,
+    stages: Sequence[Stage],
     from_day: date,
     to_day: date,
     *,
     project_dir: Path = DBT_PROJECT_DIR,
 ) -> list[str]:
-    """Return the dbt arguments that build and test one stage for the days [from_day, to_day]."""
-    arguments = ["build", "--select", f"tag:{stage}", "--exclude-resource-types", "unit_test"]
+    """Return the dbt arguments that build and test the stages for the days [from_day, to_day] in one call."""
+    arguments = ["build", "--select", *(f"tag:{stage}" for stage in stages), "--exclude-resource-types", "unit_test"]
     if excluded := excluded_surfaces(surfaces, project_dir):
         arguments += ["--exclude", *excluded]
     return [*arguments, "--vars", json.dumps(dbt_vars(settings, surfaces, from_day, to_day))]

@@ -401,7 +401,9 @@ def tune_control(
     from ml.students.tune import tune
 
     training_set = read_training_set(settings, surface, partition)
-    return tune(settings, training_set, surface, trials=trials, seed=settings.seed, progress=progress)
+    report = None if progress is None else lambda done, total, _: progress(f"tune {surface.name}", done, total)
+    found = tune(settings, training_set, surface, trials=trials, seed=settings.seed, progress=report)
+    return [trial.row() for trial in found]
 
 
 def run_placebo(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 BATCH_ROWS = 16_384
-SLICE_ROWS = 131_072
+SLICE_ROWS = 65_536
 """A day is read in slices of about this many rows, each sorted by exposure: the sort bounds the memory."""
 
 _STALE_SPOOL_SECONDS = 24 * 3600
@@ -91,7 +91,7 @@ class LabelReport(_Model):
     absent_inputs: tuple[str, ...] = Field(description="Inputs for which the app has no column at all")
     outputs: dict[str, ScoreSummary]
     seconds: float
-    rows_per_second: float
+    rows_per_second: float = Field(description="From opening the teacher to the commit, without this report's figures")
     snapshot: int
 
 
@@ -151,8 +151,8 @@ def label_days(
             _spool_landed(reader, days, folder, progress)
         else:
             defaulted = _spool_inferred(model, reader, days, folder, progress)
-        scored = time.perf_counter() - started
         snapshot = _commit(lake, reader.labels, contract, days, folder)
+        labelled = time.perf_counter() - started
         summaries = _summaries(lake, contract, folder)
     examples = reader.examples(days)
     shares = _defaulted_by_day(lake, reader.labels, contract, days)
@@ -187,7 +187,7 @@ def label_days(
         absent_inputs=reader.columns.absent,
         outputs=summaries,
         seconds=time.perf_counter() - started,
-        rows_per_second=rows / max(scored, 1e-9),
+        rows_per_second=rows / max(labelled, 1e-9),
         snapshot=snapshot,
     )
 
@@ -364,7 +364,9 @@ def _spool_landed(reader: _Reader, days: list[date], folder: Path, progress: Pro
 
 
 def _writer(folder: Path, day: date) -> pq.ParquetWriter:
-    return pq.ParquetWriter(folder / f"{day}.parquet", _SPOOL_SCHEMA, compression="lz4")
+    return pq.ParquetWriter(
+        folder / f"{day}.parquet", _SPOOL_SCHEMA, compression="none", use_dictionary=False, write_statistics=False
+    )
 
 
 def _spooled(day: date, exposure_ids: np.ndarray, scores: np.ndarray, defaulted: np.ndarray) -> pa.RecordBatch:

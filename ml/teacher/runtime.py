@@ -202,6 +202,11 @@ class EndpointTeacher:
             raise TeacherRefused(f"{self._where}: answered no JSON: {response.text[:200]!r}") from error
 
 
+def inference_threads(settings: Settings) -> int:
+    """Return the intra-op threads of an ONNX teacher: all but the one that reads the next rows meanwhile."""
+    return max(1, settings.threads - 1)
+
+
 def open_teacher(contract: Contract, settings: Settings) -> TeacherModel:
     """Open and validate a teacher.
 
@@ -212,7 +217,7 @@ def open_teacher(contract: Contract, settings: Settings) -> TeacherModel:
     """
     if contract.scores:
         raise ContractError(f"teacher {contract.name!r} {contract.version!r} has landed scores and no model")
-    model = EndpointTeacher(contract) if contract.endpoint else OnnxTeacher(contract, settings.threads)
+    model = EndpointTeacher(contract) if contract.endpoint else OnnxTeacher(contract, inference_threads(settings))
     try:
         _probe(model)
     except BaseException:

@@ -119,11 +119,10 @@ def build(
 ) -> None:
     """Build (and test) the stages for the days [from_day, to_day]."""
     surfaces = load_surfaces(settings)
-    for stage in stages:
-        arguments = build_arguments(settings, surfaces, stage, from_day, to_day, project_dir=project_dir)
-        if not tests:
-            arguments += ["--exclude-resource-types", "test"]
-        run_dbt(settings, arguments, project_dir=project_dir)
+    arguments = build_arguments(settings, surfaces, stages, from_day, to_day, project_dir=project_dir)
+    if not tests:
+        arguments += ["--exclude-resource-types", "test"]
+    run_dbt(settings, arguments, project_dir=project_dir)
 
 
 @pytest.fixture(scope="session")

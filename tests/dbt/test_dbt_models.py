@@ -1,6 +1,7 @@
 """The dbt project against the contracts around it: landing, ids, surfaces, Dagster keys."""
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from ml.features import DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
+from ml.features import DBT_PROJECT_DIR, DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
 from ml.ids import id63
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surface, load_surfaces
 
-SURFACES = sorted((PROJECT_ROOT / "ml" / "surfaces").rglob("*.yaml"))
+TEMPLATES = PROJECT_ROOT / "ml" / "surfaces" / "templates"
+SURFACES = sorted(p for p in (PROJECT_ROOT / "ml" / "surfaces").rglob("*.yaml") if p.parent != TEMPLATES)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_labels_are_rates_and_seconds_that_happen(built: SimpleNamespace) -> Non
         ).fetchone()
         assert 0.05 < row[0] < 0.3 and row[1] > 50 and 0 < row[2] < row[0] and row[3] > 1000 and row[4] == 0
         sessions, engaged = lake.connection.execute(
-            "select count(*) filter (where session_outcomes[8] > 0), avg(label_engagement) from features.examples_radio"
+            "select count(*) filter (where session_outcomes[5] > 0), avg(label_engagement) from features.examples_radio"
         ).fetchone()
         assert sessions > 10 and 0.2 < engaged < 0.8
 
@@ -155,6 +157,33 @@ def test_a_day_that_has_become_empty_becomes_empty(
         build_days(settings, second, second, stages=("ranking",))
 
 
+def test_a_surface_scaffolded_from_the_templates_builds_and_passes_its_tests(
+    home: Callable[..., Settings], build_days: Callable[..., None], tmp_path: Path
+) -> None:
+    project, folder = tmp_path / "dbt_project", tmp_path / "surfaces"
+    shutil.copytree(DBT_PROJECT_DIR, project)
+    folder.mkdir()
+    models_dir = project / "models" / "surfaces" / "podcasts"
+    models_dir.mkdir()
+    for template in TEMPLATES.iterdir():
+        text = template.read_text(encoding="utf-8").replace("__surface__", "podcasts")
+        target = folder / "podcasts.yaml" if template.name == "surface.yaml" else (
+            models_dir / f"{template.stem}_podcasts{template.suffix}"
+        )
+        target.write_text(text, encoding="utf-8")
+    settings = home(3).model_copy(update={"surfaces_dir": folder})
+    surface = load_surfaces(settings)["podcasts"]
+    with Lake(settings) as lake:
+        lake.connection.execute("update landing.exposures set surface = 'podcasts' where surface = 'radio'")
+    first = settings.first_day
+    build_days(settings, first, first + timedelta(days=2), tests=True, project_dir=project)
+    with Lake(settings) as lake:
+        assert set(surface.inputs) <= set(lake.columns("features.examples_podcasts"))
+        rate, rows = lake.connection.execute("select avg(label_ctr), count(*) from features.examples_podcasts").fetchone()
+        assert 0.5 < rate < 0.95 and rows > 200
+        assert not lake.table_exists("features.examples_homepage")
+
+
 def test_variables_carry_window_and_labels_and_refuse_an_empty_range(built: SimpleNamespace) -> None:
     settings, (first, *_, last) = built.settings, built.days
     surfaces = load_surfaces(settings)
@@ -164,7 +193,7 @@ def test_variables_carry_window_and_labels_and_refuse_an_empty_range(built: Simp
     with pytest.raises(ValueError, match="lies before"):
         dbt_vars(settings, surfaces, last, first)
     radio_only = {"radio": surfaces["radio"]}
-    assert "path:models/surfaces/homepage" in build_arguments(settings, radio_only, "ranking", first, last)
+    assert "path:models/surfaces/homepage" in build_arguments(settings, radio_only, ["ranking"], first, last)
 
 
 def test_project_defaults_equal_the_surfaces_and_dbt_writes_only_into_the_home(built: SimpleNamespace) -> None:

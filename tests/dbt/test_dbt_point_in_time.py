@@ -98,8 +98,7 @@ def present(
     """A home that holds nothing later than day d (of sampled users: than one exposure), with d rebuilt."""
     settings = empty_home()
     without_future(built.settings, settings, day)
-    build_days(settings, built.days[0], day, stages=("base",))
-    build_days(settings, day, day, stages=("ranking",))
+    build_days(settings, built.days[0], day)
     return settings
 
 
@@ -137,8 +136,7 @@ def test_labels_do_not_change_when_everything_after_the_label_window_is_deleted(
 ) -> None:
     settings = empty_home()
     without_days_after(built.settings, settings, day + timedelta(days=1))
-    build_days(settings, built.days[0], day + timedelta(days=1), stages=("base",))
-    build_days(settings, day, day, stages=("ranking",))
+    build_days(settings, built.days[0], day + timedelta(days=1))
     with Lake(built.settings) as full, Lake(settings) as cut:
         for name in load_surfaces(built.settings):
             query = f"(select * from features.examples_{name} where day = ?)"
@@ -147,7 +145,7 @@ def test_labels_do_not_change_when_everything_after_the_label_window_is_deleted(
 
 LEAKS = {
     "same_day_item_rate": """(
-        select avg(l.exposure_id is not null) from {{ ref('stg_exposures') }} as e
+        select avg((l.exposure_id is not null)::integer) from {{ ref('stg_exposures') }} as e
         left join (select distinct exposure_id from {{ ref('stg_listens') }}) as l on e.exposure_id = l.exposure_id
         where e.day = inputs.day and e.item_id = inputs.item_id
     )""",
@@ -180,8 +178,7 @@ def leaking(
     without_days_after(built.settings, full, built.days[-1])
     without_future(built.settings, cut, day)
     for settings, last in ((full, day + timedelta(days=1)), (cut, day)):
-        build_days(settings, built.days[0], last, stages=("base",))
-        build_days(settings, day, day, stages=("ranking",), project_dir=project)
+        build_days(settings, built.days[0], last, project_dir=project)
     return changed_columns(full, cut, "examples_homepage", day, "exposure_id")[0]
 
 

@@ -1,0 +1,210 @@
+"""What the demo promises, read back from the home that it leaves: figures, lineage, release, refusals."""
+
+import json
+import os
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import r2_score, roc_auc_score
+
+from ml.lake import Lake
+from ml.settings import Settings
+from ml.store.releases import PromotionRefused, Refusal, ReleaseStore
+from ml.surfaces.spec import Surface, load_surfaces
+
+pytestmark = pytest.mark.xdist_group("chain")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_demo: Path) -> Settings:
+    return Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
+
+
+@pytest.fixture(scope="module")
+def surfaces(settings: Settings) -> dict[str, Surface]:
+    return load_surfaces(settings)
+
+
+@pytest.fixture(scope="module")
+def report(settings: Settings) -> dict[str, Any]:
+    return json.loads((settings.reports_dir / "demo.json").read_text(encoding="utf-8"))
+
+
+def test_the_report_has_every_promised_key(report: dict[str, Any]) -> None:
+    assert report["source"] == "simulator"
+    assert {"total", "landing", "features", "teacher", "soft_labels", "students", "evaluation", "onnx", "release"} <= set(
+        report["seconds"]
+    )
+    assert report["peak_rss_mb"] > 0
+    assert report["landing"]["rows_in"] == report["landing"]["rows_loaded"] + report["landing"]["rows_quarantined"] > 0
+    assert set(report["surfaces"]) == {"homepage", "radio"}
+    for name, surface in report["surfaces"].items():
+        assert {"rows", "defaulted_input_share", "parameters", "tasks", "slices", "verdict", "release"} <= set(surface)
+        assert surface["rows"]["train"] > 0 < surface["rows"]["test"]
+        assert 0.2 < surface["defaulted_input_share"] < 0.6
+        assert surface["parameters"]["teacher"] > surface["parameters"]["student"] > 0
+        assert surface["verdict"]["decision"] == "pass", name
+        assert Path(surface["verdict"]["path"]).is_file()
+        assert (Path(surface["release"]["path"]) / "model.onnx").is_file()
+        assert surface["answer"]["release"] == surface["release"]["id"]
+        assert len(surface["answer"]["items"]) > 1
+        for task in surface["tasks"].values():
+            assert {"metric", "teacher", "control", "student", "delta", "delta_lo", "delta_hi", "n", "positives"} <= set(task)
+            assert task["delta_lo"] <= task["delta"] <= task["delta_hi"]
+
+
+def test_every_figure_is_recomputed_from_the_predictions_with_scikit_learn(
+    settings: Settings, surfaces: dict[str, Surface], report: dict[str, Any]
+) -> None:
+    checked = 0
+    with Lake(settings) as lake:
+        for name, surface in surfaces.items():
+            for task, figures in report["surfaces"][name]["tasks"].items():
+                spec = surface.tasks[task]
+                recomputed = {}
+                for model in ("teacher", "control", "student"):
+                    rows = lake.sql(
+                        f"select e.{spec.label} as label, p.score from lake.ml.predictions_{name} as p "
+                        f"join lake.features.examples_{name} as e on e.exposure_id = p.exposure_id and e.day = p.day "
+                        f"where p.partition = ? and p.model = ? and p.task = ? and p.inputs = 'serving' and e.{spec.label} is not null",
+                        [settings.last_day, model, task],
+                    )
+                    if not rows.num_rows:
+                        assert figures[model] is None
+                        continue
+                    label, score = (rows[c].to_numpy().astype(float) for c in ("label", "score"))
+                    metric = roc_auc_score if spec.kind == "binary" else r2_score
+                    recomputed[model] = metric(label, score)
+                    assert figures[model] == pytest.approx(recomputed[model], abs=1e-6), (name, task, model)
+                    assert figures["n"] == len(label) or model == "teacher"
+                    checked += 1
+                assert figures["delta"] == pytest.approx(recomputed["student"] - recomputed["control"], abs=1e-6)
+    assert checked >= 10
+
+
+def test_the_released_model_gives_the_scores_that_were_judged(
+    settings: Settings, surfaces: dict[str, Surface]
+) -> None:
+    import onnxruntime
+
+    from ml.students.columns import to_arrays
+
+    store = ReleaseStore(settings.artifacts_dir)
+    with Lake(settings) as lake:
+        for name, surface in surfaces.items():
+            champion = store.champion(name)
+            assert champion is not None
+            kind = champion.release.manifest.kind
+            rows = lake.sql(
+                f"select e.* from lake.features.examples_{name} as e where e.day = any(?::date[]) order by md5(exposure_id::varchar) limit 1000",
+                [[str(day) for day in champion.release.manifest.eval_days]],
+            )
+            session = onnxruntime.InferenceSession(str(champion.release.model), providers=["CPUExecutionProvider"])
+            arrays = to_arrays(rows, surface.inputs, "serving")
+            outputs = dict(zip((o.name for o in session.get_outputs()), session.run(None, arrays), strict=True))
+            for task in surface.tasks:
+                stored = lake.sql(
+                    f"select exposure_id, score from lake.ml.predictions_{name} where partition = ? and model = ? and task = ? and inputs = 'serving'",
+                    [settings.last_day, kind, task],
+                )
+                by_id = dict(zip(stored["exposure_id"].to_pylist(), stored["score"].to_pylist(), strict=True))
+                wanted = np.array([by_id[i] for i in rows["exposure_id"].to_pylist()])
+                np.testing.assert_allclose(outputs[task], wanted, atol=1e-4)
+            assert rows.num_rows > 500
+
+
+def test_students_never_see_the_sisters_side_except_through_soft_labels(
+    tiny_demo: Path, settings: Settings, surfaces: dict[str, Surface]
+) -> None:
+    import dagster as dg
+
+    from deploy.definitions import build_definitions
+
+    graph = build_definitions(settings).resolve_asset_graph()
+    for name in surfaces:
+        student = graph.get(dg.AssetKey([name, "student"]))
+        seen, queue = set(), [student.key]
+        while queue:
+            key = queue.pop()
+            if key in seen or key.path[-1] == "soft_labels":
+                continue
+            seen.add(key)
+            queue += graph.get(key).parent_keys
+        assert not [key for key in seen if "source_" in key.path[-1] or key.path[0].startswith("teacher")]
+        with Lake(settings) as lake:
+            assert not [c for c in lake.columns(f"features.examples_{name}") if c.startswith("source_")]
+
+
+def test_no_evaluation_day_reaches_training_tuning_or_the_teacher(settings: Settings) -> None:
+    from ml.teacher.contract import load_contract
+
+    trained_through = load_contract(settings.teacher).trained_through
+    for name in ("homepage", "radio"):
+        champion = ReleaseStore(settings.artifacts_dir).champion(name)
+        assert champion is not None and trained_through is not None
+        manifest = champion.release.manifest
+        assert max(manifest.train_days) < min(manifest.eval_days) <= max(manifest.eval_days) < settings.last_day
+        assert trained_through < min(manifest.eval_days)
+
+
+def test_release_materialized_alone_after_a_failed_check_is_refused(
+    tiny_demo: Path, settings: Settings, surfaces: dict[str, Surface], tmp_path: Path
+) -> None:
+    import shutil
+
+    from dagster import DagsterInstance
+
+    from deploy.automation import release_chain
+    from deploy.definitions import build_definitions
+
+    home = tmp_path / "home"
+    shutil.copytree(tiny_demo, home, ignore=shutil.ignore_patterns("landing"))
+    strict = tmp_path / "surfaces"
+    strict.mkdir()
+    (strict / "homepage.yaml").write_text(
+        f"extends: {ROOT}/tests/surfaces/homepage.yaml\nname: homepage\ngate: {{quality: {{ctr: {{min: 0.999}}}}}}\n"
+        "training: {learning_rate: 0.004}\n",
+        encoding="utf-8",
+    )
+    shutil.rmtree(home / "artifacts" / "champion")
+    broken = Settings(home=home, surfaces_dir=strict, threads=1)
+    surface = load_surfaces(broken)["homepage"]
+    definitions = build_definitions(broken)
+    job = definitions.resolve_implicit_global_asset_job_def()
+    day = str(settings.last_day)
+    with DagsterInstance.from_config(str(broken.dagster_home)) as instance:
+        chain = release_chain(surface)
+        first = job.execute_in_process(
+            instance=instance, asset_selection=chain, partition_key=day, raise_on_error=False
+        )
+        assert not first.success
+        assert ReleaseStore(broken.artifacts_dir).pointer("homepage") is None
+        alone = job.execute_in_process(
+            instance=instance, asset_selection=chain[-1:], partition_key=day, raise_on_error=False
+        )
+        assert not alone.success
+    assert ReleaseStore(broken.artifacts_dir).pointer("homepage") is None
+    from ml.pipeline import promote_candidate
+
+    with pytest.raises(PromotionRefused) as refused:
+        promote_candidate(broken, surface, date.fromisoformat(day), by="test")
+    assert refused.value.code == Refusal.VERDICT_FAILED
+
+
+def test_nothing_is_written_outside_of_the_home(tiny_demo: Path) -> None:
+    for name in ("target", "logs", ".user.yml", "dbt_packages"):
+        assert not (ROOT / "dbt_project" / name).exists()
+    assert not (ROOT / "great_expectations").exists() and not (ROOT / "gx").exists()
+    assert os.path.exists(tiny_demo / "lake" / "catalog.sqlite")
+
+
+def test_the_demo_run_again_goes_on_with_the_same_champions(tiny_demo: Path, report: dict[str, Any], run_command) -> None:
+    run_command(tiny_demo, "demo", "--preset", "tiny", timeout=600)
+    again = json.loads((tiny_demo / "reports" / "demo.json").read_text(encoding="utf-8"))
+    for name, surface in report["surfaces"].items():
+        assert again["surfaces"][name]["release"]["id"] == surface["release"]["id"]
+        assert again["surfaces"][name]["tasks"] == surface["tasks"]
