@@ -1,9 +1,8 @@
 {#
-  Counts per day and `keys` (of user_id, item_id, creator_id), all integers. Only what was known when the day ended:
-  a click counts if its listen started on the exposure's day, a play if it ended before the day did.
+  Counts per day and `keys` (of user_id, item_id), all integers, from the events of that day alone. Only what was known
+  when the day ended: a click counts if its listen started on the exposure's day, a play if it ended before the day did.
 #}
 {% macro daily_counts(keys) -%}
-{%- set by_creator = 'creator_id' in keys -%}
 with exposures as (
     select day, exposure_id, user_id, item_id from {{ ref('stg_exposures') }} where {{ built_days() }}
 ),
@@ -15,11 +14,7 @@ listens as (
 clicked as (
     select distinct day, exposure_id from listens where exposure_id is not null
 ),
-{% if by_creator %}
-catalog as (
-    {{ as_of_days(ref('stg_items'), 'item_id', ['creator_id']) }}
-),
-{% endif %}
+
 events as (
     select
         exposures.day,
@@ -49,7 +44,7 @@ events as (
 )
 
 select
-    events.day,
+    day,
     {{ keys | join(', ') }},
     sum(impressions)::bigint as impressions,
     sum(clicks)::bigint as clicks,
@@ -58,11 +53,7 @@ select
     sum(completions)::bigint as completions,
     sum(played_ms)::bigint as played_ms
 from events
-{%- if by_creator %}
-inner join catalog on events.day = catalog.day and events.item_id = catalog.item_id
-where catalog.creator_id is not null
-{%- endif %}
-group by all
+group by day, {{ keys | join(', ') }}
 {%- endmacro %}
 
 

@@ -72,8 +72,8 @@ def tune(
         chosen = {
             "learning_rate": asked.suggest_float("learning_rate", 1e-3, 5e-2, log=True),
             "weight_decay": asked.suggest_float("weight_decay", 1e-7, 1e-3, log=True),
-            "batch_size": asked.suggest_categorical("batch_size", [128, 256, 512, 1024]),
-            "epochs": asked.suggest_int("epochs", 1, 3),
+            "batch_size": asked.suggest_categorical("batch_size", [64, 128, 256, 512, 1024]),
+            "epochs": asked.suggest_int("epochs", 1, 6),
             "embedding": asked.suggest_categorical("embedding", [4, 8, 16]),
         }
         trial = _try(apply(surface, chosen), chosen, train_rows, held_out, seed)

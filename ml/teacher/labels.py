@@ -33,7 +33,7 @@ Progress = Callable[[str], None]
 
 BATCH_ROWS = 16_384
 SLICE_ROWS = 65_536
-"""A day is read in slices of about this many rows, each sorted by exposure: the sort bounds the memory."""
+"""No more rows than this are sorted at once: a larger day is read in slices."""
 
 _STALE_SPOOL_SECONDS = 24 * 3600
 _SPOOL_SCHEMA = pa.schema(
@@ -143,7 +143,7 @@ def label_days(
     """
     started = time.perf_counter()
     days = sorted(set(days))
-    with _opened(contract, settings) as model, _spool(settings) as folder:
+    with _opened(contract, settings) as model, _spool(settings) as folder, _small_writes(lake):
         reader = _Reader(lake, surface_name, contract)
         init_soft_labels(lake, surface_name)
         if model is None:
@@ -275,15 +275,35 @@ class _Reader:
         query = f"select day, count(*) from {ALIAS}.{self.inputs} where list_contains(?::date[], day) group by day"
         return dict(self.lake.connection.execute(query, [list(days)]).fetchall())
 
-    def day(self, day: date, rows: int) -> Iterator[tuple[np.ndarray, TeacherRows]]:
-        """Stream one day: slices by id, each ordered by exposure, so that the same rows come in the same batches."""
-        slices = max(1, -(-rows // SLICE_ROWS))
-        for part in range(slices):
-            yield from self.batches("day = ? and exposure_id % ? = ?", [day, slices, part])
+    def day(self, day: date, rows: int, folder: Path) -> Iterator[tuple[np.ndarray, TeacherRows]]:
+        """Stream one day in an order that depends on its rows only, so that the same rows come in the same batches.
+
+        A day of more than ``SLICE_ROWS`` rows is first split by id into files of ``folder``: one pass, and no sort is
+        ever larger than a slice.
+        """
+        if rows <= SLICE_ROWS:
+            yield from self.batches("day = ?", [day])
+            return
+        slices = folder / "slices"
+        self.lake.connection.execute(
+            f"copy (select {self._select}, exposure_id % {-(-rows // SLICE_ROWS)} as slice "
+            f"from {ALIAS}.{self.inputs} where day = date '{day}') "
+            f"to '{_quoted(slices)}' (format parquet, compression lz4, partition_by (slice))"
+        )
+        for part in sorted(slices.iterdir()):
+            yield from self._stream(
+                f"select * from read_parquet('{_quoted(part)}/*.parquet', hive_partitioning = false) "
+                "order by exposure_id",
+                [],
+            )
+        shutil.rmtree(slices)
 
     def batches(self, condition: str, parameters: Sequence[object]) -> Iterator[tuple[np.ndarray, TeacherRows]]:
         """Stream the rows that meet a condition as (exposure ids [n], inputs), ordered by exposure."""
         query = f"select {self._select} from {ALIAS}.{self.inputs} where {condition} order by exposure_id"
+        return self._stream(query, parameters)
+
+    def _stream(self, query: str, parameters: Sequence[object]) -> Iterator[tuple[np.ndarray, TeacherRows]]:
         for rows in self.lake.batches(query, parameters, rows=BATCH_ROWS):
             yield rows.column("exposure_id").to_numpy(), self.columns.read(rows, "exposure_id")
 
@@ -341,7 +361,7 @@ def _spool_inferred(
         if not rows:
             continue
         with _writer(folder, day) as writer:
-            for exposure_ids, batch in read_ahead(reader.day(day, rows)):
+            for exposure_ids, batch in read_ahead(reader.day(day, rows, folder)):
                 scores = model.score(batch.inputs)
                 _check_finite(reader, exposure_ids, scores)
                 writer.write_batch(_spooled(day, exposure_ids, scores, batch.defaulted))
@@ -441,6 +461,20 @@ def _spool(settings: Settings) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=base, prefix=f"labels-{os.getpid()}-") as folder:
         yield Path(folder)
+
+
+@contextmanager
+def _small_writes(lake: Lake) -> Iterator[None]:
+    """Let DuckDB hold no more than a slice of a partition before it writes; by default half a million rows a thread."""
+    lake.connection.execute(f"set partitioned_write_flush_threshold = {SLICE_ROWS}")
+    try:
+        yield
+    finally:
+        lake.connection.execute("reset partitioned_write_flush_threshold")
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
 
 
 def _checked(surface: str) -> str:

@@ -42,10 +42,12 @@ def land_world(
     last = f"date '{FIRST_DAY + timedelta(days=days - 1)}'"
     creators = max(items // 5, 2)
     # A third of the sessions starts in the last half hour of the day, so that many cross midnight.
-    run(f"""create temp table sessions as select s, 's' || s as session_id, 'u' || (hash(s, 'user') % {users}) as user_id,
+    run(f"""create temp table sessions as select s, 's' || s as session_id,
+        'u' || (hash(s, 'user') % {users}) as user_id,
         case when {_unit("s", "surface")} < 0.65 then 'homepage' else 'radio' end as surface,
         {start} + interval 1 day * (s // {sessions}) + interval 1 second * (
-            case when {_unit("s", "late")} < 0.33 then 84600 + 1700 * {_unit("s", "at")} else 86000 * {_unit("s", "at")} end
+            case when {_unit("s", "late")} < 0.33 then 84600 + 1700 * {_unit("s", "at")}
+            else 86000 * {_unit("s", "at")} end
         )::bigint as started_at
         from range({days * sessions}) as t (s)""")
     run(f"""create temp table shown as select s * 10 + j as e, s, j, session_id, user_id, surface,
@@ -57,8 +59,8 @@ def land_world(
         case when surface = 'homepage' then j // 4 end as "row", j % 4 as "column",
         case when surface = 'radio' then 'i' || (s % {items}) end as seed_item_id, ts::date as day
         from shown where ts::date <= {last}""")
-    run(f"""insert into lake.landing.listens by name select 'l' || e as listen_id, ts + interval 5 second as ts, user_id,
-        session_id, case when e % 17 = 0 then 'i' || (e % {items}) else item_id end as item_id,
+    run(f"""insert into lake.landing.listens by name select 'l' || e as listen_id, ts + interval 5 second as ts,
+        user_id, session_id, case when e % 17 = 0 then 'i' || (e % {items}) else item_id end as item_id,
         case when e % 17 <> 0 then 'e' || e end as exposure_id, round(300 * {_unit("e", "played")}, 3) as played_s,
         ['completed', 'skipped', 'stopped'][1 + (hash(e, 'outcome') % 3)::integer] as outcome,
         case when e % 11 = 0 then 'like' end as feedback, (ts + interval 5 second)::date as day
@@ -69,7 +71,8 @@ def land_world(
         from shown where e % 29 = 0 and surface = 'homepage' and (ts + interval 1 hour)::date <= {last}""")
     run(f"""insert into lake.landing.items by name select 'i' || i as item_id,
         'c' || ((i + version) % {creators}) as creator_id, 'g' || (i % 7) as genre, 20 + (i * 37) % 400 as duration_s,
-        {start} + interval 1 hour * (i % 50 - 40) as released_at, case when i % 10 > 0 then 'v' || i end as source_item_id,
+        {start} + interval 1 hour * (i % 50 - 40) as released_at,
+        case when i % 10 > 0 then 'v' || i end as source_item_id,
         case when i % 13 > 0 then {_VECTOR.format("i", "content")} end as content_embedding,
         (date '{FIRST_DAY}' + (version * 3 + case when i % 5 = 0 then i // 5 % 4 else 0 end)::integer) as day
         from range({items}) as t (i), range(2) as v (version)
@@ -80,7 +83,8 @@ def land_world(
         case when u % 10 > 0 then 'x' || u end as source_user_id, (date '{FIRST_DAY}' + (u % 2)::integer) as day
         from range({users}) as t (u)""")
     run(f"""insert into lake.landing.source_user_profiles by name select 'x' || u as source_user_id,
-        'seg' || (hash(u, d) % 3) as segment, 100 + u + d as tenure_days, (hash(u, d, 'n') % 90)::bigint as impressions_7d,
+        'seg' || (hash(u, d) % 3) as segment, 100 + u + d as tenure_days,
+        (hash(u, d, 'n') % 90)::bigint as impressions_7d,
         (hash(u, d, 'c') % 40)::bigint as clicks_7d, (hash(u, d, 'w') % 900000)::bigint as watch_ms_7d,
         (hash(u, d, 'l') % 9)::bigint as likes_7d, {_VECTOR.format("u", "history")} as history_embedding,
         (date '{FIRST_DAY}' + d::integer) as day from range({2 * users}) as t (u), range({days}) as v (d)""")
@@ -94,9 +98,11 @@ def land_world(
         {start} + to_microseconds(n * {86_400_000_000 // source_rows}) as ts,
         'x' || (hash(n, 'user') % {2 * users}) as source_user_id,
         'v' || floor({3 * items} * pow({_unit("n", "item")}, 2))::bigint as source_item_id,
-        ['home', 'next', 'search'][1 + (n % 3)] as page, n % 12 as position, ['tv', 'phone', 'web'][1 + (n % 3)] as device,
-        ['wifi', 'cell'][1 + (n % 2)] as network, n % 5 = 0 as autoplay, n % 4 = 0 as subscribed, n % 20 as session_depth,
-        round(600 * {_unit("n", "depth")}, 1) as session_watch_s, round(200 * {_unit("n", "visit")}, 1) as hours_since_visit,
+        ['home', 'next', 'search'][1 + (n % 3)] as page, n % 12 as position,
+        ['tv', 'phone', 'web'][1 + (n % 3)] as device,
+        ['wifi', 'cell'][1 + (n % 2)] as network, n % 5 = 0 as autoplay, n % 4 = 0 as subscribed,
+        n % 20 as session_depth, round(600 * {_unit("n", "depth")}, 1) as session_watch_s,
+        round(200 * {_unit("n", "visit")}, 1) as hours_since_visit,
         n % 4 = 1 as clicked, case when n % 4 = 1 then round(500 * {_unit("n", "watch")}, 1) end as watched_s,
         case when n % 4 = 1 then n % 8 = 1 end as continued, case when n % 4 = 1 then n % 40 = 1 end as liked,
         (date '{FIRST_DAY}' + (n // {source_rows})::integer) as day

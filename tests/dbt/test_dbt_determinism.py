@@ -26,8 +26,10 @@ def test_a_day_has_one_content_alone_in_a_range_twice_in_any_order_and_with_two_
 ) -> None:
     days = built.days
     expected = content(built.settings, days)
-    assert len(expected) == 23 * len(days)
-    assert all(rows > 0 for (table, _), (rows, _) in expected.items() if table.startswith(("examples", "int", "stg_expo")))
+    assert len(expected) == 22 * len(days)
+    assert all(
+        rows > 0 for (table, _), (rows, _) in expected.items() if table.startswith(("examples", "int", "stg_expo"))
+    )
 
     one = days[3]
     build_days(built.settings, one, one)

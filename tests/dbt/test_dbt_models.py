@@ -99,7 +99,7 @@ def test_examples_have_every_input_and_label_and_daily_inputs_are_what_serving_r
                 continue
             feature_table, column = spec.source.split(".")
             condition = " and ".join(f"e.{k} = f.{k}" for k in ["day", *keys[feature_table]])
-            different, = lake.connection.execute(
+            (different,) = lake.connection.execute(
                 f"select count(*) from {table} as e left join features.{feature_table} as f on {condition} "
                 f"where e.{name} is distinct from f.{column} "
                 # The table has no row where the user did not play the creator; plays and known are then 0.
@@ -167,8 +167,10 @@ def test_a_surface_scaffolded_from_the_templates_builds_and_passes_its_tests(
     models_dir.mkdir()
     for template in TEMPLATES.iterdir():
         text = template.read_text(encoding="utf-8").replace("__surface__", "podcasts")
-        target = folder / "podcasts.yaml" if template.name == "surface.yaml" else (
-            models_dir / f"{template.stem}_podcasts{template.suffix}"
+        target = (
+            folder / "podcasts.yaml"
+            if template.name == "surface.yaml"
+            else (models_dir / f"{template.stem}_podcasts{template.suffix}")
         )
         target.write_text(text, encoding="utf-8")
     settings = home(3).model_copy(update={"surfaces_dir": folder})
@@ -179,7 +181,9 @@ def test_a_surface_scaffolded_from_the_templates_builds_and_passes_its_tests(
     build_days(settings, first, first + timedelta(days=2), tests=True, project_dir=project)
     with Lake(settings) as lake:
         assert set(surface.inputs) <= set(lake.columns("features.examples_podcasts"))
-        rate, rows = lake.connection.execute("select avg(label_ctr), count(*) from features.examples_podcasts").fetchone()
+        rate, rows = lake.connection.execute(
+            "select avg(label_ctr), count(*) from features.examples_podcasts"
+        ).fetchone()
         assert 0.5 < rate < 0.95 and rows > 200
         assert not lake.table_exists("features.examples_homepage")
 

@@ -2,44 +2,48 @@ with catalog as (
     {{ as_of_days(ref('stg_items'), 'item_id', ['creator_id']) }}
 ),
 
-creators as (
-    select
-        day,
-        creator_id,
-        count(*) as items
-    from catalog
-    where creator_id is not null
-    group by day, creator_id
-),
-
 activity as (
-    {{ trailing_days(ref('int_creator_day')) }}
+    {{ trailing_days(ref('int_item_day')) }}
 ),
 
 overall as (
     {{ overall_counts() }}
 ),
 
-summed as (
+items as (
     select
         day,
-        creator_id,
+        item_id,
         {{ trailing_sum('impressions') }},
         {{ trailing_sum('clicks') }},
         {{ trailing_sum('plays') }},
         {{ trailing_sum('skips') }}
     from activity
-    group by day, creator_id
+    group by day, item_id
+),
+
+summed as (
+    select
+        catalog.day,
+        catalog.creator_id,
+        count(*) as items,
+        coalesce(sum(items.impressions), 0)::bigint as impressions,
+        coalesce(sum(items.clicks), 0)::bigint as clicks,
+        coalesce(sum(items.plays), 0)::bigint as plays,
+        coalesce(sum(items.skips), 0)::bigint as skips
+    from catalog
+    left join items on catalog.day = items.day and catalog.item_id = items.item_id
+    where catalog.creator_id is not null
+    group by catalog.day, catalog.creator_id
 )
 
 select
-    day,
-    creator_id,
-    coalesce(creators.items, 0) as items,
-    coalesce(summed.impressions, 0) as impressions,
-    coalesce(summed.plays, 0) as plays,
+    summed.day,
+    summed.creator_id,
+    summed.items,
+    summed.impressions,
+    summed.plays,
     {{ rate('clicks', 'impressions', var('smoothing_impressions')) }} as ctr,
     {{ rate('skips', 'plays', var('smoothing_plays')) }} as skip_rate
-from creators
-full join summed using (day, creator_id)
-left join overall using (day)
+from summed
+left join overall on summed.day = overall.day

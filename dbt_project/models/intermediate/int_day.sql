@@ -1,6 +1,7 @@
 -- depends_on: {{ ref('int_item_day') }}
--- depends_on: {{ ref('int_creator_day') }}
--- depends_on: {{ ref('int_user_creator_day') }}
+-- depends_on: {{ ref('int_user_item_day') }}
+-- depends_on: {{ ref('stg_items') }}
+-- depends_on: {{ ref('stg_users') }}
 with days as (
     select unnest(generate_series({{ from_day() }}::timestamp, {{ to_day() }}::timestamp, interval 1 day))::date as day
 ),

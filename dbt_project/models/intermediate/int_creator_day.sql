@@ -1,1 +1,0 @@
-{{ daily_counts(['creator_id']) }}

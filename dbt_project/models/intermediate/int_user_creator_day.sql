@@ -1,1 +1,0 @@
-{{ daily_counts(['user_id', 'creator_id']) }}

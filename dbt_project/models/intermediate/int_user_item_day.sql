@@ -1,0 +1,1 @@
+{{ daily_counts(['user_id', 'item_id']) }}
