@@ -21,8 +21,9 @@ def build_evaluation(settings: Settings, surface: Surface) -> dg.AssetsDefinitio
         deps=[surface_key(surface.name, name) for name in ("control", "student")],
         pool=LAKE_WRITER,
         description=(
-            f"Metrics of {surface.name} on the {surface.window.eval_days} evaluation days, each difference with a "
-            f"paired, user-clustered 95 % interval. Every figure can be recomputed from `ml.predictions_{surface.name}`."
+            f"Metrics of {surface.name} on {surface.window.eval_days} evaluation days, each difference with a "
+            f"paired, user-clustered 95 % interval. "
+            f"Every figure can be recomputed from `ml.predictions_{surface.name}`."
         ),
     )
     def evaluation(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:

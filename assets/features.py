@@ -74,7 +74,9 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
     """
     manifest = manifest_path(settings)
     if not manifest.exists():
-        raise FileNotFoundError(f"no dbt manifest at {manifest}; run `crossfade init` once, and after a change in dbt_project/")
+        raise FileNotFoundError(
+            f"no dbt manifest at {manifest}; run `crossfade init` once, and after a change in dbt_project/"
+        )
     translator = Translator(settings.feature_window_days)
     common: dict[str, Any] = {
         "manifest": manifest,
@@ -105,7 +107,9 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
         backfill_policy=dg.BackfillPolicy.single_run(),
         owners=[OWNER],
         kinds={"arrow"},
-        deps=[dg.AssetKey(["features", name]) for name in ("feat_user", "feat_item", "feat_creator", "feat_user_creator")],
+        deps=[
+            dg.AssetKey(["features", name]) for name in ("feat_user", "feat_item", "feat_creator", "feat_user_creator")
+        ],
     )
     def serving_snapshot(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]

@@ -45,9 +45,7 @@ def label_window() -> dg.TimeWindowPartitionMapping:
 
 
 def _window(*, start: int, end: int) -> dg.TimeWindowPartitionMapping:
-    return dg.TimeWindowPartitionMapping(
-        start_offset=start, end_offset=end, allow_nonexistent_upstream_partitions=True
-    )
+    return dg.TimeWindowPartitionMapping(start_offset=start, end_offset=end, allow_nonexistent_upstream_partitions=True)
 
 
 def _daily(first: date, last: date | None) -> dg.DailyPartitionsDefinition:

@@ -6,11 +6,11 @@ from typing import Protocol
 import dagster as dg
 
 
-
 class ProgressFunction(Protocol):
-    """``progress(what, done, total)``, called often, so it must be cheap; without a total, ``what`` is a line to show."""
+    """``progress(what, done, total)``: called often, so it must be cheap; without total, ``what`` is shown as it is."""
 
-    def __call__(self, what: str, done: int = 0, total: int = 0, /) -> None: ...
+    def __call__(self, what: str, done: int = 0, total: int = 0, /) -> None:
+        """Report that ``done`` of ``total`` is done."""
 
 
 class Progress(dg.ConfigurableResource):

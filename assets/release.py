@@ -24,7 +24,7 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
         description=(
             f"The candidate of {surface.name}: raw columns in, one output per task and the ranking score out, no "
             "distillation head. The gate is the set of checks on this asset.\n\n"
-            "**If a check fails**: its table names the guard, the value and the threshold; the champion goes on serving."
+            "**If a check fails**: its table names guard, value and threshold; the champion goes on serving."
         ),
     )
     def onnx(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:

@@ -34,7 +34,8 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
         ],
         code_version=surface.digest,
         description=(
-            f"Which rows the students of a day learn from and are judged on: a query and a lake snapshot, {surface.window.train_days} "
+            "Which rows the students of a day learn from and are judged on: a query and a lake snapshot, "
+            f"{surface.window.train_days} "
             f"days for training and {surface.window.eval_days} after them for evaluation. No rows are copied.\n\n"
             "**If it fails**: the message names the day that is missing, not final, or has no soft labels."
         ),
@@ -101,7 +102,8 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
 
     control = ranker(
         "control",
-        "The same network, rows, order and seed as the student, without soft labels: what distillation is measured against.",
+        "The same network, rows, order and seed as the student, without soft labels: "
+        "what distillation is measured against.",
     )
     student = ranker(
         "student",

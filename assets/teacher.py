@@ -53,19 +53,17 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(teacher.contract_hash),
         )
 
-    @dg.asset(
-        key=TEACHER, group_name="teacher", owners=[OWNER], kinds={"onnx"}, deps=[demo_key] if trains else []
-    )
+    @dg.asset(key=TEACHER, group_name="teacher", owners=[OWNER], kinds={"onnx"}, deps=[demo_key] if trains else [])
     def teacher(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         """The pinned teacher: its contract is valid and its model answers; the data version is its content hash.
 
-        **If it fails**: the message names the input, output or file of the contract that is wrong; nothing was labelled.
+        **If it fails**: the message names the input, output or file of the contract that is wrong; nothing is labelled.
         """
         from ml.teacher.contract import load_contract
         from ml.teacher.runtime import validate
 
         contract = load_contract(settings.teacher)
-        validate(contract, settings)
+        validate(contract)
         table = "| input | dtype | shape | default | meaning |\n|---|---|---|---|---|\n" + "\n".join(
             f"| {i.name} | {i.dtype} | {list(i.shape)} | {i.default} | {i.meaning} |" for i in contract.inputs
         )

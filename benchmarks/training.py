@@ -24,7 +24,7 @@ from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.network import Ranker
-from ml.students.train import Batches, Clock, build_ranker, deterministic, fit, prepare, train
+from ml.students.train import Batches, Clock, build_optimizer, build_ranker, deterministic, fit, prepare, train
 from ml.surfaces.spec import Surface, load_surface
 
 FIRST_DAY = date(2026, 1, 1)
@@ -61,7 +61,7 @@ def step(ranker: Ranker, optimizer: torch.optim.Optimizer, rows: Tensor, dense: 
 
 def bare_loop(ranker: Ranker, batches: Batches, surface: Surface) -> int:
     """Train one epoch over tensors in memory; nothing else."""
-    optimizer = _optimizer(ranker, surface)
+    optimizer = build_optimizer(ranker, surface.training)
     size, n = surface.training.batch_size, len(batches.rows)
     for start in range(0, n, size):
         part = slice(start, start + size)
@@ -72,7 +72,7 @@ def bare_loop(ranker: Ranker, batches: Batches, surface: Surface) -> int:
 
 def row_loader(ranker: Ranker, batches: Batches, surface: Surface) -> int:
     """Train over a ``DataLoader`` of single rows."""
-    optimizer = _optimizer(ranker, surface)
+    optimizer = build_optimizer(ranker, surface.training)
     few = len(batches.rows) // ROW_LOADER_SHARE
     part = Batches(batches.rows[:few], batches.dense[:few], {k: v[:few] for k, v in batches.labels.items()}, {})
     for batch in DataLoader(Rows(part), batch_size=surface.training.batch_size):
@@ -152,11 +152,6 @@ def _whole(settings: Settings, training_set: TrainingSet, surface: Surface, inde
     out_dir = settings.home / f"run{index}"
     checkpoint = train(settings, training_set, surface, technique="none", seed=1, out_dir=out_dir)
     return checkpoint.meta["rows"], time.process_time() - start
-
-
-def _optimizer(ranker: Ranker, surface: Surface) -> torch.optim.Optimizer:
-    recipe = surface.training
-    return torch.optim.Adam(ranker.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
 if __name__ == "__main__":

@@ -150,9 +150,9 @@ def ask_server(settings: Settings, surface: str) -> dict[str, Any]:
 
 def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of demo.json from what the graph recorded."""
-    from ml.pipeline import surface_summary
-    from ml.landing.ledger import totals
     from ml.lake import Lake
+    from ml.landing.ledger import totals
+    from ml.pipeline import surface_summary
 
     assert settings.last_day is not None
     with Lake(settings) as lake:

@@ -8,7 +8,18 @@ from assets.manifest import parse_project
 from assets.names import LAKE_WRITER, TRAINING
 from ml.settings import PROJECT_ROOT, Settings, write_settings_file
 
-REBUILT = ("lake", "artifacts", "dagster", "dbt", "landing", "serving", "teacher", "models", "reports", "crossfade.toml")
+REBUILT = (
+    "lake",
+    "artifacts",
+    "dagster",
+    "dbt",
+    "landing",
+    "serving",
+    "teacher",
+    "models",
+    "reports",
+    "crossfade.toml",
+)
 """What a demo may remove from a home that an earlier demo made."""
 
 

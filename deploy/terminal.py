@@ -27,7 +27,7 @@ class TerminalProgress(ProgressResource):
 
 
 def reporter(every_s: float = 5.0) -> ProgressFunction:
-    """Return ``progress(what, done, total)`` that draws a bar on a terminal, or else prints at most every few seconds."""
+    """Return ``progress(what, done, total)`` that draws a bar on a terminal, else prints every few seconds."""
     if not console.is_terminal:
         return _lines(every_s)
     bar = Progress(

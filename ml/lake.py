@@ -6,7 +6,7 @@ short transaction; a conflict with another writer is retried as a whole.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from functools import lru_cache
 from typing import TypeVar
@@ -36,9 +36,7 @@ class Lake:
         self.settings = settings
         settings.lake_dir.mkdir(parents=True, exist_ok=True)
         install_extensions()
-        self.connection = duckdb.connect(
-            config={"threads": settings.threads, "memory_limit": settings.memory_limit}
-        )
+        self.connection = duckdb.connect(config={"threads": settings.threads, "memory_limit": settings.memory_limit})
         spill = settings.lake_dir / "spill"
         self.connection.execute(f"set temp_directory = '{_quote(str(spill))}'")
         options = attach_options(settings)
@@ -69,7 +67,9 @@ class Lake:
     def table_exists(self, table: str) -> bool:
         """Tell whether ``schema.table`` exists."""
         schema, name = table.split(".")
-        query = "select 1 from information_schema.tables where table_catalog = ? and table_schema = ? and table_name = ?"
+        query = (
+            "select 1 from information_schema.tables where table_catalog = ? and table_schema = ? and table_name = ?"
+        )
         return self.connection.execute(query, [ALIAS, schema, name]).fetchone() is not None
 
     def columns(self, table: str) -> dict[str, str]:
@@ -99,10 +99,8 @@ class Lake:
             self.connection.execute(f"call {ALIAS}.set_commit_message('crossfade', ?)", [message])
             self.connection.execute("commit")
         except BaseException:
-            try:
+            with suppress(duckdb.Error):  # a failed commit has already closed the transaction
                 self.connection.execute("rollback")
-            except duckdb.Error:  # a failed commit has already closed the transaction
-                pass
             raise
 
     def retry(self, step: Callable[[], T], *, attempts: int = 6) -> T:
@@ -150,7 +148,10 @@ class Lake:
                         c.execute(f"create table {ALIAS}.{table} as select * from _incoming limit 0")
                         c.execute(f"alter table {ALIAS}.{table} set partitioned by ({day_column})")
                     else:
-                        c.execute(f"delete from {ALIAS}.{table} where list_contains(?::date[], {day_column}) and ({where})", [days])
+                        c.execute(
+                            f"delete from {ALIAS}.{table} where list_contains(?::date[], {day_column}) and ({where})",
+                            [days],
+                        )
                     c.execute(f"insert into {ALIAS}.{table} by name select * from _incoming")
                 finally:
                     c.unregister("_incoming")
@@ -158,7 +159,9 @@ class Lake:
         self.retry(step)
         return self.snapshot()
 
-    def day_versions(self, table: str, start: date, end: date, *, day_column: str = "day") -> dict[date, tuple[int, str]]:
+    def day_versions(
+        self, table: str, start: date, end: date, *, day_column: str = "day"
+    ) -> dict[date, tuple[int, str]]:
         """Return {day: (rows, content hash)} of the days of [start, end] that have rows.
 
         The hash is the order-free sum of DuckDB's row hash: fast, and stable for one version of DuckDB. What must hold
@@ -180,7 +183,8 @@ class Lake:
         described = self.connection.execute(f"describe select * from {relation} as t", list(parameters)).fetchall()
         names = [(name, kind) for name, kind, *_ in described]
         row = ", ".join(f"coalesce({_identifier(name)}::varchar, '\\N')" for name, _ in names)
-        query = f"select count(*), coalesce(sum(md5_number_lower(concat_ws(chr(31), {row}))::hugeint), 0)::varchar from {relation} as t"
+        total = f"coalesce(sum(md5_number_lower(concat_ws(chr(31), {row}))::hugeint), 0)::varchar"
+        query = f"select count(*), {total} from {relation} as t"
         count, total = self.connection.execute(query, list(parameters)).fetchone() or (0, "0")
         import hashlib
 

@@ -96,9 +96,7 @@ def make_training_set(settings: Settings, surface: Surface, partition: date) -> 
 
     contract = load_contract(_teacher_path(settings))
     with Lake(settings) as lake:
-        made = build_training_set(
-            lake, surface, partition, contract.version, contract.contract_hash, contract.tasks
-        )
+        made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
     ArtifactStore(settings.artifacts_dir).put(
         artifact_name(surface, "training_set"),
         partition.isoformat(),
@@ -430,7 +428,9 @@ def git_commit() -> str | None:
         return None
 
 
-def _champion_session(settings: Settings, surface: Surface) -> tuple[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]] | None:
+def _champion_session(
+    settings: Settings, surface: Surface
+) -> tuple[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]] | None:
     """Return the champion's hash and a function that scores raw columns with its ONNX model; None without one."""
     from ml.store.releases import ReleaseStore
 
@@ -459,4 +459,3 @@ def _teacher_path(settings: Settings) -> Path:
 
 def _steps(progress: Progress | None, what: str) -> Callable[[int, int, float], None] | None:
     return None if progress is None else lambda done, total, loss: progress(f"{what}, loss {loss:.4f}", done, total)
-

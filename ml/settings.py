@@ -1,6 +1,6 @@
-"""Settings: one place, read from ``CROSSFADE_*`` variables, then from ``$CROSSFADE_HOME/crossfade.toml``, then defaults.
+"""Settings, read from ``CROSSFADE_*`` variables, then from ``$CROSSFADE_HOME/crossfade.toml``, then defaults.
 
-The TOML file lets every process of one home (the UI, the daemon, run workers, the server) agree on what that home holds.
+The TOML file lets every process of one home (UI, daemon, run workers, server) agree on what that home holds.
 """
 
 import os
@@ -32,8 +32,12 @@ class Settings(BaseSettings):
     landing_dir: Path | None = Field(default=None, description="Landing zone; default <home>/landing.")
     first_day: date = Field(default=date(2026, 1, 1), description="First day (UTC) that has events.")
     last_day: date | None = Field(default=None, description="Last day of a finite source; null for a live one.")
-    quiet_minutes: float = Field(default=30, ge=0, description="A table without _SUCCESS is complete after this silence.")
-    max_quarantine_share: float = Field(default=0.01, ge=0, le=1, description="A day with more bad rows than this fails.")
+    quiet_minutes: float = Field(
+        default=30, ge=0, description="A table without _SUCCESS is complete after this silence."
+    )
+    max_quarantine_share: float = Field(
+        default=0.01, ge=0, le=1, description="A day with more bad rows than this fails."
+    )
     optional_tables: tuple[str, ...] = Field(
         default=("outcomes", "teacher_scores", "source_impressions", "source_user_profiles", "source_item_profiles"),
         description="Landing tables that a day may lack; every other table of the contract is required.",
@@ -48,10 +52,14 @@ class Settings(BaseSettings):
         default=None, description="Last source day that the demo teacher may learn from; needed to train it."
     )
     kuairand_dir: Path | None = Field(default=None, description="Unpacked KuaiRand-Pure folder (holds data/*.csv).")
-    simulator_preset: Literal["tiny", "demo", "paper"] = Field(default="demo", description="Size of the simulated world.")
+    simulator_preset: Literal["tiny", "demo", "paper"] = Field(
+        default="demo", description="Size of the simulated world."
+    )
     simulator_seed: int = Field(default=1, ge=0, description="Seed of the simulated world.")
     simulator_shared_taste: float = Field(default=1.0, ge=0, le=1, description="How much taste both platforms share.")
-    simulator_linked_share: float = Field(default=0.9, ge=0, le=1, description="Share of app users with a linked account.")
+    simulator_linked_share: float = Field(
+        default=0.9, ge=0, le=1, description="Share of app users with a linked account."
+    )
     demo: bool = Field(default=False, description="This home holds a demo, which may rebuild it from nothing.")
     seed: int = Field(default=1, ge=0, description="Seed of students, bootstraps and samples.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of torch and DuckDB.")

@@ -67,7 +67,12 @@ def test_definitions_load_in_a_fresh_interpreter_without_heavy_libraries(prepare
     )
     environment = {**os.environ, "CROSSFADE_HOME": str(prepared_home), "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, check=False
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads(result.stdout.strip().splitlines()[-1]) == []

@@ -39,9 +39,7 @@ def placebo_lifts(
         are the same, so it says nothing about other users or days; null for a single seed) and the number of seeds.
     """
     data = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
-    held_out = load(
-        settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking="serving"
-    )
+    held_out = load(settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking="serving")
     arms = ((NO_TECHNIQUE, False), (surface.distillation.technique, False), (surface.distillation.technique, True))
     lifts: dict[tuple[str, str], list[float]] = {}
     for number, seed in enumerate(seeds):

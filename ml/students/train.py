@@ -27,7 +27,7 @@ from ml.students.checkpoint import Checkpoint, predict, save_checkpoint, write_a
 from ml.students.dataset import Dataset, TrainingSet, load
 from ml.students.network import Ranker
 from ml.students.preprocessing import Preprocessing, key
-from ml.surfaces.spec import Surface
+from ml.surfaces.spec import Surface, Training
 
 NO_TECHNIQUE = "none"
 """Technique of the control."""
@@ -287,9 +287,7 @@ def _run(
     per_epoch = -(-n // size)
     steps = per_epoch * recipe.epochs
     report_every = max(1, steps // _REPORTS)
-    optimizer = torch.optim.Adam(
-        ranker.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    optimizer = build_optimizer(ranker, recipe)
     sums = torch.zeros(2, device=batches.rows.device)
     step = snapshots.restore(ranker, optimizer, sums) if snapshots else 0
     ranker.train()
@@ -322,6 +320,14 @@ def _run(
     if not np.isfinite(hard + soft):
         raise ValueError(f"surface {surface.name}: training loss became {hard} (tasks), {soft} (distillation)")
     return Losses(hard, soft), steps
+
+
+def build_optimizer(ranker: Ranker, recipe: Training) -> torch.optim.Optimizer:
+    """Return Adam with the embedding tables at a learning rate of their own."""
+    tables = list(ranker.embeddings.parameters())
+    others = [p for name, p in ranker.named_parameters() if not name.startswith("embeddings.")]
+    groups = [{"params": others}, {"params": tables, "lr": recipe.embedding_learning_rate or recipe.learning_rate}]
+    return torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
 class Snapshots:

@@ -1,7 +1,7 @@
 """The specification of a surface: inputs, tasks, heads, ranking score and gate thresholds of one ranker.
 
-A surface is one YAML file. ``extends: <other.yaml>`` starts from another file; mappings are merged key by key and a null
-removes a key.
+A surface is one YAML file. ``extends: <other.yaml>`` starts from another file; mappings are merged key by key and
+a null removes a key.
 """
 
 import hashlib
@@ -110,6 +110,9 @@ class Training(_Model):
 
     optimizer: Literal["adam"] = "adam"
     learning_rate: float = Field(default=0.01, gt=0)
+    embedding_learning_rate: float | None = Field(
+        default=None, gt=0, description="Of the embedding tables, each row of which few examples move; default the same"
+    )
     weight_decay: float = Field(default=0.0, ge=0)
     batch_size: int = Field(default=256, ge=1)
     epochs: int = Field(default=1, ge=1)

@@ -9,7 +9,9 @@ import re
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -24,7 +26,6 @@ from ml.lake import ALIAS, FEATURES, ML, Lake
 from ml.settings import Settings
 from ml.teacher.columns import InputColumns, TeacherRows
 from ml.teacher.contract import Contract
-from ml.teacher.streams import read_ahead
 
 if TYPE_CHECKING:
     from ml.teacher.runtime import TeacherModel
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 BATCH_ROWS = 16_384
-SLICE_ROWS = 65_536
-"""No more rows than this are sorted at once: a larger day is read in slices."""
+SORTED_ROWS = 65_536
+"""A day of no more rows is scored in the order of its exposures, a larger one as it is stored."""
+
+_HELD_ROWS = 65_536
+"""Rows of a partition that DuckDB may hold before it writes them; by default half a million per thread."""
 
 _STALE_SPOOL_SECONDS = 24 * 3600
 _SPOOL_SCHEMA = pa.schema(
@@ -143,14 +147,14 @@ def label_days(
     """
     started = time.perf_counter()
     days = sorted(set(days))
-    with _opened(contract, settings) as model, _spool(settings) as folder, _small_writes(lake):
+    with _opened(contract) as model, _spool(settings) as folder, _small_writes(lake):
         reader = _Reader(lake, surface_name, contract)
         init_soft_labels(lake, surface_name)
         if model is None:
             defaulted: dict[str, int] = {}
             _spool_landed(reader, days, folder, progress)
         else:
-            defaulted = _spool_inferred(model, reader, days, folder, progress)
+            defaulted = _spool_inferred(model, reader, days, folder, settings.threads, progress)
         snapshot = _commit(lake, reader.labels, contract, days, folder)
         labelled = time.perf_counter() - started
         summaries = _summaries(lake, contract, folder)
@@ -243,7 +247,7 @@ def rescore(
     stored = dict(zip(sample["exposure_id"].to_pylist(), sample["scores"].to_pylist(), strict=True))
     again: dict[int, Sequence[float]] = {}
     condition = "list_contains(?::date[], day) and list_contains(?::bigint[], exposure_id)"
-    with _opened(contract, settings) as model:
+    with _opened(contract) as model:
         if model is None:
             parts = (part for day in days for part in reader.landed(day))
         else:
@@ -275,35 +279,13 @@ class _Reader:
         query = f"select day, count(*) from {ALIAS}.{self.inputs} where list_contains(?::date[], day) group by day"
         return dict(self.lake.connection.execute(query, [list(days)]).fetchall())
 
-    def day(self, day: date, rows: int, folder: Path) -> Iterator[tuple[np.ndarray, TeacherRows]]:
-        """Stream one day in an order that depends on its rows only, so that the same rows come in the same batches.
-
-        A day of more than ``SLICE_ROWS`` rows is first split by id into files of ``folder``: one pass, and no sort is
-        ever larger than a slice.
-        """
-        if rows <= SLICE_ROWS:
-            yield from self.batches("day = ?", [day])
-            return
-        slices = folder / "slices"
-        self.lake.connection.execute(
-            f"copy (select {self._select}, exposure_id % {-(-rows // SLICE_ROWS)} as slice "
-            f"from {ALIAS}.{self.inputs} where day = date '{day}') "
-            f"to '{_quoted(slices)}' (format parquet, compression lz4, partition_by (slice))"
-        )
-        for part in sorted(slices.iterdir()):
-            yield from self._stream(
-                f"select * from read_parquet('{_quoted(part)}/*.parquet', hive_partitioning = false) "
-                "order by exposure_id",
-                [],
-            )
-        shutil.rmtree(slices)
+    def day(self, day: date, rows: int) -> Iterator[tuple[np.ndarray, TeacherRows]]:
+        """Stream one day; ordered by exposure, unless sorting that many rows would take memory."""
+        return self.batches("day = ?" + (" order by exposure_id" if rows <= SORTED_ROWS else ""), [day])
 
     def batches(self, condition: str, parameters: Sequence[object]) -> Iterator[tuple[np.ndarray, TeacherRows]]:
-        """Stream the rows that meet a condition as (exposure ids [n], inputs), ordered by exposure."""
-        query = f"select {self._select} from {ALIAS}.{self.inputs} where {condition} order by exposure_id"
-        return self._stream(query, parameters)
-
-    def _stream(self, query: str, parameters: Sequence[object]) -> Iterator[tuple[np.ndarray, TeacherRows]]:
+        """Stream the rows that meet a condition as (exposure ids [n], inputs)."""
+        query = f"select {self._select} from {ALIAS}.{self.inputs} where {condition}"
         for rows in self.lake.batches(query, parameters, rows=BATCH_ROWS):
             yield rows.column("exposure_id").to_numpy(), self.columns.read(rows, "exposure_id")
 
@@ -336,22 +318,37 @@ class _Reader:
 
 
 @contextmanager
-def _opened(contract: Contract, settings: Settings) -> Iterator["TeacherModel | None"]:
+def _opened(contract: Contract) -> Iterator["TeacherModel | None"]:
     """Yield the validated teacher; ``None`` where its scores are landed."""
     if contract.scores:
         yield None
         return
     from ml.teacher.runtime import open_teacher
 
-    model = open_teacher(contract, settings)
+    model = open_teacher(contract)
     try:
         yield model
     finally:
         model.close()
 
 
+def _scored(
+    model: "TeacherModel", batches: Iterable[tuple[np.ndarray, TeacherRows]], threads: int
+) -> Iterator[tuple[np.ndarray, TeacherRows, np.ndarray]]:
+    """Score batches on ``threads`` threads while the next are read; yields (exposure ids, inputs, scores) in order."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="teacher") as pool:
+        running: deque[tuple[np.ndarray, TeacherRows, Future[np.ndarray]]] = deque()
+        for exposure_ids, batch in batches:
+            running.append((exposure_ids, batch, pool.submit(model.score, batch.inputs)))
+            if len(running) > threads:
+                exposure_ids, batch, scores = running.popleft()
+                yield exposure_ids, batch, scores.result()
+        for exposure_ids, batch, scores in running:
+            yield exposure_ids, batch, scores.result()
+
+
 def _spool_inferred(
-    model: "TeacherModel", reader: _Reader, days: list[date], folder: Path, progress: Progress
+    model: "TeacherModel", reader: _Reader, days: list[date], folder: Path, threads: int, progress: Progress
 ) -> dict[str, int]:
     """Score every row of ``days`` into one Parquet file per day; return how often each input took its default."""
     defaulted = dict.fromkeys((item.name for item in reader.contract.inputs), 0)
@@ -361,8 +358,7 @@ def _spool_inferred(
         if not rows:
             continue
         with _writer(folder, day) as writer:
-            for exposure_ids, batch in read_ahead(reader.day(day, rows, folder)):
-                scores = model.score(batch.inputs)
+            for exposure_ids, batch, scores in _scored(model, reader.day(day, rows), threads):
                 _check_finite(reader, exposure_ids, scores)
                 writer.write_batch(_spooled(day, exposure_ids, scores, batch.defaulted))
                 for name, count in batch.defaulted_by_input.items():
@@ -465,16 +461,11 @@ def _spool(settings: Settings) -> Iterator[Path]:
 
 @contextmanager
 def _small_writes(lake: Lake) -> Iterator[None]:
-    """Let DuckDB hold no more than a slice of a partition before it writes; by default half a million rows a thread."""
-    lake.connection.execute(f"set partitioned_write_flush_threshold = {SLICE_ROWS}")
+    lake.connection.execute(f"set partitioned_write_flush_threshold = {_HELD_ROWS}")
     try:
         yield
     finally:
         lake.connection.execute("reset partitioned_write_flush_threshold")
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
 
 
 def _checked(surface: str) -> str:

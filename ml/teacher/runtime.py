@@ -16,12 +16,12 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto
 
-from ml.settings import Settings
 from ml.teacher.contract import Contract, ContractError, TeacherInput, TeacherOutput
 
 MAX_MODEL_BYTES = 1 << 31
 """A protobuf, and with it an ONNX file, cannot be larger than 2 GiB."""
 
+_BLOCK = 64
 _PROBE_ROWS = 7
 _PROBE_TOLERANCE = 1e-3
 _PICKLES = {".pkl", ".pickle", ".joblib"}
@@ -46,7 +46,7 @@ class TeacherRefused(ValueError):
 
 
 class TeacherModel(Protocol):
-    """A teacher that can score."""
+    """A teacher that can score; several threads may do so at once."""
 
     contract: Contract
     parameters: int | None
@@ -72,25 +72,26 @@ class TeacherModel(Protocol):
 
 
 class OnnxTeacher:
-    """A teacher in an ONNX file, run by onnxruntime on the CPU.
+    """A teacher in an ONNX file, run by onnxruntime on the CPU, each batch by the thread that brings it.
+
+    A batch is padded to a multiple of 64 rows: with one thread and whole blocks, a row's bits do not depend on its
+    place in the batch, on the batch's size or on the machine's number of cores.
 
     Args:
         contract: Names the file.
-        threads: Intra-op threads; they do not spin between batches.
 
     Raises:
         TeacherRefused: The file breaks the contract, or onnxruntime cannot load it.
     """
 
-    def __init__(self, contract: Contract, threads: int = 1) -> None:
+    def __init__(self, contract: Contract) -> None:
         self.contract = contract
         self._where = str(contract.model_path)
         self.parameters: int | None
         graph_inputs, self.parameters = _check_graph(contract)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(self._where, options, providers=["CPUExecutionProvider"])
@@ -102,12 +103,13 @@ class OnnxTeacher:
     def score(self, batch: Batch) -> np.ndarray:
         """See ``TeacherModel.score``."""
         n = _rows(self.contract, batch)
-        feed = {item.name: _with_rank(batch[item.name], self._ranks[item.name]) for item in self.contract.inputs}
+        feed = {i.name: _padded(_with_rank(batch[i.name], self._ranks[i.name])) for i in self.contract.inputs}
         try:
             answers = self._session.run(self._fetched, feed)
         except Exception as error:  # see __init__
             raise TeacherRefused(f"{self._where}: a batch of {n} rows failed: {error}") from error
-        return _logits(self.contract, dict(zip(self._fetched, answers, strict=True)), n, self._where)
+        padded = -(-n // _BLOCK) * _BLOCK
+        return _logits(self.contract, dict(zip(self._fetched, answers, strict=True)), padded, self._where)[:n]
 
     def close(self) -> None:
         """Drop the session."""
@@ -202,12 +204,7 @@ class EndpointTeacher:
             raise TeacherRefused(f"{self._where}: answered no JSON: {response.text[:200]!r}") from error
 
 
-def inference_threads(settings: Settings) -> int:
-    """Return the intra-op threads of an ONNX teacher: all but the one that reads the next rows meanwhile."""
-    return max(1, settings.threads - 1)
-
-
-def open_teacher(contract: Contract, settings: Settings) -> TeacherModel:
+def open_teacher(contract: Contract) -> TeacherModel:
     """Open and validate a teacher.
 
     Raises:
@@ -217,7 +214,7 @@ def open_teacher(contract: Contract, settings: Settings) -> TeacherModel:
     """
     if contract.scores:
         raise ContractError(f"teacher {contract.name!r} {contract.version!r} has landed scores and no model")
-    model = EndpointTeacher(contract) if contract.endpoint else OnnxTeacher(contract, inference_threads(settings))
+    model = EndpointTeacher(contract) if contract.endpoint else OnnxTeacher(contract)
     try:
         _probe(model)
     except BaseException:
@@ -226,7 +223,7 @@ def open_teacher(contract: Contract, settings: Settings) -> TeacherModel:
     return model
 
 
-def validate(contract: Contract, settings: Settings) -> int | None:
+def validate(contract: Contract) -> int | None:
     """Validate a teacher and return the number of its parameters, where that can be known.
 
     Raises:
@@ -234,7 +231,7 @@ def validate(contract: Contract, settings: Settings) -> int | None:
     """
     if contract.scores:
         return None
-    model = open_teacher(contract, settings)
+    model = open_teacher(contract)
     model.close()
     return model.parameters
 
@@ -308,6 +305,12 @@ def _with_rank(column: np.ndarray, rank: int) -> np.ndarray:
     return column.reshape(-1, 1) if column.ndim == 1 and rank == 2 else column
 
 
+def _padded(column: np.ndarray) -> np.ndarray:
+    """Repeat the last row up to a whole number of blocks."""
+    missing = -len(column) % _BLOCK
+    return np.concatenate([column, np.repeat(column[-1:], missing, axis=0)]) if missing else column
+
+
 def _logits(contract: Contract, answers: Mapping[str, Any], n: int, where: str) -> np.ndarray:
     scores = np.empty((n, len(contract.outputs)))
     for column, item in enumerate(contract.outputs):
@@ -333,7 +336,9 @@ def _column(values: np.ndarray, item: TeacherOutput, n: int, where: str) -> np.n
         if item.index < width:
             return values[:, item.index]
         raise TeacherRefused(f"{where}: output {item.source!r} has {width} columns, index is {item.index}")
-    raise TeacherRefused(f"{where}: output {item.source!r} has shape {list(values.shape)}, wanted [{n}] or [{n}, k]")
+    raise TeacherRefused(
+        f"{where}: output {item.source!r} has shape {list(values.shape)} for {n} rows, wanted [n] or [n, k]"
+    )
 
 
 # --- the ONNX file, before onnxruntime sees it ---

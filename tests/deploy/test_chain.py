@@ -1,7 +1,6 @@
 """What the demo promises, read back from the home that it leaves: figures, lineage, release, refusals."""
 
 import json
-import os
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,17 @@ def report(settings: Settings) -> dict[str, Any]:
 
 def test_the_report_has_every_promised_key(report: dict[str, Any]) -> None:
     assert report["source"] == "simulator"
-    assert {"total", "landing", "features", "teacher", "soft_labels", "students", "evaluation", "onnx", "release"} <= set(
-        report["seconds"]
-    )
+    assert {
+        "total",
+        "landing",
+        "features",
+        "teacher",
+        "soft_labels",
+        "students",
+        "evaluation",
+        "onnx",
+        "release",
+    } <= set(report["seconds"])
     assert report["peak_rss_mb"] > 0
     assert report["landing"]["rows_in"] == report["landing"]["rows_loaded"] + report["landing"]["rows_quarantined"] > 0
     assert set(report["surfaces"]) == {"homepage", "radio"}
@@ -53,7 +60,17 @@ def test_the_report_has_every_promised_key(report: dict[str, Any]) -> None:
         assert surface["answer"]["release"] == surface["release"]["id"]
         assert len(surface["answer"]["items"]) > 1
         for task in surface["tasks"].values():
-            assert {"metric", "teacher", "control", "student", "delta", "delta_lo", "delta_hi", "n", "positives"} <= set(task)
+            assert {
+                "metric",
+                "teacher",
+                "control",
+                "student",
+                "delta",
+                "delta_lo",
+                "delta_hi",
+                "n",
+                "positives",
+            } <= set(task)
             assert task["delta_lo"] <= task["delta"] <= task["delta_hi"]
 
 
@@ -70,7 +87,8 @@ def test_every_figure_is_recomputed_from_the_predictions_with_scikit_learn(
                     rows = lake.sql(
                         f"select e.{spec.label} as label, p.score from lake.ml.predictions_{name} as p "
                         f"join lake.features.examples_{name} as e on e.exposure_id = p.exposure_id and e.day = p.day "
-                        f"where p.partition = ? and p.model = ? and p.task = ? and p.inputs = 'serving' and e.{spec.label} is not null",
+                        f"where p.partition = ? and p.model = ? and p.task = ? and p.inputs = 'serving' "
+                        f"and e.{spec.label} is not null",
                         [settings.last_day, model, task],
                     )
                     if not rows.num_rows:
@@ -86,9 +104,7 @@ def test_every_figure_is_recomputed_from_the_predictions_with_scikit_learn(
     assert checked >= 10
 
 
-def test_the_released_model_gives_the_scores_that_were_judged(
-    settings: Settings, surfaces: dict[str, Surface]
-) -> None:
+def test_the_released_model_gives_the_scores_that_were_judged(settings: Settings, surfaces: dict[str, Surface]) -> None:
     import onnxruntime
 
     from ml.students.columns import to_arrays
@@ -100,7 +116,8 @@ def test_the_released_model_gives_the_scores_that_were_judged(
             assert champion is not None
             kind = champion.release.manifest.kind
             rows = lake.sql(
-                f"select e.* from lake.features.examples_{name} as e where e.day = any(?::date[]) order by md5(exposure_id::varchar) limit 1000",
+                f"select e.* from lake.features.examples_{name} as e where e.day = any(?::date[]) "
+                "order by md5(exposure_id::varchar) limit 1000",
                 [[str(day) for day in champion.release.manifest.eval_days]],
             )
             session = onnxruntime.InferenceSession(str(champion.release.model), providers=["CPUExecutionProvider"])
@@ -108,7 +125,8 @@ def test_the_released_model_gives_the_scores_that_were_judged(
             outputs = dict(zip((o.name for o in session.get_outputs()), session.run(None, arrays), strict=True))
             for task in surface.tasks:
                 stored = lake.sql(
-                    f"select exposure_id, score from lake.ml.predictions_{name} where partition = ? and model = ? and task = ? and inputs = 'serving'",
+                    f"select exposure_id, score from lake.ml.predictions_{name} where partition = ? and model = ? "
+                    "and task = ? and inputs = 'serving'",
                     [settings.last_day, kind, task],
                 )
                 by_id = dict(zip(stored["exposure_id"].to_pylist(), stored["score"].to_pylist(), strict=True))
@@ -199,10 +217,12 @@ def test_nothing_is_written_outside_of_the_home(tiny_demo: Path) -> None:
     for name in ("target", "logs", ".user.yml", "dbt_packages"):
         assert not (ROOT / "dbt_project" / name).exists()
     assert not (ROOT / "great_expectations").exists() and not (ROOT / "gx").exists()
-    assert os.path.exists(tiny_demo / "lake" / "catalog.sqlite")
+    assert (tiny_demo / "lake" / "catalog.sqlite").exists()
 
 
-def test_the_demo_run_again_goes_on_with_the_same_champions(tiny_demo: Path, report: dict[str, Any], run_command) -> None:
+def test_the_demo_run_again_goes_on_with_the_same_champions(
+    tiny_demo: Path, report: dict[str, Any], run_command
+) -> None:
     run_command(tiny_demo, "demo", "--preset", "tiny", timeout=600)
     again = json.loads((tiny_demo / "reports" / "demo.json").read_text(encoding="utf-8"))
     for name, surface in report["surfaces"].items():

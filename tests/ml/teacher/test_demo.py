@@ -133,7 +133,7 @@ def test_it_learns_and_says_what_it_is(trained: Trained) -> None:
 
 def test_it_is_a_teacher_like_any_other(trained: Trained) -> None:
     contract = load_contract(Path(str(trained.settings.teacher)))
-    assert validate(contract, trained.settings) is not None
+    assert validate(contract) is not None
     model = onnx.load(str(contract.model_path))
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     assert str(PROJECT_ROOT).encode() not in contract.model_path.read_bytes()

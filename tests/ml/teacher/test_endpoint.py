@@ -122,8 +122,8 @@ def test_an_endpoint_scores_like_the_file(
     teacher_folder: Callable[..., Path],
     settings: Settings,
 ) -> None:
-    remote = open_teacher(contract_of(platform, binary=binary), settings)
-    local = open_teacher(load_contract(teacher_folder()), settings)
+    remote = open_teacher(contract_of(platform, binary=binary))
+    local = open_teacher(load_contract(teacher_folder()))
     rng = np.random.default_rng(0)
     batch = {
         "user": rng.integers(0, 5_000, 65),
@@ -139,7 +139,7 @@ def test_an_endpoint_scores_like_the_file(
 def test_a_busy_endpoint_is_asked_again_and_a_dead_one_is_named(
     platform: Platform, contract_of: Callable[..., Contract], settings: Settings
 ) -> None:
-    model = open_teacher(contract_of(platform), settings)
+    model = open_teacher(contract_of(platform))
     platform.busy = 2
     batch = {
         "user": np.zeros(1, dtype=np.int64),
@@ -149,7 +149,7 @@ def test_a_busy_endpoint_is_asked_again_and_a_dead_one_is_named(
     assert model.score(batch)[0, 0] == 1.0
     dead = contract_of(Platform(url="http://127.0.0.1:9"))
     with pytest.raises(TeacherRefused, match=r"http://127\.0\.0\.1:9/v2/models/ranker: ConnectError"):
-        open_teacher(dead, settings)
+        open_teacher(dead)
 
 
 def test_an_endpoint_that_breaks_the_contract_is_refused_by_input(
@@ -157,12 +157,12 @@ def test_an_endpoint_that_breaks_the_contract_is_refused_by_input(
 ) -> None:
     platform.age_type = "FP64"
     with pytest.raises(TeacherRefused, match="input 'age' is FP64, the contract says float32"):
-        open_teacher(contract_of(platform), settings)
+        open_teacher(contract_of(platform))
     platform.age_type, platform.age_shape = "FP32", [8, 1]
     with pytest.raises(TeacherRefused, match="input 'age' has the fixed batch size 8"):
-        open_teacher(contract_of(platform), settings)
+        open_teacher(contract_of(platform))
     with pytest.raises(TeacherRefused, match="HTTP 404"):
-        open_teacher(contract_of(platform, model="other"), settings)
+        open_teacher(contract_of(platform, model="other"))
 
 
 def test_the_token_comes_from_the_environment(
@@ -170,10 +170,10 @@ def test_the_token_comes_from_the_environment(
 ) -> None:
     platform.token = "sesame"
     with pytest.raises(TeacherRefused, match="HTTP 401: who are you"):
-        open_teacher(contract_of(platform), settings)
+        open_teacher(contract_of(platform))
     contract = contract_of(platform, token_env="TEACHER_TOKEN")
     monkeypatch.delenv("TEACHER_TOKEN", raising=False)
     with pytest.raises(TeacherRefused, match="environment variable TEACHER_TOKEN holds no token"):
-        open_teacher(contract, settings)
+        open_teacher(contract)
     monkeypatch.setenv("TEACHER_TOKEN", "sesame")
-    open_teacher(contract, settings).close()
+    open_teacher(contract).close()

@@ -122,4 +122,4 @@ def test_a_label_dictionary_is_refused_with_the_cure(settings: Settings, tmp_pat
         outputs=[{"task": "buy", "kind": "probability", "output": "output_probability", "index": 1}],
     )
     with pytest.raises(TeacherRefused, match=r"output 'output_probability' is a sequence_type.*zipmap=False"):
-        validate(load_contract(path), settings)
+        validate(load_contract(path))

@@ -34,7 +34,11 @@ def matrix(table: pa.Table) -> np.ndarray:
     return np.array(table["scores"].to_pylist())
 
 
+@pytest.mark.parametrize("sorted_rows", [65_536, 3_000])
+@pytest.mark.parametrize("threads", [1, 3])
 def test_every_row_is_scored_as_in_one_batch(
+    sorted_rows: int,
+    threads: int,
     lake: Lake,
     settings: Settings,
     teacher_folder: Write,
@@ -44,15 +48,15 @@ def test_every_row_is_scored_as_in_one_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(labels, "BATCH_ROWS", 2048)
-    monkeypatch.setattr(labels, "SLICE_ROWS", 3_000)
+    monkeypatch.setattr(labels, "SORTED_ROWS", sorted_rows)
     contract = load_contract(teacher_folder())
     written = write_inputs(days, rows=7_000)
-    report = label_days(lake, settings, "home", contract, days)
+    report = label_days(lake, settings.model_copy(update={"threads": threads}), "home", contract, days)
     table = stored(lake)
     assert (report.rows, report.examples, report.coverage) == (21_000, 21_000, 1.0)
     assert set(table["teacher_version"].to_pylist()) == {"1"}
     assert set(table["contract_hash"].to_pylist()) == {contract.contract_hash}
-    model = open_teacher(contract, settings)
+    model = open_teacher(contract)
     for day in days:
         order = np.argsort(written[day]["exposure_id"])
         rows = {
@@ -62,7 +66,7 @@ def test_every_row_is_scored_as_in_one_batch(
         }
         got = stored(lake, f"day = '{day}'")
         assert got["exposure_id"].to_pylist() == written[day]["exposure_id"][order].tolist()
-        np.testing.assert_allclose(matrix(got), model.score(rows), atol=1e-6)
+        assert np.array_equal(matrix(got), model.score(rows))
         np.testing.assert_allclose(matrix(got)[:, 0], expected(**rows), atol=1e-5)
     summary = report.outputs["click"]
     clicks = matrix(table)[:, 0]

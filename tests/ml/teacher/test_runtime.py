@@ -30,7 +30,7 @@ CLICK = {"task": "click", "kind": "logit"}
 def test_scores_are_float64_logits_in_contract_order(
     teacher_folder: Callable[..., Path], settings: Settings, expected: Callable[..., np.ndarray]
 ) -> None:
-    model = open_teacher(load_contract(teacher_folder()), settings)
+    model = open_teacher(load_contract(teacher_folder()))
     rng = np.random.default_rng(0)
     batch = {
         "user": rng.integers(0, 5_000, 33),
@@ -45,7 +45,7 @@ def test_scores_are_float64_logits_in_contract_order(
 
 
 def test_saturated_probabilities_become_finite_logits(teacher_folder: Callable[..., Path], settings: Settings) -> None:
-    model = open_teacher(load_contract(teacher_folder()), settings)
+    model = open_teacher(load_contract(teacher_folder()))
     batch = default_batch(model.contract, 2)
     batch["age"][:] = [-500, 500]
     np.testing.assert_allclose(model.score(batch)[:, 1], [-16.118, 16.118], atol=1e-3)
@@ -178,7 +178,7 @@ def test_an_oversized_file_is_refused(
 ) -> None:
     monkeypatch.setattr("ml.teacher.runtime.MAX_MODEL_BYTES", 100)
     with pytest.raises(TeacherRefused, match=r"model\.onnx: \d+ bytes"):
-        validate(load_contract(teacher_folder()), settings)
+        validate(load_contract(teacher_folder()))
 
 
 def test_weights_beside_the_model_are_part_of_the_teacher(
@@ -188,7 +188,7 @@ def test_weights_beside_the_model_are_part_of_the_teacher(
     weights = path.parent / "weights.bin"
     weights.write_bytes(np.array([2.0], dtype=np.float32).tobytes())
     contract = load_contract(path)
-    model = open_teacher(contract, settings)
+    model = open_teacher(contract)
     assert model.score({"age": np.array([1.0], dtype=np.float32)}).tolist() == [[3.0]]
     before = contract.contract_hash
     weights.write_bytes(np.array([4.0, 0.0], dtype=np.float32).tobytes()[:4] + b"")
@@ -199,7 +199,7 @@ def test_weights_beside_the_model_are_part_of_the_teacher(
 def test_a_batch_that_breaks_the_contract_is_an_error_that_names_the_input(
     teacher_folder: Callable[..., Path], settings: Settings
 ) -> None:
-    model = open_teacher(load_contract(teacher_folder()), settings)
+    model = open_teacher(load_contract(teacher_folder()))
     batch = default_batch(model.contract, 4)
     with pytest.raises(ValueError, match=r"input 'user': float32\[4\] given, int64\[4\] wanted"):
         model.score(batch | {"user": np.zeros(4, dtype=np.float32)})
@@ -207,6 +207,6 @@ def test_a_batch_that_breaks_the_contract_is_an_error_that_names_the_input(
 
 def test_landed_scores_have_no_model_to_open(teacher_folder: Callable[..., Path], settings: Settings) -> None:
     contract = load_contract(teacher_folder(model=None, scores=True, inputs=[]))
-    assert validate(contract, settings) is None
+    assert validate(contract) is None
     with pytest.raises(ContractError, match="landed scores and no model"):
-        open_teacher(contract, settings)
+        open_teacher(contract)
