@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-BATCH_ROWS = 16_384
+BATCH_ROWS = 8_192
 SORTED_ROWS = 65_536
 """A day of no more rows is scored in the order of its exposures, a larger one as it is stored."""
 
-_HELD_ROWS = 65_536
+_HELD_ROWS = 16_384
 """Rows of a partition that DuckDB may hold before it writes them; by default half a million per thread."""
 
 _STALE_SPOOL_SECONDS = 24 * 3600
