@@ -19,5 +19,5 @@ frozen "$scratch/all" > "$scratch/all.txt"
 frozen "$scratch/runtime" > "$scratch/runtime.txt"
 
 { echo "# Exact versions of the runtime; written by make lock."; cat "$scratch/runtime.txt"; } > requirements.lock
-{ echo "# Exact versions of what the tests add; written by make lock."; LC_ALL=C comm -13 "$scratch/runtime.txt" "$scratch/all.txt"; } > requirements-dev.lock
+{ echo "# Exact versions of what the tests add; written by make lock."; grep -Fxv -f "$scratch/runtime.txt" "$scratch/all.txt"; } > requirements-dev.lock
 wc -l requirements.lock requirements-dev.lock

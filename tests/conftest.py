@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-for name in [name for name in os.environ if name.startswith("CROSSFADE_") and name != "CROSSFADE_REQUIRE_BROWSER"]:
+for name in [name for name in os.environ if name.startswith("CROSSFADE_")]:
     del os.environ[name]
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"

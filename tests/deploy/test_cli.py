@@ -1,0 +1,65 @@
+"""The command line: what it prints and refuses."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(home: Path, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    import os
+
+    full = {**os.environ, "CROSSFADE_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})}
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", *arguments]
+    return subprocess.run(command, env=full, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    printed = run(tmp_path, "--help").stdout
+    for command in ("init", "demo", "simulate", "kuairand", "ui", "serve", "tune", "placebo", "release", "new"):
+        assert re.search(rf"\b{command}\b", printed), command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("demo", "--source", "spotify"), "unknown source 'spotify'"),
+        (("demo", "--source", "kuairand"), "KUAIRAND_DIR"),
+        (("tune", "podcasts", "--partition", "2026-01-10"), "no surface 'podcasts'"),
+        (("tune", "homepage", "--partition", "2026-01-11"), "training_set of 2026-01-11 is missing"),
+        (("release", "show", "homepage"), "homepage has no champion"),
+        (("new", "surface", "Podcasts"), "'Podcasts'"),
+    ],
+)
+def test_a_wrong_call_is_one_line_with_the_value(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run(tmp_path, *arguments)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_new_surface_writes_a_yaml_and_two_models_and_never_overwrites(tmp_path: Path) -> None:
+    from ml.surfaces.spec import load_surface
+
+    root = tmp_path / "project"
+    assert run(tmp_path, "new", "surface", "podcasts", "--into", str(root)).returncode == 0
+    assert load_surface(root / "ml" / "surfaces" / "podcasts.yaml").name == "podcasts"
+    models = sorted(path.name for path in (root / "dbt_project" / "models" / "surfaces" / "podcasts").iterdir())
+    assert models == [
+        "examples_podcasts.sql",
+        "examples_podcasts.yml",
+        "teacher_inputs_podcasts.sql",
+        "teacher_inputs_podcasts.yml",
+    ]
+    again = run(tmp_path, "new", "surface", "podcasts", "--into", str(root))
+    assert again.returncode == 1 and "exists already" in again.stderr
+
+
+def test_make_help_names_every_target() -> None:
+    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("demo", "test", "ui", "lint", "lock", "install"):
+        assert f"make {target}" in printed
