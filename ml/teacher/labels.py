@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
+LANDED_TABLE = f"{FEATURES}.stg_teacher_scores"
+"""Scores that a sister team handed over."""
+
 BATCH_ROWS = 8_192
 SORTED_ROWS = 65_536
 """A day of no more rows is scored in the order of its exposures, a larger one as it is stored."""
@@ -218,7 +221,7 @@ def rescore(
 
     Args:
         lake: The lake.
-        settings: Threads of the teacher.
+        settings: Threads that score.
         surface_name: The surface.
         contract: The teacher whose labels are sampled.
         days: Days to sample from.
@@ -252,7 +255,7 @@ def rescore(
             parts = (part for day in days for part in reader.landed(day))
         else:
             rows = reader.batches(condition, [days, list(stored)])
-            parts = ((exposure_ids, model.score(batch.inputs)) for exposure_ids, batch in rows)
+            parts = ((ids, scores) for ids, _, scores in _scored(model, rows, settings.threads))
         for exposure_ids, scores in parts:
             wanted = np.isin(exposure_ids, list(stored))
             again |= dict(zip(exposure_ids[wanted].tolist(), scores[wanted].tolist(), strict=True))
@@ -269,8 +272,9 @@ class _Reader:
         self.lake, self.contract = lake, contract
         self.labels = soft_labels_table(surface)
         self.inputs = f"{FEATURES}.teacher_inputs_{_checked(surface)}"
-        if not lake.table_exists(self.inputs):
-            raise LabelError(f"the lake has no table {self.inputs}; build it first")
+        for table in (self.inputs, *([LANDED_TABLE] if contract.scores else [])):
+            if not lake.table_exists(table):
+                raise LabelError(f"the lake has no table {table}; build it first")
         self.columns = InputColumns(contract.inputs, lake.columns(self.inputs), self.inputs)
         self._select = ", ".join(["exposure_id", *self.columns.select])
 
@@ -298,7 +302,7 @@ class _Reader:
         query = f"""
             with latest as (
                 select s.exposure_id, s.task, arg_max(s.score, s.day) as score
-                from {ALIAS}.{FEATURES}.stg_teacher_scores as s
+                from {ALIAS}.{LANDED_TABLE} as s
                 semi join {ALIAS}.{self.inputs} as e on e.exposure_id = s.exposure_id and e.day = ?
                 where s.day >= ? and s.teacher_version = ? and list_contains(?::varchar[], s.task)
                 group by s.exposure_id, s.task
@@ -404,6 +408,8 @@ def _check_finite(reader: _Reader, exposure_ids: np.ndarray, scores: np.ndarray)
 
 
 def _commit(lake: Lake, table: str, contract: Contract, days: list[date], folder: Path) -> int:
+    files = [str(file) for file in sorted(folder.glob("*.parquet"))]
+
     def step() -> None:
         with lake.transaction(f"{table}: teacher {contract.name} {contract.version}, {_span(days)}") as c:
             c.execute(
@@ -411,11 +417,11 @@ def _commit(lake: Lake, table: str, contract: Contract, days: list[date], folder
                 f"and teacher_version = ? and contract_hash = ?",
                 [days, contract.version, contract.contract_hash],
             )
-            for file in sorted(folder.glob("*.parquet")):
+            if files:
                 c.execute(
                     f"insert into {ALIAS}.{table} by name select day, exposure_id, ?::varchar as teacher_version, "
                     f"?::varchar as contract_hash, scores, defaulted_inputs from read_parquet(?)",
-                    [contract.version, contract.contract_hash, str(file)],
+                    [contract.version, contract.contract_hash, files],
                 )
 
     lake.retry(step)

@@ -229,6 +229,8 @@ def test_landed_scores_become_labels_and_missing_tasks_lower_the_coverage(
 ) -> None:
     contract = load_contract(teacher_folder(model=None, scores=True, inputs=None))
     written = write_inputs(days[:2], rows=4)
+    with pytest.raises(LabelError, match=r"no table features\.stg_teacher_scores"):
+        label_days(lake, settings, "home", contract, days[:2])
     ids = [sorted(written[day]["exposure_id"].tolist()) for day in days[:2]]
     one, two = days[:2]
     rows = [(one, key, "click", 1.0 + n, "1") for n, key in enumerate(ids[0])]
