@@ -2,7 +2,9 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -135,7 +137,12 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
 def dbt_resource(settings: Settings) -> DbtCliResource:
     """Return the dbt command line bound to the project and to this home's lake."""
     os.environ.update(dbt_environment(settings))
-    return DbtCliResource(project_dir=str(DBT_PROJECT_DIR), profiles_dir=str(DBT_PROJECT_DIR))
+    beside = Path(sys.executable).parent / "dbt"  # the environment need not be activated
+    return DbtCliResource(
+        project_dir=str(DBT_PROJECT_DIR),
+        profiles_dir=str(DBT_PROJECT_DIR),
+        dbt_executable=str(beside) if beside.exists() else "dbt",
+    )
 
 
 def _build(

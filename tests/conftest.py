@@ -60,6 +60,5 @@ def home_environment(home: Path, **more: str) -> dict[str, str]:
         "CROSSFADE_SURFACES_DIR": str(ROOT / "tests" / "surfaces"),
         "DAGSTER_HOME": str(home / "dagster"),
         "PYTHONPATH": str(ROOT),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         **more,
     }

@@ -169,48 +169,37 @@ def test_no_evaluation_day_reaches_training_tuning_or_the_teacher(settings: Sett
         assert trained_through < min(manifest.eval_days)
 
 
-def test_release_materialized_alone_after_a_failed_check_is_refused(
-    tiny_demo: Path, settings: Settings, surfaces: dict[str, Surface], tmp_path: Path
-) -> None:
-    import shutil
-
+def test_release_materialized_alone_after_a_failed_check_is_refused(settings: Settings, tmp_path: Path) -> None:
     from dagster import DagsterInstance
 
     from deploy.automation import release_chain
     from deploy.definitions import build_definitions
+    from ml.pipeline import promote_candidate
 
-    home = tmp_path / "home"
-    shutil.copytree(tiny_demo, home, ignore=shutil.ignore_patterns("landing"))
-    strict = tmp_path / "surfaces"
-    strict.mkdir()
-    (strict / "homepage.yaml").write_text(
-        f"extends: {ROOT}/tests/surfaces/homepage.yaml\nname: homepage\ngate: {{quality: {{ctr: {{min: 0.999}}}}}}\n"
+    (tmp_path / "homepage.yaml").write_text(
+        f"extends: {ROOT}/tests/surfaces/homepage.yaml\ngate: {{quality: {{ctr: {{min: 0.999}}}}}}\n"
         "training: {learning_rate: 0.004}\n",
         encoding="utf-8",
     )
-    shutil.rmtree(home / "artifacts" / "champion")
-    broken = Settings(home=home, surfaces_dir=strict, threads=1)
-    surface = load_surfaces(broken)["homepage"]
-    definitions = build_definitions(broken)
-    job = definitions.resolve_implicit_global_asset_job_def()
-    day = str(settings.last_day)
-    with DagsterInstance.from_config(str(broken.dagster_home)) as instance:
-        chain = release_chain(surface)
-        first = job.execute_in_process(
-            instance=instance, asset_selection=chain, partition_key=day, raise_on_error=False
-        )
-        assert not first.success
-        assert ReleaseStore(broken.artifacts_dir).pointer("homepage") is None
-        alone = job.execute_in_process(
-            instance=instance, asset_selection=chain[-1:], partition_key=day, raise_on_error=False
-        )
-        assert not alone.success
-    assert ReleaseStore(broken.artifacts_dir).pointer("homepage") is None
-    from ml.pipeline import promote_candidate
+    strict = Settings(home=settings.home, surfaces_dir=tmp_path, threads=1)
+    surface = load_surfaces(strict)["homepage"]
+    job = build_definitions(strict).resolve_implicit_global_asset_job_def()
+    chain, day = release_chain(surface), str(settings.last_day)
+    before = ReleaseStore(settings.artifacts_dir).pointer("homepage")
+    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
 
+        def steps_that_failed(keys: list[Any]) -> list[str]:
+            result = job.execute_in_process(
+                instance=instance, asset_selection=keys, partition_key=day, raise_on_error=False
+            )
+            return [e.step_key for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
+
+        assert steps_that_failed(chain) == ["homepage_gate"]
+        assert steps_that_failed(chain[-1:]) == ["homepage__release"]
     with pytest.raises(PromotionRefused) as refused:
-        promote_candidate(broken, surface, date.fromisoformat(day), by="test")
+        promote_candidate(strict, surface, date.fromisoformat(day), by="test")
     assert refused.value.code == Refusal.VERDICT_FAILED
+    assert ReleaseStore(settings.artifacts_dir).pointer("homepage") == before
 
 
 def test_nothing_is_written_outside_of_the_home(tiny_demo: Path) -> None:
