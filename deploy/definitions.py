@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+for category in (dg.PreviewWarning, dg.BetaWarning):
+    warnings.filterwarnings("ignore", category=category)
 
 from assets.evaluation import build_evaluation  # noqa: E402
 from assets.features import build_features, dbt_resource  # noqa: E402
