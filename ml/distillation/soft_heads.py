@@ -1,5 +1,6 @@
 """Heads that regress the standardised teacher logit; the loss that ``auxiliary`` and ``non_serving`` share."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -44,9 +45,9 @@ class SoftHeads(Technique):
             for spec, module in zip(self.specs, self.modules_of_heads, strict=True)
         }
 
+    @abstractmethod
     def source(self, head: DistillationHead, activations: Activations) -> Tensor:
         """Return what the module of ``head`` reads, [n, width]."""
-        raise NotImplementedError
 
     def loss(self, activations: Activations, soft_labels: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum of the heads' losses, a scalar."""
