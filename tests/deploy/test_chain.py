@@ -14,7 +14,6 @@ from ml.settings import Settings
 from ml.store.releases import PromotionRefused, Refusal, ReleaseStore
 from ml.surfaces.spec import Surface, load_surfaces
 
-pytestmark = pytest.mark.xdist_group("chain")
 ROOT = Path(__file__).resolve().parents[2]
 
 
