@@ -18,7 +18,7 @@ from dagster import DagsterInstance
 from deploy.automation import release_chain
 from deploy.home import prepare, rebuild
 from deploy.terminal import TerminalProgress, console, reporter, terminal_logger
-from ml.settings import Settings, home_from_environment
+from ml.settings import Settings, home_from_environment, write_settings_file
 from ml.surfaces.spec import load_surfaces
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
@@ -94,7 +94,8 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
         if any(str(present[key]) != str(value) for key, value in wanted.items()):
             console.print(f"[dim]{home} holds a demo of other data; rebuilding it[/dim]")
             rebuild(settings)
-    settings = prepare(Settings(home=home), wanted)
+    write_settings_file(home, wanted)
+    settings = Settings(home=home)
     settings = prepare(settings, {"teacher_trained_through": teacher_end(settings)})
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):

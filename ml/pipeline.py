@@ -183,8 +183,9 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
 
     training_set = read_training_set(settings, surface, partition)
     contract = load_contract(_teacher_path(settings))
-    rankers = {role: load_ranker(find(settings, surface, role, partition))[0] for role in ("control", "student")}
-    hashes = {role: find(settings, surface, role, partition).digest for role in rankers}
+    checkpoints = {role: find(settings, surface, role, partition) for role in ("control", "student")}
+    rankers = {role: load_ranker(checkpoint)[0] for role, checkpoint in checkpoints.items()}
+    hashes = {role: checkpoint.digest for role, checkpoint in checkpoints.items()}
     champion = _champion_session(settings, surface)
     tables: list[pa.Table] = []
     for inputs in ("serving", "logged"):
