@@ -73,6 +73,7 @@ select
     users.ctr as user_ctr,
     users.plays as user_plays,
     users.skip_rate as user_skip_rate,
+    users.history_embedding as user_history_embedding,
     coalesce(affinities.plays, 0) as user_creator_plays,
     coalesce(affinities.known, 0) as user_creator_known,
     affinities.recency_days as user_creator_recency_days

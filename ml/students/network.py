@@ -63,6 +63,8 @@ class Ranker(nn.Module):
             self.embeddings[key(vocabulary)] = table
         self.projections = nn.ModuleDict()
         for left, right, size in self.products:
+            if self._is_vector(left, right):
+                continue
             for name in (left, right):
                 if inputs[name].type == "vector" and _projection(name, size) not in self.projections:
                     self.projections[_projection(name, size)] = nn.Linear(inputs[name].length, size)
@@ -73,13 +75,18 @@ class Ranker(nn.Module):
         self.widths = (bottom, network.tower[-1] if network.tower else bottom)
         self.heads = nn.ModuleDict({key(task): nn.Linear(self.widths[1], 1) for task in self.surface.tasks})
 
+    def _is_vector(self, *names: str) -> bool:
+        return all(self.surface.inputs[name].type == "vector" for name in names)
+
     def _size(self, left: str, right: str) -> int:
         inputs = self.surface.inputs
+        if self._is_vector(left, right) and inputs[left].length == inputs[right].length:
+            return inputs[left].length
         sizes = {inputs[name].embedding for name in (left, right) if inputs[name].type in ("id", "category")}
         if len(sizes) != 1 or not {inputs[left].type, inputs[right].type} <= {"id", "category", "vector"}:
             raise ValueError(
                 f"surface {self.surface.name}: product [{left}, {right}] needs two ids of one embedding size, "
-                "or an id and a vector"
+                "an id and a vector, or two vectors of one length"
             )
         return sizes.pop()
 
@@ -95,12 +102,17 @@ class Ranker(nn.Module):
             name: self.embeddings[key(pre.vocabulary[name])](rows[:, index]) for index, name in enumerate(pre.ids)
         }
 
-        def factor(name: str, size: int) -> Tensor:
+        def factor(name: str, size: int, raw: bool) -> Tensor:
             if name in embedded:
                 return embedded[name]
-            return self.projections[_projection(name, size)](dense[:, pre.slices[name]])
+            vector = dense[:, pre.slices[name]]
+            return vector if raw else self.projections[_projection(name, size)](vector)
 
-        products = [factor(left, size) * factor(right, size) for left, right, size in self.products]
+        products = [
+            factor(left, size, raw) * factor(right, size, raw)
+            for left, right, size in self.products
+            for raw in [self._is_vector(left, right)]
+        ]
         bottom = self.bottom(torch.cat([dense, *embedded.values(), *products], dim=1))
         towers = {task: self.towers[key(task)](bottom) for task in self.surface.tasks}
         outputs = {task: self.heads[key(task)](tower).squeeze(1) for task, tower in towers.items()}

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,7 @@ RESUME_FILE = "resume.safetensors"
 
 _HEAD_SEED, _UNKNOWN_SEED, _PLACEBO_SEED = 1, 2, 3
 _REPORTS = 50
+_CENTRE_PRIOR = 5.0
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,8 @@ def fit(
         The ranker on the CPU in evaluation mode, the mean losses of the last epoch, and the number of steps.
     """
     clock = clock or Clock()
+    if technique != NO_TECHNIQUE:
+        data = centre_soft_labels(data, surface)
     with deterministic():
         ranker = build_ranker(data, surface, technique=technique, seed=seed)
         batches = prepare(ranker, data, _device())
@@ -288,6 +291,7 @@ def _run(
     steps = per_epoch * recipe.epochs
     report_every = max(1, steps // _REPORTS)
     optimizer = build_optimizer(ranker, recipe)
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
     sums = torch.zeros(2, device=batches.rows.device)
     step = snapshots.restore(ranker, optimizer, sums) if snapshots else 0
     ranker.train()
@@ -300,6 +304,9 @@ def _run(
         if index == 0:
             sums.zero_()
         part = slice(index * size, min((index + 1) * size, n))
+        decay = remaining_rate(step, steps, recipe.final_rate)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * decay
         optimizer.zero_grad(set_to_none=True)
         activations = ranker.activations(rows[part], batches.dense[part])
         hard = task_loss(ranker, dict(activations.outputs), {k: v[part] for k, v in batches.labels.items()})
@@ -328,6 +335,11 @@ def build_optimizer(ranker: Ranker, recipe: Training) -> torch.optim.Optimizer:
     others = [p for name, p in ranker.named_parameters() if not name.startswith("embeddings.")]
     groups = [{"params": others}, {"params": tables, "lr": recipe.embedding_learning_rate or recipe.learning_rate}]
     return torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+
+
+def remaining_rate(step: int, steps: int, final_rate: float) -> float:
+    """Return the share of the learning rates at ``step`` of ``steps``: 1 at the first, ``final_rate`` at the last."""
+    return 1.0 - (1.0 - final_rate) * step / max(steps - 1, 1)
 
 
 class Snapshots:
@@ -406,7 +418,32 @@ def shuffle_soft_labels(data: Dataset, seed: int) -> Dataset:
         place = np.flatnonzero(day == value)
         order[place] = generator.permutation(place)
     shuffled = {name: label[torch.from_numpy(order)] for name, label in data.soft_labels.items()}
-    return Dataset(data.inputs, data.labels, shuffled, data.exposure_id, data.user_id, data.day)
+    return replace(data, soft_labels=shuffled)
+
+
+def centre_soft_labels(data: Dataset, surface: Surface) -> Dataset:
+    r"""Return the data with each soft label less its mean within the head's ``centre_by``.
+
+    .. math:: t'_i = t_i - \frac{\sum_{j \in G(i)} (t_j - \bar t)}{|G(i)| + 5}
+
+    over the rows G(i) of the same id that have the label. A user who clicks much on the sister platform need not click
+    much here, but the order in which the teacher sees that user's items may hold; the 5 keeps ids with few rows near
+    the mean of all.
+    """
+    soft = dict(data.soft_labels)
+    for head in surface.distillation.heads:
+        if head.centre_by is None or head.teacher_output not in soft:
+            continue
+        label = data.soft_labels[head.teacher_output].to(torch.float64)
+        present = ~torch.isnan(label)
+        if not present.any():
+            continue
+        ids, group = torch.unique(data.inputs[head.centre_by], return_inverse=True)
+        apart = torch.where(present, label - label[present].mean(), 0.0)
+        total = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, group, apart)
+        count = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, group, present.to(torch.float64))
+        soft[head.teacher_output] = (label - (total / (count + _CENTRE_PRIOR))[group]).to(torch.float32)
+    return replace(data, soft_labels=soft)
 
 
 def validation_metrics(ranker: Ranker, data: Dataset) -> dict[str, dict[str, float]]:

@@ -20,7 +20,8 @@ class Trial:
     """One setting of the control.
 
     Attributes:
-        settings: ``learning_rate``, ``weight_decay``, ``batch_size``, ``epochs`` and ``embedding`` (size of ids).
+        settings: ``learning_rate``, ``embedding_learning_rate``, ``final_rate``, ``weight_decay``, ``batch_size``,
+            ``epochs`` and ``embedding`` (size of ids).
         unexplained: Mean over tasks of the share of the label's uncertainty that is left, 1 for a model that only knows
             the mean label: log loss over that of the base rate, or 1 - R2. Lower is better.
         metrics: {task: metrics on the validation days}.
@@ -71,10 +72,12 @@ def tune(
         asked = study.ask()
         chosen = {
             "learning_rate": asked.suggest_float("learning_rate", 1e-3, 5e-2, log=True),
+            "embedding_learning_rate": asked.suggest_float("embedding_learning_rate", 1e-3, 1e-1, log=True),
+            "final_rate": asked.suggest_categorical("final_rate", [0.1, 1.0]),
             "weight_decay": asked.suggest_float("weight_decay", 1e-7, 1e-3, log=True),
             "batch_size": asked.suggest_categorical("batch_size", [64, 128, 256, 512, 1024]),
-            "epochs": asked.suggest_int("epochs", 1, 6),
-            "embedding": asked.suggest_categorical("embedding", [4, 8, 16]),
+            "epochs": asked.suggest_int("epochs", 1, 4),
+            "embedding": asked.suggest_categorical("embedding", [4, 8, 16, 32]),
         }
         trial = _try(apply(surface, chosen), chosen, train_rows, held_out, seed)
         study.tell(asked, trial.unexplained)
@@ -99,6 +102,8 @@ def _present(surface: Surface) -> dict[str, Any]:
     sizes = [spec.embedding for spec in surface.inputs.values() if spec.type == "id"]
     return {
         "learning_rate": recipe.learning_rate,
+        "embedding_learning_rate": recipe.embedding_learning_rate or recipe.learning_rate,
+        "final_rate": recipe.final_rate,
         "weight_decay": max(recipe.weight_decay, 1e-7),
         "batch_size": recipe.batch_size,
         "epochs": recipe.epochs,

@@ -88,6 +88,10 @@ class DistillationHead(_Model):
     task: str | None = None
     teacher_output: str
     weight: float = Field(gt=0)
+    centre_by: str | None = Field(
+        default=None,
+        description="Id input within which the soft label is centred: a level there is the sister platform's",
+    )
 
 
 class Distillation(_Model):
@@ -112,6 +116,12 @@ class Training(_Model):
     learning_rate: float = Field(default=0.01, gt=0)
     embedding_learning_rate: float | None = Field(
         default=None, gt=0, description="Of the embedding tables, each row of which few examples move; default the same"
+    )
+    final_rate: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the learning rates that is left at the last step; the fall is linear",
     )
     weight_decay: float = Field(default=0.0, ge=0)
     batch_size: int = Field(default=256, ge=1)
@@ -220,6 +230,13 @@ class Surface(_Model):
                 raise ValueError(f"distillation head names task {head.task!r}, which is no task")
             if self.distillation.technique == "non_serving" and head.task is not None:
                 raise ValueError("a non_serving head has a tower of its own and names no task")
+            if head.centre_by is not None and (
+                head.centre_by not in self.inputs or self.inputs[head.centre_by].dtype != "int64"
+            ):
+                raise ValueError(f"distillation head centres by {head.centre_by!r}, which is no id input")
+        centred = {(head.teacher_output, head.centre_by) for head in self.distillation.heads}
+        if len(centred) > len({output for output, _ in centred}):
+            raise ValueError("distillation heads of one teacher_output must centre it by the same input")
         for name, task in self.tasks.items():
             if task.baseline is not None and task.baseline not in self.inputs:
                 raise ValueError(f"tasks.{name}.baseline names {task.baseline!r}, which is no input")

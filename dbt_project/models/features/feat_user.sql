@@ -21,6 +21,57 @@ summed as (
         {{ trailing_sum('skips') }}
     from activity
     group by day, user_id
+),
+
+catalog as (
+    {{ as_of_days(ref('stg_items'), 'item_id', ['content_embedding']) }}
+),
+
+clicked as (
+    {{ trailing_days(ref('int_user_item_day')) }}
+),
+
+-- Summed as integers, so that the order of the rows does not show in the last bits.
+content as (
+    select
+        day,
+        item_id,
+        range(len(content_embedding)) as places,
+        [round(greatest(least(x, 1000000), -1000000) * 1048576)::bigint for x in content_embedding] as coordinates
+    from catalog
+    where content_embedding is not null
+),
+
+coordinates as (
+    select
+        clicked.day,
+        clicked.user_id,
+        clicked.clicks,
+        unnest(content.places) as place,
+        unnest(content.coordinates) as coordinate
+    from clicked
+    inner join content on clicked.day = content.day and clicked.item_id = content.item_id
+    where clicked.clicks > 0
+),
+
+totals as (
+    select
+        day,
+        user_id,
+        place,
+        sum(coordinate * clicks)::bigint as total,
+        sum(clicks)::bigint as clicks
+    from coordinates
+    group by day, user_id, place
+),
+
+history as (
+    select
+        day,
+        user_id,
+        list((total / 1048576.0::double / (clicks + {{ var('smoothing_plays') }}))::float order by place) as embedding
+    from totals
+    group by day, user_id
 )
 
 select
@@ -33,7 +84,9 @@ select
     coalesce(summed.impressions, 0) as impressions,
     coalesce(summed.plays, 0) as plays,
     {{ rate('clicks', 'impressions', var('smoothing_impressions')) }} as ctr,
-    {{ rate('skips', 'plays', var('smoothing_plays')) }} as skip_rate
+    {{ rate('skips', 'plays', var('smoothing_plays')) }} as skip_rate,
+    history.embedding as history_embedding
 from accounts
 full join summed using (day, user_id)
+left join history using (day, user_id)
 left join overall using (day)

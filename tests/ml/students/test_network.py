@@ -64,10 +64,24 @@ def test_names_of_module_methods_are_fine_as_inputs_and_tasks(surface: Surface):
 
 
 def test_products_of_inputs_without_a_common_size_are_refused(surface: Surface):
-    for pair in (["user_id", "hour"], ["user_id", "item_age_days"], ["content_embedding", "content_embedding"]):
-        broken = reduced(surface, surface.inputs, network={"products": [pair]})
+    for pair in (["user_id", "hour"], ["user_id", "item_age_days"], ["content_embedding", "short"]):
+        short = {"kind": "daily", "type": "vector", "length": 3, "from": "feat_item.short"}
+        broken = reduced(surface, surface.inputs, inputs={"short": short}, network={"products": [pair]})
         with pytest.raises(ValueError, match=rf"product \[{pair[0]}, {pair[1]}\]"):
             Ranker(broken, Preprocessing.fit(broken.inputs, _zeros(broken)), 0)
+
+
+def test_two_vectors_of_one_length_are_multiplied_as_they_are(surface: Surface, data):
+    pair = ["content_embedding", "content_embedding"]
+    ranker = build_ranker(
+        data, reduced(surface, surface.inputs, network={"products": [pair]}), technique="none", seed=1
+    )
+    read: list[torch.Tensor] = []
+    ranker.bottom.register_forward_pre_hook(lambda module, given: read.append(given[0]))
+    rows, dense = ranker.preprocessing.convert(data.inputs)
+    ranker.activations(rows, dense)
+    content = dense[:, ranker.preprocessing.slices["content_embedding"]]
+    torch.testing.assert_close(read[0][:, -content.shape[1] :], content.square())
 
 
 def test_a_task_named_like_an_input_is_refused(surface: Surface):

@@ -17,8 +17,17 @@ from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, world
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.students.checkpoint import Checkpoint, CheckpointError, checkpoint_digest, load_checkpoint, predict
-from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set, load
-from ml.students.train import RESUME_FILE, fit, forget_ids, shuffle_soft_labels, train, validation_metrics
+from ml.students.dataset import Dataset, TrainingSet, TrainingSetError, build_training_set, load
+from ml.students.train import (
+    RESUME_FILE,
+    centre_soft_labels,
+    fit,
+    forget_ids,
+    remaining_rate,
+    shuffle_soft_labels,
+    train,
+    validation_metrics,
+)
 from ml.surfaces.spec import Surface
 
 
@@ -227,6 +236,37 @@ def test_shuffling_keeps_the_soft_labels_of_each_day_and_of_each_row_together(
         before = torch.stack([data.soft_labels[name][rows] for name in OUTPUTS], dim=1)
         after = torch.stack([shuffled.soft_labels[name][rows] for name in OUTPUTS], dim=1)
         assert sorted(map(tuple, before.tolist())) == sorted(map(tuple, after.tolist()))
+
+
+def test_centring_takes_a_users_level_out_of_the_soft_labels_and_keeps_the_order(
+    settings: Settings, training_set: TrainingSet, surface: Surface
+):
+    data = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
+    head = surface.distillation.heads[0]
+    assert (head.teacher_output, head.centre_by) == ("click", "user_id")
+    centred = centre_soft_labels(data, surface)
+    assert torch.equal(centred.soft_labels["watch"], data.soft_labels["watch"])
+    before, after = data.soft_labels["click"].double(), centred.soft_labels["click"].double()
+    for user in data.inputs["user_id"].unique()[:5]:
+        rows = data.inputs["user_id"] == user
+        level = (before[rows] - before.nanmean()).nansum() / (5 + (~before[rows].isnan()).sum())
+        torch.testing.assert_close(after[rows], before[rows] - level, equal_nan=True, rtol=0, atol=1e-6)
+
+
+def test_a_soft_label_that_is_missing_moves_no_level(surface: Surface):
+    def rows(*labels: float) -> Dataset:
+        count = torch.arange(len(labels))
+        soft = {"click": torch.tensor(labels), "watch": torch.zeros(len(labels))}
+        return Dataset({"user_id": torch.tensor([7, 7, 8])}, {}, soft, count, count, count)
+
+    centred = centre_soft_labels(rows(1.0, float("nan"), 3.0), surface).soft_labels["click"]
+    torch.testing.assert_close(centred, torch.tensor([1 + 1 / 6, float("nan"), 3 - 1 / 6]), equal_nan=True)
+    assert centre_soft_labels(rows(*[float("nan")] * 3), surface).soft_labels["click"].isnan().all()
+
+
+def test_the_learning_rate_falls_in_a_line_to_its_final_share():
+    assert [remaining_rate(step, 5, 0.2) for step in range(5)] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    assert remaining_rate(3, 5, 1.0) == 1.0 and remaining_rate(0, 1, 0.1) == 1.0
 
 
 def test_unknown_vectors_are_learnt(settings: Settings, training_set: TrainingSet, surface: Surface):

@@ -19,7 +19,14 @@ def test_tuning_ranks_settings_by_validation_days_and_repeats_for_a_seed(
 
 
 def test_a_setting_changes_the_recipe_and_the_size_of_ids_only(surface: Surface):
-    chosen = {"learning_rate": 0.1, "weight_decay": 0.0, "batch_size": 64, "epochs": 3, "embedding": 4}
+    chosen = {
+        "learning_rate": 0.1,
+        "final_rate": 0.5,
+        "weight_decay": 0.0,
+        "batch_size": 64,
+        "epochs": 3,
+        "embedding": 4,
+    }
     changed = apply(surface, chosen)
     assert changed.training.batch_size == 64 and changed.training.unknown_share == surface.training.unknown_share
     assert {n for n, s in changed.inputs.items() if s != surface.inputs[n]} == {"user_id", "item_id", "creator_id"}
