@@ -45,7 +45,7 @@ ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the da
 lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/sqlfluff lint dbt_project/models
 
 lock: ## Rewrite the lock files from pyproject.toml, in fresh environments

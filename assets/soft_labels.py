@@ -32,10 +32,10 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: Progress
     ) -> dg.MaterializeResult:
         from ml.lake import Lake
-        from ml.teacher.contract import load_contract
+        from ml.teacher.contract import teacher_contract
         from ml.teacher.labels import label_days
 
-        contract = load_contract(settings.teacher)
+        contract = teacher_contract(settings)
         with Lake(settings) as lake:
             report = label_days(
                 lake, settings, surface.name, contract, partition_days(context), progress=progress.of(context)

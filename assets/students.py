@@ -6,6 +6,7 @@ from pydantic import Field
 from assets.names import OWNER, TRAINING, surface_key
 from assets.partitions import partition_day, student_partitions, student_window
 from assets.progress import Progress
+from ml.pipeline import Role, make_training_set, train_model
 from ml.settings import Settings
 from ml.surfaces.spec import Surface
 
@@ -41,8 +42,6 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
         ),
     )
     def training_set(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        from ml.pipeline import make_training_set
-
         made = make_training_set(settings, surface, partition_day(context))
         return dg.MaterializeResult(
             metadata={
@@ -58,7 +57,7 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
             data_version=dg.DataVersion(made.content_hash),
         )
 
-    def ranker(name: str, description: str) -> dg.AssetsDefinition:
+    def ranker(name: Role, description: str) -> dg.AssetsDefinition:
         @dg.asset(
             key=surface_key(surface.name, name),
             group_name=surface.name,
@@ -77,8 +76,6 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
             settings: dg.ResourceParam[Settings],
             progress: Progress,
         ) -> dg.MaterializeResult:
-            from ml.pipeline import train_model
-
             seed = settings.seed if config.seed is None else config.seed
             trained = train_model(
                 settings,

@@ -28,7 +28,7 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
         It never sees an event of the app. It stands in for a foreign teacher: to use your own, set
         `CROSSFADE_TEACHER` to its `contract.yaml`, and this asset leaves the graph.
         """
-        from ml.teacher.contract import load_contract
+        from ml.teacher.contract import teacher_contract
         from ml.teacher.demo import read_card, train_demo_teacher
 
         if settings.teacher_trained_through is None:
@@ -41,7 +41,7 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
             settings.seed,
             progress=progress.of(context),
         )
-        card = read_card(load_contract(settings.teacher))
+        card = read_card(teacher_contract(settings))
         return dg.MaterializeResult(
             metadata={
                 "rows": card["rows"],
@@ -59,10 +59,10 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
 
         **If it fails**: the message names the input, output or file of the contract that is wrong; nothing is labelled.
         """
-        from ml.teacher.contract import load_contract
+        from ml.teacher.contract import teacher_contract
         from ml.teacher.runtime import validate
 
-        contract = load_contract(settings.teacher)
+        contract = teacher_contract(settings)
         validate(contract)
         table = "| input | dtype | shape | default | meaning |\n|---|---|---|---|---|\n" + "\n".join(
             f"| {i.name} | {i.dtype} | {list(i.shape)} | {i.default} | {i.meaning} |" for i in contract.inputs

@@ -53,9 +53,9 @@ def _soft_labels(settings: Settings, surface: Surface) -> dg.AssetChecksDefiniti
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> dg.AssetCheckResult:
         from checks.gate import check_soft_labels
-        from ml.teacher.contract import load_contract
+        from ml.teacher.contract import teacher_contract
 
-        contract = load_contract(settings.teacher)
+        contract = teacher_contract(settings)
         return _result(check_soft_labels(settings, surface, partition_days(context), contract))
 
     return soft_labels_are_sound
@@ -158,7 +158,7 @@ def _table(checks: Sequence[Check]) -> str:
 
 
 def _text(value: float | str | None) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+    return "" if value is None else value if isinstance(value, str) else f"{value:.6g}"
 
 
 _SEVERITY = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN, Outcome.PASS, Outcome.NOT_EVALUATED)

@@ -167,10 +167,9 @@ class _Judgement:
         return guards.get(number, lambda: ([], _LATER[number]))
 
     def _contract(self) -> Contract:
-        from ml.teacher.contract import load_contract
+        from ml.teacher.contract import teacher_contract
 
-        assert self.settings.teacher is not None
-        return load_contract(self.settings.teacher)
+        return teacher_contract(self.settings)
 
     def _champion(self) -> Champion | None:
         """Return the champion that the verdict's key names; it may have changed while guards ran."""

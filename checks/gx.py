@@ -14,6 +14,7 @@ from ml.store.verdicts import Check, Outcome
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
+    from great_expectations.expectations.expectation import Expectation
 
 
 def suite(name: str, expectations: Iterable[Any]) -> "ExpectationSuite":
@@ -55,7 +56,7 @@ def validate(rows: Iterable[Mapping[str, Any]], expected: "ExpectationSuite") ->
     finally:
         logger.setLevel(level)
     found = {r.expectation_config.meta["check"]: r for r in outcome.results}
-    return [_check(e.meta, found.get(e.meta["check"]), _severity(e)) for e in expected.expectations]
+    return [_check(_meta(e), found.get(_meta(e)["check"]), _severity(e)) for e in expected.expectations]
 
 
 def worst(checks: Iterable[Check]) -> Outcome:
@@ -84,6 +85,13 @@ def _check(meta: Mapping[str, Any], result: Any, severity: Any) -> Check:
         n=details.get("n"),
         detail=_detail(result.result, details),
     )
+
+
+def _meta(expectation: "Expectation") -> dict[str, Any]:
+    """Return what ``named`` gave the expectation."""
+    if expectation.meta is None:
+        raise ValueError(f"{expectation} names no check")
+    return expectation.meta
 
 
 def _severity(expectation: Any) -> str:

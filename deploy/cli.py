@@ -177,9 +177,12 @@ def release_show(
 
     store = ReleaseStore(_settings().artifacts_dir)
     champion = store.champion(surface)
-    if release is None and champion is None:
+    if release:
+        shown = store.release(surface, release)
+    elif champion is not None:
+        shown = champion.release
+    else:
         raise ValueError(f"{surface} has no champion")
-    shown = store.release(surface, release) if release else champion.release
     typer.echo(json.dumps(shown.manifest.model_dump(mode="json"), indent=2))
     _table(f"verdict of {shown.id}: {shown.verdict.decision}", [_guard_row(guard) for guard in shown.verdict.guards])
 

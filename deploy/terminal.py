@@ -108,7 +108,7 @@ def _say(line: str) -> None:
     console.print(line, soft_wrap=True)
 
 
-@dg.logger(description="One line per step on the terminal")
+@dg.logger(config_schema=None, description="One line per step on the terminal")
 def terminal_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
     """Return a logger that prints steps for a person."""
     logger = logging.Logger("crossfade.terminal", logging.DEBUG)

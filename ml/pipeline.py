@@ -92,9 +92,9 @@ def find(settings: Settings, surface: Surface, asset: str, partition: date) -> A
 def make_training_set(settings: Settings, surface: Surface, partition: date) -> Any:
     """Fix which rows the students of a partition learn from and are judged on; return the ``TrainingSet``."""
     from ml.students.dataset import build_training_set
-    from ml.teacher.contract import load_contract
+    from ml.teacher.contract import teacher_contract
 
-    contract = load_contract(_teacher_path(settings))
+    contract = teacher_contract(settings)
     with Lake(settings) as lake:
         made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
     ArtifactStore(settings.artifacts_dir).put(
@@ -175,23 +175,27 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
 
     from ml.evaluation.evaluate import evaluate
     from ml.evaluation.plots import data_uri, figures
-    from ml.evaluation.predictions import student_predictions, teacher_predictions, write_predictions
+    from ml.evaluation.predictions import Model, student_predictions, teacher_predictions, write_predictions
     from ml.evaluation.report import markdown_summary
     from ml.students.checkpoint import predict
     from ml.students.dataset import load
-    from ml.teacher.contract import load_contract
+    from ml.teacher.contract import teacher_contract
 
     training_set = read_training_set(settings, surface, partition)
-    contract = load_contract(_teacher_path(settings))
-    checkpoints = {role: find(settings, surface, role, partition) for role in ("control", "student")}
-    rankers = {role: load_ranker(checkpoint)[0] for role, checkpoint in checkpoints.items()}
+    contract = teacher_contract(settings)
+    checkpoints: dict[Role, Artifact] = {
+        role: find(settings, surface, role, partition) for role in ("control", "student")
+    }
+    rankers: dict[Role, Any] = {role: load_ranker(checkpoint)[0] for role, checkpoint in checkpoints.items()}
     hashes = {role: checkpoint.digest for role, checkpoint in checkpoints.items()}
     champion = _champion_session(settings, surface)
     tables: list[pa.Table] = []
     for inputs in ("serving", "logged"):
         data = load(settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking=inputs)
         arrays = {name: column.numpy() for name, column in data.inputs.items()}
-        scores = {role: (hashes[role], predict(ranker, arrays)) for role, ranker in rankers.items()}
+        scores: dict[Model, tuple[str, dict[str, np.ndarray]]] = {
+            role: (hashes[role], predict(ranker, arrays)) for role, ranker in rankers.items()
+        }
         if champion is not None:
             scores["champion"] = (champion[0], champion[1](arrays))
         for role, (model_hash, values) in scores.items():
@@ -263,10 +267,10 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
     from ml.features import project_hash
     from ml.store.files import sha256_bytes, sha256_file
     from ml.store.manifest import Manifest, examples_content, soft_label_content
-    from ml.teacher.contract import load_contract
+    from ml.teacher.contract import teacher_contract
 
     training_set = read_training_set(settings, surface, partition)
-    contract = load_contract(_teacher_path(settings))
+    contract = teacher_contract(settings)
     kind = choose_candidate(read_evaluation(settings, surface, partition), surface)
     checkpoint = find(settings, surface, kind, partition)
     ranker, meta = load_ranker(checkpoint)
@@ -355,11 +359,11 @@ def surface_summary(lake: Lake, settings: Settings, surface: Surface, partition:
     from ml.evaluation.report import surface_report
     from ml.store.releases import ReleaseStore
     from ml.store.verdicts import VerdictStore
-    from ml.teacher.contract import load_contract
+    from ml.teacher.contract import teacher_contract
     from ml.teacher.demo import read_card
 
     training_set = read_training_set(settings, surface, partition)
-    contract = load_contract(_teacher_path(settings))
+    contract = teacher_contract(settings)
     candidate = find(settings, surface, "onnx", partition)
     checkpoint = find(settings, surface, "student", partition).json("checkpoint.json")
     verdicts = VerdictStore(settings.artifacts_dir).of_candidate(surface.name, candidate.digest)
@@ -451,11 +455,6 @@ def _champion_session(
         return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
 
     return champion.pointer.onnx_sha256, score
-
-
-def _teacher_path(settings: Settings) -> Path:
-    assert settings.teacher is not None
-    return settings.teacher
 
 
 def _steps(progress: Progress | None, what: str) -> Callable[[int, int, float], None] | None:

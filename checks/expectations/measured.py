@@ -6,10 +6,10 @@ must fail. And none of them knows an interval.
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pandas as pd
-from great_expectations.compatibility.pydantic import Field
+from great_expectations.compatibility.pydantic import fields
 from great_expectations.expectations.expectation import BatchExpectation
 
 from ml.gate.rules import judge_interval
@@ -19,7 +19,7 @@ from ml.store.verdicts import Outcome
 class MeasuredExpectation(BatchExpectation):
     """Base: looks at the rows whose columns have the values of ``where``."""
 
-    where: dict[str, str] = Field(default_factory=dict)
+    where: dict[str, str] = fields.Field(default_factory=dict)
 
     domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
 
@@ -32,7 +32,7 @@ class MeasuredExpectation(BatchExpectation):
     ) -> dict[str, Any]:
         rows: pd.DataFrame = execution_engine.get_domain_records({})
         for column, value in self.where.items():
-            rows = rows[rows[column] == value]
+            rows = rows.loc[rows[column] == value]
         return self.judged(rows)
 
 
@@ -56,13 +56,13 @@ class ExpectMeasureBetween(MeasuredExpectation):
         """Return the value that lies furthest beyond the bounds, and whether it is inside."""
         if rows.empty:
             return _result(False, None, "nothing was measured")
-        values = pd.to_numeric(rows[self.column], errors="coerce").astype(float)
+        values = _series(pd.to_numeric(rows[self.column], errors="coerce")).astype(float)
         beyond = values.map(self._beyond)
-        worst = beyond.idxmax()
-        name = str(rows[self.label][worst]) if self.label else ""
-        n = int(rows[self.count].fillna(0).sum()) if self.count else None
-        value = _number(rows[self.shown][worst]) if self.shown else float(values[worst])
-        row = rows.loc[worst]
+        worst = int(beyond.argmax())
+        name = str(_series(rows[self.label]).iloc[worst]) if self.label else ""
+        n = int(_series(rows[self.count]).fillna(0).sum()) if self.count else None
+        value = _number(_series(rows[self.shown]).iloc[worst]) if self.shown else float(values.iloc[worst])
+        row = rows.iloc[worst]
         interval = _finite_pair(row["lo"], row["hi"]) if "value" in (self.column, self.shown) else None
         return _result(not bool((beyond > 0).any()), value, name, n, interval)
 
@@ -138,6 +138,11 @@ def _one(rows: pd.DataFrame) -> dict[str, Any]:
     if len(rows) != 1:
         raise ValueError(f"{len(rows)} rows, one was expected")
     return {str(name): value for name, value in rows.iloc[0].to_dict().items()}
+
+
+def _series(values: Any) -> pd.Series:
+    # pandas annotates these calls with everything that they give for any argument.
+    return cast("pd.Series", values)
 
 
 def _number(value: Any) -> float:

@@ -21,6 +21,8 @@ def choice_suite(chosen: str) -> Any:
 
 
 def _expectation(limits: QualityGate, row: dict[str, Any]) -> Any:
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
     from checks.expectations.measured import ExpectImprovement, ExpectIntervalAbove, ExpectMeasureBetween
 
     comparison, name = row["comparison"], f"{row['task']}_{row['metric']}"
@@ -37,4 +39,4 @@ def _expectation(limits: QualityGate, row: dict[str, Any]) -> Any:
     assert comparison == RIVAL, comparison
     named = gx.named(f"{name}_student_minus_control", "interval not below 0")
     bounds = {"min_value": 0, "count": "n", "shown": "value"}
-    return ExpectMeasureBetween(column="hi", where=where, **bounds, severity="warning", **named)
+    return ExpectMeasureBetween(column="hi", where=where, **bounds, severity=FailureSeverity.WARNING, **named)

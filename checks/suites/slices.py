@@ -11,6 +11,8 @@ from ml.surfaces.spec import QualityGate, SliceGate
 
 def slices_suite(gate: SliceGate, quality: dict[str, QualityGate], rows: Sequence[dict[str, Any]]) -> Any:
     """Return the suite over ``measure_slices``."""
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
     from checks.expectations.measured import ExpectIntervalAbove, ExpectMeasureBetween, ExpectNotClearlyBelow
 
     expected: list[Any] = []
@@ -21,7 +23,7 @@ def slices_suite(gate: SliceGate, quality: dict[str, QualityGate], rows: Sequenc
         if row["comparison"] == ABSOLUTE:
             for column, least in (("n", gate.min_rows), ("positives", gate.min_positives)):
                 named = gx.named(f"{row['slice']}_{row['task']}_{_COUNTS[column]}", gx.between(least))
-                bounds = {"min_value": least, "where": where, "count": "n", "severity": "warning"}
+                bounds = {"min_value": least, "where": where, "count": "n", "severity": FailureSeverity.WARNING}
                 expected.append(ExpectMeasureBetween(column=column, **bounds, **named))
         if row["n"] < gate.min_rows or row["positives"] < gate.min_positives:
             continue

@@ -68,7 +68,7 @@ def create_app(settings: Settings, *, limits: Limits | None = None, poll_s: floa
         yield
         await asyncio.to_thread(engine.stop)
 
-    app = FastAPI(title="Crossfade", version=_version(), description=__doc__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="Crossfade", version=_version(), description=__doc__ or "", lifespan=lifespan, redoc_url=None)
     app.state.engine = engine
     token = settings.serve_token.get_secret_value() if settings.serve_token else None
     app.add_middleware(_Edge, metrics=metrics, token=token)

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import TensorSpec
@@ -46,6 +46,13 @@ class Released:
         self.plan = RequestPlan(model.schema.inputs)
 
 
+class Label(TypedDict):
+    """What every answer names."""
+
+    release: str
+    feature_day: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What answers requests of one surface.
@@ -66,7 +73,7 @@ class Served:
         return self.released.release, self.version, self.features.snapshot_id if self.features else None
 
     @property
-    def label(self) -> dict[str, str | None]:
+    def label(self) -> Label:
         """Return what every answer names: the release and the feature day."""
         return {
             "release": self.released.release,

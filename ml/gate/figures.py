@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ml.evaluation.evaluate import Evaluation, choose_candidate
+from ml.evaluation.evaluate import Difference, Evaluation, Result, choose_candidate
 from ml.surfaces.spec import Surface
 
 ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL = "absolute", "baseline", "champion", "reference", "rival"
@@ -44,7 +44,7 @@ def measure_slices(evaluation: Evaluation, surface: Surface, kind: str, *, champ
     for name in surface.slices:
         for task in surface.gate.quality:
             own = evaluation.result(kind, task, name)
-            cells = {ABSOLUTE: (own.value, own)}
+            cells: dict[str, tuple[float, Result | Difference]] = {ABSOLUTE: (own.value, own)}
             if champion:
                 difference = evaluation.difference(kind, "champion", task, name)
                 cells[CHAMPION] = (difference.estimate, difference)
@@ -74,7 +74,7 @@ def chosen_kind(evaluation: Evaluation, surface: Surface) -> str:
     return choose_candidate(evaluation, surface)
 
 
-def _row(task: str, comparison: str, metric: str, value: float, figure: Any) -> dict[str, Any]:
+def _row(task: str, comparison: str, metric: str, value: float, figure: Result | Difference) -> dict[str, Any]:
     lo, hi = (figure.lo, figure.hi) if math.isfinite(figure.lo) and math.isfinite(figure.hi) else (None, None)
     row = {"task": task, "comparison": comparison, "metric": metric, "value": value}
     return {**row, "lo": lo, "hi": hi, "n": figure.n, "mde": figure.mde}

@@ -84,7 +84,7 @@ def measure_restorable(release: Any) -> dict[str, Any]:
     shapes = {i.name: [1, *[d for d in i.shape[1:]]] for i in session.get_inputs()}
     kinds = {i.name: np.int64 if "int64" in i.type else np.float32 for i in session.get_inputs()}
     answers = session.run(None, {name: np.zeros(shape, kinds[name]) for name, shape in shapes.items()})
-    return {"outputs": len(answers), "finite": all(bool(np.isfinite(a).all()) for a in answers)}
+    return {"outputs": len(answers), "finite": all(bool(np.isfinite(np.asarray(a)).all()) for a in answers)}
 
 
 def _real_rows(lake: Lake, surface: Surface, days: Sequence[date], limit: int) -> dict[str, np.ndarray]:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import duckdb
 import polars as pl
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 
 from ml.landing.contract import Column, LandingError
 
@@ -95,7 +95,7 @@ def _reader(path: Path) -> Callable[[Path, Mapping[str, Column]], Parsed]:
 
 
 def _read_parquet(path: Path, wanted: Mapping[str, Column]) -> Parsed:
-    with pa.parquet.ParquetFile(path) as file:
+    with pq.ParquetFile(path) as file:
         columns = tuple(file.schema_arrow.names)
     _unique(path, columns)
     present = [name for name in wanted if name in columns]
@@ -111,7 +111,8 @@ def _read_parquet(path: Path, wanted: Mapping[str, Column]) -> Parsed:
 
 def _read_parquet_marking(path: Path, present: Sequence[str]) -> pl.DataFrame:
     """Read a file in which some strings are not UTF-8; those get the mark."""
-    table = pa.parquet.read_table(path, columns=list(present), partitioning=None)
+    # Without annotations, the type of ``partitioning`` is taken from its default.
+    table = pq.read_table(path, columns=list(present), partitioning=None)  # pyright: ignore[reportArgumentType]
     for i, field in enumerate(table.schema):
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             raw = table.column(i).cast(pa.binary()).to_pylist()
@@ -132,7 +133,7 @@ def _read_csv(path: Path, wanted: Mapping[str, Column]) -> Parsed:
     _unique(path, columns)
     broken: list[tuple[int, str, str]] = []
 
-    def keep(row: pa.csv.InvalidRow) -> str:
+    def keep(row: pa_csv.InvalidRow) -> str:
         if row.text.count('"') % 2:
             # An open quote swallows the lines after it: how many rows were lost cannot be known.
             broken.append((row.number - 1, "", row.text))
@@ -142,11 +143,11 @@ def _read_csv(path: Path, wanted: Mapping[str, Column]) -> Parsed:
             broken.append((row.number - 1, reason, row.text))
         return "skip"
 
-    table = pa.csv.read_csv(
+    table = pa_csv.read_csv(
         pa.BufferReader(text),
-        read_options=pa.csv.ReadOptions(use_threads=False, block_size=max(_CSV_BLOCK, 2 * len(header_line))),
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
-        convert_options=pa.csv.ConvertOptions(
+        read_options=pa_csv.ReadOptions(use_threads=False, block_size=max(_CSV_BLOCK, 2 * len(header_line))),
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
+        convert_options=pa_csv.ConvertOptions(
             check_utf8=False,
             column_types={name: pa.large_string() for name in columns},
             include_columns=[name for name in wanted if name in columns] or list(columns[:1]),

@@ -1,7 +1,7 @@
 """One model as it serves: an onnxruntime session that was checked against its feature schema and warmed."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -51,7 +51,9 @@ class Model:
             float32 [n] by output name.
         """
         names = self.outputs if outputs is None else list(outputs)
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        # onnxruntime's annotation also names what no ranker gives: sequences, maps, sparse tensors.
+        values = cast("list[np.ndarray]", self._session.run(names, dict(feeds)))
+        return dict(zip(names, values, strict=True))
 
     def _check(self) -> None:
         graph = {node.name: (_DTYPES.get(node.type), len(node.shape) - 1) for node in self._session.get_inputs()}

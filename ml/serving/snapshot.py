@@ -236,7 +236,7 @@ class BoundFeatures:
         return _search(creators[start:stop], wanted, start, len(users))
 
 
-def _search(keys: np.ndarray, wanted: np.ndarray, start: int, missing: int) -> np.ndarray:
+def _search(keys: np.ndarray, wanted: np.ndarray, start: int | np.intp, missing: int) -> np.ndarray:
     """Return ``start`` + the position of each wanted key in sorted ``keys``, ``missing`` where there is none."""
     if len(keys) == 0:
         return np.full(len(wanted), missing)

@@ -133,7 +133,7 @@ def _without_nan(
     nan = np.isnan(values)
     if not nan.any():
         return values, missing
-    nan = nan.any(axis=1) if nan.ndim == 2 else nan
+    nan = np.any(nan, axis=1) if nan.ndim == 2 else nan
     values = values.copy()
     values[nan] = item.default
     return values, nan if missing is None else missing | nan

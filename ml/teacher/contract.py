@@ -15,6 +15,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from ml.settings import Settings
+
 CONTRACT_FILE = "contract.yaml"
 CARD_FILE = "card.json"
 
@@ -221,6 +223,16 @@ def load_contract(path: Path) -> Contract:
         raise ContractError(f"{path}: {readable(error)}") from error
     contract._folder = path.resolve().parent
     return contract
+
+
+def teacher_contract(settings: Settings) -> Contract:
+    """Read the contract of the home's teacher.
+
+    Raises:
+        ContractError: As ``load_contract``.
+    """
+    assert settings.teacher is not None
+    return load_contract(settings.teacher)
 
 
 def write_contract(contract: Contract, path: Path) -> None:
