@@ -5,6 +5,7 @@ HOME_DIR ?= $(CURDIR)/.crossfade
 SOURCE ?= simulator
 KUAIRAND_DIR ?=
 PRESET ?= demo
+STUDY ?= demo
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ export DO_NOT_TRACK ?= 1
 export GX_ANALYTICS_ENABLED ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test ui lint lock clean
+.PHONY: help install demo test ui study lint lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +42,10 @@ test: $(BIN)/.dev ## Run lint and tests; ARGS="..." goes to pytest
 
 ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
 	$(BIN)/crossfade ui
+
+study: $(BIN)/.runtime ## Test what distillation does over worlds and seeds (STUDY=quick, demo or full) and write docs/results.*
+	$(BIN)/crossfade study run $(STUDY)
+	$(BIN)/crossfade study report $(STUDY)
 
 lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 	$(BIN)/ruff check .

@@ -43,7 +43,7 @@ def calibration_plot(evaluation: Evaluation, task: str, inputs: str = "serving")
     """
     binary = evaluation.kinds[task] == "binary"
     models = [m for m in ("champion", "control", "student") if evaluation.has(m, task, inputs)]
-    figure, axes = _canvas(5.4)
+    figure, axes = canvas(5.4)
     curves = {m: evaluation.calibration_of(m, task, inputs) for m in models}
     values = np.concatenate([np.r_[c.predicted, c.observed] for c in curves.values()] or [np.array([0.0, 1.0])])
     lo, hi = (0.0, min(1.0, values.max() * 1.08)) if binary else (values.min(), values.max())
@@ -82,7 +82,7 @@ def calibration_plot(evaluation: Evaluation, task: str, inputs: str = "serving")
     else:
         title = f"{_place(evaluation, task)}: RMSE {_listed(evaluation, shown, task, 'rmse', inputs, '{:.3f}')}"
         note = f"R² {_listed(evaluation, shown, task, 'r2', inputs, '{:.3f}')}"
-    return _finish(figure, axes, title, f"{note}; {_counts(evaluation, task, inputs)}", legend="upper left")
+    return finish(figure, axes, title, f"{note}; {_counts(evaluation, task, inputs)}", legend="upper left")
 
 
 def delta_plot(evaluation: Evaluation, a: str = "student", b: str = "control", inputs: str = "serving") -> bytes:
@@ -130,7 +130,7 @@ def delta_plot(evaluation: Evaluation, a: str = "student", b: str = "control", i
         f"{verdicts['across']}, below 0 in {verdicts['below']} of {total} cells"
     )
     note = f"95 % paired bootstrap over {evaluation.users:,} users; n = {evaluation.rows:,} rows; hollow: too few rows"
-    return _finish(figure, panels[0], title, note)
+    return finish(figure, panels[0], title, note)
 
 
 def slice_plot(evaluation: Evaluation, inputs: str = "serving") -> bytes:
@@ -171,7 +171,7 @@ def slice_plot(evaluation: Evaluation, inputs: str = "serving") -> bytes:
     key.legend(handles=handles, loc="center", ncols=len(shown), frameon=False, fontsize=10)
     title = f"{evaluation.surface.capitalize()}, student - control, x 100, all rows: {', '.join(lifts)}"
     note = f"{inputs} inputs; n = {evaluation.rows:,} rows, {evaluation.users:,} users; hollow: too few rows"
-    return _finish(figure, panels[0], title, note)
+    return finish(figure, panels[0], title, note)
 
 
 def score_plot(evaluation: Evaluation, task: str, inputs: str = "serving") -> bytes:
@@ -181,7 +181,7 @@ def score_plot(evaluation: Evaluation, task: str, inputs: str = "serving") -> by
     """
     binary = evaluation.kinds[task] == "binary"
     models = [m for m in ("control", "student") if evaluation.has(m, task, inputs)]
-    figure, axes = _canvas(4.2)
+    figure, axes = canvas(4.2)
     for model in models:
         histogram = evaluation.histogram_of(model, task, inputs)
         parts = (
@@ -199,7 +199,7 @@ def score_plot(evaluation: Evaluation, task: str, inputs: str = "serving") -> by
     metric = evaluation.primary(task)
     figures = _listed(evaluation, models[::-1], task, metric, inputs, "{:.4f}")
     title = f"{_place(evaluation, task)}: {METRIC_NAMES[metric]} {figures}"
-    return _finish(figure, axes, title, f"raw scores; {_counts(evaluation, task, inputs)}", legend="upper right")
+    return finish(figure, axes, title, f"raw scores; {_counts(evaluation, task, inputs)}", legend="upper right")
 
 
 def figures(evaluation: Evaluation) -> dict[str, bytes]:
@@ -224,7 +224,8 @@ def markdown_image(png: bytes, alternative: str) -> str:
     return f"![{alternative}]({data_uri(png)})"
 
 
-def _canvas(height: float) -> tuple[Figure, Axes]:
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """Return a figure 900 pixels wide and ``height`` hundred pixels high, and its axes, in the style of all plots."""
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     _style(axes)
@@ -241,9 +242,10 @@ def _style(axes: Axes) -> None:
         axis.label.set(fontsize=10.5, color=_MUTED)
 
 
-def _finish(
+def finish(
     figure: Figure, axes: Axes, title: str, note: str, legend: Literal["upper left", "upper right"] | None = None
 ) -> bytes:
+    """Put title and note on a figure and return it as PNG; the same figure gives the same bytes."""
     if legend:
         axes.legend(loc=legend, frameon=False, fontsize=10)
     figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold", color=_INK)

@@ -1,0 +1,87 @@
+"""``crossfade study``: what distillation does, over worlds and seeds, beside its nulls."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from deploy.terminal import console
+
+app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its nulls.")
+
+Name = Annotated[str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo or full.")]
+
+
+@app.command("run")
+def run(
+    name: Name = "quick",
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and cost.")] = False,
+) -> None:
+    """Run what is missing of a study. Stop it at any time: finished trials stay in the lake, a rerun goes on."""
+    from ml.settings import Settings
+    from ml.study.design import load_design
+    from ml.study.run import Progress, plan, run_study, worlds_dir
+
+    settings, design = Settings(), load_design(name)
+    cost = plan(settings, design, workers)
+    console.print(
+        f"study {name}: {cost.trials} trials in {cost.worlds} worlds, {cost.worlds_to_make} of them to be made in "
+        f"{worlds_dir(settings)}; about {_minutes(cost.seconds)} on {cost.workers} processes if no trial is done yet"
+    )
+    if dry_run:
+        return
+
+    def report(progress: Progress) -> None:
+        left = "" if progress.seconds_left is None else f", about {_minutes(progress.seconds_left)} left"
+        console.print(f"  {progress.done} of {progress.total}{left}: {progress.what}", highlight=False)
+
+    run_study(settings, design, workers=workers, report=report)
+    show(name)
+
+
+@app.command("show")
+def show(name: Name = "quick") -> None:
+    """Print the table of a study from the trials in the lake."""
+    from ml.settings import Settings
+    from ml.study.analysis import lifts
+    from ml.study.report import study_rows
+
+    design, rows = study_rows(Settings(), name)
+    table = Table(title=f"study {name}: difference to the control, x100 (AUC, R2)")
+    for column in ("surface", "task", "slice", "arm", "control", "lift", "95 % interval", "p (Holm)", "worlds above 0"):
+        table.add_column(column)
+    for lift in lifts(rows, design):
+        table.add_row(
+            lift.surface,
+            lift.task,
+            lift.slice,
+            f"{lift.arm} (null)" if lift.null else lift.arm,
+            f"{100 * lift.base:.2f}",
+            f"{100 * lift.lift:+.2f}",
+            f"{100 * lift.lo:+.2f} to {100 * lift.hi:+.2f}",
+            f"{lift.p_holm:.3f}",
+            f"{lift.above} of {lift.worlds}",
+        )
+    typer.echo("")
+    console.print(table)
+
+
+@app.command("report")
+def report(
+    name: Name = "demo",
+    out: Annotated[Path, typer.Option(help="Markdown file; plots and an HTML page go beside it.")] = Path(
+        "docs/results.md"
+    ),
+) -> None:
+    """Write the report of a study: tables beside the paper's, forest plots, what did not reproduce."""
+    from ml.settings import Settings
+    from ml.study.report import write_report
+
+    for path in write_report(Settings(), name, out):
+        console.print(f"wrote {path}")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,210 @@
+"""Runs a study: worlds in parallel, every finished trial a commit in the lake, so that a rerun does what is missing."""
+
+import multiprocessing as mp
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from ml.lake import ALIAS, ML, Lake
+from ml.settings import Settings
+from ml.study.design import TEACHER, Design, Trial, World
+from ml.study.worlds import READY_FILE, prepare_world
+
+TRIALS_TABLE = f"{ML}.study_trials"
+WORLD_SECONDS = {"tiny": 25.0, "demo": 150.0, "paper": 900.0}
+TRIAL_SECONDS = {"tiny": 2.0, "demo": 8.0, "paper": 15.0}
+"""What a world and a trial take on one core, for the estimate before a study starts."""
+
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is.
+
+    Attributes:
+        what: What was just finished or begun.
+        done: Trials done, those of earlier runs included.
+        total: Trials in all.
+        seconds_left: Estimate, None before anything was done.
+    """
+
+    what: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study costs before it starts.
+
+    Attributes:
+        worlds: Worlds in all, and how many of them have to be made.
+        trials: Trainings in all; those already in the lake are found once the worlds are there.
+        workers: Processes.
+        seconds: Estimated wall time if nothing but the made worlds is there.
+    """
+
+    worlds: int
+    worlds_to_make: int
+    trials: int
+    workers: int
+    seconds: float
+
+
+def worlds_dir(settings: Settings) -> Path:
+    """Return the folder of the worlds of studies."""
+    return settings.home / "study" / "worlds"
+
+
+def plan(settings: Settings, design: Design, workers: int | None = None) -> Plan:
+    """Return what ``run_study`` would do."""
+    worlds = list(design.in_worlds())
+    to_make = [w for w in worlds if not (worlds_dir(settings) / w.name / READY_FILE).exists()]
+    per_world = sum(1 for _ in design.trials(worlds[0]))
+    count = min(workers or os.cpu_count() or 1, len(worlds))
+    work = len(to_make) * WORLD_SECONDS[design.preset] + len(worlds) * per_world * TRIAL_SECONDS[design.preset]
+    return Plan(len(worlds), len(to_make), len(worlds) * per_world, count, work / count)
+
+
+def run_study(
+    settings: Settings,
+    design: Design,
+    *,
+    workers: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> list[str]:
+    """Run every trial of a study that the lake of ``settings`` does not hold yet.
+
+    Args:
+        settings: The home that keeps worlds and trials.
+        design: What to run.
+        workers: Processes; default one per core. A world is made and used by one process.
+        report: Told of every stage and trial.
+
+    Returns:
+        The digests of all trials of the study, those of earlier runs included.
+
+    Raises:
+        RuntimeError: A world failed; the message names it. The trials of the others are kept.
+    """
+    init_trials(settings)
+    planned = plan(settings, design, workers)
+    worlds = list(design.in_worlds())
+    began, done, fresh = time.monotonic(), 0, 0
+    trials: list[str] = []
+    failed: list[str] = []
+    context = mp.get_context("spawn")
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(
+            planned.workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+        ) as pool,
+    ):
+        messages: Queue[tuple[str, str | None, bool]] = manager.Queue()
+        running = {pool.submit(_run_world, settings.home, design, world, messages): world for world in worlds}
+        while running:
+            finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            for message in _drain(messages):
+                what, trial, new = message
+                if trial:
+                    trials.append(trial)
+                    done, fresh = done + 1, fresh + new
+                left = (time.monotonic() - began) / fresh * (planned.trials - done) if fresh else None
+                report(Progress(what, done, planned.trials, left))
+            for future in finished:
+                world = running.pop(future)
+                if error := future.exception():
+                    failed.append(f"{world.name}: {error}")
+                    report(Progress(f"{world.name} failed: {error}", done, planned.trials, None))
+        for what, trial, _ in _drain(messages):
+            if trial:
+                trials.append(trial)
+                done += 1
+                report(Progress(what, done, planned.trials, None))
+    if failed:
+        raise RuntimeError("; ".join(failed))
+    return sorted(set(trials))
+
+
+def init_trials(settings: Settings) -> None:
+    """Create the table of trials if it is not there."""
+    from ml.study.trials import TRIALS_SCHEMA
+
+    with Lake(settings) as lake:
+        if lake.table_exists(TRIALS_TABLE):
+            return
+
+        def step() -> None:
+            with lake.transaction("study: create table") as connection:
+                connection.register("_empty", TRIALS_SCHEMA.empty_table())
+                connection.execute(f"create table if not exists {ALIAS}.{TRIALS_TABLE} as select * from _empty")
+                connection.unregister("_empty")
+
+        lake.retry(step)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the study is killed: an orphan would go on writing beside the rerun."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_world(home: Path, design: Design, world: World, messages: Any) -> None:
+    from ml.study.trials import Bench
+    from ml.surfaces.spec import load_surfaces
+
+    settings = Settings(home=home)
+    made = prepare_world(
+        worlds_dir(settings), world, lambda stage: messages.put((f"{world.name}: {stage}", None, False))
+    )
+    surfaces = load_surfaces(made)
+    for name in design.surfaces:
+        bench = Bench(made, surfaces[name])
+        with Lake(settings) as lake:
+            known = set(lake.sql(f"select distinct trial from {ALIAS}.{TRIALS_TABLE}")["trial"].to_pylist())
+            for trial in design.trials(world):
+                if trial.surface == name:
+                    _run_trial(lake, bench, trial, known, messages)
+
+
+def _run_trial(lake: Lake, bench: Any, trial: Trial, known: set[str], messages: Any) -> None:
+    from ml.study.trials import trial_rows
+
+    is_teacher = trial.arm is TEACHER
+    identity = bench.trial_digest(trial)
+    what = f"{trial.world.name} {trial.surface} {trial.arm.name} seed {trial.seed}"
+    new = identity not in known
+    if new:
+        measured, seconds = (bench.teacher(), 0.0) if is_teacher else bench.run(trial)
+        rows = trial_rows(trial, identity, measured, seconds)
+
+        def step() -> None:
+            with lake.transaction(f"study: {what}") as connection:
+                connection.register("_trial", rows)
+                connection.execute(f"insert into {ALIAS}.{TRIALS_TABLE} by name select * from _trial")
+                connection.unregister("_trial")
+
+        lake.retry(step, attempts=12)
+    messages.put((what, identity, new))
+
+
+def _drain(messages: Any) -> list[tuple[str, str | None, bool]]:
+    found: list[tuple[str, str | None, bool]] = []
+    while True:
+        try:
+            found.append(messages.get_nowait())
+        except Empty:
+            return found

@@ -1,0 +1,93 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ml.study.analysis import Lift, levels, lifts
+from ml.study.design import Arm, Design
+from ml.study.report import findings
+from ml.study.trials import TRIALS_SCHEMA
+
+DESIGN = Design(name="t", description="d", preset="tiny", worlds=(1,), seeds=(1,), arms=("student", "shuffled"))
+
+
+def rows(values: dict[tuple[str, int, int], float], spread: float = 0.01, task: str = "ctr") -> pa.Table:
+    """Return trials {(arm, world, seed): AUC} whose users' replicates lie ``spread`` around the value."""
+    made = []
+    for (arm, world, seed), value in values.items():
+        noise = np.random.default_rng([world, 5]).normal(0, spread, 50)
+        replicates = (value + noise * (1.5 if arm == "student" else 1.0)).tolist()
+        made.append(
+            {"trial": f"{arm}-{world}-{seed}", "world": world, "surface": "homepage", "arm": arm, "seed": seed}
+            | {"task": task, "slice": "all", "metric": "auc", "value": value, "replicates": replicates, "n": 10}
+        )
+    return pa.Table.from_pylist(made, schema=TRIALS_SCHEMA)
+
+
+def by_arm(table: list[Lift]) -> dict[str, Lift]:
+    return {lift.arm: lift for lift in table}
+
+
+def test_a_lift_is_the_mean_over_worlds_of_the_difference_to_the_control_of_the_same_world_and_seed():
+    values = {("control", 1, 1): 0.70, ("control", 1, 2): 0.72, ("control", 2, 1): 0.80, ("control", 2, 2): 0.78}
+    values |= {("student", w, s): v + {1: 0.02, 2: 0.04}[w] + {1: 0.0, 2: 0.01}[s] for (_, w, s), v in values.items()}
+    found = by_arm(lifts(rows(values), DESIGN))["student"]
+    assert found.lift == pytest.approx((0.025 + 0.045) / 2)
+    assert (found.worlds, found.seeds, found.above, found.base) == (2, 2, 2, pytest.approx(0.75))
+    assert found.lo < found.lift < found.hi and found.detectable > 0
+
+
+def test_one_world_gives_an_estimate_and_no_interval():
+    found = by_arm(lifts(rows({("control", 1, 1): 0.7, ("student", 1, 1): 0.8}), DESIGN))["student"]
+    assert found.lift == pytest.approx(0.1) and np.isnan([found.lo, found.hi, found.p, found.p_holm]).all()
+
+
+def test_p_values_are_corrected_over_the_whole_table():
+    values = {(arm, w, 1): 0.7 + 0.001 * w for w in range(1, 7) for arm in ("control", "shuffled")}
+    values |= {("shuffled", w, 1): 0.7 + 0.002 * w * (-1) ** w for w in range(1, 7)}
+    values |= {("student", w, 1): 0.72 + 0.001 * w for w in range(1, 7)}
+    found = by_arm(lifts(rows(values, spread=1e-4), DESIGN))
+    assert found["student"].p < found["shuffled"].p
+    assert found["student"].p_holm == pytest.approx(2 * found["student"].p)
+    assert found["shuffled"].p_holm == pytest.approx(found["shuffled"].p)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng, covered, of = np.random.default_rng(0), 0, 150
+    for _ in range(of):
+        values = {("control", w, 1): 0.7 for w in range(6)}
+        values |= {("student", w, 1): 0.7 + 0.01 + rng.normal(0, 0.01) for w in range(6)}
+        found = by_arm(lifts(rows(values, spread=1e-5), DESIGN))["student"]
+        covered += found.lo <= 0.01 <= found.hi
+    assert 0.89 <= covered / of <= 0.995
+
+
+def test_the_teachers_own_figures_are_levels_and_no_arm():
+    table = rows({("control", 1, 1): 0.7, ("student", 1, 1): 0.8, ("teacher", 1, 0): 0.6})
+    assert levels(table)["homepage", "ctr", "all"] == pytest.approx({"control": 0.7, "student": 0.8, "teacher": 0.6})
+    assert [lift.arm for lift in lifts(table, DESIGN)] == ["student"]
+
+
+def test_a_claim_counts_as_shown_only_where_its_whole_interval_does():
+    def lift(arm: str, lo: float, hi: float, null: bool = False, slice_: str = "all") -> Lift:
+        middle = (lo + hi) / 2
+        return Lift("homepage", "ctr", slice_, "auc", arm, "control", null, 0.7, middle, lo, hi, 0.5, 0.5, 0.1, 3, 1, 3)
+
+    means = {("homepage", "ctr", "all"): {"control": 0.7, "teacher": 0.6}}
+    shown = {
+        f.claim: f.shown for f in findings([lift("student", 0.01, 0.02), lift("shuffled", -0.1, 0.1, True)], means)
+    }
+    assert shown == {
+        "The student beats its control on CTR.": True,
+        "The teacher is worse on the app than the control that it helps.": True,
+        "With labels shuffled within the day nothing is gained.": True,
+    }
+    across = [
+        lift("student", -0.01, 0.05),
+        lift("student", 0.0, 0.2, slice_="new_releases"),
+        lift("noise", 0.001, 0.1, True),
+    ]
+    assert not any(f.shown for f in findings(across, {("homepage", "ctr", "all"): {"control": 0.5, "teacher": 0.6}}))
+
+
+def test_an_arm_without_ids_is_compared_with_a_control_without_ids():
+    assert Arm("x", ids=False).control == "control_without_ids" and Arm("y").control == "control"

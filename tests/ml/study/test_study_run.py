@@ -1,0 +1,105 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ml.lake import Lake
+from ml.settings import PROJECT_ROOT, Settings
+from ml.study.analysis import levels, lifts
+from ml.study.design import Design, load_design
+from ml.study.report import NoTrials, study_rows, write_report
+from ml.study.run import TRIALS_TABLE, Progress, plan, run_study, worlds_dir
+
+STUDY = """
+one:
+  description: One small world.
+  preset: tiny
+  surfaces_dir: tests/surfaces
+  worlds: [7]
+  seeds: [1]
+  surfaces: [homepage]
+  arms: [student, shuffled]
+"""
+RUN = """
+import sys
+from pathlib import Path
+from ml.settings import Settings
+from ml.study.design import load_design
+from ml.study.run import run_study
+if __name__ == "__main__":
+    design = load_design("one", Path(sys.argv[2]))
+    run_study(Settings(home=Path(sys.argv[1])), design, report=lambda p: print(p.what, flush=True))
+"""
+
+
+def held(settings: Settings) -> dict[str, float]:
+    with Lake(settings) as lake:
+        rows = lake.sql(f"select trial, task, slice, value from lake.{TRIALS_TABLE}").to_pylist()
+    found = {f"{row['trial']} {row['task']} {row['slice']}": row["value"] for row in rows}
+    assert len(found) == len(rows), "a trial is in the lake twice"
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Design]:
+    """A study that was killed after its first training."""
+    root = tmp_path_factory.mktemp("study")
+    designs, script = root / "designs.yaml", root / "run.py"
+    designs.write_text(STUDY)
+    script.write_text(RUN)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(root / "home"), str(designs)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "control seed 1" in line:
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    return Settings(home=root / "home"), load_design("one", designs)
+
+
+def test_a_killed_study_keeps_its_trials_and_a_rerun_does_what_is_missing(study: tuple[Settings, Design]):
+    settings, design = study
+    before = held(settings)
+    assert before
+    world = next(worlds_dir(settings).iterdir())
+    made = (world / "world.json").stat().st_mtime_ns
+    assert plan(settings, design).worlds_to_make == 0
+    seen: list[Progress] = []
+    trials = run_study(settings, design, workers=1, report=seen.append)
+    after = held(settings)
+    assert len(trials) == 4 and set(before.items()) < set(after.items())
+    assert (world / "world.json").stat().st_mtime_ns == made
+    assert (seen[-1].done, seen[-1].total) == (4, 4)
+    assert run_study(settings, design, workers=1) == trials and held(settings) == after
+
+
+def test_a_finished_study_is_reported_with_its_levels_and_lifts(
+    study: tuple[Settings, Design], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    settings, design = study
+    monkeypatch.setattr("ml.study.report.load_design", lambda name: design)
+    _, rows = study_rows(settings, "one")
+    means = levels(rows)
+    assert set(means["homepage", "ctr", "all"]) == {"teacher", "control", "student", "shuffled"}
+    table = lifts(rows, design)
+    assert {lift.arm for lift in table} == {"student", "shuffled"}
+    markdown, page, *plots = write_report(settings, "one", tmp_path / "results.md")
+    text = markdown.read_text()
+    assert "| homepage | ctr | shuffled (null) |" in text and "crossfade study run one" in text
+    assert all(plot.read_bytes().startswith(b"\x89PNG") and f"results/{plot.name}" in text for plot in plots)
+    assert "http" not in page.read_text().replace("http-equiv", "") and "data:image/png" in page.read_text()
+
+
+def test_a_study_that_was_not_run_says_how_to_run_it(tmp_path: Path):
+    with pytest.raises(NoTrials, match=r"world tiny-2001-\S+ is missing; run `crossfade study run quick`"):
+        study_rows(Settings(home=tmp_path / "home"), "quick")
