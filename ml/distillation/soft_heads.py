@@ -49,7 +49,7 @@ class SoftHeads(Technique):
     def source(self, head: DistillationHead, activations: Activations) -> Tensor:
         """Return what the module of ``head`` reads, [n, width]."""
 
-    def loss(self, activations: Activations, soft_labels: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, activations: Activations, soft_labels: Mapping[str, Tensor], users: Tensor) -> Tensor:
         """Return the weighted sum of the heads' losses, a scalar."""
         total = activations.bottom.new_zeros(())
         for index, (spec, prediction) in enumerate(zip(self.specs, self.heads(activations).values(), strict=True)):

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,21 @@ class Activations:
         bottom: Output of the shared bottom, [n, width].
         towers: {task: output of its tower, [n, width]}.
         outputs: {task: logit or value that serves, [n]}.
+        products: Products of embeddings, side by side, [n, width].
     """
 
     bottom: Tensor
     towers: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
+    products: Tensor
+
+
+class Widths(NamedTuple):
+    """Widths of what a technique may read: see ``Activations``."""
+
+    bottom: int
+    tower: int
+    products: int
 
 
 @dataclass(frozen=True)
@@ -55,12 +66,13 @@ class Technique(nn.Module, ABC):
         """Return {name: prediction [n]}, one per head, in the unit in which the loss compares it."""
 
     @abstractmethod
-    def loss(self, activations: Activations, soft_labels: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, activations: Activations, soft_labels: Mapping[str, Tensor], users: Tensor) -> Tensor:
         """Return the weighted loss to add to that of the tasks, a scalar.
 
         Args:
             activations: Of a batch of n rows.
             soft_labels: {teacher output: logit [n]}, NaN where missing.
+            users: User of each row, int64 [n].
         """
 
 

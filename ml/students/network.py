@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ml.distillation.technique import Activations, Technique, perceptron
+from ml.distillation.technique import Activations, Technique, Widths, perceptron
 from ml.modules.vocabulary import UNKNOWN_ROW
 from ml.students.preprocessing import Preprocessing, key
 from ml.surfaces import expression
@@ -68,12 +68,13 @@ class Ranker(nn.Module):
             for name in (left, right):
                 if inputs[name].type == "vector" and _projection(name, size) not in self.projections:
                     self.projections[_projection(name, size)] = nn.Linear(inputs[name].length, size)
-        width = pre.width + sum(inputs[name].embedding for name in pre.ids) + sum(size for *_, size in self.products)
+        products = sum(size for *_, size in self.products)
+        width = pre.width + sum(inputs[name].embedding for name in pre.ids) + products
         self.bottom = perceptron(width, network.bottom)
         bottom = network.bottom[-1] if network.bottom else width
         self.towers = nn.ModuleDict({key(task): perceptron(bottom, network.tower) for task in self.surface.tasks})
-        self.widths = (bottom, network.tower[-1] if network.tower else bottom)
-        self.heads = nn.ModuleDict({key(task): nn.Linear(self.widths[1], 1) for task in self.surface.tasks})
+        self.widths = Widths(bottom, network.tower[-1] if network.tower else bottom, products)
+        self.heads = nn.ModuleDict({key(task): nn.Linear(self.widths.tower, 1) for task in self.surface.tasks})
 
     def _is_vector(self, *names: str) -> bool:
         return all(self.surface.inputs[name].type == "vector" for name in names)
@@ -108,15 +109,16 @@ class Ranker(nn.Module):
             vector = dense[:, pre.slices[name]]
             return vector if raw else self.projections[_projection(name, size)](vector)
 
-        products = [
+        factors = [
             factor(left, size, raw) * factor(right, size, raw)
             for left, right, size in self.products
             for raw in [self._is_vector(left, right)]
         ]
-        bottom = self.bottom(torch.cat([dense, *embedded.values(), *products], dim=1))
+        products = torch.cat(factors, dim=1) if factors else dense[:, :0]
+        bottom = self.bottom(torch.cat([dense, *embedded.values(), products], dim=1))
         towers = {task: self.towers[key(task)](bottom) for task in self.surface.tasks}
         outputs = {task: self.heads[key(task)](tower).squeeze(1) for task, tower in towers.items()}
-        return Activations(bottom=bottom, towers=towers, outputs=outputs)
+        return Activations(bottom=bottom, towers=towers, outputs=outputs, products=products)
 
     def forward(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Score raw columns.

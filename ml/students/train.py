@@ -231,12 +231,14 @@ class Batches:
         dense: Standardised numbers, float32 [n, width].
         labels: {task: [n]}, NaN where masked.
         soft_labels: {teacher output: [n]}, NaN where missing.
+        users: User of each row, int64 [n].
     """
 
     rows: Tensor
     dense: Tensor
     labels: dict[str, Tensor]
     soft_labels: dict[str, Tensor]
+    users: Tensor
 
 
 def prepare(ranker: Ranker, data: Dataset, device: torch.device) -> Batches:
@@ -249,6 +251,7 @@ def prepare(ranker: Ranker, data: Dataset, device: torch.device) -> Batches:
         dense=dense.to(device),
         labels={name: label.to(device) for name, label in data.labels.items()},
         soft_labels={name: label.to(device) for name, label in data.soft_labels.items()},
+        users=data.user_id.to(device),
     )
 
 
@@ -312,7 +315,8 @@ def _run(
         hard = task_loss(ranker, dict(activations.outputs), {k: v[part] for k, v in batches.labels.items()})
         loss = hard
         if ranker.distillation is not None:
-            soft = ranker.distillation.loss(activations, {k: v[part] for k, v in batches.soft_labels.items()})
+            soft_labels = {k: v[part] for k, v in batches.soft_labels.items()}
+            soft = ranker.distillation.loss(activations, soft_labels, batches.users[part])
             loss = hard + soft
             sums[1] += soft.detach()
         loss.backward()

@@ -82,8 +82,15 @@ class Task(_Model):
     baseline: str | None = Field(default=None, description="Input whose value alone is the popularity baseline")
 
 
+Technique = Literal["none", "auxiliary", "non_serving", "direct", "representation", "interaction", "listwise"]
+"""How a student learns soft labels; see ``ml/distillation/``."""
+
+ON_TASKS: frozenset[Technique] = frozenset({"auxiliary", "direct", "listwise"})
+"""Techniques whose heads each belong to a task; the heads of the others belong to none."""
+
+
 class DistillationHead(_Model):
-    """One soft label to learn: on the tower of ``task``, or in an own tower when ``task`` is null."""
+    """One soft label to learn: beside ``task``, or for its own sake where the technique has no place for a task."""
 
     task: str | None = None
     teacher_output: str
@@ -97,7 +104,7 @@ class DistillationHead(_Model):
 class Distillation(_Model):
     """How a student learns soft labels; the control ignores it."""
 
-    technique: Literal["none", "auxiliary", "non_serving"]
+    technique: Technique
     heads: tuple[DistillationHead, ...] = ()
 
 
@@ -226,10 +233,13 @@ class Surface(_Model):
             if item.vocabulary is not None and item.vocabulary not in self.inputs:
                 raise ValueError(f"inputs.{name}.vocabulary names {item.vocabulary!r}, which is no input")
         for head in self.distillation.heads:
-            if self.distillation.technique == "auxiliary" and head.task not in self.tasks:
+            technique = self.distillation.technique
+            if technique in ON_TASKS and head.task not in self.tasks:
                 raise ValueError(f"distillation head names task {head.task!r}, which is no task")
-            if self.distillation.technique == "non_serving" and head.task is not None:
-                raise ValueError("a non_serving head has a tower of its own and names no task")
+            if technique not in ON_TASKS and head.task is not None:
+                raise ValueError(f"a head of technique {technique} names no task, this one names {head.task!r}")
+            if technique == "direct" and head.centre_by is not None:
+                raise ValueError("technique direct learns the teacher's level and cannot centre it")
             if head.centre_by is not None and (
                 head.centre_by not in self.inputs or self.inputs[head.centre_by].dtype != "int64"
             ):

@@ -5,12 +5,17 @@ import torch
 
 from ml.distillation.auxiliary import Auxiliary
 from ml.distillation.catalog import build_technique
+from ml.distillation.direct import Direct
+from ml.distillation.interaction import Interaction
+from ml.distillation.listwise import Listwise, log_softmax_by
 from ml.distillation.non_serving import NonServing
-from ml.distillation.technique import Activations, Scale, Technique, masked_mean_square, perceptron
+from ml.distillation.representation import Representation
+from ml.distillation.technique import Activations, Scale, Technique, Widths, masked_mean_square, perceptron
 from ml.settings import PROJECT_ROOT
-from ml.surfaces.spec import DistillationHead, load_surface
+from ml.surfaces.spec import DistillationHead, Surface, load_surface
 
 NAN = float("nan")
+USERS = torch.tensor([7, 7, 8])
 SCALES = {"click": Scale(mean=-1.0, deviation=2.0), "watch": Scale(mean=0.0, deviation=1.0)}
 
 
@@ -18,7 +23,8 @@ def activations(rows: int = 3, *, grad: bool = False) -> Activations:
     generator = torch.Generator().manual_seed(0)
     bottom = torch.randn(rows, 4, generator=generator).requires_grad_(grad)
     towers = {t: torch.randn(rows, 2, generator=generator).requires_grad_(grad) for t in ("ctr", "trail")}
-    return Activations(bottom, towers, {t: tower.sum(1) for t, tower in towers.items()})
+    products = torch.randn(rows, 5, generator=generator).requires_grad_(grad)
+    return Activations(bottom, towers, {t: tower.sum(1) for t, tower in towers.items()}, products)
 
 
 def auxiliary(*heads: DistillationHead) -> Auxiliary:
@@ -32,7 +38,7 @@ def auxiliary(*heads: DistillationHead) -> Auxiliary:
 def test_the_auxiliary_loss_has_its_golden_value():
     # Predictions are 0.5; z-scores of the teacher are (1 + 1) / 2 = 1, (-3 + 1) / 2 = -1, missing.
     head = DistillationHead(task="ctr", teacher_output="click", weight=0.3)
-    loss = auxiliary(head).loss(activations(), {"click": torch.tensor([1.0, -3.0, NAN])})
+    loss = auxiliary(head).loss(activations(), {"click": torch.tensor([1.0, -3.0, NAN])}, USERS)
     assert loss.item() == pytest.approx(0.3 * ((0.5 - 1) ** 2 + (0.5 + 1) ** 2) / 2)
 
 
@@ -42,7 +48,7 @@ def test_the_losses_of_heads_add_up_with_their_weights():
         DistillationHead(task="trail", teacher_output="watch", weight=2.0),
     ]
     soft = {"click": torch.tensor([1.0, -3.0, NAN]), "watch": torch.tensor([0.0, 1.0, 2.0])}
-    found = auxiliary(*heads).loss(activations(), soft).item()
+    found = auxiliary(*heads).loss(activations(), soft, USERS).item()
     assert found == pytest.approx(0.3 * 1.25 + 2.0 * (0.25 + 0.25 + 2.25) / 3)
 
 
@@ -53,9 +59,9 @@ def test_the_non_serving_loss_has_its_golden_value():
     torch.nn.init.zeros_(tower[0].bias)
     torch.nn.init.constant_(head.weight, 1.0)
     torch.nn.init.constant_(head.bias, -1.0)
-    batch = Activations(torch.tensor([[1.0, 1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]), {}, {})
+    batch = Activations(torch.tensor([[1.0, 1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]), {}, {}, torch.zeros(2, 0))
     # Tower: relu(1), relu(-0.5) in two units; logit 2 * 1 - 1 = 1 and -1; z-scores 0 and 1.
-    loss = made.loss(batch, {"click": torch.tensor([-1.0, 1.0])})
+    loss = made.loss(batch, {"click": torch.tensor([-1.0, 1.0])}, USERS)
     assert loss.item() == pytest.approx(0.3 * (1.0 + 4.0) / 2)
     assert made.heads(batch)["click"].tolist() == [1.0, -1.0]
 
@@ -64,20 +70,20 @@ def test_a_step_moves_the_head_towards_the_teacher():
     head = DistillationHead(task="ctr", teacher_output="click", weight=1.0)
     made = auxiliary(head)
     batch, soft = activations(), {"click": torch.tensor([3.0, 3.0, 3.0])}  # z-score 2, the head says 0.5
-    before = made.loss(batch, soft)
+    before = made.loss(batch, soft, USERS)
     before.backward()
     assert made.modules_of_heads[0].bias.grad.item() < 0
     with torch.no_grad():
         for parameter in made.parameters():
             parameter -= 0.1 * parameter.grad
-    assert made.loss(batch, soft) < before
+    assert made.loss(batch, soft, USERS) < before
     assert made.heads(batch)["ctr/click"].mean() > 0.5
 
 
 def test_auxiliary_teaches_the_tower_of_its_task_alone_and_no_serving_logit():
     batch = activations(grad=True)
     made = Auxiliary([DistillationHead(task="ctr", teacher_output="click", weight=0.3)], SCALES, tower=2)
-    made.loss(batch, {"click": torch.tensor([1.0, -3.0, NAN])}).backward()
+    made.loss(batch, {"click": torch.tensor([1.0, -3.0, NAN])}, USERS).backward()
     assert batch.towers["ctr"].grad[:2].abs().min() > 0
     assert batch.towers["ctr"].grad[2].tolist() == [0, 0]
     assert batch.towers["trail"].grad is None and batch.bottom.grad is None
@@ -87,7 +93,7 @@ def test_non_serving_teaches_the_shared_bottom_and_no_tower_of_a_task():
     batch = activations(grad=True)
     torch.manual_seed(0)
     made = NonServing([DistillationHead(teacher_output="click", weight=0.3)], SCALES, bottom=4, tower=(8,))
-    made.loss(batch, {"click": torch.tensor([1.0, -3.0, 2.0])}).backward()
+    made.loss(batch, {"click": torch.tensor([1.0, -3.0, 2.0])}, USERS).backward()
     assert batch.bottom.grad.abs().sum() > 0
     assert all(tower.grad is None for tower in batch.towers.values())
 
@@ -95,7 +101,7 @@ def test_non_serving_teaches_the_shared_bottom_and_no_tower_of_a_task():
 def test_a_batch_without_soft_labels_costs_nothing_and_its_gradient_is_finite():
     batch = activations(grad=True)
     made = Auxiliary([DistillationHead(task="ctr", teacher_output="click", weight=0.3)], SCALES, tower=2)
-    loss = made.loss(batch, {"click": torch.full((3,), NAN)})
+    loss = made.loss(batch, {"click": torch.full((3,), NAN)}, USERS)
     loss.backward()
     assert loss.item() == 0
     assert batch.towers["ctr"].grad.abs().sum() == 0
@@ -126,12 +132,88 @@ def test_an_output_that_the_teacher_lacks_is_refused():
 def test_the_surface_names_its_technique(name: str, kind: type[Technique]):
     surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
     scales = {output: Scale(0.0, 1.0) for output in ("click", "watch", "continue")}
-    made = build_technique(surface, scales, (48, 24), seed=1)
+    made = build_technique(surface, scales, Widths(48, 24, 8), seed=1)
     assert type(made) is kind
-    again = build_technique(surface, scales, (48, 24), seed=1)
+    again = build_technique(surface, scales, Widths(48, 24, 8), seed=1)
     assert made is not None and again is not None
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
 
 
 def test_a_perceptron_without_layers_passes_its_input_through():
     assert torch.equal(perceptron(3, ())(torch.ones(2, 3)), torch.ones(2, 3))
+
+
+def test_the_direct_loss_is_cross_entropy_with_the_teachers_probability_or_square_error():
+    heads = [
+        DistillationHead(task="ctr", teacher_output="click", weight=0.3),
+        DistillationHead(task="trail", teacher_output="watch", weight=2.0),
+    ]
+    outputs = {"ctr": torch.tensor([0.0, 2.0, 5.0]), "trail": torch.tensor([1.0, 0.0, 0.0])}
+    batch = Activations(torch.zeros(3, 1), {}, outputs, torch.zeros(3, 0))
+    soft = {"click": torch.tensor([0.0, -1.0, NAN]), "watch": torch.tensor([NAN, 3.0, NAN])}
+    p = 1 / (1 + math.exp(1.0))
+    entropy = (math.log(2) + p * math.log(1 + math.exp(-2.0)) + (1 - p) * math.log(1 + math.exp(2.0))) / 2
+    made = Direct(heads, frozenset({"ctr"}))
+    assert made.loss(batch, soft, USERS).item() == pytest.approx(0.3 * entropy + 2.0 * 9.0)
+    assert not list(made.parameters()), "what serves is all that learns"
+
+
+def test_the_representation_loss_has_its_golden_value_and_teaches_the_bottom():
+    made = Representation([DistillationHead(teacher_output="click", weight=0.5)], SCALES, bottom=4)
+    torch.nn.init.constant_(made.modules_of_heads[0].weight, 1.0)
+    torch.nn.init.zeros_(made.modules_of_heads[0].bias)
+    bottom = torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0]], requires_grad=True)
+    batch = Activations(bottom, {}, {}, torch.zeros(2, 0))
+    loss = made.loss(batch, {"click": torch.tensor([-1.0, 3.0])}, USERS[:2])  # z-scores 0 and 2
+    loss.backward()
+    assert loss.item() == pytest.approx(0.5 * (1.0 + 0.0) / 2)
+    assert bottom.grad[0].abs().sum() > 0
+
+
+def test_interaction_teaches_the_products_of_embeddings_and_no_layer_above_them():
+    torch.manual_seed(0)
+    batch = activations(grad=True)
+    made = Interaction([DistillationHead(teacher_output="click", weight=0.3)], SCALES, products=5, tower=(8,))
+    made.loss(batch, {"click": torch.tensor([1.0, -3.0, NAN])}, USERS).backward()
+    assert batch.products.grad[:2].abs().sum() > 0 and batch.products.grad[2].tolist() == [0] * 5
+    assert batch.bottom.grad is None and all(tower.grad is None for tower in batch.towers.values())
+    with pytest.raises(ValueError, match=r"needs network\.products"):
+        Interaction([DistillationHead(teacher_output="click", weight=0.3)], SCALES, products=0, tower=(8,))
+
+
+def test_the_listwise_loss_has_its_golden_value():
+    made = Listwise([DistillationHead(task="ctr", teacher_output="watch", weight=0.5)], SCALES, tower=2)
+    torch.nn.init.constant_(made.modules_of_heads[0].weight, 1.0)
+    torch.nn.init.zeros_(made.modules_of_heads[0].bias)
+    tower = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0], [9.0, 0.0], [4.0, 0.0]])
+    batch = Activations(torch.zeros(4, 1), {"ctr": tower}, {}, torch.zeros(4, 0))
+    soft = {"watch": torch.tensor([0.0, math.log(4.0), 1.0, NAN])}
+    # User 7 has two rows: the teacher says 1/5 and 4/5, the head 1/4 and 3/4; users 8 and 9 have no list.
+    expected = -(0.2 * math.log(0.25) + 0.8 * math.log(0.75))
+    assert made.loss(batch, soft, torch.tensor([7, 7, 8, 7])).item() == pytest.approx(0.5 * expected)
+    shifted = {"watch": soft["watch"] + 100.0}
+    assert made.loss(batch, shifted, torch.tensor([7, 7, 8, 7])).item() == pytest.approx(0.5 * expected, rel=1e-4)
+    assert made.loss(batch, soft, torch.tensor([1, 2, 3, 4])).item() == 0
+
+
+def test_a_softmax_by_group_is_that_of_each_group():
+    values, group = torch.tensor([1.0, 1000.0, 3.0, 999.0]), torch.tensor([0, 1, 0, 1])
+    found = log_softmax_by(values, group, 2)
+    torch.testing.assert_close(found[[0, 2]], torch.log_softmax(values[[0, 2]], 0))
+    torch.testing.assert_close(found[[1, 3]], torch.log_softmax(values[[1, 3]], 0))
+
+
+@pytest.mark.parametrize(
+    ("technique", "head", "reason"),
+    [
+        ("direct", {"task": "ctr", "teacher_output": "click", "weight": 1, "centre_by": "user_id"}, "cannot centre"),
+        ("listwise", {"task": "nothing", "teacher_output": "click", "weight": 1}, "names task 'nothing'"),
+        ("interaction", {"task": "ctr", "teacher_output": "click", "weight": 1}, "technique interaction names no task"),
+        ("representation", {"task": "ctr", "teacher_output": "click", "weight": 1}, "names no task"),
+    ],
+)
+def test_heads_that_do_not_fit_their_technique_are_refused(technique: str, head: dict[str, object], reason: str):
+    content = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml").model_dump(mode="json", by_alias=True)
+    content["distillation"] = {"technique": technique, "heads": [head]}
+    with pytest.raises(ValueError, match=reason):
+        Surface.model_validate(content)
