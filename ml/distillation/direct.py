@@ -17,9 +17,9 @@ class Direct(Technique):
     .. math:: L = \sum_h w_h \frac{1}{|P_h|} \sum_{i \in P_h} \ell_h(o_{h,i}, t_{h,i})
 
     where l is the cross-entropy of the logit o with the teacher's probability sigmoid(t) for a binary task, and the
-    square error for a regression. The classic form (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network",
-    arXiv 1503.02531, at temperature 1), kept as a baseline: a teacher whose base rate is off biases what serves (arXiv
-    2408.14678).
+    square error for a regression. The classic form (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural
+    Network", arXiv 1503.02531, at temperature 1), kept as a baseline: a teacher whose base rate is off biases what
+    serves (arXiv 2408.14678).
 
     Args:
         heads: Heads, each with a task.

@@ -5,13 +5,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml.settings import PROJECT_ROOT
-from ml.surfaces.spec import Surface
+from ml.surfaces.spec import ON_TASKS, Surface, Technique
 
 DESIGNS_FILE = Path(__file__).with_name("designs.yaml")
 
@@ -33,6 +33,7 @@ class Arm:
     Attributes:
         name: As in a design.
         distils: Whether it has distillation heads at all.
+        technique: How it learns, in place of the surface's own technique.
         labels: What it learns from.
         weight: Factor on the weights of all heads.
         ids: Whether embeddings of ids, and their products, are among the inputs. Compared with a control that lacks
@@ -43,6 +44,7 @@ class Arm:
 
     name: str
     distils: bool = True
+    technique: Technique | None = None
     labels: Labels = "as_is"
     weight: float = 1.0
     ids: bool = True
@@ -57,9 +59,12 @@ class Arm:
     def surface(self, surface: Surface) -> Surface:
         """Return the surface that this arm trains."""
         content = surface.model_dump(mode="json", by_alias=True)
-        for head in content["distillation"]["heads"]:
+        distillation = content["distillation"]
+        distillation["technique"] = self.technique or distillation["technique"]
+        for head in distillation["heads"]:
             head["weight"] *= self.weight
-            if not self.centred:
+            head["task"] = self._task_of(head, surface)
+            if not self.centred or self.technique == "direct":
                 head["centre_by"] = None
         if not self.ids:
             ids = {name for name, spec in content["inputs"].items() if spec["type"] == "id"}
@@ -69,6 +74,13 @@ class Arm:
                 if head["centre_by"] in ids:
                     head["centre_by"] = None
         return Surface.model_validate(content)
+
+    def _task_of(self, head: dict[str, Any], surface: Surface) -> str | None:
+        """Return the task that a head stands beside: its own, or the one whose counterpart the teacher has."""
+        if (self.technique or surface.distillation.technique) not in ON_TASKS:
+            return None
+        counterparts = (name for name, task in surface.tasks.items() if task.teacher_output == head["teacher_output"])
+        return head["task"] or next(counterparts, None)
 
 
 ARMS = {
@@ -83,6 +95,10 @@ ARMS = {
         Arm("within_user", labels="within_user"),
         Arm("without_ids", ids=False),
         Arm("uncentred", centred=False),
+        *(
+            Arm(technique, technique=technique)
+            for technique in ("auxiliary", "non_serving", "direct", "representation", "interaction", "listwise")
+        ),
         Arm("weight_x0.3", weight=0.3),
         Arm("weight_x3", weight=3.0),
     )

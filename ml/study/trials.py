@@ -17,7 +17,7 @@ from ml.settings import Settings
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import NO_TECHNIQUE, fit, shuffle_soft_labels
-from ml.study.design import TEACHER, Arm, Labels, Trial, code_hash, digest
+from ml.study.design import Arm, Labels, Trial, code_hash, digest
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import teacher_contract
 
@@ -111,13 +111,13 @@ class Bench:
         return UserWeights(self.held_out.user_id.numpy(), seed=0, replicates=REPLICATES)
 
     def trial_digest(self, trial: Trial) -> str:
-        """Return the identity of a trial: its rows, its surface as the arm changes it, its seed and the code."""
+        """Return the identity of a trial: rows, arm, surface as the arm changes it, seed, and code."""
         return digest(
             {
                 "world": trial.world.model_dump(mode="json"),
                 "rows": self.training_set.content_hash,
                 "surface": trial.arm.surface(self.surface).digest,
-                "arm": trial.arm.name if trial.arm is TEACHER else None,
+                "arm": trial.arm.name,
                 "labels": trial.arm.labels if trial.arm.distils else None,
                 "seed": trial.seed,
                 "code": code_hash(_CODE),

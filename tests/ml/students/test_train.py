@@ -16,8 +16,16 @@ import torch
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, world
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
-from ml.students.checkpoint import Checkpoint, CheckpointError, checkpoint_digest, load_checkpoint, predict
+from ml.students.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    checkpoint_digest,
+    load_checkpoint,
+    predict,
+    save_checkpoint,
+)
 from ml.students.dataset import Dataset, TrainingSet, TrainingSetError, build_training_set, load
+from ml.students.network import Ranker
 from ml.students.train import (
     RESUME_FILE,
     centre_soft_labels,
@@ -28,6 +36,7 @@ from ml.students.train import (
     train,
     validation_metrics,
 )
+from ml.study.design import Arm
 from ml.surfaces.spec import Surface
 
 
@@ -223,6 +232,29 @@ def test_a_planted_taste_is_learnt_and_an_informed_teacher_helps_where_a_shuffle
     assert auc["control"] > 0.6
     assert auc["student"] > auc["control"] + 0.02
     assert abs(auc["placebo"] - auc["control"]) < 0.5 * (auc["student"] - auc["control"])
+
+
+@pytest.mark.parametrize("technique", ["non_serving", "direct", "representation", "interaction", "listwise"])
+def test_every_technique_trains_repeats_for_a_seed_and_leaves_a_ranker_that_serves_as_its_control_does(
+    settings: Settings, training_set: TrainingSet, surface: Surface, technique: str, tmp_path: Path
+):
+    changed = Arm("a", technique=technique).surface(surface)  # type: ignore[arg-type]
+    data = load(settings, training_set, changed, training_set.train_days[:2], soft_labels=True)
+    first, losses, _ = fit(data, changed, technique=technique, seed=1)
+    again, _, _ = fit(data, changed, technique=technique, seed=1)
+    control, _, _ = fit(data, changed, technique="none", seed=1)
+    assert np.isfinite(losses.soft) and losses.soft > 0
+
+    def serving(ranker: Ranker) -> dict[str, torch.Tensor]:
+        return {n: p for n, p in ranker.state_dict().items() if not n.startswith("distillation.")}
+
+    assert all(torch.equal(value, serving(again)[name]) for name, value in serving(first).items())
+    assert set(serving(first)) == set(serving(control))
+    assert any(not torch.equal(value, serving(control)[name]) for name, value in serving(first).items())
+    save_checkpoint(first, {"technique": technique}, tmp_path)
+    loaded, _ = load_checkpoint(tmp_path)
+    columns = {name: column.numpy()[:9] for name, column in data.inputs.items()}
+    assert np.array_equal(predict(loaded, columns)["ctr"], predict(first, columns)["ctr"])
 
 
 def test_shuffling_keeps_the_soft_labels_of_each_day_and_of_each_row_together(

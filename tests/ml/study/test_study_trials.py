@@ -10,7 +10,7 @@ from ml.settings import PROJECT_ROOT
 from ml.students.dataset import Dataset
 from ml.study.design import ARMS, Design, World, load_design
 from ml.study.trials import relabelled
-from ml.surfaces.spec import load_surface
+from ml.surfaces.spec import ON_TASKS, load_surface
 
 KEYS = {"shuffled": "day", "within_item": "item_id", "within_user": "user_id"}
 
@@ -66,6 +66,16 @@ def test_an_arm_changes_only_what_it_names():
     assert set(surface.inputs) - set(bare.inputs) == {"user_id", "item_id", "creator_id"}
 
 
+@pytest.mark.parametrize("name", ["homepage", "radio"])
+def test_every_technique_fits_the_heads_of_every_surface(name: str):
+    surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
+    for arm in ARMS.values():
+        changed = arm.surface(surface).distillation
+        assert changed.technique == (arm.technique or surface.distillation.technique)
+        assert [h.teacher_output for h in changed.heads] == [h.teacher_output for h in surface.distillation.heads]
+        assert all((h.task is not None) == (changed.technique in ON_TASKS) for h in changed.heads)
+
+
 def test_a_study_lists_controls_before_arms_and_the_teacher_once_per_surface():
     design = Design(name="t", description="", preset="tiny", worlds=(1,), seeds=(1, 2), arms=("student", "without_ids"))
     assert [arm.name for arm in design.all_arms] == ["control", "control_without_ids", "student", "without_ids"]
@@ -74,12 +84,12 @@ def test_a_study_lists_controls_before_arms_and_the_teacher_once_per_surface():
 
 
 def test_what_a_study_lacks_is_named():
-    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'quick'\]"):
+    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'quick', 'techniques'\]"):
         load_design("huge")
     with pytest.raises(ValueError, match=r"no arms \['magic'\]"):
         Design(name="t", description="", preset="tiny", worlds=(1,), seeds=(1,), arms=("magic",))
 
 
 def test_no_world_that_settings_were_chosen_on_is_in_a_study():
-    for name in ("quick", "demo", "full"):
+    for name in ("quick", "demo", "techniques", "full"):
         assert not {1, 101, 102} & set(load_design(name).worlds)
