@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.names import LAKE_WRITER, OWNER, landing_key
 from assets.partitions import day_partitions, partition_days
-from assets.progress import Progress
+from assets.progress import ProgressResource
 from ml.lake import LANDING, Lake
 from ml.landing.contract import load_contract
 from ml.settings import Settings
@@ -59,7 +59,7 @@ def build_landing(settings: Settings) -> dg.AssetsDefinition:
         pool=LAKE_WRITER,
     )
     def landing(
-        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: Progress
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: ProgressResource
     ) -> Iterator[dg.MaterializeResult]:
         from ml.landing.load import load_days
 

@@ -5,7 +5,7 @@ import dagster as dg
 from assets.landing import data_version
 from assets.names import LAKE_WRITER, OWNER, TEACHER, surface_key
 from assets.partitions import day_partitions, partition_days
-from assets.progress import Progress
+from assets.progress import ProgressResource
 from ml.settings import Settings
 from ml.surfaces.spec import Surface
 
@@ -29,7 +29,7 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
         ),
     )
     def soft_labels(
-        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: Progress
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: ProgressResource
     ) -> dg.MaterializeResult:
         from ml.lake import Lake
         from ml.teacher.contract import teacher_contract

@@ -5,7 +5,7 @@ from pydantic import Field
 
 from assets.names import OWNER, TRAINING, surface_key
 from assets.partitions import partition_day, student_partitions, student_window
-from assets.progress import Progress
+from assets.progress import ProgressResource
 from ml.pipeline import Role, make_training_set, train_model
 from ml.settings import Settings
 from ml.surfaces.spec import Surface
@@ -74,7 +74,7 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
             context: dg.AssetExecutionContext,
             config: StudentConfig,
             settings: dg.ResourceParam[Settings],
-            progress: Progress,
+            progress: ProgressResource,
         ) -> dg.MaterializeResult:
             seed = settings.seed if config.seed is None else config.seed
             trained = train_model(

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.names import OWNER, TEACHER, TRAINING
-from assets.progress import Progress
+from assets.progress import ProgressResource
 from ml.settings import Settings
 
 
@@ -21,7 +21,7 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
         pool=TRAINING,
     )
     def demo_teacher(
-        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: Progress
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: ProgressResource
     ) -> dg.MaterializeResult:
         """A multi-task ranker trained on the sister platform's logs only, up to `teacher_trained_through`, then frozen.
 

@@ -11,7 +11,7 @@ for category in (dg.PreviewWarning, dg.BetaWarning):
 from assets.evaluation import build_evaluation  # noqa: E402
 from assets.features import build_features, dbt_resource  # noqa: E402
 from assets.landing import build_landing  # noqa: E402
-from assets.progress import Progress  # noqa: E402
+from assets.progress import ProgressResource  # noqa: E402
 from assets.release import build_release  # noqa: E402
 from assets.soft_labels import build_soft_labels  # noqa: E402
 from assets.students import build_students  # noqa: E402
@@ -23,7 +23,10 @@ from ml.surfaces.spec import load_surfaces  # noqa: E402
 
 
 def build_definitions(
-    settings: Settings, *, progress: Progress | None = None, loggers: Mapping[str, dg.LoggerDefinition] | None = None
+    settings: Settings,
+    *,
+    progress: ProgressResource | None = None,
+    loggers: Mapping[str, dg.LoggerDefinition] | None = None,
 ) -> dg.Definitions:
     """Return the definitions of the home that ``settings`` describe.
 
@@ -44,7 +47,7 @@ def build_definitions(
         assets=assets,
         asset_checks=build_checks(settings, surfaces),
         jobs=build_jobs(settings, surfaces),
-        resources={"settings": settings, "progress": progress or Progress(), "dbt": dbt_resource(settings)},
+        resources={"settings": settings, "progress": progress or ProgressResource(), "dbt": dbt_resource(settings)},
         loggers=dict(loggers or {}),
         executor=dg.in_process_executor,
     )

@@ -1,17 +1,18 @@
 """What a person sees while a command runs the graph: a line per step, and a bar for long ones."""
 
+import atexit
 import logging
 import sys
 import time
-from typing import Any
 
 import dagster as dg
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Display
 
-from assets.progress import Progress as ProgressResource
-from assets.progress import ProgressFunction
+from assets.progress import ProgressResource
+from ml.progress import Progress, Step, as_lines
 
 console = Console(stderr=True, highlight=False)
 
@@ -21,51 +22,57 @@ class TerminalProgress(ProgressResource):
 
     every_s: float = 5.0
 
-    def of(self, context: dg.AssetExecutionContext) -> ProgressFunction:
-        """Return a function that draws on the terminal."""
+    def of(self, context: dg.AssetExecutionContext) -> Progress:
+        """Return a progress that draws on the terminal."""
         return reporter(self.every_s)
 
 
-def reporter(every_s: float = 5.0) -> ProgressFunction:
-    """Return ``progress(what, done, total)`` that draws a bar on a terminal, else prints every few seconds."""
-    if not console.is_terminal:
-        return _lines(every_s)
-    bar = Progress(
-        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-        transient=True,
-    )  # fmt: skip
-    tasks: dict[str, Any] = {}
+def reporter(every_s: float = 5.0) -> Progress:
+    """Return a progress that draws a bar on a terminal, else prints every few seconds; lines that stay always."""
+    return _bars.draw if console.is_terminal else as_lines(_print, every_s)
 
-    def draw(what: str, done: int = 0, total: int = 0) -> None:
-        if not total:
-            console.print(f"  {what}")
+
+def _print(text: str) -> None:
+    console.print(f"  {text}", markup=False, soft_wrap=True)
+
+
+class _Bars:
+    """A bar for each work under way, in one display: a console has room for no second."""
+
+    def __init__(self) -> None:
+        self._display: Display | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def draw(self, step: Step) -> None:
+        """Show a report."""
+        if step.line:
+            _print(f"{step.what}: {step.line}")
+        if not step.total:
             return
-        if not tasks:
-            bar.start()
-        task = tasks.get(what)
-        if task is None:
-            task = tasks[what] = bar.add_task(what, total=total)
-        bar.update(task, completed=done, total=total)
-        if total and done >= total:
-            bar.remove_task(tasks.pop(what))
-            if not tasks:
-                bar.stop()
+        if self._display is None:
+            self._display = Display(
+                TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TimeRemainingColumn(), console=console, transient=True,
+            )  # fmt: skip
+            self._display.start()
+        if step.what not in self._tasks:
+            self._tasks[step.what] = self._display.add_task(step.title, total=step.total)
+        self._display.update(self._tasks[step.what], description=step.title, completed=step.done, total=step.total)
+        if step.done >= step.total:
+            self._display.remove_task(self._tasks.pop(step.what))
+            if not self._tasks:
+                self.clear()
 
-    return draw
+    def clear(self) -> None:
+        """Remove every bar and give the cursor back."""
+        if self._display is not None:
+            self._display.stop()
+        self._display = None
+        self._tasks.clear()
 
 
-def _lines(every_s: float) -> ProgressFunction:
-    last = time.monotonic()
-
-    def line(what: str, done: int = 0, total: int = 0) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= every_s:
-            share = f": {done:,} of {total:,} ({100 * done / total:.0f} %)" if total else ""
-            console.print(f"  {what}{share}")
-            last = now
-
-    return line
+_bars = _Bars()
+atexit.register(_bars.clear)
 
 
 class _StepLines(logging.Handler):
@@ -91,6 +98,7 @@ class _StepLines(logging.Handler):
                 seconds = event.event_specific_data.duration_ms / 1000
                 _say(f"{at} {step} [green]done[/green] in {seconds:.1f} s")
             case "STEP_FAILURE":
+                _bars.clear()  # what failed never reports its end
                 error = event.event_specific_data.error
                 cause = error
                 while cause is not None and cause.cause is not None:

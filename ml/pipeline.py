@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ml.lake import Lake
+from ml.progress import Progress, Step, silent
 from ml.settings import PROJECT_ROOT, Settings
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.surfaces.spec import Surface
 
-Progress = Callable[[str, int, int], None]
 Role = Literal["control", "student"]
 
 LIBRARIES = ("dagster", "dbt-core", "duckdb", "numpy", "onnx", "onnxruntime", "pyarrow", "safetensors", "torch")
@@ -121,7 +121,7 @@ def train_model(
     *,
     seed: int,
     run_id: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Trained:
     """Train control or student of a partition and store its checkpoint; a killed training goes on where it was."""
     from ml.students.train import train
@@ -136,7 +136,9 @@ def train_model(
         technique=technique,
         seed=seed,
         out_dir=folder,
-        progress=_steps(progress, f"{surface.name} {role}"),
+        progress=lambda done, total, loss: progress(
+            Step(f"{surface.name} {role}", done, total, note=f"loss {loss:.4f}")
+        ),
     )
     artifact = ArtifactStore(settings.artifacts_dir).put(
         artifact_name(surface, role),
@@ -398,19 +400,25 @@ def defaulted_share(lake: Lake, surface: Surface, training_set: Any, inputs: int
 
 
 def tune_control(
-    settings: Settings, surface: Surface, partition: date, *, trials: int, progress: Progress | None = None
+    settings: Settings, surface: Surface, partition: date, *, trials: int, progress: Progress = silent
 ) -> list[dict[str, Any]]:
     """Tune the control on the validation days of a partition; return the trials, best first."""
     from ml.students.tune import tune
 
     training_set = read_training_set(settings, surface, partition)
-    report = None if progress is None else lambda done, total, _: progress(f"tune {surface.name}", done, total)
-    found = tune(settings, training_set, surface, trials=trials, seed=settings.seed, progress=report)
+    found = tune(
+        settings,
+        training_set,
+        surface,
+        trials=trials,
+        seed=settings.seed,
+        progress=lambda done, total, _: progress(Step(f"tune {surface.name}", done, total)),
+    )
     return [trial.row() for trial in found]
 
 
 def run_placebo(
-    settings: Settings, surface: Surface, partition: date, *, seeds: int, progress: Progress | None = None
+    settings: Settings, surface: Surface, partition: date, *, seeds: int, progress: Progress = silent
 ) -> list[dict[str, Any]]:
     """Train control, student and placebo student (labels shuffled within each day) for several seeds and compare.
 
@@ -455,7 +463,3 @@ def _champion_session(
         return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
 
     return champion.pointer.onnx_sha256, score
-
-
-def _steps(progress: Progress | None, what: str) -> Callable[[int, int, float], None] | None:
-    return None if progress is None else lambda done, total, loss: progress(f"{what}, loss {loss:.4f}", done, total)

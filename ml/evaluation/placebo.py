@@ -1,18 +1,17 @@
 """The placebo: does the lift come from what the teacher knows, or from any extra head? Trained apart from the graph."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ml.evaluation.metrics import auc, r2
+from ml.progress import Progress, Step, silent
 from ml.settings import Settings
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, load
 from ml.students.train import NO_TECHNIQUE, fit, shuffle_soft_labels
 from ml.surfaces.spec import Surface
-
-Progress = Callable[[str, int, int], None]
 
 REAL, SHUFFLED = "teacher", "shuffled within day"
 
@@ -23,7 +22,7 @@ def placebo_lifts(
     surface: Surface,
     *,
     seeds: Sequence[int],
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Train control, student and placebo student per seed and compare them on the evaluation days, serving inputs.
 
@@ -48,8 +47,7 @@ def placebo_lifts(
             rows = shuffle_soft_labels(data, seed) if shuffled else data
             ranker, _, _ = fit(rows, surface, technique=technique, seed=seed)
             figures.append(_figures(ranker, held_out, surface))
-            if progress:
-                progress(f"placebo {surface.name}", number * len(arms) + place + 1, len(seeds) * len(arms))
+            progress(Step(f"placebo {surface.name}", number * len(arms) + place + 1, len(seeds) * len(arms)))
         for arm, found in zip((REAL, SHUFFLED), figures[1:], strict=True):
             for task, value in found.items():
                 lifts.setdefault((task, arm), []).append(value - figures[0][task])

@@ -27,7 +27,6 @@ exposure has the outcome ``engagement`` = ``long_view``, clicked or not. All vid
 duplicates. Those with another click, play time or ``long_view`` get different ``record_hash`` and conflict.
 """
 
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -35,6 +34,7 @@ import duckdb
 
 from ml.landing.contract import LandingError
 from ml.landing.readiness import SUCCESS, table_folder
+from ml.progress import Progress, Step, silent
 from ml.settings import Settings
 
 SKIP_SECONDS = 3.0
@@ -198,14 +198,14 @@ def log_days(folder: Path) -> tuple[date, date]:
     return first, last
 
 
-def write_landing(settings: Settings, progress: Callable[[str], None] | None = None) -> dict[str, int]:
+def write_landing(settings: Settings, progress: Progress = silent) -> dict[str, int]:
     """Write the landing files of every day from ``first_day`` to ``last_day`` (by default the last day of the logs).
 
     Files are parquet, one per table and day, each complete when its ``_SUCCESS`` stands. A second run replaces them.
 
     Args:
         settings: Names the dataset's folder, the landing zone and the days.
-        progress: Called with one line per day.
+        progress: Told after each day.
 
     Returns:
         Rows written by table.
@@ -220,19 +220,18 @@ def write_landing(settings: Settings, progress: Callable[[str], None] | None = N
         )
     data = settings.kuairand_dir / "data"
     logs = _needed_logs(data, settings)
-    if progress is not None and (ignored := sorted(data.glob("log_random_*.csv"))):
-        progress(f"{ignored[0].name} is not landed: its items were not chosen by a ranker")
+    if ignored := sorted(data.glob("log_random_*.csv")):
+        progress(Step("kuairand", line=f"{ignored[0].name} is not landed, its items were not chosen by a ranker"))
     totals = dict.fromkeys(_TABLES, 0)
     with duckdb.connect(config={"threads": settings.threads, "memory_limit": settings.memory_limit}) as connection:
         spill = settings.home / "scratch"
         connection.execute(f"set temp_directory = '{_quote(spill)}'")
         _load(connection, data, logs, settings)
         days = [day for (day,) in connection.execute("select day from wanted order by day").fetchall()]
-        for day in days:
+        for done, day in enumerate(days, 1):
             for table, query in _TABLES.items():
                 totals[table] += _write(connection, settings, table, day, query)
-            if progress is not None:
-                progress(f"{day}: landing files written")
+            progress(Step("kuairand", done, len(days), line=f"{day}, landing files written"))
     return totals
 
 

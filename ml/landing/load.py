@@ -6,7 +6,7 @@ stay as they were. Nothing is held in memory beyond one day.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
@@ -17,6 +17,7 @@ from ml.lake import ALIAS, LANDING, Lake
 from ml.landing.contract import DAY, Contract, ContractError, LandingError, load_contract
 from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, read_file
 from ml.landing.readiness import SUCCESS, data_files, input_hash, landed_tables, table_folder
+from ml.progress import Progress, Step, silent
 from ml.settings import Settings
 
 QUARANTINE, LEDGER = f"{LANDING}.quarantine", f"{LANDING}.ledger"
@@ -43,8 +44,6 @@ SMALL_TABLE = 100
 TABLE_FACTOR = 10
 """One table may lose this many times the share that the day may lose."""
 _CONTENT_CHARACTERS = 2_000
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def load_days(
     days: Iterable[date],
     surfaces: set[str],
     tables: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> list[LandingReport]:
     """Land days, one transaction per day; a day that is landed again is replaced.
 
@@ -140,7 +139,7 @@ def load_days(
         days: Days to land.
         surfaces: Names of the configured surfaces; other surfaces in ``exposures`` are bad rows.
         tables: Tables to land; all of the contract by default. A table that a day lacks is emptied for that day.
-        progress: Called with one line per day.
+        progress: Told after each day.
 
     Returns:
         One report per day and table, in order.
@@ -157,7 +156,8 @@ def load_days(
         contract.table(name)
     init_tables(lake)
     reports: list[LandingReport] = []
-    for day in sorted(set(days)):
+    days = sorted(set(days))
+    for done, day in enumerate(days, 1):
         _, absent = landed_tables(settings, day)
         if lacking := [name for name in absent if name in names]:
             raise DayIncomplete(
@@ -172,9 +172,8 @@ def load_days(
             raise QuarantineLimitExceeded(day, day_reports, message)
         lake.retry(lambda landed=landed, bad=bad, day=day: _write_day(lake, day, names, landed, bad))
         reports += day_reports
-        if progress is not None:
-            loaded, lost = sum(r.rows_loaded for r in day_reports), sum(r.rows_quarantined for r in day_reports)
-            progress(f"{day}: {loaded:,} rows landed, {lost:,} quarantined")
+        loaded, lost = sum(r.rows_loaded for r in day_reports), sum(r.rows_quarantined for r in day_reports)
+        progress(Step("landing", done, len(days), line=f"{day}, {loaded:,} rows landed, {lost:,} quarantined"))
     return reports
 
 

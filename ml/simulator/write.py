@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.landing.readiness import SUCCESS, table_folder
+from ml.progress import Progress, Step, silent
 from ml.settings import Settings
 from ml.simulator.tables import TABLES
 from ml.simulator.world import World, tables_of
@@ -44,9 +45,7 @@ def days_of(settings: Settings, world: World) -> int:
     return (settings.last_day - settings.first_day).days + 1
 
 
-def write_landing(
-    settings: Settings, days: int | None = None, progress: Callable[[str, int, int], None] | None = None
-) -> list[Path]:
+def write_landing(settings: Settings, days: int | None = None, progress: Progress = silent) -> list[Path]:
     """Write the world of ``settings`` into its landing zone as Parquet files, one per table and day.
 
     Complete days are kept as they are, so that a stopped run goes on where it ended and more days can be added.
@@ -54,7 +53,7 @@ def write_landing(
     Args:
         settings: Name the landing zone, the first day and the world.
         days: Days to have; default: up to ``settings.last_day``, else the preset's window.
-        progress: Called after each day with ("simulate", days done, days in all).
+        progress: Told after each day.
 
     Returns:
         The data files written, oldest day first; those of days that were complete are not among them.
@@ -78,8 +77,7 @@ def write_landing(
         if index in missing:
             day = settings.first_day + timedelta(days=index)
             written += [_write(settings, name, day, table) for name, table in tables_of(events, tabulator).items()]
-        if progress is not None:
-            progress("simulate", index + 1, missing[-1] + 1)
+        progress(Step("simulate", index + 1, missing[-1] + 1))
     return written
 
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ml.evaluation.metrics import auc
 from ml.lake import ALIAS, FEATURES, Lake
+from ml.progress import Progress, Step, silent
 from ml.settings import Settings
 from ml.students.preprocessing import Preprocessing
 from ml.surfaces.spec import Input
@@ -50,7 +51,6 @@ MODEL_FILE = "model.onnx"
 
 _SAMPLE_ROWS = 200_000
 _READ_ROWS = 65_536
-Progress = Callable[[str], None]
 
 
 class TrainingError(ValueError):
@@ -172,7 +172,7 @@ def train_demo_teacher(
     through: date,
     out_dir: Path,
     seed: int,
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> Teacher:
     """Train the demo teacher on the source days first_day..through and freeze it.
 
@@ -185,7 +185,7 @@ def train_demo_teacher(
         out_dir: Receives ``<contract hash>/{model.onnx, contract.yaml, card.json}`` and, written last, a
             ``contract.yaml`` that points there.
         seed: Seed of parameters and missingness.
-        progress: Called with one line per stage and day.
+        progress: Told after each stage and day.
 
     Returns:
         The pinned teacher.
@@ -202,9 +202,11 @@ def train_demo_teacher(
     with Lake(settings) as lake, _one_torch_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         rows = _count(lake, spec, days)
-        progress(f"teacher: {sum(rows.values())} source impressions of {len(days)} days, {days[0]} to {through}")
+        found = f"{sum(rows.values()):,} source impressions of {len(days)} days, {days[0]} to {through}"
+        progress(Step("teacher", line=found))
         inputs, preprocessing, vocabularies, biases = _fit(lake, spec, days)
-        progress("teacher: ids known: " + ", ".join(f"{name} {size}" for name, size in vocabularies.items()))
+        known = ", ".join(f"{name} {size:,}" for name, size in vocabularies.items())
+        progress(Step("teacher", line=f"ids known: {known}"))
         network = _Network(spec, preprocessing, vocabularies, biases)
         validation = _train(lake, spec, inputs, network, rows, progress)
     contract = Contract(
@@ -237,7 +239,8 @@ def train_demo_teacher(
         "seconds": round(time.perf_counter() - started, 2),
     }
     teacher = _publish(contract, network, card, out_dir)
-    progress(f"teacher: {teacher.name} {teacher.version} frozen, {parameters} parameters, {card['seconds']} s")
+    frozen = f"{teacher.name} {teacher.version} frozen, {parameters:,} parameters, {card['seconds']} s"
+    progress(Step("teacher", line=frozen))
     return teacher.model_copy(update={"parameters": parameters})
 
 
@@ -499,13 +502,18 @@ def _train(
     missing = _Missing(spec, inputs, network.preprocessing)
     loss_of = _Loss(spec)
     seen: list[tuple[Tensor, Tensor]] = []
+
+    def learnt(epoch: int, day: date, loss: float) -> None:
+        done = epoch * len(days) + days.index(day) + 1
+        progress(Step("teacher", done, training.epochs * len(days), line=f"{day} learnt, loss {loss:.4f}"))
+
     for epoch in range(training.epochs):
         chunks = read_ahead(_chunks(lake, spec, inputs, network.preprocessing, days))
         present, total, count = None, 0.0, 0
         for batch in _batches(chunks, training.batch_size, apart=days[-1]):
             if batch.day != present:
                 if present is not None:
-                    progress(f"teacher: {present} learnt, loss {total / max(count, 1):.4f}")
+                    learnt(epoch, present, total / count)
                 present, total, count = batch.day, 0.0, 0
             if epoch == 0 and batch.day == days[-1]:
                 with torch.no_grad():
@@ -516,7 +524,8 @@ def _train(
             optimizer.step()
             schedule.step()
             total, count = total + loss.item(), count + 1
-        progress(f"teacher: {present} learnt, loss {total / max(count, 1):.4f}")
+        if present is not None:
+            learnt(epoch, present, total / count)
     scores = torch.cat([s for s, _ in seen]).double().numpy()
     targets = torch.cat([t for _, t in seen]).double().numpy()
     return {task: _metric(item, targets[:, i], scores[:, i]) for i, (task, item) in enumerate(spec.outputs.items())}

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
@@ -23,14 +23,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml.lake import ALIAS, FEATURES, ML, Lake
+from ml.progress import Progress, Step, silent
 from ml.settings import Settings
 from ml.teacher.columns import InputColumns, TeacherRows
 from ml.teacher.contract import Contract
 
 if TYPE_CHECKING:
     from ml.teacher.runtime import TeacherModel
-
-Progress = Callable[[str], None]
 
 LANDED_TABLE = f"{FEATURES}.stg_teacher_scores"
 """Scores that a sister team handed over."""
@@ -130,7 +129,7 @@ def label_days(
     surface_name: str,
     contract: Contract,
     days: Iterable[date],
-    progress: Progress = lambda message: None,
+    progress: Progress = silent,
 ) -> LabelReport:
     """Score every example of ``days`` and replace the soft labels of this teacher version in one commit.
 
@@ -141,7 +140,7 @@ def label_days(
         surface_name: The surface.
         contract: The teacher; labels of its other versions stay beside the new ones.
         days: Days to label; a day without examples ends up without labels.
-        progress: Called with one line per day.
+        progress: Told after each day.
 
     Raises:
         TeacherRefused: The teacher is malformed.
@@ -357,30 +356,29 @@ def _spool_inferred(
     """Score every row of ``days`` into one Parquet file per day; return how often each input took its default."""
     defaulted = dict.fromkeys((item.name for item in reader.contract.inputs), 0)
     counts = reader.examples(days)
-    for day in days:
+    for done, day in enumerate(days, 1):
         rows = counts.get(day, 0)
-        if not rows:
-            continue
-        with _writer(folder, day) as writer:
-            for exposure_ids, batch, scores in _scored(model, reader.day(day, rows), threads):
-                _check_finite(reader, exposure_ids, scores)
-                writer.write_batch(_spooled(day, exposure_ids, scores, batch.defaulted))
-                for name, count in batch.defaulted_by_input.items():
-                    defaulted[name] += count
-        progress(f"{reader.labels} {day}: {rows} rows scored")
+        if rows:
+            with _writer(folder, day) as writer:
+                for exposure_ids, batch, scores in _scored(model, reader.day(day, rows), threads):
+                    _check_finite(reader, exposure_ids, scores)
+                    writer.write_batch(_spooled(day, exposure_ids, scores, batch.defaulted))
+                    for name, count in batch.defaulted_by_input.items():
+                        defaulted[name] += count
+        progress(Step(reader.labels, done, len(days), line=f"{day}, {rows:,} rows scored"))
     return defaulted
 
 
 def _spool_landed(reader: _Reader, days: list[date], folder: Path, progress: Progress) -> None:
     """Write the landed scores of ``days`` into one Parquet file per day."""
-    for day in days:
+    for done, day in enumerate(days, 1):
         rows = 0
         with _writer(folder, day) as writer:
             for exposure_ids, scores in reader.landed(day):
                 _check_finite(reader, exposure_ids, scores)
                 writer.write_batch(_spooled(day, exposure_ids, scores, np.zeros(len(scores), dtype=np.int32)))
                 rows += len(scores)
-        progress(f"{reader.labels} {day}: {rows} landed rows")
+        progress(Step(reader.labels, done, len(days), line=f"{day}, {rows:,} landed rows"))
 
 
 def _writer(folder: Path, day: date) -> pq.ParquetWriter:

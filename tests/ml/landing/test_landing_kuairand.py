@@ -12,6 +12,7 @@ from ml.lake import Lake
 from ml.landing import kuairand
 from ml.landing.contract import LandingError
 from ml.landing.load import LandingReport, load_days
+from ml.progress import Step
 from ml.settings import Settings
 
 FIRST, LAST = date(2022, 4, 20), date(2022, 4, 24)
@@ -274,10 +275,10 @@ def test_row_order_the_random_log_and_a_second_run_change_nothing(settings: Sett
     random = pl.DataFrame([log_row(1, 1, datetime(2022, 4, 23, 5), 1, is_rand=1)]).select(LOG_COLUMNS)
     random.write_csv(settings.kuairand_dir / "data" / "log_random_4_22_to_5_08_pure.csv")
     (settings.kuairand_dir / "data" / "video_features_statistic_pure.csv").write_text("never,read\n\xff")
-    lines: list[str] = []
-    kuairand.write_landing(settings, lines.append)
-    assert "log_random_4_22_to_5_08_pure.csv is not landed" in lines[0]
-    assert len(lines) == 6
+    steps: list[Step] = []
+    kuairand.write_landing(settings, steps.append)
+    assert "log_random_4_22_to_5_08_pure.csv is not landed" in steps[0].line
+    assert [(step.done, step.total) for step in steps[1:]] == [(day, 5) for day in range(1, 6)]
     load_days(lake, settings, settings.days(FIRST, LAST), {"homepage", "radio"})
     assert {t: lake.content_hash(f"landing.{t}") for t in tables} == before
 

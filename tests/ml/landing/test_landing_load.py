@@ -16,6 +16,7 @@ from ml.landing.contract import ContractError, load_contract
 from ml.landing.load import DayIncomplete, QuarantineLimitExceeded, init_tables, load_days
 from ml.landing.readers import UnreadableFile
 from ml.landing.readiness import input_hash
+from ml.progress import Step
 from ml.settings import Settings
 
 DAY = date(2026, 1, 2)
@@ -704,6 +705,6 @@ def test_types_of_common_exports_are_understood(settings: Settings, lake: Lake) 
 
 def test_progress_tells_each_day(settings: Settings, lake: Lake) -> None:
     put(settings, "exposures", "a.csv", to_csv(exposures("a")) + b"ragged\n")
-    lines: list[str] = []
-    load_days(lake, settings, [DAY], SURFACES, progress=lines.append)
-    assert lines == ["2026-01-02: 3 rows landed, 1 quarantined"]
+    steps: list[Step] = []
+    load_days(lake, settings, [DAY], SURFACES, progress=steps.append)
+    assert steps == [Step("landing", 1, 1, line="2026-01-02, 3 rows landed, 1 quarantined")]

@@ -13,6 +13,7 @@ from ml.lake import Lake
 from ml.landing.contract import load_contract
 from ml.landing.load import init_tables, load_days
 from ml.landing.readiness import missing
+from ml.progress import Step
 from ml.settings import Settings
 from ml.simulator.tables import TABLES
 from ml.simulator.world import World
@@ -214,12 +215,12 @@ def test_landing_finds_every_day_ready_and_no_bad_row(landed: Settings) -> None:
 
 def test_a_stopped_run_goes_on_where_it_ended(landed: Settings, tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
-    seen: list[tuple[str, int, int]] = []
+    seen: list[Step] = []
     assert len(write_landing(settings, days=3)) == 3 * len(TABLES)
     (settings.landing_dir / "listens" / f"day={FIRST_DAY + timedelta(days=2)}" / "_SUCCESS").unlink()
-    written = write_landing(settings, days=5, progress=lambda *step: seen.append(step))
+    written = write_landing(settings, days=5, progress=seen.append)
     assert {path.parent.name for path in written} == {f"day=2026-01-0{day}" for day in (3, 4, 5)}
-    assert seen[-1] == ("simulate", 5, 5)
+    assert seen[-1] == Step("simulate", 5, 5)
     assert write_landing(settings, days=5) == []
     for table in TABLES:
         for day in range(5):

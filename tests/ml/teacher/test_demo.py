@@ -14,6 +14,7 @@ import yaml
 
 from ml.evaluation.metrics import auc
 from ml.lake import Lake
+from ml.progress import Step
 from ml.settings import PROJECT_ROOT, Settings
 from ml.teacher import demo
 from ml.teacher.contract import ContractError, Teacher, load_contract
@@ -92,7 +93,7 @@ def source_rows(day: date) -> pa.Table:
 class Trained:
     settings: Settings
     teacher: Teacher
-    messages: list[str]
+    steps: list[Step]
 
 
 def make_settings(home: Path, **changes: object) -> Settings:
@@ -108,9 +109,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     with Lake(settings) as lake:
         for day in settings.days(FIRST, THROUGH):
             lake.replace_days("features.source_examples", source_rows(day), [day])
-    messages: list[str] = []
-    teacher = train_demo_teacher(settings, THROUGH, settings.home / "teacher", 1, messages.append)
-    yield Trained(settings, teacher, messages)
+    steps: list[Step] = []
+    teacher = train_demo_teacher(settings, THROUGH, settings.home / "teacher", 1, steps.append)
+    yield Trained(settings, teacher, steps)
 
 
 def test_it_learns_and_says_what_it_is(trained: Trained) -> None:
@@ -128,7 +129,9 @@ def test_it_learns_and_says_what_it_is(trained: Trained) -> None:
     assert tasks["click"]["value"] > 0.75
     assert tasks["watch"]["n"] == tasks["like"]["n"] == tasks["click"]["positives"]
     assert tasks["watch"]["value"] > 0.2
-    assert any("2026-01-02 learnt" in message for message in trained.messages)
+    lines = [step.line for step in trained.steps]
+    assert lines[1].startswith("ids known: ")
+    assert any(line.startswith("2026-01-02 learnt, loss ") for line in lines)
 
 
 def test_it_is_a_teacher_like_any_other(trained: Trained) -> None:

@@ -281,9 +281,9 @@ def test_a_killed_labelling_leaves_the_table_as_it_was(
         from ml.teacher.labels import label_days
         settings = Settings(home={str(settings.home)!r}, threads=1)
         days = [date.fromisoformat(day) for day in {[str(day) for day in days]!r}]
-        def pause(message):
-            print(message, flush=True)
-            time.sleep(60) if days[-1].isoformat() in message else None
+        def pause(step):
+            print(step, flush=True)
+            time.sleep(60) if step.done == step.total else None
         with Lake(settings) as lake:
             label_days(lake, settings, "home", load_contract(Path({str(path)!r})), days, pause)
     """
