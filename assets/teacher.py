@@ -53,7 +53,15 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(teacher.contract_hash),
         )
 
-    @dg.asset(key=TEACHER, group_name="teacher", owners=[OWNER], kinds={"onnx"}, deps=[demo_key] if trains else [])
+    @dg.asset(
+        key=TEACHER,
+        group_name="teacher",
+        owners=[OWNER],
+        kinds={"onnx"},
+        deps=[demo_key] if trains else [],
+        # Has no partitions, but without it a range of days and its teacher are no single run.
+        backfill_policy=dg.BackfillPolicy.single_run(),
+    )
     def teacher(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         """The pinned teacher: its contract is valid and its model answers; the data version is its content hash.
 

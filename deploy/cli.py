@@ -47,10 +47,11 @@ def _surface(settings: Any, name: str) -> Any:
 
 @app.command()
 def init() -> None:
-    """Make CROSSFADE_HOME ready: lake, Dagster's instance, parsed dbt project. Safe to repeat."""
-    from deploy.home import prepare
+    """Make CROSSFADE_HOME ready: lake, Dagster's instance, parsed dbt project; keep the settings. Safe to repeat."""
+    from deploy.home import given, prepare
 
-    settings = prepare(_settings())
+    settings = _settings()
+    settings = prepare(settings, given(settings))
     console.print(f"ready: {settings.home} (source {settings.source}, first day {settings.first_day})")
 
 
@@ -206,15 +207,18 @@ def release_rollback(
 @new_app.command("surface")
 def new_surface(
     name: Annotated[str, typer.Argument(help="Lower-case name, such as podcasts.")],
-    into: Annotated[Path | None, typer.Option(help="Project root to write into; default this checkout.")] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Project root to write into; default this checkout and the home's surfaces_dir.")
+    ] = None,
 ) -> None:
     """Scaffold a surface: one YAML and two SQL files with their descriptions. No Python."""
     from ml.settings import PROJECT_ROOT
     from ml.surfaces.scaffold import scaffold
 
-    for path in scaffold(name, into or PROJECT_ROOT):
-        console.print(f"wrote {path}")
-    console.print("next: edit them, then `crossfade init` and materialize the new group in the Dagster UI")
+    written = scaffold(name, into) if into else scaffold(name, PROJECT_ROOT, surfaces_dir=_settings().surfaces_dir)
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True)
+    console.print("next: edit them, then `crossfade init` and materialize the new group (docs/new_surface.md)")
 
 
 def _guard_row(guard: Any) -> dict[str, Any]:

@@ -23,6 +23,15 @@ REBUILT = (
 """What a demo may remove from a home that an earlier demo made."""
 
 
+OF_A_PROCESS = {"home", "serve_host", "serve_port", "serve_token", "threads", "memory_limit"}
+"""Settings of one machine or process, or secret: a home does not keep them."""
+
+
+def given(settings: Settings) -> dict[str, Any]:
+    """Return the settings that somebody gave and that say what the home holds, for every process to agree on them."""
+    return {name: getattr(settings, name) for name in sorted(settings.model_fields_set - OF_A_PROCESS)}
+
+
 def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Settings:
     """Make a home ready for use; safe to call again, and after a kill.
 

@@ -59,6 +59,34 @@ def test_new_surface_writes_a_yaml_and_two_models_and_never_overwrites(tmp_path:
     assert again.returncode == 1 and "exists already" in again.stderr
 
 
+def test_new_surface_goes_where_the_home_looks_for_surfaces(tmp_path: Path) -> None:
+    own = tmp_path / "surfaces" / "homepage.yaml"
+    own.parent.mkdir()
+    own.touch()
+    refused = run(tmp_path, "new", "surface", "homepage", environment={"CROSSFADE_SURFACES_DIR": str(own.parent)})
+    assert refused.returncode == 1
+    assert str(own) in refused.stderr
+
+
+def test_a_home_keeps_what_it_was_given_but_nothing_of_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deploy.home import given
+    from ml.settings import Settings, write_settings_file
+
+    (tmp_path / "crossfade.toml").write_text("seed = 7\n", encoding="utf-8")
+    exported = {"SOURCE": "files", "TEACHER": "t.yaml", "THREADS": "1", "SERVE_TOKEN": "secret"}
+    for name, value in exported.items():
+        monkeypatch.setenv(f"CROSSFADE_{name}", value)
+    kept = given(Settings(home=tmp_path))
+    assert kept == {"seed": 7, "source": "files", "teacher": Path("t.yaml").absolute()}
+    write_settings_file(tmp_path, kept)
+    for name in exported:
+        monkeypatch.delenv(f"CROSSFADE_{name}")
+    again = Settings(home=tmp_path)
+    assert (again.source, again.teacher, again.serve_token) == ("files", Path("t.yaml").absolute(), None)
+
+
 def test_make_help_names_every_target() -> None:
     printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("demo", "test", "ui", "lint", "lock", "install"):

@@ -1,0 +1,226 @@
+"""docs/new_surface.md, followed step by step: its blocks, executed in order in a copy of the checkout."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+import polars as pl
+import pytest
+
+from ml.lake import Lake
+from ml.pipeline import read_evaluation
+from ml.settings import Settings
+from ml.store.releases import Release, ReleaseStore
+from ml.surfaces.spec import load_surfaces
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "new_surface.md"
+COPIED = ("assets", "checks", "dbt_project", "deploy", "ml", "workspace.yaml")
+BLOCK = re.compile(r"^```\w+ (?P<action>file|edit|run|serve)(?:=(?P<path>\S+))?\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+class Followed(NamedTuple):
+    """What somebody has who followed the page: a home, and what each command printed."""
+
+    checkout: Path
+    settings: Settings
+    printed: dict[str, str]
+    ranked: dict[str, dict[str, Any]]
+
+
+class Shell:
+    """Runs commands one after the other in one environment, as somebody at a terminal does."""
+
+    def __init__(self, checkout: Path, port: int) -> None:
+        self.checkout, self.port, self.state = checkout, port, checkout.parent / "exported"
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(checkout),
+            "PYTHONWARNINGS": "ignore",
+            "COLUMNS": "200",
+            "CROSSFADE_SERVE_PORT": str(port),
+            **dict.fromkeys(("CROSSFADE_THREADS", "OMP_NUM_THREADS", "POLARS_MAX_THREADS"), "1"),
+        }
+
+    def run(self, text: str) -> str:
+        """Run one block to its end and return what it printed."""
+        result = subprocess.run(self._command(text), **self._where(), capture_output=True, text=True, timeout=400)
+        assert result.returncode == 0, f"{text}\n{result.stdout[-5000:]}\n{result.stderr[-5000:]}"
+        return result.stdout + result.stderr
+
+    @contextmanager
+    def serve(self, text: str) -> Iterator[None]:
+        """Run one block until the page has been followed to its end."""
+        process = subprocess.Popen(self._command(text.replace(".venv", "exec .venv", 1)), **self._where())
+        try:
+            deadline = time.monotonic() + 90
+            while not self._ready():
+                assert process.poll() is None, f"{text} ended with {process.returncode}"
+                assert time.monotonic() < deadline, f"{text} is not ready"
+                time.sleep(0.1)
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/v2/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _command(self, text: str) -> list[str]:
+        before = f". {self.state}\n" if self.state.exists() else ""
+        return ["bash", "-euc", f"{before}{text}\nexport -p > {self.state}"]
+
+    def _where(self) -> dict[str, Any]:
+        return {"cwd": self.checkout, "env": self.environment}
+
+
+def edit(path: Path, text: str) -> None:
+    """Apply a diff without line numbers: each hunk's old lines stand exactly once in the file."""
+    content = "\n" + path.read_text(encoding="utf-8")
+    for hunk in re.split(r"^@@\n", text, flags=re.M):
+        lines = hunk.splitlines()
+        old, new = ("\n".join(["", *(li[1:] for li in lines if li[:1] != drop), ""]) for drop in "+-")
+        assert content.count(old) == 1, f"{path.name} has these lines {content.count(old)} times:{old}"
+        content = content.replace(old, new)
+    path.write_text(content[1:], encoding="utf-8")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+    checkout = tmp_path_factory.mktemp("page") / "checkout"
+    checkout.mkdir()
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, checkout / name)
+    (checkout / ".venv").symlink_to(sys.prefix)
+    port = free_port()
+    shell, printed = Shell(checkout, port), {}
+    with ExitStack() as running:
+        for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")):
+            text, path = block["text"], checkout / (block["path"] or "")
+            match block["action"]:
+                case "file":
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(text, encoding="utf-8")
+                case "edit":
+                    edit(path, text)
+                case "run":
+                    printed[text.strip()] = shell.run(text)
+                case "serve":
+                    running.enter_context(shell.serve(text))
+        ranked = {user: rank(port, user) for user in (user_of(checkout, "min"), user_of(checkout, "max"))}
+    return Followed(checkout, Settings(home=checkout / ".crossfade-recipes"), printed, ranked)
+
+
+def landed(checkout: Path, table: str) -> pl.DataFrame:
+    return pl.read_csv(checkout / "recipes" / "landing" / table / "day=2026-03-01" / "part-0.csv")
+
+
+def user_of(checkout: Path, extreme: str) -> str:
+    cards = landed(checkout, "source_user_profiles")
+    card = cards.filter(pl.col("vegetable_share") == getattr(cards["vegetable_share"], extreme)())["source_user_id"][0]
+    return card.replace("card", "u")
+
+
+def rank(port: int, user: str) -> dict[str, Any]:
+    request = {
+        "surface": "suggestions",
+        "user_id": user,
+        "guests": 2,
+        "candidates": [{"item_id": f"r{n}"} for n in range(50)],
+    }
+    return httpx.post(f"http://127.0.0.1:{port}/rank", json=request).raise_for_status().json()
+
+
+def release_of(followed: Followed) -> Release:
+    champion = ReleaseStore(followed.settings.artifacts_dir).champion("suggestions")
+    assert champion is not None
+    return champion.release
+
+
+def test_the_surface_has_a_release_whose_teacher_is_the_pages_own(followed: Followed) -> None:
+    release = release_of(followed)
+    teacher = release.manifest.teacher
+    assert teacher is not None
+    assert (teacher.name, teacher.version, teacher.outputs) == ("kit-orders", "2026-02", ("orders",))
+    assert [day.day for day in release.manifest.train_days] == [1, 2, 3]
+    assert [day.day for day in release.manifest.eval_days] == [4, 5]
+    assert release.verdict.decision == "pass"
+    assert str(release.verdict.guard(4).outcome) == "warn"
+    shown = next(text for command, text in followed.printed.items() if command.endswith("release show suggestions"))
+    assert '"name": "kit-orders"' in shown and "verdict of" in shown and release.id in shown
+
+
+def test_the_pages_teacher_lifts_the_student_above_its_control(followed: Followed) -> None:
+    release = release_of(followed)
+    evaluation = read_evaluation(followed.settings, load_surfaces(followed.settings)["suggestions"], date(2026, 3, 6))
+    lift = evaluation.difference("student", "control", "cooked")
+    assert release.manifest.kind == "student"
+    assert lift.lo > 0, lift
+    card = (release.path / "model_card.html").read_text(encoding="utf-8")
+    assert "control" in card and "student" in card
+
+
+def test_every_block_but_the_installation_is_followed_and_files_are_introduced_by_their_path() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = list(BLOCK.finditer(page))
+    assert page.count("```") == 2 * (len(blocks) + 1) and "```sh\nmake install\n" in page
+    for block in blocks:
+        if block["path"]:
+            prose = page[: block.start()].rsplit("```", 1)[-1]
+            assert f"`{block['path']}`" in prose, block["path"]
+
+
+def test_the_home_keeps_its_settings_without_the_exported_ones(followed: Followed) -> None:
+    settings, checkout = followed.settings, followed.checkout
+    assert settings.source == "files" and str(settings.last_day) == "2026-03-06"
+    assert settings.surfaces_dir == checkout / "recipes" / "surfaces"
+    assert settings.teacher == checkout / "recipes" / "teacher" / "contract.yaml"
+    assert "serve_port" not in (settings.home / "crossfade.toml").read_text(encoding="utf-8")
+
+
+def test_a_quarter_of_the_teachers_inputs_is_defaulted(followed: Followed) -> None:
+    with Lake(followed.settings) as lake:
+        rows = lake.sql(
+            "select count(*) as n, min(defaulted_inputs) as lo, max(defaulted_inputs) as hi "
+            "from lake.ml.soft_labels_suggestions"
+        )
+    row = rows.to_pylist()[0]
+    assert row["n"] > 3000 and (row["lo"], row["hi"]) == (1, 1)
+
+
+def test_the_server_ranks_and_the_planted_taste_shows(followed: Followed) -> None:
+    asked = next(text for command, text in followed.printed.items() if command.endswith("ask.py")).splitlines()
+    assert release_of(followed).id in asked[0] and len(asked) == 6
+    kits = landed(followed.checkout, "source_item_profiles")
+    share = dict(kits.select("source_item_id", "vegetable_share").iter_rows())
+    greener = []
+    for answer in followed.ranked.values():
+        scores = [item["score"] for item in answer["items"]]
+        assert len(scores) == 50 and scores == sorted(scores, reverse=True)
+        assert answer["release"] == release_of(followed).id and answer["feature_day"] == "2026-03-06"
+        greens = [share[item["item_id"].replace("r", "kit")] for item in answer["items"]]
+        greener.append(np.mean(greens[:10]) - np.mean(greens[-10:]))
+    hearty, vegetarian = greener
+    assert vegetarian > 0.2 > -0.2 > hearty, json.dumps(greener)
