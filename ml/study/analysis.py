@@ -83,7 +83,7 @@ def lifts(rows: pa.Table, design: Design, seed: int = 0) -> list[Lift]:
                 continue
             pairs = sorted(set(mine.values) & set(base.values))
             worlds = sorted({world for world, _ in pairs})
-            values = {w: np.mean([mine.values[p] - base.values[p] for p in pairs if p[0] == w]) for w in worlds}
+            values = {w: float(np.mean([mine.values[p] - base.values[p] for p in pairs if p[0] == w])) for w in worlds}
             drawn = {
                 w: np.mean([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w], axis=0)
                 for w in worlds
@@ -116,7 +116,7 @@ def lifts(rows: pa.Table, design: Design, seed: int = 0) -> list[Lift]:
             )
     tested = [i for i, lift in enumerate(found) if np.isfinite(lift.p)]
     if tested:
-        corrected = multipletests([found[i].p for i in tested], alpha=LEVEL, method="holm")[1]
+        corrected = np.asarray(multipletests([found[i].p for i in tested], alpha=LEVEL, method="holm")[1])
         for i, p in zip(tested, corrected, strict=True):
             found[i] = Lift(**{**vars(found[i]), "p_holm": float(p)})
     return found
