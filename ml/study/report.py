@@ -188,12 +188,10 @@ def forest_plot(table: list[Lift], slice_: str) -> bytes:
     axes.axvline(0, color="#1F2933", linewidth=1)
     axes.set_yticks(places, names)
     axes.set_xlabel("difference to the control, x100")
-    axes.set_xscale("symlog", linthresh=1)
+    axes.set_ylim(places[-1] - 0.8, 0.8)
     worlds = max((lift.worlds for lift in shown), default=0)
     title = f"What each arm changes, {'all rows' if slice_ == ALL else slice_.replace('_', ' ')}"
-    return finish(
-        figure, axes, title, f"{worlds} worlds; 95 % intervals over worlds and users; linear between -1 and 1"
-    )
+    return finish(figure, axes, title, f"{worlds} worlds; 95 % intervals over worlds and users")
 
 
 def _listed(table: list[Lift]) -> str:

@@ -149,7 +149,7 @@ def label_days(
     """
     started = time.perf_counter()
     days = sorted(set(days))
-    with _opened(contract) as model, _spool(settings) as folder, _small_writes(lake):
+    with _opened(contract) as model, _spool(settings) as folder, _frugal(lake):
         reader = _Reader(lake, surface_name, contract)
         init_soft_labels(lake, surface_name)
         if model is None:
@@ -254,7 +254,7 @@ def rescore(
             parts = (part for day in days for part in reader.landed(day))
         else:
             rows = reader.batches(condition, [days, list(stored)])
-            parts = ((ids, scores) for ids, _, scores in _scored(model, rows, settings.threads))
+            parts = ((ids, scores) for ids, _, scores in _scored(model, reader, rows, settings.threads))
         for exposure_ids, scores in parts:
             wanted = np.isin(exposure_ids, list(stored))
             again |= dict(zip(exposure_ids[wanted].tolist(), scores[wanted].tolist(), strict=True))
@@ -282,15 +282,19 @@ class _Reader:
         query = f"select day, count(*) from {ALIAS}.{self.inputs} where list_contains(?::date[], day) group by day"
         return dict(self.lake.connection.execute(query, [list(days)]).fetchall())
 
-    def day(self, day: date, rows: int) -> Iterator[tuple[np.ndarray, TeacherRows]]:
+    def day(self, day: date, rows: int) -> Iterator[pa.RecordBatch]:
         """Stream one day; ordered by exposure, unless sorting that many rows would take memory."""
         return self.batches("day = ?" + (" order by exposure_id" if rows <= SORTED_ROWS else ""), [day])
 
-    def batches(self, condition: str, parameters: Sequence[object]) -> Iterator[tuple[np.ndarray, TeacherRows]]:
-        """Stream the rows that meet a condition as (exposure ids [n], inputs)."""
+    def batches(self, condition: str, parameters: Sequence[object]) -> Iterator[pa.RecordBatch]:
+        """Stream the rows that meet a condition, as ``score`` takes them."""
         query = f"select {self._select} from {ALIAS}.{self.inputs} where {condition}"
-        for rows in self.lake.batches(query, parameters, rows=BATCH_ROWS):
-            yield rows.column("exposure_id").to_numpy(), self.columns.read(rows, "exposure_id")
+        yield from self.lake.batches(query, parameters, rows=BATCH_ROWS)
+
+    def score(self, model: "TeacherModel", rows: pa.RecordBatch) -> tuple[np.ndarray, TeacherRows, np.ndarray]:
+        """Return exposure ids [n], inputs and scores [n, outputs] of a batch."""
+        inputs = self.columns.read(rows, "exposure_id")
+        return rows.column("exposure_id").to_numpy(), inputs, model.score(inputs.inputs)
 
     def landed_query(self, day: date) -> tuple[str, list[object]]:
         """Return the query of one day's landed scores by exposure; the last one landed counts.
@@ -336,18 +340,17 @@ def _opened(contract: Contract) -> Iterator["TeacherModel | None"]:
 
 
 def _scored(
-    model: "TeacherModel", batches: Iterable[tuple[np.ndarray, TeacherRows]], threads: int
+    model: "TeacherModel", reader: _Reader, batches: Iterable[pa.RecordBatch], threads: int
 ) -> Iterator[tuple[np.ndarray, TeacherRows, np.ndarray]]:
-    """Score batches on ``threads`` threads while the next are read; yields (exposure ids, inputs, scores) in order."""
+    """Convert and score batches on ``threads`` threads while the next are read; yields as ``score`` does, in order."""
     with ThreadPoolExecutor(threads, thread_name_prefix="teacher") as pool:
-        running: deque[tuple[np.ndarray, TeacherRows, Future[np.ndarray]]] = deque()
-        for exposure_ids, batch in batches:
-            running.append((exposure_ids, batch, pool.submit(model.score, batch.inputs)))
+        running: deque[Future[tuple[np.ndarray, TeacherRows, np.ndarray]]] = deque()
+        for batch in batches:
+            running.append(pool.submit(reader.score, model, batch))
             if len(running) > threads:
-                exposure_ids, batch, scores = running.popleft()
-                yield exposure_ids, batch, scores.result()
-        for exposure_ids, batch, scores in running:
-            yield exposure_ids, batch, scores.result()
+                yield running.popleft().result()
+        for scored in running:
+            yield scored.result()
 
 
 def _spool_inferred(
@@ -360,7 +363,7 @@ def _spool_inferred(
         rows = counts.get(day, 0)
         if rows:
             with _writer(folder, day) as writer:
-                for exposure_ids, batch, scores in _scored(model, reader.day(day, rows), threads):
+                for exposure_ids, batch, scores in _scored(model, reader, reader.day(day, rows), threads):
                     _check_finite(reader, exposure_ids, scores)
                     writer.write_batch(_spooled(day, exposure_ids, scores, batch.defaulted))
                     for name, count in batch.defaulted_by_input.items():
@@ -464,12 +467,14 @@ def _spool(settings: Settings) -> Iterator[Path]:
 
 
 @contextmanager
-def _small_writes(lake: Lake) -> Iterator[None]:
-    lake.connection.execute(f"set partitioned_write_flush_threshold = {_HELD_ROWS}")
+def _frugal(lake: Lake) -> Iterator[None]:
+    """Leave the cores to the teacher, and memory flat: each of DuckDB's threads would hold row groups of its own."""
+    before = lake.connection.execute("select current_setting('threads')").fetchone()
+    lake.connection.execute(f"set partitioned_write_flush_threshold = {_HELD_ROWS}; set threads = 1")
     try:
         yield
     finally:
-        lake.connection.execute("reset partitioned_write_flush_threshold")
+        lake.connection.execute(f"reset partitioned_write_flush_threshold; set threads = {before[0] if before else 1}")
 
 
 def _checked(surface: str) -> str:
