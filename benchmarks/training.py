@@ -74,7 +74,8 @@ def row_loader(ranker: Ranker, batches: Batches, surface: Surface) -> int:
     """Train over a ``DataLoader`` of single rows."""
     optimizer = build_optimizer(ranker, surface.training)
     few = len(batches.rows) // ROW_LOADER_SHARE
-    part = Batches(batches.rows[:few], batches.dense[:few], {k: v[:few] for k, v in batches.labels.items()}, {})
+    labels = {name: label[:few] for name, label in batches.labels.items()}
+    part = Batches(batches.rows[:few], batches.dense[:few], labels, {}, batches.users[:few])
     for batch in DataLoader(Rows(part), batch_size=surface.training.batch_size):
         step(ranker, optimizer, batch.pop("rows"), batch.pop("dense"), batch)
     return few
