@@ -19,7 +19,7 @@ from deploy.automation import release_chain
 from deploy.home import prepare, rebuild
 from deploy.terminal import TerminalProgress, console, reporter, terminal_logger
 from ml.settings import Settings, home_from_environment, write_settings_file
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.spec import load_surfaces, teacher_end
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
@@ -69,13 +69,6 @@ def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int
     return {"source": source, "first_day": first, "last_day": last, "demo": True, "seed": seed, **extra}
 
 
-def teacher_end(settings: Settings) -> date:
-    """Return the last day that the demo teacher may learn from: the day before the first validation day."""
-    assert settings.last_day is not None
-    days = max(s.window.eval_days + s.window.validation_days for s in load_surfaces(settings).values())
-    return settings.last_day - timedelta(days=days + 1)
-
-
 def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "demo", seed: int = 1) -> dict[str, Any]:
     """Run the demo in ``CROSSFADE_HOME`` and write ``reports/demo.json``.
 
@@ -96,7 +89,7 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
             rebuild(settings)
     write_settings_file(home, wanted)
     settings = Settings(home=home)
-    settings = prepare(settings, {"teacher_trained_through": teacher_end(settings)})
+    settings = prepare(settings, {"teacher_trained_through": teacher_end(settings, load_surfaces(settings))})
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
         write_raw_files(settings)

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ml.distillation.soft_heads import head_name
-from ml.distillation.technique import Activations, Technique, masked_mean_square
+from ml.distillation.technique import Activations, Technique, masked_cross_entropy, masked_mean_square
 from ml.surfaces.spec import DistillationHead
 
 
@@ -41,10 +40,7 @@ class Direct(Technique):
         for spec, output in zip(self.specs, self.heads(activations).values(), strict=True):
             label = soft_labels[spec.teacher_output]
             if spec.task in self.binary:
-                present = ~torch.isnan(label)
-                found = functional.binary_cross_entropy_with_logits(
-                    output, torch.sigmoid(label.nan_to_num()), weight=present.to(output.dtype), reduction="sum"
-                ) / present.sum().clamp(min=1)
+                found = masked_cross_entropy(output, torch.sigmoid(label))
             else:
                 found = masked_mean_square(output, label)
             total = total + spec.weight * found

@@ -1,12 +1,9 @@
 """Listwise heads: an extra logit on a task's tower learns the teacher's order of a user's items, not its level."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from ml.distillation.auxiliary import Auxiliary
-from ml.distillation.technique import Activations
 
 
 class Listwise(Auxiliary):
@@ -21,20 +18,14 @@ class Listwise(Auxiliary):
     2021): a user's level on the sister platform cancels.
     """
 
-    def loss(self, activations: Activations, soft_labels: Mapping[str, Tensor], users: Tensor) -> Tensor:
-        """Return the weighted sum of the heads' losses, a scalar; 0 where no user has two rows."""
-        total = activations.bottom.new_zeros(())
-        for index, (spec, prediction) in enumerate(zip(self.specs, self.heads(activations).values(), strict=True)):
-            target = (soft_labels[spec.teacher_output] - self.scale[index, 0]) / self.scale[index, 1]
-            present = ~torch.isnan(target)
-            _, group, sizes = torch.unique(users[present], return_inverse=True, return_counts=True)
-            listed = sizes[group] > 1
-            if not bool(listed.any()):
-                continue
-            wanted = log_softmax_by(target[present], group, len(sizes)).exp()
-            entropy = -(wanted * log_softmax_by(prediction[present], group, len(sizes)))
-            total = total + spec.weight * entropy[listed].sum() / (sizes > 1).sum()
-        return total
+    def head_loss(self, prediction: Tensor, target: Tensor, users: Tensor) -> Tensor:
+        """Return the loss of one head, a scalar; 0 where no user has two rows."""
+        present = ~torch.isnan(target)
+        _, group, sizes = torch.unique(users[present], return_inverse=True, return_counts=True)
+        listed = sizes[group] > 1
+        wanted = log_softmax_by(target[present], group, len(sizes)).exp()
+        entropy = -(wanted * log_softmax_by(prediction[present], group, len(sizes)))
+        return entropy[listed].sum() / (sizes > 1).sum().clamp(min=1)
 
 
 def log_softmax_by(values: Tensor, group: Tensor, groups: int) -> Tensor:

@@ -54,8 +54,12 @@ class SoftHeads(Technique):
         total = activations.bottom.new_zeros(())
         for index, (spec, prediction) in enumerate(zip(self.specs, self.heads(activations).values(), strict=True)):
             target = (soft_labels[spec.teacher_output] - self.scale[index, 0]) / self.scale[index, 1]
-            total = total + spec.weight * masked_mean_square(prediction, target)
+            total = total + spec.weight * self.head_loss(prediction, target, users)
         return total
+
+    def head_loss(self, prediction: Tensor, target: Tensor, users: Tensor) -> Tensor:
+        """Return the loss of one head, a scalar: the mean square error on the z-scored logits, NaN where missing."""
+        return masked_mean_square(prediction, target)
 
 
 def head_name(head: DistillationHead) -> str:

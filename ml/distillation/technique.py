@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,20 @@ def masked_mean_square(prediction: Tensor, target: Tensor) -> Tensor:
     present = ~torch.isnan(target)
     error = torch.where(present, prediction - target.nan_to_num(), 0.0)
     return error.square().sum() / present.sum().clamp(min=1)
+
+
+def masked_cross_entropy(logit: Tensor, target: Tensor) -> Tensor:
+    """Return the mean binary cross-entropy over the rows that have a target, a scalar; 0 where none has.
+
+    Args:
+        logit: [n].
+        target: Probability or label [n], NaN where missing.
+    """
+    present = ~torch.isnan(target)
+    total = functional.binary_cross_entropy_with_logits(
+        logit, target.nan_to_num(), weight=present.to(torch.float32), reduction="sum"
+    )
+    return total / present.sum().clamp(min=1)
 
 
 def perceptron(width: int, layers: Sequence[int]) -> nn.Sequential:

@@ -18,10 +18,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ml.distillation.catalog import build_technique
-from ml.distillation.technique import Scale, masked_mean_square
+from ml.distillation.technique import Scale, masked_cross_entropy, masked_mean_square
 from ml.settings import Settings
 from ml.students.checkpoint import Checkpoint, predict, save_checkpoint, write_atomically
 from ml.students.dataset import Dataset, TrainingSet, load
@@ -269,14 +268,8 @@ def task_loss(ranker: Ranker, outputs: dict[str, Tensor], labels: dict[str, Tens
     """
     total = next(iter(outputs.values())).new_zeros(())
     for name, task in ranker.surface.tasks.items():
-        if task.kind == "regression":
-            loss = masked_mean_square(outputs[name], labels[name])
-        else:
-            present = ~torch.isnan(labels[name])
-            loss = functional.binary_cross_entropy_with_logits(
-                outputs[name], labels[name].nan_to_num(), weight=present.to(torch.float32), reduction="sum"
-            ) / present.sum().clamp(min=1)
-        total = total + task.weight * loss
+        loss_of = masked_mean_square if task.kind == "regression" else masked_cross_entropy
+        total = total + task.weight * loss_of(outputs[name], labels[name])
     return total
 
 

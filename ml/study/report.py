@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 
+from ml.evaluation.evaluate import ALL
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings
 from ml.study.analysis import Lift, levels, lifts
@@ -25,7 +26,6 @@ PAPER = {
 }
 """Control, teacher and student of the paper's offline table (arXiv 2603.28994), x100."""
 
-ALL = "all"
 _TEMPLATES = Path(__file__).parent
 
 
@@ -139,7 +139,7 @@ def write_report(settings: Settings, name: str, out: Path) -> list[Path]:
     """
     design, rows = study_rows(settings, name)
     table, means = lifts(rows, design), levels(rows)
-    plots = {f"{slice_}": forest_plot(table, slice_) for slice_ in dict.fromkeys(lift.slice for lift in table)}
+    plots = {slice_: forest_plot(table, slice_) for slice_ in dict.fromkeys(lift.slice for lift in table)}
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     for slice_, png in plots.items():

@@ -112,8 +112,8 @@ def run_study(
         running = {pool.submit(_run_world, settings.home, design, world, messages): world for world in worlds}
         while running:
             finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-            for message in _drain(messages):
-                what, trial, new = message
+            # A world's messages are in the queue before its future is done, so none is left after the last one.
+            for what, trial, new in _drain(messages):
                 if trial:
                     trials.append(trial)
                     done, fresh = done + 1, fresh + new
@@ -124,11 +124,6 @@ def run_study(
                 if error := future.exception():
                     failed.append(f"{world.name}: {error}")
                     report(Progress(f"{world.name} failed: {error}", done, planned.trials, None))
-        for what, trial, _ in _drain(messages):
-            if trial:
-                trials.append(trial)
-                done += 1
-                report(Progress(what, done, planned.trials, None))
     if failed:
         raise RuntimeError("; ".join(failed))
     return sorted(set(trials))

@@ -12,6 +12,7 @@ import torch
 
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import UserWeights
+from ml.evaluation.evaluate import ALL
 from ml.lake import ALIAS, FEATURES, Lake
 from ml.settings import Settings
 from ml.students.checkpoint import predict
@@ -24,7 +25,6 @@ from ml.teacher.contract import teacher_contract
 REPLICATES = 200
 """Bootstrap samples of the users of a world; the same for every arm, which pairs them."""
 
-ALL = "all"
 _SLICES = ("new_releases",)
 _CODE = (
     "ml/students",

@@ -14,7 +14,7 @@ from ml.settings import Settings
 from ml.simulator.presets import load_preset
 from ml.simulator.write import write_landing
 from ml.study.design import World, code_hash, digest, surfaces_dir
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.spec import load_surfaces, teacher_end
 from ml.teacher.contract import teacher_contract
 from ml.teacher.demo import train_demo_teacher
 from ml.teacher.labels import label_days
@@ -44,13 +44,6 @@ def world_settings(home: Path, world: World) -> Settings:
         seed=world.seed,
         threads=1,
     )
-
-
-def teacher_end(settings: Settings, surfaces: dict[str, Surface]) -> date:
-    """Return the last day that a teacher may learn from: the day before the first validation day of any surface."""
-    assert settings.last_day is not None
-    days = max(s.window.eval_days + s.window.validation_days for s in surfaces.values())
-    return settings.last_day - timedelta(days=days + 1)
 
 
 def prepare_world(root: Path, world: World, say: Say = lambda message: None) -> Settings:

@@ -6,6 +6,7 @@ a null removes a key.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -296,6 +297,13 @@ def load_surfaces(settings: Settings) -> dict[str, Surface]:
     if not surfaces:
         raise SpecError(f"{folder} holds no surface (*.yaml)")
     return {surface.name: surface for surface in surfaces}
+
+
+def teacher_end(settings: Settings, surfaces: Mapping[str, Surface]) -> date:
+    """Return the last day that a demo teacher may learn from, before the first validation day of any surface."""
+    assert settings.last_day is not None
+    days = max(s.window.eval_days + s.window.validation_days for s in surfaces.values())
+    return settings.last_day - timedelta(days=days + 1)
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
