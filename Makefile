@@ -6,6 +6,7 @@ SOURCE ?= simulator
 KUAIRAND_DIR ?=
 PRESET ?= demo
 STUDY ?= demo
+OUT ?= docs/results.md
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -43,9 +44,9 @@ test: $(BIN)/.dev ## Run lint and tests; ARGS="..." goes to pytest
 ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
 	$(BIN)/crossfade ui
 
-study: $(BIN)/.runtime ## Test what distillation does over worlds and seeds (STUDY=quick, demo or full) and write docs/results.*
+study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, sweeps or paper; OUT=docs/results.md
 	$(BIN)/crossfade study run $(STUDY)
-	$(BIN)/crossfade study report $(STUDY)
+	$(BIN)/crossfade study report $(STUDY) --out $(OUT)
 
 lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from deploy.experiment import app as experiment_app
 from deploy.study import app as study_app
 from deploy.terminal import console, fail, reporter
 
@@ -24,6 +25,7 @@ new_app = typer.Typer(no_args_is_help=True, help="Scaffold a part of the project
 app.add_typer(release_app, name="release")
 app.add_typer(new_app, name="new")
 app.add_typer(study_app, name="study")
+app.add_typer(experiment_app, name="experiment")
 
 Surface = Annotated[str, typer.Argument(help="Name of the surface, such as homepage.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]

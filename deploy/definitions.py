@@ -9,6 +9,7 @@ for category in (dg.PreviewWarning, dg.BetaWarning):
     warnings.filterwarnings("ignore", category=category)
 
 from assets.evaluation import build_evaluation  # noqa: E402
+from assets.experiment import build_experiment  # noqa: E402
 from assets.features import build_features, dbt_resource  # noqa: E402
 from assets.landing import build_landing  # noqa: E402
 from assets.progress import ProgressResource  # noqa: E402
@@ -42,6 +43,7 @@ def build_definitions(
         assets.append(build_soft_labels(settings, surface))
         assets += build_students(settings, surface)
         assets.append(build_evaluation(settings, surface))
+        assets.append(build_experiment(settings, surface))
         assets += build_release(settings, surface)
     return dg.Definitions(
         assets=assets,

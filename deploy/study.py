@@ -10,7 +10,7 @@ from deploy.terminal import console
 
 app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its nulls.")
 
-Name = Annotated[str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo or full.")]
+Name = Annotated[str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, sweeps or paper.")]
 
 
 @app.command("run")

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from deploy.serving import rank
-from deploy.serving.engine import Engine, Served
+from deploy.serving.engine import Engine, Served, Store
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import EXTENSIONS, HEADER, BadRequest, decode_request, decompress, encode_response
 from ml.settings import Settings
@@ -50,17 +50,20 @@ class Limits:
     timeout_s: float = 10.0
 
 
-def create_app(settings: Settings, *, limits: Limits | None = None, poll_s: float = 1.0) -> FastAPI:
+def create_app(
+    settings: Settings, *, limits: Limits | None = None, poll_s: float = 1.0, store: Store | None = None
+) -> FastAPI:
     """Return the server as an ASGI application; it loads what is served when it starts up.
 
     Args:
         settings: Names the home, the token and the greatest age of features.
         limits: Bounds of one request.
         poll_s: Seconds between looks at the champion pointers and the feature pointer.
+        store: Where models come from, in place of the home's champions.
     """
     limits = limits or Limits()
     metrics = Metrics()
-    engine = Engine(settings, metrics, poll_s=poll_s)
+    engine = Engine(settings, metrics, poll_s=poll_s, store=store)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -12,7 +12,8 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TypedDict, TypeVar
+from pathlib import Path
+from typing import Protocol, TypedDict, TypeVar
 
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import TensorSpec
@@ -20,11 +21,60 @@ from ml.serving.model import Model
 from ml.serving.request import RequestPlan
 from ml.serving.snapshot import BoundFeatures, FeatureSnapshot, current_snapshot
 from ml.settings import Settings
-from ml.store.releases import SCHEMA, Pointer, ReleaseStore
+from ml.store.releases import SCHEMA, ReleaseStore
 
 _RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 60.0
 
 T = TypeVar("T")
+
+
+class Pointed(Protocol):
+    """What a store says serves a surface."""
+
+    @property
+    def surface(self) -> str:
+        """Name that requests ask for."""
+        ...
+
+    @property
+    def release(self) -> str:
+        """Id that answers name."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Version, which rises with every change."""
+        ...
+
+
+class Files(Protocol):
+    """The files of a release, checked; ``schema.json`` lies in ``path``."""
+
+    @property
+    def path(self) -> Path:
+        """Folder of the files."""
+        ...
+
+    @property
+    def model(self) -> Path:
+        """Path of the ONNX file."""
+        ...
+
+
+class Store(Protocol):
+    """Where models come from: the release store with its champions, or an experiment's arms."""
+
+    def surfaces(self) -> list[str]:
+        """Return the surfaces that have a model."""
+        ...
+
+    def pointer(self, surface: str) -> Pointed | None:
+        """Return what serves a surface; polled."""
+        ...
+
+    def release(self, surface: str, release: str) -> Files:
+        """Return the checked files of one release."""
+        ...
 
 
 class Released:
@@ -88,13 +138,16 @@ class Engine:
         settings: Names the home; its release store and feature snapshots are followed.
         metrics: Counts loads and shows what is served.
         poll_s: Seconds between looks at the pointers.
+        store: Where models come from, in place of the home's release store.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, *, poll_s: float = 1.0) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, *, poll_s: float = 1.0, store: Store | None = None
+    ) -> None:
         self.settings = settings
         self.metrics = metrics
         self.poll_s = poll_s
-        self.store = ReleaseStore(settings.artifacts_dir)
+        self.store: Store = store or ReleaseStore(settings.artifacts_dir)
         self.served: dict[str, Served] = {}
         self._champions: set[str] = set()
         self._snapshot: FeatureSnapshot | None = None
@@ -120,7 +173,7 @@ class Engine:
         """Look at the pointers once and load what changed; what cannot be loaded leaves the old in place."""
         with self._refreshing:
             self._refresh_snapshot()
-            for surface in self.store.files.names("champion"):
+            for surface in self.store.surfaces():
                 pointer = self.store.pointer(surface)
                 if pointer is not None:
                     self._champions.add(surface)
@@ -166,7 +219,7 @@ class Engine:
         loaded = self._attempt("features", path.name, lambda: FeatureSnapshot.load(path))
         self._snapshot = loaded or self._snapshot
 
-    def _refresh_surface(self, pointer: Pointer) -> None:
+    def _refresh_surface(self, pointer: Pointed) -> None:
         surface, snapshot, old = pointer.surface, self._snapshot, self.served.get(pointer.surface)
         wanted = (pointer.release, str(pointer.version), snapshot.id if snapshot else None)
         if old is not None and old.identity == wanted:
@@ -180,7 +233,7 @@ class Engine:
             self.served = {**self.served, surface: new}
             log(logging.INFO, "serving", surface=surface, version=new.version, **new.label)
 
-    def _champion(self, pointer: Pointer, old: Served | None) -> Served:
+    def _champion(self, pointer: Pointed, old: Served | None) -> Served:
         if old is not None and old.released.release == pointer.release:
             return self._bound(old.released, str(pointer.version))
         release = self.store.release(pointer.surface, pointer.release)

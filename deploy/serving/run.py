@@ -13,6 +13,7 @@ import numpy as np
 import uvicorn
 
 from deploy.serving.app import Limits, create_app
+from deploy.serving.engine import Store
 from deploy.serving.metrics import configure_logging, log
 from ml.ids import id63_array
 from ml.lake import ALIAS, LANDING, Lake
@@ -41,14 +42,20 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None) 
 
 @contextmanager
 def serving(
-    settings: Settings, *, host: str = "127.0.0.1", port: int = 0, limits: Limits | None = None, poll_s: float = 1.0
+    settings: Settings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    limits: Limits | None = None,
+    poll_s: float = 1.0,
+    store: Store | None = None,
 ) -> Iterator[str]:
-    """Serve in a thread while the block runs, and yield the base URL.
+    """Serve in a thread while the block runs, and yield the base URL; models come from ``store`` if it is given.
 
     Raises:
         RuntimeError: The server did not start.
     """
-    server, socket = _server(settings, host, port, limits or Limits(), poll_s)
+    server, socket = _server(settings, host, port, limits or Limits(), poll_s, store)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, name="crossfade-serve", daemon=True)
     thread.start()
     while not server.started:
@@ -119,10 +126,10 @@ def example_answer(settings: Settings, surface: str) -> dict[str, Any]:
 
 
 def _server(
-    settings: Settings, host: str, port: int, limits: Limits, poll_s: float = 1.0
+    settings: Settings, host: str, port: int, limits: Limits, poll_s: float = 1.0, store: Store | None = None
 ) -> tuple[uvicorn.Server, Any]:
     config = uvicorn.Config(
-        create_app(settings, limits=limits, poll_s=poll_s),
+        create_app(settings, limits=limits, poll_s=poll_s, store=store),
         host=host,
         port=port,
         log_config=None,

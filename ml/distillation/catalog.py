@@ -42,6 +42,6 @@ def build_technique(surface: Surface, scales: Mapping[str, Scale], widths: Width
             case "representation":
                 return Representation(heads, scales, widths.bottom)
             case "interaction":
-                return Interaction(heads, scales, widths.products, surface.network.tower)
+                return Interaction(heads, scales, widths.interaction)
             case "listwise":
                 return Listwise(heads, scales, widths.tower)

@@ -1,42 +1,42 @@
-"""Interaction towers: the embeddings learn the soft label through their products, below all shared layers."""
+"""The taught branch: embeddings of its own learn who likes what from the teacher alone, and serve as features."""
 
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from ml.distillation.soft_heads import SoftHeads
-from ml.distillation.technique import Activations, Scale, perceptron
+from ml.distillation.technique import Activations, Scale
 from ml.surfaces.spec import DistillationHead
 
 
 class Interaction(SoftHeads):
-    """One tower with a logit per head that reads the products of embeddings and nothing else.
+    """One linear head per soft label on the interaction branch, which learns from these heads and nothing else.
 
-    What crosses domains is which user likes which item, and that lives in the embeddings. The layers above them are
-    left to the app's own labels, so the teacher's habits (its base rates, its bait) cannot crowd them: products of
-    factors as the carrier of knowledge follow "Neural Factorization Machines" (arXiv 1708.05027), a tower that reads
-    less than the model does follows the shallow tower of "Recommending What Video to Watch Next" (RecSys 2019).
-    Loss: ``SoftHeads``.
+    What crosses domains is which user likes which item. A few positive labels per user cannot teach embeddings that,
+    and embeddings that must also carry soft labels lose what the app's own labels had taught them. So the branch has
+    embeddings of its own; the tasks read its output as they read any feature, and their gradient stops there. The
+    control has the same branch, taught by the tasks. Heads of their own on an inner layer follow "FitNets"
+    (arXiv 1412.6550), features that the next model takes as they are follow "Practical Lessons from Predicting Clicks
+    on Ads at Facebook" (ADKDD 2014), products of factors follow "Neural Factorization Machines" (arXiv 1708.05027).
+    Loss: ``SoftHeads``. The weight only balances the heads: nothing else sees their gradient.
 
     Args:
         heads: Heads without a task.
         scales: {teacher output: scale fitted on the training rows}.
-        products: Width of all products of embeddings together.
-        tower: Widths of the layers of a tower.
+        width: Width of the branch's output.
 
     Raises:
-        ValueError: The network multiplies no embeddings.
+        ValueError: The network has no interaction branch.
     """
 
-    def __init__(
-        self, heads: Sequence[DistillationHead], scales: Mapping[str, Scale], products: int, tower: Sequence[int]
-    ) -> None:
+    owns_interaction = True
+
+    def __init__(self, heads: Sequence[DistillationHead], scales: Mapping[str, Scale], width: int) -> None:
         super().__init__(heads, scales)
-        if products == 0:
-            raise ValueError("technique interaction needs network.products")
-        width = tower[-1] if tower else products
-        self.modules_of_heads.extend(nn.Sequential(perceptron(products, tower), nn.Linear(width, 1)) for _ in heads)
+        if width == 0:
+            raise ValueError("technique interaction teaches network.interaction, which is missing")
+        self.modules_of_heads.extend(nn.Linear(width, 1) for _ in heads)
 
     def source(self, head: DistillationHead, activations: Activations) -> Tensor:
-        """Return the products of embeddings, [n, width]."""
-        return activations.products
+        """Return the output of the branch, [n, width]."""
+        return activations.interaction

@@ -19,13 +19,13 @@ class Activations:
         bottom: Output of the shared bottom, [n, width].
         towers: {task: output of its tower, [n, width]}.
         outputs: {task: logit or value that serves, [n]}.
-        products: Products of embeddings, side by side, [n, width].
+        interaction: Output of the interaction branch, [n, width]; width 0 where there is none.
     """
 
     bottom: Tensor
     towers: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
-    products: Tensor
+    interaction: Tensor
 
 
 class Widths(NamedTuple):
@@ -33,7 +33,7 @@ class Widths(NamedTuple):
 
     bottom: int
     tower: int
-    products: int
+    interaction: int
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,14 @@ class Scale:
 
 
 class Technique(nn.Module, ABC):
-    """Heads that learn from the teacher beside the tasks; none of them serves."""
+    """Heads that learn from the teacher beside the tasks; none of them serves.
+
+    Attributes:
+        owns_interaction: Whether the interaction branch learns from these heads alone: the gradient of the tasks stops
+            where the branch enters the bottom.
+    """
+
+    owns_interaction: bool = False
 
     @abstractmethod
     def heads(self, activations: Activations) -> dict[str, Tensor]:

@@ -226,10 +226,26 @@ def markdown_image(png: bytes, alternative: str) -> str:
 
 def canvas(height: float) -> tuple[Figure, Axes]:
     """Return a figure 900 pixels wide and ``height`` hundred pixels high, and its axes, in the style of all plots."""
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
-    axes = figure.subplots()
-    _style(axes)
+    figure, [axes] = panels(height, 1)
     return figure, axes
+
+
+def panels(height: float, columns: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure as ``canvas`` does, with several axes side by side."""
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
+    found = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axes in found:
+        _style(axes)
+    return figure, found
+
+
+def stack(height: float, rows: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure as ``canvas`` does, with several axes below each other that share the horizontal one."""
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
+    stacked = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+    for axes in stacked:
+        _style(axes)
+    return figure, stacked
 
 
 def _style(axes: Axes) -> None:

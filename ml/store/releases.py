@@ -213,6 +213,10 @@ class ReleaseStore:
         self.files = Files(root)
         self.verdicts = VerdictStore(root)
 
+    def surfaces(self) -> list[str]:
+        """Return the surfaces that have a champion log, sorted."""
+        return self.files.names("champion")
+
     def pointer(self, surface: str) -> Pointer | None:
         """Return the newest valid entry of the champion log: cheap enough to poll."""
         for name in reversed(self._numbers(surface)):

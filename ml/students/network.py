@@ -1,6 +1,6 @@
 """The ranker: a shared-bottom multi-task network over embeddings, numbers and products of embeddings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from ml.distillation.technique import Activations, Technique, Widths, perceptron
 from ml.modules.vocabulary import UNKNOWN_ROW
 from ml.students.preprocessing import Preprocessing, key
 from ml.surfaces import expression
-from ml.surfaces.spec import Surface
+from ml.surfaces.spec import InteractionBranch, Surface
 
 SCORE = "score"
 """Name of the ranking score among the outputs."""
@@ -19,6 +19,89 @@ TORCH: dict[str, Any] = {"sigmoid": torch.sigmoid, "exp": torch.exp, "log1p": to
 """Functions of ``rank_by`` over tensors."""
 
 _EMBEDDING_DEVIATION = 0.1
+
+
+class Factors(nn.Module):
+    """Embedding tables, and products of what a surface pairs.
+
+    Args:
+        surface: Inputs and pairs.
+        preprocessing: Fitted; gives the sizes of vocabularies and where a vector lies among the dense numbers.
+        names: Ids and categories to embed.
+        embedding: Size of every embedding, for a branch: pairs of vectors, in which nothing is embedded, are left out.
+            By default each input has its own size, and every pair is multiplied.
+
+    Raises:
+        ValueError: A pair has no common embedding size.
+    """
+
+    def __init__(
+        self, surface: Surface, preprocessing: Preprocessing, names: Sequence[str], embedding: int | None = None
+    ) -> None:
+        super().__init__()
+        inputs = surface.inputs
+        self.ids = {name: (key(preprocessing.vocabulary[name]), preprocessing.ids.index(name)) for name in names}
+        self.slices = dict(preprocessing.slices)
+        self.tables = nn.ModuleDict()
+        for vocabulary in dict.fromkeys(preprocessing.vocabulary[name] for name in names):
+            table = nn.Embedding(preprocessing.sizes[vocabulary], embedding or inputs[vocabulary].embedding)
+            nn.init.normal_(table.weight, std=_EMBEDDING_DEVIATION)
+            with torch.no_grad():
+                table.weight[UNKNOWN_ROW] = 0.0
+            self.tables[key(vocabulary)] = table
+        self.projections = nn.ModuleDict()
+        self.pairs: list[tuple[str, str, int | None]] = []
+        for left, right in surface.network.products:
+            if _same_vectors(surface, left, right):
+                if embedding is None:
+                    self.pairs.append((left, right, None))
+                continue
+            size = embedding or _size(surface, left, right)
+            self.pairs.append((left, right, size))
+            for name in (left, right):
+                if inputs[name].type == "vector" and _projection(name, size) not in self.projections:
+                    self.projections[_projection(name, size)] = nn.Linear(inputs[name].length, size)
+        self.width = sum(inputs[left].length if size is None else size for left, _, size in self.pairs)
+
+    def forward(self, rows: Tensor, dense: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the embeddings, [n, size] each, and the products side by side, [n, width].
+
+        Args:
+            rows: Embedding rows, int64 [n, ids].
+            dense: Standardised numbers, float32 [n, width].
+        """
+        embedded = {name: self.tables[table](rows[:, place]) for name, (table, place) in self.ids.items()}
+
+        def factor(name: str, size: int | None) -> Tensor:
+            if name in embedded:
+                return embedded[name]
+            vector = dense[:, self.slices[name]]
+            return vector if size is None else self.projections[_projection(name, size)](vector)
+
+        products = [factor(left, size) * factor(right, size) for left, right, size in self.pairs]
+        return list(embedded.values()), torch.cat(products, dim=1) if products else dense[:, :0]
+
+
+class Branch(nn.Module):
+    """Products of embeddings of its own -> layers: see ``InteractionBranch`` of the surface.
+
+    Args:
+        surface: Has ``network.interaction``.
+        preprocessing: Fitted.
+        spec: Sizes.
+    """
+
+    def __init__(self, surface: Surface, preprocessing: Preprocessing, spec: InteractionBranch) -> None:
+        super().__init__()
+        paired = {name for pair in surface.network.products for name in pair}
+        names = [name for name in preprocessing.ids if name in paired]
+        self.factors = Factors(surface, preprocessing, names, spec.embedding)
+        self.layers = perceptron(self.factors.width, spec.layers)
+
+    def forward(self, rows: Tensor, dense: Tensor) -> Tensor:
+        """Return the output of the last layer, [n, width]; arguments as those of ``Factors``."""
+        _, products = self.factors(rows, dense)
+        return self.layers(products)
 
 
 class Ranker(nn.Module):
@@ -46,7 +129,6 @@ class Ranker(nn.Module):
         self.surface = surface
         self.preprocessing = preprocessing
         self.rank_by = expression.parse(surface.rank_by, surface.tasks)
-        self.products = tuple((left, right, self._size(left, right)) for left, right in surface.network.products)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._create()
@@ -54,42 +136,15 @@ class Ranker(nn.Module):
 
     def _create(self) -> None:
         inputs, network, pre = self.surface.inputs, self.surface.network, self.preprocessing
-        self.embeddings = nn.ModuleDict()
-        for vocabulary in dict.fromkeys(pre.vocabulary.values()):
-            table = nn.Embedding(pre.sizes[vocabulary], inputs[vocabulary].embedding)
-            nn.init.normal_(table.weight, std=_EMBEDDING_DEVIATION)
-            with torch.no_grad():
-                table.weight[UNKNOWN_ROW] = 0.0
-            self.embeddings[key(vocabulary)] = table
-        self.projections = nn.ModuleDict()
-        for left, right, size in self.products:
-            if self._is_vector(left, right):
-                continue
-            for name in (left, right):
-                if inputs[name].type == "vector" and _projection(name, size) not in self.projections:
-                    self.projections[_projection(name, size)] = nn.Linear(inputs[name].length, size)
-        products = sum(size for *_, size in self.products)
-        width = pre.width + sum(inputs[name].embedding for name in pre.ids) + products
+        self.factors = Factors(self.surface, pre, pre.ids)
+        self.branch = Branch(self.surface, pre, network.interaction) if network.interaction else None
+        taught = network.interaction.layers[-1] if network.interaction else 0
+        width = pre.width + sum(inputs[name].embedding for name in pre.ids) + self.factors.width + taught
         self.bottom = perceptron(width, network.bottom)
         bottom = network.bottom[-1] if network.bottom else width
         self.towers = nn.ModuleDict({key(task): perceptron(bottom, network.tower) for task in self.surface.tasks})
-        self.widths = Widths(bottom, network.tower[-1] if network.tower else bottom, products)
+        self.widths = Widths(bottom, network.tower[-1] if network.tower else bottom, taught)
         self.heads = nn.ModuleDict({key(task): nn.Linear(self.widths.tower, 1) for task in self.surface.tasks})
-
-    def _is_vector(self, *names: str) -> bool:
-        return all(self.surface.inputs[name].type == "vector" for name in names)
-
-    def _size(self, left: str, right: str) -> int:
-        inputs = self.surface.inputs
-        if self._is_vector(left, right) and inputs[left].length == inputs[right].length:
-            return inputs[left].length
-        sizes = {inputs[name].embedding for name in (left, right) if inputs[name].type in ("id", "category")}
-        if len(sizes) != 1 or not {inputs[left].type, inputs[right].type} <= {"id", "category", "vector"}:
-            raise ValueError(
-                f"surface {self.surface.name}: product [{left}, {right}] needs two ids of one embedding size, "
-                "an id and a vector, or two vectors of one length"
-            )
-        return sizes.pop()
 
     def activations(self, rows: Tensor, dense: Tensor) -> Activations:
         """Run the network on preprocessed inputs.
@@ -98,27 +153,14 @@ class Ranker(nn.Module):
             rows: Embedding rows, int64 [n, ids].
             dense: Standardised numbers, float32 [n, width].
         """
-        pre = self.preprocessing
-        embedded = {
-            name: self.embeddings[key(pre.vocabulary[name])](rows[:, index]) for index, name in enumerate(pre.ids)
-        }
-
-        def factor(name: str, size: int, raw: bool) -> Tensor:
-            if name in embedded:
-                return embedded[name]
-            vector = dense[:, pre.slices[name]]
-            return vector if raw else self.projections[_projection(name, size)](vector)
-
-        factors = [
-            factor(left, size, raw) * factor(right, size, raw)
-            for left, right, size in self.products
-            for raw in [self._is_vector(left, right)]
-        ]
-        products = torch.cat(factors, dim=1) if factors else dense[:, :0]
-        bottom = self.bottom(torch.cat([dense, *embedded.values(), products], dim=1))
+        embedded, products = self.factors(rows, dense)
+        interaction = self.branch(rows, dense) if self.branch else dense[:, :0]
+        taught_alone = self.distillation is not None and self.distillation.owns_interaction
+        feature = interaction.detach() if taught_alone else interaction
+        bottom = self.bottom(torch.cat([dense, *embedded, products, feature], dim=1))
         towers = {task: self.towers[key(task)](bottom) for task in self.surface.tasks}
         outputs = {task: self.heads[key(task)](tower).squeeze(1) for task, tower in towers.items()}
-        return Activations(bottom=bottom, towers=towers, outputs=outputs, products=products)
+        return Activations(bottom=bottom, towers=towers, outputs=outputs, interaction=interaction)
 
     def forward(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Score raw columns.
@@ -131,6 +173,22 @@ class Ranker(nn.Module):
         """
         outputs = self.activations(*self.preprocessing(columns)).outputs
         return {**outputs, SCORE: self.rank_by(outputs, TORCH)}
+
+
+def _same_vectors(surface: Surface, left: str, right: str) -> bool:
+    specs = [surface.inputs[name] for name in (left, right)]
+    return all(spec.type == "vector" for spec in specs) and specs[0].length == specs[1].length
+
+
+def _size(surface: Surface, left: str, right: str) -> int:
+    specs = [surface.inputs[name] for name in (left, right)]
+    sizes = {spec.embedding for spec in specs if spec.type in ("id", "category")}
+    if len(sizes) != 1 or not {spec.type for spec in specs} <= {"id", "category", "vector"}:
+        raise ValueError(
+            f"surface {surface.name}: product [{left}, {right}] needs two ids of one embedding size, "
+            "an id and a vector, or two vectors of one length"
+        )
+    return sizes.pop()
 
 
 def _projection(name: str, size: int) -> str:

@@ -328,8 +328,8 @@ def _run(
 
 def build_optimizer(ranker: Ranker, recipe: Training) -> torch.optim.Optimizer:
     """Return Adam with the embedding tables at a learning rate of their own."""
-    tables = list(ranker.embeddings.parameters())
-    others = [p for name, p in ranker.named_parameters() if not name.startswith("embeddings.")]
+    tables = [module.weight for module in ranker.modules() if isinstance(module, nn.Embedding)]
+    others = [p for p in ranker.parameters() if not any(p is table for table in tables)]
     groups = [{"params": others}, {"params": tables, "lr": recipe.embedding_learning_rate or recipe.learning_rate}]
     return torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 

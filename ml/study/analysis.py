@@ -1,11 +1,7 @@
 """What the trials of a study say: differences over worlds, seeds and users, with intervals and corrected p-values.
 
-Two levels are uncertain: which worlds (populations, logs, teachers) one happened to have, and which users of a world
-were there on the evaluation days. Both are resampled: worlds with replacement, and in each of them its users (Poisson
-weights, the same for both arms); seeds of the initialisation are averaged within a world. With few worlds the
-percentiles of such a bootstrap are too narrow, so the interval is Student's t with (worlds - 1) degrees of freedom on
-its standard error. Users count in the spread between worlds too, which makes the interval a little too wide rather than
-too narrow. Source: Davison and Hinkley, "Bootstrap Methods and their Application" (1997), section 3.8.
+Seeds of the initialisation are averaged within a world; worlds and their users are both resampled, with the same users
+for both arms: see ``ml/evaluation/over_worlds.py``.
 """
 
 from dataclasses import dataclass
@@ -13,11 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ml.study.design import ARMS, Design
-
-ROUNDS = 4000
-LEVEL = 0.05
-POWER = 0.8
+from ml.evaluation.bootstrap import CONFIDENCE
+from ml.evaluation.over_worlds import over_worlds
+from ml.study.design import AS_IT_IS, Design
 
 
 @dataclass(frozen=True)
@@ -25,6 +19,7 @@ class Lift:
     """Difference of an arm to its control, in the metric's unit.
 
     Attributes:
+        condition: What is different from the preset, for control and arm; empty where nothing is.
         surface: Name of the surface.
         task: Name of the task.
         slice: ``all`` or a slice.
@@ -34,7 +29,7 @@ class Lift:
         null: Whether the true lift is 0 by construction.
         base: Mean of the metric of the control.
         lift: Mean difference over worlds and seeds.
-        lo: Lower end of the 95 % interval; NaN for one world.
+        lo: Lower end of the 95 % interval; of one world alone that of its users.
         hi: Upper end.
         p: Two-sided p-value of no difference; NaN for one world.
         p_holm: Corrected over all rows of the table.
@@ -44,6 +39,7 @@ class Lift:
         above: Worlds in which the difference is above 0.
     """
 
+    condition: str
     surface: str
     task: str
     slice: str
@@ -63,23 +59,26 @@ class Lift:
     above: int
 
 
-def lifts(rows: pa.Table, design: Design, seed: int = 0) -> list[Lift]:
+def lifts(rows: pa.Table, design: Design, against: str | None = None, seed: int = 0) -> list[Lift]:
     """Compare every arm of a study with its control.
 
     Args:
         rows: Of the lake's table of trials.
         design: Names arms and their order.
+        against: An arm that those with the teacher's own labels are compared with, in place of their controls.
         seed: Of the resampling.
     """
-    from scipy import stats
     from statsmodels.stats.multitest import multipletests
 
     cells = _cells(rows)
     found: list[Lift] = []
-    for surface, task, slice_ in dict.fromkeys((s, t, c) for s, t, c, _ in cells):
-        for arm in (ARMS[name] for name in design.arms):
-            mine, base = cells.get((surface, task, slice_, arm.name)), cells.get((surface, task, slice_, arm.control))
-            if mine is None or base is None:
+    labels = [condition.label for condition in design.conditions]
+    places = dict.fromkeys(key[:4] for key in cells)
+    for label, surface, task, slice_ in sorted(places, key=lambda place: labels.index(place[0])):
+        for arm in design.arms:
+            other = against or arm.control
+            mine, base = (cells.get((label, surface, task, slice_, name)) for name in (arm.name, other))
+            if mine is None or base is None or arm.name == other or (against and arm.labels != "as_is"):
                 continue
             pairs = sorted(set(mine.values) & set(base.values))
             worlds = sorted({world for world, _ in pairs})
@@ -88,45 +87,46 @@ def lifts(rows: pa.Table, design: Design, seed: int = 0) -> list[Lift]:
                 w: np.mean([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w], axis=0)
                 for w in worlds
             }
-            estimate = float(np.mean(list(values.values())))
-            count = len(worlds)
-            error = _standard_error([drawn[w] for w in worlds], np.random.default_rng(seed)) if count > 1 else np.nan
-            quantile = stats.t.ppf(1 - LEVEL / 2, count - 1) if count > 1 else np.nan
-            power = stats.t.ppf(POWER, count - 1) if count > 1 else np.nan
+            pooled = over_worlds([values[w] for w in worlds], [drawn[w] for w in worlds], seed)
             found.append(
                 Lift(
+                    condition=label,
                     surface=surface,
                     task=task,
                     slice=slice_,
                     metric=mine.metric,
                     arm=arm.name,
-                    control=arm.control,
+                    control=other,
                     null=arm.null,
                     base=float(np.mean([base.values[p] for p in pairs])),
-                    lift=estimate,
-                    lo=float(estimate - quantile * error),
-                    hi=float(estimate + quantile * error),
-                    p=float(2 * stats.t.sf(abs(estimate) / error, count - 1)) if error > 0 else float("nan"),
+                    lift=pooled.estimate,
+                    lo=pooled.lo,
+                    hi=pooled.hi,
+                    p=pooled.p,
                     p_holm=float("nan"),
-                    detectable=float((quantile + power) * error),
-                    worlds=count,
-                    seeds=len(pairs) // count,
-                    above=sum(value > 0 for value in values.values()),
+                    detectable=pooled.detectable,
+                    worlds=pooled.worlds,
+                    seeds=len(pairs) // pooled.worlds,
+                    above=pooled.above,
                 )
             )
     tested = [i for i, lift in enumerate(found) if np.isfinite(lift.p)]
     if tested:
-        corrected = np.asarray(multipletests([found[i].p for i in tested], alpha=LEVEL, method="holm")[1])
+        corrected = np.asarray(multipletests([found[i].p for i in tested], alpha=1 - CONFIDENCE, method="holm")[1])
         for i, p in zip(tested, corrected, strict=True):
             found[i] = Lift(**{**vars(found[i]), "p_holm": float(p)})
     return found
 
 
 def levels(rows: pa.Table) -> dict[tuple[str, str, str], dict[str, float]]:
-    """Return {(surface, task, slice): {arm: mean of the metric over worlds and seeds}}, the teacher's own included."""
+    """Return {(surface, task, slice): {arm: mean of the metric over worlds and seeds}}, the teacher's own included.
+
+    Only of trials in which the preset is as it is.
+    """
     means: dict[tuple[str, str, str], dict[str, float]] = {}
-    for (surface, task, slice_, arm), cell in _cells(rows).items():
-        means.setdefault((surface, task, slice_), {})[arm] = float(np.mean(list(cell.values.values())))
+    for (label, surface, task, slice_, arm), cell in _cells(rows).items():
+        if label == AS_IT_IS.label:
+            means.setdefault((surface, task, slice_), {})[arm] = float(np.mean(list(cell.values.values())))
     return means
 
 
@@ -139,24 +139,13 @@ class _Cell:
     replicates: dict[tuple[int, int], np.ndarray]
 
 
-def _cells(rows: pa.Table) -> dict[tuple[str, str, str, str], _Cell]:
-    cells: dict[tuple[str, str, str, str], _Cell] = {}
+def _cells(rows: pa.Table) -> dict[tuple[str, str, str, str, str], _Cell]:
+    """Return {(condition, surface, task, slice, arm): its trials}."""
+    cells: dict[tuple[str, str, str, str, str], _Cell] = {}
     for row in rows.to_pylist():
-        cell = cells.setdefault((row["surface"], row["task"], row["slice"], row["arm"]), _Cell(row["metric"], {}, {}))
+        place = (row["condition"], row["surface"], row["task"], row["slice"], row["arm"])
+        cell = cells.setdefault(place, _Cell(row["metric"], {}, {}))
         place = (row["world"], row["seed"])
         cell.values[place] = row["value"]
         cell.replicates[place] = np.array(row["replicates"], dtype=np.float64)
     return cells
-
-
-def _standard_error(worlds: list[np.ndarray], rng: np.random.Generator) -> float:
-    """Return the deviation of the mean over resampled worlds and, in each, one replicate of its users.
-
-    A resampled spread of W worlds is too small by (W - 1) / W in variance, which is put right.
-    """
-    count = len(worlds)
-    replicates = np.stack(worlds)
-    chosen = rng.integers(count, size=(ROUNDS, count))
-    sample = rng.integers(replicates.shape[1], size=(ROUNDS, count))
-    means = np.nanmean(replicates[chosen, sample], axis=1)
-    return float(np.nanstd(means, ddof=1) * np.sqrt(count / (count - 1)))

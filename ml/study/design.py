@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +16,12 @@ from ml.surfaces.spec import ON_TASKS, Surface, Technique
 DESIGNS_FILE = Path(__file__).with_name("designs.yaml")
 
 CONTROL = "control"
+STUDENT = "student"
+TECHNIQUES = tuple(name for name in get_args(Technique) if name != "none")
+NULLS = ("shuffled", "noise")
+"""Labels that know nothing: the true lift is 0."""
 
+Preset = Literal["tiny", "demo", "paper"]
 Labels = Literal["as_is", "shuffled", "noise", "within_item", "within_user"]
 """What an arm learns from: the teacher's labels; the same swapped among the rows of a day, of an item and day, or of a
 user and day; or standard normal noise. ``shuffled`` and ``noise`` are nulls, the rest keep a part of what is known."""
@@ -31,88 +36,154 @@ class Arm:
     """One way to train a ranker.
 
     Attributes:
-        name: As in a design.
+        name: As in a design; see ``parse_arm``.
         distils: Whether it has distillation heads at all.
         technique: How it learns, in place of the surface's own technique.
         labels: What it learns from.
-        weight: Factor on the weights of all heads.
         ids: Whether embeddings of ids, and their products, are among the inputs. Compared with a control that lacks
-            them too.
+            them too. An interaction branch has nothing to multiply then; its heads move to the shared bottom.
         centred: Whether soft labels are centred as the surface's heads say.
-        null: Whether its true lift is 0 by construction.
+        weights: Of the heads under another technique than the surface's own: ((surface, teacher output), weight).
     """
 
     name: str
     distils: bool = True
     technique: Technique | None = None
     labels: Labels = "as_is"
-    weight: float = 1.0
     ids: bool = True
     centred: bool = True
-    null: bool = False
+    weights: tuple[tuple[tuple[str, str], float], ...] = ()
+
+    @property
+    def null(self) -> bool:
+        """Whether its true lift is 0 by construction."""
+        return self.labels in NULLS
 
     @property
     def control(self) -> str:
         """Name of the arm that it is compared with."""
-        return CONTROL if self.ids else "control_without_ids"
+        return CONTROL if self.ids else f"{CONTROL} without_ids"
 
     def surface(self, surface: Surface) -> Surface:
         """Return the surface that this arm trains."""
         content = surface.model_dump(mode="json", by_alias=True)
         distillation = content["distillation"]
-        distillation["technique"] = self.technique or distillation["technique"]
+        own = distillation["technique"]
+        used = self.technique or own
+        used = "non_serving" if used == "interaction" and not self.ids else used
+        distillation["technique"] = used
+        weights = {} if used == own else dict(self.weights)
         for head in distillation["heads"]:
-            head["weight"] *= self.weight
-            head["task"] = self._task_of(head, surface)
-            if not self.centred or self.technique == "direct":
+            head["weight"] = weights.get((surface.name, head["teacher_output"]), head["weight"])
+            head["task"] = self._task_of(head, surface, used)
+            if not self.centred or used == "direct":
                 head["centre_by"] = None
         if not self.ids:
             ids = {name for name, spec in content["inputs"].items() if spec["type"] == "id"}
             content["inputs"] = {name: spec for name, spec in content["inputs"].items() if name not in ids}
             content["network"]["products"] = [p for p in content["network"]["products"] if not ids & set(p)]
+            content["network"]["interaction"] = None
             for head in content["distillation"]["heads"]:
                 if head["centre_by"] in ids:
                     head["centre_by"] = None
         return Surface.model_validate(content)
 
-    def _task_of(self, head: dict[str, Any], surface: Surface) -> str | None:
+    def _task_of(self, head: dict[str, Any], surface: Surface, technique: str) -> str | None:
         """Return the task that a head stands beside: its own, or the one whose counterpart the teacher has."""
-        if (self.technique or surface.distillation.technique) not in ON_TASKS:
+        if technique not in ON_TASKS:
             return None
         counterparts = (name for name, task in surface.tasks.items() if task.teacher_output == head["teacher_output"])
         return head["task"] or next(counterparts, None)
 
 
-ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm(CONTROL, distils=False),
-        Arm("control_without_ids", distils=False, ids=False),
-        Arm("student"),
-        Arm("shuffled", labels="shuffled", null=True),
-        Arm("noise", labels="noise", null=True),
-        Arm("within_item", labels="within_item"),
-        Arm("within_user", labels="within_user"),
-        Arm("without_ids", ids=False),
-        Arm("uncentred", centred=False),
-        *(
-            Arm(technique, technique=technique)
-            for technique in ("auxiliary", "non_serving", "direct", "representation", "interaction", "listwise")
-        ),
-        Arm("weight_x0.3", weight=0.3),
-        Arm("weight_x3", weight=3.0),
-    )
-}
+def parse_arm(name: str) -> Arm:
+    """Return the arm of a name: who learns, then what is different, for example ``auxiliary shuffled``.
+
+    The first word is ``control``, ``student`` (the surface's own technique) or a technique. The others are labels
+    (``shuffled``, ``noise``, ``within_item``, ``within_user``), ``without_ids`` and ``uncentred``, in any order.
+
+    Raises:
+        ValueError: A word is none of these.
+    """
+    who, *changes = name.split()
+    arm = Arm(name)
+    if who == CONTROL:
+        arm = replace(arm, distils=False)
+    elif who in TECHNIQUES:
+        arm = replace(arm, technique=who)
+    elif who != STUDENT:
+        raise ValueError(f"arm {name!r}: {who!r} is none of {[CONTROL, STUDENT, *TECHNIQUES]}")
+    for change in changes:
+        if change == "without_ids":
+            arm = replace(arm, ids=False)
+        elif change == "uncentred":
+            arm = replace(arm, centred=False)
+        elif change in get_args(Labels):
+            arm = replace(arm, labels=change)
+        else:
+            raise ValueError(f"arm {name!r}: {change!r} is none of {[*get_args(Labels), 'without_ids', 'uncentred']}")
+    return arm
 
 
 TEACHER = Arm("teacher", distils=False)
 """Stands for the teacher's own scores among the arms; it is not trained."""
 
 
-class World(_Model):
-    """One simulated world and its teacher."""
+class Condition(_Model):
+    """What is different from the preset and the surface, for the control as for the arms.
 
-    preset: Literal["tiny", "demo", "paper"]
+    Attributes:
+        shared_taste: How much of taste, quality and engagement the two sides share, 0 to 1.
+        linked_share: Share of app users whose account on the platform is known.
+        teacher_days: Last days of the source that the teacher learns from; all of them by default.
+        defaulted: Share of the teacher's inputs that take their default. 0: the teacher is trained without those that
+            the app lacks; more than it lacks: further ones, drawn by the world's seed, are withheld.
+        volume: Share of the app's training rows.
+        capacity: Factor on embeddings, bottom and towers of the ranker.
+        weight: Factor on the weights of all heads.
+    """
+
+    shared_taste: float = Field(default=1.0, ge=0, le=1)
+    linked_share: float = Field(default=0.9, ge=0, le=1)
+    teacher_days: int | None = Field(default=None, ge=1)
+    defaulted: float | None = Field(default=None, ge=0, le=1)
+    volume: float = Field(default=1.0, gt=0, le=1)
+    capacity: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
+
+    @property
+    def label(self) -> str:
+        """What differs, for example ``volume 0.3``; empty where nothing does."""
+        return ", ".join(f"{name} {value:g}" for name, value in self.model_dump(exclude_defaults=True).items())
+
+    def surface(self, surface: Surface) -> Surface:
+        """Return the surface with the capacity and the weights of this condition."""
+        if self.capacity == 1 and self.weight == 1:
+            return surface
+        content = surface.model_dump(mode="json", by_alias=True)
+        for spec in content["inputs"].values():
+            spec["embedding"] = _scaled(spec["embedding"], self.capacity)
+        for part in ("bottom", "tower"):
+            content["network"][part] = [_scaled(width, self.capacity) for width in content["network"][part]]
+        if branch := content["network"]["interaction"]:
+            branch["embedding"] = _scaled(branch["embedding"], self.capacity)
+            branch["layers"] = [_scaled(width, self.capacity) for width in branch["layers"]]
+        for head in content["distillation"]["heads"]:
+            head["weight"] *= self.weight
+        return Surface.model_validate(content)
+
+
+AS_IT_IS = Condition()
+
+
+def _scaled(size: int, factor: float) -> int:
+    return max(1, round(size * factor)) if size else 0
+
+
+class World(_Model):
+    """One simulated world."""
+
+    preset: Preset
     seed: int = Field(ge=0)
     shared_taste: float = Field(default=1.0, ge=0, le=1)
     linked_share: float = Field(default=0.9, ge=0, le=1)
@@ -124,6 +195,20 @@ class World(_Model):
         return f"{self.preset}-{self.seed}-taste{self.shared_taste:g}-linked{self.linked_share:g}"
 
 
+class TeacherVariant(_Model):
+    """A world's teacher, or one that knows less: see ``Condition``."""
+
+    days: int | None = None
+    defaulted: float | None = None
+
+    @property
+    def name(self) -> str:
+        """A folder name that tells the teachers of a world apart; ``teacher`` for its own."""
+        parts = [f"days{self.days}"] if self.days else []
+        parts += [f"defaulted{self.defaulted:g}"] if self.defaulted is not None else []
+        return "-".join(["teacher", *parts])
+
+
 @dataclass(frozen=True)
 class Trial:
     """One training and its evaluation."""
@@ -132,6 +217,27 @@ class Trial:
     surface: str
     arm: Arm
     seed: int
+    condition: Condition = AS_IT_IS
+
+    @property
+    def teacher(self) -> TeacherVariant:
+        """Whose soft labels it learns from."""
+        return TeacherVariant(days=self.condition.teacher_days, defaulted=self.condition.defaulted)
+
+
+class Part(_Model):
+    """Arms in some worlds of a study; with dials, once per level of each dial instead of as the preset is."""
+
+    worlds: tuple[int, ...] = Field(min_length=1)
+    arms: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] | None = None
+    dials: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every level of every dial, one at a time."""
+        levels = [Condition.model_validate({dial: level}) for dial, found in self.dials.items() for level in found]
+        return tuple(levels) or (AS_IT_IS,)
 
 
 class Design(_Model):
@@ -139,37 +245,73 @@ class Design(_Model):
 
     name: str
     description: str
-    preset: Literal["tiny", "demo", "paper"]
-    worlds: tuple[int, ...] = Field(min_length=1)
+    preset: Preset
     seeds: tuple[int, ...] = Field(min_length=1)
-    arms: tuple[str, ...] = Field(min_length=1)
+    parts: tuple[Part, ...] = Field(min_length=1)
     surfaces: tuple[str, ...] = ("homepage", "radio")
     surfaces_dir: str | None = Field(default=None, description="Other surfaces than the simulator's, from the project")
-
-    def model_post_init(self, context: object) -> None:
-        """Refuse arms that do not exist."""
-        if unknown := set(self.arms) - set(ARMS):
-            raise ValueError(f"study {self.name}: no arms {sorted(unknown)}; there are {sorted(ARMS)}")
+    weights: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="{surface: {teacher output: weight}} of heads under another technique than the surface's own",
+    )
 
     @property
-    def all_arms(self) -> tuple[Arm, ...]:
-        """The arms and the controls that they are compared with, controls first."""
-        chosen = [ARMS[name] for name in self.arms]
-        controls = dict.fromkeys(ARMS[arm.control] for arm in chosen)
+    def worlds(self) -> tuple[int, ...]:
+        """Seeds of all worlds."""
+        return tuple(dict.fromkeys(seed for part in self.parts for seed in part.worlds))
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """All arms but the controls."""
+        named = dict.fromkeys(name for part in self.parts for name in part.arms)
+        return tuple(self._arm(name) for name in named)
+
+    def arms_of(self, part: Part) -> tuple[Arm, ...]:
+        """Return the arms of a part and the controls that they are compared with, controls first."""
+        chosen = [self._arm(name) for name in part.arms]
+        controls = [parse_arm(arm.control) for arm in chosen]
         return tuple(dict.fromkeys([*controls, *chosen]))
 
-    def in_worlds(self) -> Iterator[World]:
-        """Yield the worlds."""
-        for seed in self.worlds:
-            yield World(preset=self.preset, seed=seed, surfaces_dir=self.surfaces_dir)
+    def _arm(self, name: str) -> Arm:
+        weights = {(surface, output): w for surface, heads in self.weights.items() for output, w in heads.items()}
+        return replace(parse_arm(name), weights=tuple(weights.items()))
 
-    def trials(self, world: World) -> Iterator[Trial]:
-        """Yield the trials of one world, the scores of its teacher among them."""
-        for surface in self.surfaces:
-            yield Trial(world, surface, TEACHER, 0)
-            for seed in self.seeds:
-                for arm in self.all_arms:
-                    yield Trial(world, surface, arm, seed)
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All conditions, as the preset is first."""
+        return tuple(dict.fromkeys(condition for part in self.parts for condition in part.conditions))
+
+    @property
+    def dials(self) -> tuple[str, ...]:
+        """All dials that are turned."""
+        return tuple(dict.fromkeys(dial for part in self.parts for dial in part.dials))
+
+    def trials(self) -> tuple[Trial, ...]:
+        """Return all trials, the scores of each teacher among them, those of one world side by side."""
+        found: dict[Trial, None] = {}
+        for part in self.parts:
+            for condition in part.conditions:
+                for seed in part.worlds:
+                    world = World(
+                        preset=self.preset,
+                        seed=seed,
+                        shared_taste=condition.shared_taste,
+                        linked_share=condition.linked_share,
+                        surfaces_dir=self.surfaces_dir,
+                    )
+                    for surface in self.surfaces:
+                        found[Trial(world, surface, TEACHER, 0, condition)] = None
+                        for student_seed in part.seeds or self.seeds:
+                            for arm in self.arms_of(part):
+                                found[Trial(world, surface, arm, student_seed, condition)] = None
+        return tuple(found)
+
+    def by_world(self) -> dict[World, tuple[Trial, ...]]:
+        """Return the trials of each world; a world is made and used by one process."""
+        found: dict[World, list[Trial]] = {}
+        for trial in self.trials():
+            found.setdefault(trial.world, []).append(trial)
+        return {world: tuple(trials) for world, trials in found.items()}
 
 
 def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:

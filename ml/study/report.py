@@ -1,22 +1,23 @@
 """The report of a study for people: Markdown, forest plots, and one self-contained HTML page."""
 
-import base64
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 
 from ml.evaluation.evaluate import ALL
+from ml.evaluation.page import as_page, render
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings
 from ml.study.analysis import Lift, levels, lifts
-from ml.study.design import Design, load_design
+from ml.study.design import AS_IT_IS, NULLS, STUDENT, TECHNIQUES, Condition, Design, load_design
 from ml.study.run import TRIALS_TABLE, worlds_dir
-from ml.study.worlds import READY_FILE
+from ml.study.worlds import is_ready, world_settings
+from ml.surfaces.spec import load_surfaces
+from ml.teacher.contract import load_contract
 
 PAPER = {
     ("homepage", "ctr"): ("CTR, AUC", 79.34, 75.40, 79.55),
@@ -26,7 +27,10 @@ PAPER = {
 }
 """Control, teacher and student of the paper's offline table (arXiv 2603.28994), x100."""
 
-_TEMPLATES = Path(__file__).parent
+BASELINE = "auxiliary"
+"""The paper's technique, with which the others are compared."""
+
+_TEMPLATE = Path(__file__).with_name("report.md.j2")
 
 
 class NoTrials(ValueError):
@@ -40,22 +44,21 @@ def study_rows(settings: Settings, name: str) -> tuple[Design, pa.Table]:
         NoTrials: A world of the study or one of its trials is missing.
     """
     from ml.study.trials import Bench
-    from ml.study.worlds import world_settings
-    from ml.surfaces.spec import load_surfaces
 
-    design = load_design(name)
+    design, root = load_design(name), worlds_dir(settings)
     wanted: list[str] = []
-    for world in design.in_worlds():
-        made = world_settings(worlds_dir(settings) / world.name, world)
-        if not (made.home / READY_FILE).exists():
-            raise NoTrials(f"study {name}: world {world.name} is missing; run `crossfade study run {name}`")
-        surfaces = load_surfaces(made)
-        benches = {surface: Bench(made, surfaces[surface]) for surface in design.surfaces}
-        wanted += [benches[trial.surface].trial_digest(trial) for trial in design.trials(world)]
+    for world, trials in design.by_world().items():
+        surfaces = load_surfaces(world_settings(root / world.name, world))
+        for teacher, surface in dict.fromkeys((trial.teacher, trial.surface) for trial in trials):
+            if not is_ready(root, world, teacher):
+                raise NoTrials(f"study {name}: world {world.name} is missing; run `crossfade study run {name}`")
+            made = world_settings(root / world.name, world)
+            bench = Bench(made, surfaces[surface], load_contract(made.home / teacher.name))
+            wanted += [bench.trial_digest(t) for t in trials if (t.teacher, t.surface) == (teacher, surface)]
     with Lake(settings) as lake:
         rows = lake.sql(
             f"select * from {ALIAS}.{TRIALS_TABLE} where list_contains(?::varchar[], trial) "
-            "order by surface, task, slice, arm, world, seed",
+            "order by condition, surface, task, slice, arm, world, seed",
             [wanted],
         )
     if missing := set(wanted) - set(rows["trial"].to_pylist()):
@@ -84,10 +87,10 @@ def findings(table: list[Lift], means: dict[tuple[str, str, str], dict[str, floa
     """Judge the paper's claims by a study's table. A claim about several tasks needs all of them."""
 
     def of(arm: str, slice_: str = ALL) -> list[Lift]:
-        return [lift for lift in table if lift.arm == arm and lift.slice == slice_]
+        return [lift for lift in table if lift.arm == arm and lift.slice == slice_ and not lift.condition]
 
     found: list[Finding] = []
-    student = of("student")
+    student = of(STUDENT)
     for task, claim in (
         (("homepage", "ctr"), "The student beats its control on CTR."),
         (("homepage", "trail"), "The student beats its control on trail engagement."),
@@ -113,12 +116,36 @@ def findings(table: list[Lift], means: dict[tuple[str, str, str], dict[str, floa
                 "; ".join(texts),
             )
         )
-    for arm, what in (("shuffled", "labels shuffled within the day"), ("noise", "noise for labels")):
-        if nulls := of(arm):
+    for labels, what in (("shuffled", "labels shuffled within the day"), ("noise", "noise for labels")):
+        if nulls := of(f"{STUDENT} {labels}"):
             found.append(
                 Finding(f"With {what} nothing is gained.", all(lift.lo <= 0 for lift in nulls), _listed(nulls))
             )
-    fresh = {(lift.surface, lift.task): lift for lift in of("student", "new_releases")}
+    for technique in (STUDENT, *TECHNIQUES):
+        real = {(lift.surface, lift.task): lift for lift in of(technique)}
+        nulls = [lift for labels in NULLS for lift in of(f"{technique} {labels}")]
+        if nulls:
+            found.append(
+                Finding(
+                    f"The nulls of `{technique}` stay below a quarter of its lift.",
+                    all(null.hi < real[null.surface, null.task].lift / 4 for null in nulls),
+                    "; ".join(
+                        f"{x.surface} {x.task}, {x.arm.split()[-1]}: up to {100 * x.hi:+.2f} of "
+                        f"{100 * real[x.surface, x.task].lift:+.2f}"
+                        for x in nulls
+                    ),
+                )
+            )
+    unshared = [lift for lift in table if lift.condition == "shared_taste 0" and lift.arm == STUDENT]
+    if unshared := [lift for lift in unshared if lift.slice == ALL]:
+        found.append(
+            Finding(
+                "Where the platforms share no taste, nothing is gained.",
+                all(lift.lo <= 0 for lift in unshared),
+                _listed(unshared),
+            )
+        )
+    fresh = {(lift.surface, lift.task): lift for lift in of(STUDENT, "new_releases")}
     gains = [(lift, fresh[lift.surface, lift.task]) for lift in student if (lift.surface, lift.task) in fresh]
     if gains:
         found.append(
@@ -140,10 +167,11 @@ def write_report(settings: Settings, name: str, out: Path) -> list[Path]:
     design, rows = study_rows(settings, name)
     table, means = lifts(rows, design), levels(rows)
     plots = {slice_: forest_plot(table, slice_) for slice_ in dict.fromkeys(lift.slice for lift in table)}
+    plots |= {dial: sweep_plot(table, dial) for dial in design.dials}
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    for slice_, png in plots.items():
-        (folder / f"{slice_}.png").write_bytes(png)
+    for name_, png in plots.items():
+        (folder / f"{name_}.png").write_bytes(png)
     facts: dict[str, Any] = {
         "design": design,
         "table": table,
@@ -151,23 +179,27 @@ def write_report(settings: Settings, name: str, out: Path) -> list[Path]:
         "paper": PAPER,
         "all": ALL,
         "findings": findings(table, means),
-        "plots": {slice_: f"{folder.name}/{slice_}.png" for slice_ in plots},
-        "embedded": {slice_: base64.b64encode(png).decode() for slice_, png in plots.items()},
+        "against": lifts(rows, design, against=BASELINE) if BASELINE in {arm.name for arm in design.arms} else [],
+        "baseline": BASELINE,
+        "slices": list(dict.fromkeys(lift.slice for lift in table)),
+        "dials": {dial: _meaning(dial) for dial in design.dials},
+        "plots": {name_: f"{folder.name}/{name_}.png" for name_ in plots},
         "rows": {(r["surface"], r["slice"], r["task"]): (r["n"], r["positives"], r["users"]) for r in rows.to_pylist()},
         "seconds": sum({r["trial"]: r["seconds"] for r in rows.to_pylist()}.values()),
         "torch": version("torch"),
     }
+    text = render(_TEMPLATE, facts)
+    out.write_text(text, encoding="utf-8")
     page = out.with_suffix(".html")
-    out.write_text(_environment().get_template("report.md.j2").render(**facts), encoding="utf-8")
-    page.write_text(_environment().get_template("report.html.j2").render(**facts), encoding="utf-8")
-    return [out, page, *(folder / f"{slice_}.png" for slice_ in plots)]
+    page.write_text(as_page(text, f"Crossfade: study {name}", out.parent), encoding="utf-8")
+    return [out, page, *(folder / f"{name_}.png" for name_ in plots)]
 
 
 def forest_plot(table: list[Lift], slice_: str) -> bytes:
     """Plot every arm's difference to its control with its interval, a line per task and arm; nulls are hollow."""
     from ml.evaluation.plots import canvas, finish
 
-    shown = [lift for lift in table if lift.slice == slice_]
+    shown = [lift for lift in table if lift.slice == slice_ and not lift.condition]
     groups = list(dict.fromkeys((lift.surface, lift.task, lift.metric) for lift in shown))
     height = 1.6 + 0.3 * len(shown) + 0.35 * len(groups)
     figure, axes = canvas(height)
@@ -194,17 +226,44 @@ def forest_plot(table: list[Lift], slice_: str) -> bytes:
     return finish(figure, axes, title, f"{worlds} worlds; 95 % intervals over worlds and users")
 
 
+def sweep_plot(table: list[Lift], dial: str) -> bytes:
+    """Plot the difference to the control at every level of a dial, a panel per task; first as it is."""
+    from ml.evaluation.plots import finish, panels
+
+    turned = [x for x in table if x.slice == ALL and x.condition.startswith(f"{dial} ")]
+    arms = list(dict.fromkeys(x.arm for x in turned))
+    labels = sorted({x.condition for x in turned}, key=lambda label: float(label.split()[1]))
+    levels_ = [AS_IT_IS.label, *labels]
+    mine = [x for x in table if x.slice == ALL and x.arm in arms and x.condition in levels_]
+    tasks = list(dict.fromkeys((lift.surface, lift.task, lift.metric) for lift in mine))
+    figure, axes = panels(3.4, len(tasks))
+    for axis, (surface, task, metric) in zip(axes, tasks, strict=True):
+        at = {x.condition: x for x in mine if (x.surface, x.task, x.arm) == (surface, task, arms[0])}
+        for place, level in enumerate(levels_):
+            if level in at:
+                axis.plot([place, place], [100 * at[level].lo, 100 * at[level].hi], color="#0072B2", linewidth=2)
+                axis.plot(place, 100 * at[level].lift, "o", color="#0072B2", markersize=6.5)
+        axis.axhline(0, color="#1F2933", linewidth=1)
+        axis.set_xticks(range(len(levels_)), ["as it is", *(level.split()[1] for level in levels_[1:])])
+        axis.set_xlim(-0.5, len(levels_) - 0.5)
+        axis.set_title(f"{surface} {task}, {metric.upper()}", fontsize=10)
+    axes[0].set_ylabel(f"{arms[0]} - control, x100")
+    note = "95 % intervals over worlds and users; the first point is without any change"
+    return finish(figure, axes[0], f"What {arms[0]} gains at levels of {dial}", note)
+
+
+def _meaning(dial: str) -> str:
+    """Return what a dial is, from the docstring that defines it."""
+    doc = getdoc(Condition) or ""
+    lines = doc.split("Attributes:")[1].splitlines()
+    at = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{dial}:"))
+    text = [lines[at].split(":", 1)[1].strip()]
+    for line in lines[at + 1 :]:
+        if not line.startswith(" " * 8):
+            break
+        text.append(line.strip())
+    return " ".join(text)
+
+
 def _listed(table: list[Lift]) -> str:
     return "; ".join(f"{x.surface} {x.task} {100 * x.lift:+.2f} [{100 * x.lo:+.2f}, {100 * x.hi:+.2f}]" for x in table)
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=lambda name: bool(name and ".html." in name),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )

@@ -13,13 +13,14 @@ from typing import Any
 
 from ml.lake import ALIAS, ML, Lake
 from ml.settings import Settings
-from ml.study.design import TEACHER, Design, Trial, World
-from ml.study.worlds import READY_FILE, prepare_world
+from ml.study.design import TEACHER, Design, TeacherVariant, Trial, World
+from ml.study.worlds import is_ready, prepare_teacher, prepare_world
 
 TRIALS_TABLE = f"{ML}.study_trials"
-WORLD_SECONDS = {"tiny": 25.0, "demo": 150.0, "paper": 900.0}
-TRIAL_SECONDS = {"tiny": 2.0, "demo": 8.0, "paper": 15.0}
-"""What a world and a trial take on one core, for the estimate before a study starts."""
+WORLD_SECONDS = {"tiny": 25.0, "demo": 100.0, "paper": 900.0}
+TEACHER_SECONDS = {"tiny": 3.0, "demo": 30.0, "paper": 300.0}
+TRIAL_SECONDS = {"tiny": 1.0, "demo": 6.0, "paper": 10.0}
+"""What a world, a further teacher of it and a trial take on one core, for the estimate before a study starts."""
 
 _POLL_S = 0.5
 
@@ -46,7 +47,9 @@ class Plan:
     """What a study costs before it starts.
 
     Attributes:
-        worlds: Worlds in all, and how many of them have to be made.
+        worlds: Worlds in all.
+        worlds_to_make: Those that have to be made.
+        teachers_to_make: Further teachers of these worlds that have to be made.
         trials: Trainings in all; those already in the lake are found once the worlds are there.
         workers: Processes.
         seconds: Estimated wall time if nothing but the made worlds is there.
@@ -54,6 +57,7 @@ class Plan:
 
     worlds: int
     worlds_to_make: int
+    teachers_to_make: int
     trials: int
     workers: int
     seconds: float
@@ -66,12 +70,16 @@ def worlds_dir(settings: Settings) -> Path:
 
 def plan(settings: Settings, design: Design, workers: int | None = None) -> Plan:
     """Return what ``run_study`` would do."""
-    worlds = list(design.in_worlds())
-    to_make = [w for w in worlds if not (worlds_dir(settings) / w.name / READY_FILE).exists()]
-    per_world = sum(1 for _ in design.trials(worlds[0]))
-    count = min(workers or os.cpu_count() or 1, len(worlds))
-    work = len(to_make) * WORLD_SECONDS[design.preset] + len(worlds) * per_world * TRIAL_SECONDS[design.preset]
-    return Plan(len(worlds), len(to_make), len(worlds) * per_world, count, work / count)
+    found = design.by_world()
+    root, preset = worlds_dir(settings), design.preset
+    own = TeacherVariant()
+    to_make = sum(not is_ready(root, world, own) for world in found)
+    teachers = {(world, trial.teacher) for world, trials in found.items() for trial in trials}
+    more = sum(not is_ready(root, world, teacher) for world, teacher in teachers if teacher != own)
+    trials = sum(len(trials) for trials in found.values())
+    count = min(workers or os.cpu_count() or 1, len(found))
+    work = to_make * WORLD_SECONDS[preset] + more * TEACHER_SECONDS[preset] + trials * TRIAL_SECONDS[preset]
+    return Plan(len(found), to_make, more, trials, count, work / count)
 
 
 def run_study(
@@ -97,7 +105,7 @@ def run_study(
     """
     init_trials(settings)
     planned = plan(settings, design, workers)
-    worlds = list(design.in_worlds())
+    worlds = design.by_world()
     began, done, fresh = time.monotonic(), 0, 0
     trials: list[str] = []
     failed: list[str] = []
@@ -109,7 +117,7 @@ def run_study(
         ) as pool,
     ):
         messages: Queue[tuple[str, str | None, bool]] = manager.Queue()
-        running = {pool.submit(_run_world, settings.home, design, world, messages): world for world in worlds}
+        running = {pool.submit(_run_world, settings.home, world, own, messages): world for world, own in worlds.items()}
         while running:
             finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
             # A world's messages are in the queue before its future is done, so none is left after the last one.
@@ -157,30 +165,35 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run_world(home: Path, design: Design, world: World, messages: Any) -> None:
+def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: Any) -> None:
     from ml.study.trials import Bench
     from ml.surfaces.spec import load_surfaces
 
     settings = Settings(home=home)
-    made = prepare_world(
-        worlds_dir(settings), world, lambda stage: messages.put((f"{world.name}: {stage}", None, False))
-    )
-    surfaces = load_surfaces(made)
-    for name in design.surfaces:
-        bench = Bench(made, surfaces[name])
-        with Lake(settings) as lake:
-            known = set(lake.sql(f"select distinct trial from {ALIAS}.{TRIALS_TABLE}")["trial"].to_pylist())
-            for trial in design.trials(world):
-                if trial.surface == name:
+    root = worlds_dir(settings)
+
+    def say(stage: str) -> None:
+        messages.put((f"{world.name}: {stage}", None, False))
+
+    surfaces = load_surfaces(prepare_world(root, world, say))
+    with Lake(settings) as lake:
+        known = set(lake.sql(f"select distinct trial from {ALIAS}.{TRIALS_TABLE}")["trial"].to_pylist())
+        for teacher, surface in dict.fromkeys((trial.teacher, trial.surface) for trial in trials):
+            made, contract = prepare_teacher(root, world, teacher, say)
+            bench = Bench(made, surfaces[surface], contract)
+            for trial in trials:
+                if (trial.teacher, trial.surface) == (teacher, surface):
                     _run_trial(lake, bench, trial, known, messages)
 
 
 def _run_trial(lake: Lake, bench: Any, trial: Trial, known: set[str], messages: Any) -> None:
     from ml.study.trials import trial_rows
 
-    is_teacher = trial.arm is TEACHER
+    is_teacher = trial.arm == TEACHER
     identity = bench.trial_digest(trial)
     what = f"{trial.world.name} {trial.surface} {trial.arm.name} seed {trial.seed}"
+    if label := trial.condition.label:
+        what = f"{what}, {label}"
     new = identity not in known
     if new:
         measured, seconds = (bench.teacher(), 0.0) if is_teacher else bench.run(trial)

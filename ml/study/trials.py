@@ -20,7 +20,7 @@ from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import NO_TECHNIQUE, fit, shuffle_soft_labels
 from ml.study.design import Arm, Labels, Trial, code_hash, digest
 from ml.surfaces.spec import Surface
-from ml.teacher.contract import teacher_contract
+from ml.teacher.contract import Contract
 
 REPLICATES = 200
 """Bootstrap samples of the users of a world; the same for every arm, which pairs them."""
@@ -62,16 +62,16 @@ class Measured:
 
 
 class Bench:
-    """The rows of one surface of a prepared world, read once for all its trials.
+    """The rows of one surface of a prepared world with the labels of one teacher, read once for all their trials.
 
     Args:
         settings: The world's home.
         surface: One of its surfaces.
+        contract: A teacher whose soft labels are in the world's lake.
     """
 
-    def __init__(self, settings: Settings, surface: Surface) -> None:
+    def __init__(self, settings: Settings, surface: Surface, contract: Contract) -> None:
         self.settings, self.surface = settings, surface
-        contract = teacher_contract(settings)
         assert settings.last_day is not None
         with Lake(settings) as lake:
             self.training_set: TrainingSet = build_training_set(
@@ -111,14 +111,15 @@ class Bench:
         return UserWeights(self.held_out.user_id.numpy(), seed=0, replicates=REPLICATES)
 
     def trial_digest(self, trial: Trial) -> str:
-        """Return the identity of a trial: rows, arm, surface as the arm changes it, seed, and code."""
+        """Return the identity of a trial: rows, arm, surface as arm and condition change it, seed, and code."""
         return digest(
             {
                 "world": trial.world.model_dump(mode="json"),
                 "rows": self.training_set.content_hash,
-                "surface": trial.arm.surface(self.surface).digest,
+                "surface": trained_surface(trial, self.surface).digest,
                 "arm": trial.arm.name,
                 "labels": trial.arm.labels if trial.arm.distils else None,
+                "condition": trial.condition.model_dump(mode="json", exclude_defaults=True),
                 "seed": trial.seed,
                 "code": code_hash(_CODE),
             }
@@ -127,9 +128,9 @@ class Bench:
     def run(self, trial: Trial) -> tuple[list[Measured], float]:
         """Train and measure; return the metrics and the seconds that training took."""
         began = perf_counter()
-        surface = trial.arm.surface(self.surface)
+        surface = trained_surface(trial, self.surface)
         technique = surface.distillation.technique if trial.arm.distils else NO_TECHNIQUE
-        data = self.train
+        data = thinned(self.train, trial.condition.volume, trial.seed)
         if trial.arm.distils:
             data = relabelled(data, trial.arm.labels, trial.seed)
         ranker, _, _ = fit(data, surface, technique=technique, seed=trial.seed)
@@ -165,6 +166,19 @@ class Bench:
                 yield Measured(task, name, metric, value, replicates, len(y), positives, len(np.unique(codes)))
 
 
+def trained_surface(trial: Trial, surface: Surface) -> Surface:
+    """Return the surface as the arm and the condition of a trial change it."""
+    return trial.condition.surface(trial.arm.surface(surface))
+
+
+def thinned(data: Dataset, share: float, seed: int) -> Dataset:
+    """Return a seeded share of the rows, in their order; the same rows for control and arms."""
+    if share == 1:
+        return data
+    kept = np.flatnonzero(np.random.default_rng([seed, 23]).random(len(data)) < share)
+    return data.select(torch.from_numpy(kept))
+
+
 def relabelled(data: Dataset, labels: Labels, seed: int) -> Dataset:
     """Return the data with other soft labels; see ``Labels``. All outputs of a row stay together."""
     if labels == "as_is":
@@ -196,6 +210,7 @@ def trial_rows(trial: Trial, identity: str, measured: list[Measured], seconds: f
             "preset": trial.world.preset,
             "world": trial.world.seed,
             "world_config": trial.world.model_dump_json(),
+            "condition": trial.condition.label,
             "surface": trial.surface,
             "arm": trial.arm.name,
             "arm_config": describe(trial.arm),
@@ -229,6 +244,7 @@ TRIALS_SCHEMA = pa.schema(
         ("preset", pa.string()),
         ("world", pa.int64()),
         ("world_config", pa.string()),
+        ("condition", pa.string()),
         ("surface", pa.string()),
         ("arm", pa.string()),
         ("arm_config", pa.string()),

@@ -1,11 +1,15 @@
-"""Worlds as homes of their own: simulated, landed, featured, labelled by a teacher of their own, and kept."""
+"""Worlds as homes of their own: simulated, landed, featured, labelled by teachers of their own, and kept."""
 
 import fcntl
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
+
+import numpy as np
+import yaml
 
 from ml.features import build_arguments, project_hash, run_dbt
 from ml.lake import Lake
@@ -13,11 +17,11 @@ from ml.landing.load import load_days
 from ml.settings import Settings
 from ml.simulator.presets import load_preset
 from ml.simulator.write import write_landing
-from ml.study.design import World, code_hash, digest, surfaces_dir
+from ml.study.design import TeacherVariant, World, code_hash, digest, surfaces_dir
 from ml.surfaces.spec import load_surfaces, teacher_end
-from ml.teacher.contract import teacher_contract
+from ml.teacher.contract import Contract, load_contract, teacher_contract, write_contract
 from ml.teacher.demo import train_demo_teacher
-from ml.teacher.labels import label_days
+from ml.teacher.labels import label_days, unavailable_inputs
 
 FIRST_DAY = date(2026, 1, 1)
 READY_FILE = "world.json"
@@ -66,11 +70,93 @@ def prepare_world(root: Path, world: World, say: Say = lambda message: None) -> 
         "teacher_spec": digest(settings.teacher_spec.read_text(encoding="utf-8")) if settings.teacher_spec else None,
         "labels": {name: dict(surface.labels) for name, surface in load_surfaces(settings).items()},
     }
+    with _alone(root, world):
+        _make(settings, identity, say)
+    return settings
+
+
+def prepare_teacher(
+    root: Path, world: World, variant: TeacherVariant, say: Say = lambda message: None
+) -> tuple[Settings, Contract]:
+    """Return the home of a prepared world and a teacher of it whose soft labels are in its lake.
+
+    A variant is trained (on fewer days, or without inputs that the app lacks) or withholds inputs when it labels; its
+    labels lie beside those of the world's own teacher, under a version of their own.
+
+    Args:
+        root: Folder of all worlds.
+        world: Made already, or made now.
+        variant: Which teacher.
+        say: Told each stage.
+    """
+    settings = prepare_world(root, world, say)
+    folder = settings.home / variant.name
+    if variant == TeacherVariant():
+        return settings, load_contract(folder)
+    ready = folder / READY_FILE
+    identity = {"world": (settings.home / READY_FILE).read_text(encoding="utf-8"), "teacher": variant.model_dump()}
+    with _alone(root, world):
+        if not (ready.exists() and json.loads(ready.read_text(encoding="utf-8")) == identity):
+            shutil.rmtree(folder, ignore_errors=True)
+            say(f"soft labels of {variant.name}")
+            _make_teacher(settings, world, variant, folder)
+            _publish(ready, identity)
+    return settings, load_contract(folder)
+
+
+def is_ready(root: Path, world: World, variant: TeacherVariant) -> bool:
+    """Tell whether a world and a teacher of it were made, be it by an older state of the code."""
+    home = root / world.name
+    own = variant == TeacherVariant()
+    return (home / READY_FILE).exists() and (own or (home / variant.name / READY_FILE).exists())
+
+
+@contextmanager
+def _alone(root: Path, world: World) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     with (root / f"{world.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _make(settings, identity, say)
-    return settings
+        yield
+
+
+def _publish(ready: Path, identity: dict[str, object]) -> None:
+    scratch = ready.with_suffix(".tmp")
+    scratch.write_text(json.dumps(identity), encoding="utf-8")
+    scratch.replace(ready)
+
+
+def _make_teacher(settings: Settings, world: World, variant: TeacherVariant, folder: Path) -> None:
+    surfaces = load_surfaces(settings)
+    assert settings.last_day is not None and settings.teacher_spec is not None
+    folder.mkdir()
+    if variant.days or variant.defaulted == 0:
+        through = teacher_end(settings, surfaces)
+        spec = yaml.safe_load(settings.teacher_spec.read_text(encoding="utf-8"))
+        if variant.defaulted == 0:
+            spec["inputs"] = {name: item for name, item in spec["inputs"].items() if not item.get("source_only")}
+        spec_file = folder / "spec.yaml"
+        spec_file.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
+        first = through - timedelta(days=variant.days - 1) if variant.days else settings.first_day
+        less = settings.model_copy(update={"teacher_spec": spec_file, "first_day": max(first, settings.first_day)})
+        train_demo_teacher(less, through, folder, settings.seed)
+    else:
+        assert settings.teacher is not None
+        shutil.copytree(settings.teacher.parent, folder, dirs_exist_ok=True)
+    contract = load_contract(folder)
+    named = contract.model_copy(update={"version": f"{contract.version}+{variant.name}"})
+    write_contract(named, folder / "contract.yaml")
+    with Lake(settings) as lake:
+        for name in surfaces:
+            contract = load_contract(folder)
+            withheld: tuple[str, ...] = ()
+            if variant.defaulted:
+                absent = unavailable_inputs(lake, name, contract)
+                rest = [item.name for item in contract.inputs if item.name not in absent]
+                more = round(variant.defaulted * len(contract.inputs)) - len(absent)
+                order = np.random.default_rng(world.seed).permutation(len(rest))
+                withheld = tuple(rest[i] for i in order[: max(more, 0)])
+            days = settings.days(settings.first_day, settings.last_day)
+            label_days(lake, settings, name, contract, days, withheld=withheld)
 
 
 def _make(settings: Settings, identity: dict[str, object], say: Say) -> None:
@@ -99,6 +185,4 @@ def _make(settings: Settings, identity: dict[str, object], say: Say) -> None:
         for name in surfaces:
             label_days(lake, settings, name, contract, days)
     shutil.rmtree(settings.landing_dir or home / "landing", ignore_errors=True)
-    scratch = ready.with_suffix(".tmp")
-    scratch.write_text(json.dumps(identity), encoding="utf-8")
-    scratch.replace(ready)
+    _publish(ready, identity)

@@ -109,12 +109,20 @@ class Distillation(_Model):
     heads: tuple[DistillationHead, ...] = ()
 
 
+class InteractionBranch(_Model):
+    """Embeddings of its own for the pairs of ``products``, and layers over their products that feed the bottom."""
+
+    embedding: int = Field(ge=1, description="Size of every id of the branch")
+    layers: tuple[int, ...] = Field(min_length=1)
+
+
 class Network(_Model):
     """Shared bottom and towers; ``products`` are pairs of inputs whose embeddings are multiplied elementwise."""
 
     bottom: tuple[int, ...] = (48,)
     tower: tuple[int, ...] = (24,)
     products: tuple[tuple[str, str], ...] = ()
+    interaction: InteractionBranch | None = None
 
 
 class Training(_Model):
@@ -230,6 +238,11 @@ class Surface(_Model):
             for name in (left, right):
                 if name not in self.inputs:
                     raise ValueError(f"network.products names {name!r}, which is no input")
+        paired = {self.inputs[name].type for pair in self.network.products for name in pair}
+        if self.network.interaction and not paired & {"id", "category"}:
+            raise ValueError("network.interaction needs network.products of ids or categories")
+        if self.distillation.technique == "interaction" and not self.network.interaction:
+            raise ValueError("technique interaction teaches network.interaction, which is missing")
         for name, item in self.inputs.items():
             if item.vocabulary is not None and item.vocabulary not in self.inputs:
                 raise ValueError(f"inputs.{name}.vocabulary names {item.vocabulary!r}, which is no input")

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
@@ -130,6 +130,7 @@ def label_days(
     contract: Contract,
     days: Iterable[date],
     progress: Progress = silent,
+    withheld: Collection[str] = (),
 ) -> LabelReport:
     """Score every example of ``days`` and replace the soft labels of this teacher version in one commit.
 
@@ -141,6 +142,7 @@ def label_days(
         contract: The teacher; labels of its other versions stay beside the new ones.
         days: Days to label; a day without examples ends up without labels.
         progress: Told after each day.
+        withheld: Inputs that take their default although the app has them, to see what they are worth.
 
     Raises:
         TeacherRefused: The teacher is malformed.
@@ -150,7 +152,7 @@ def label_days(
     started = time.perf_counter()
     days = sorted(set(days))
     with _opened(contract) as model, _spool(settings) as folder, _frugal(lake):
-        reader = _Reader(lake, surface_name, contract)
+        reader = _Reader(lake, surface_name, contract, withheld)
         init_soft_labels(lake, surface_name)
         if model is None:
             defaulted: dict[str, int] = {}
@@ -196,6 +198,11 @@ def label_days(
         rows_per_second=rows / max(labelled, 1e-9),
         snapshot=snapshot,
     )
+
+
+def unavailable_inputs(lake: Lake, surface_name: str, contract: Contract) -> tuple[str, ...]:
+    """Return the inputs of a teacher that the app has no column for."""
+    return _Reader(lake, surface_name, contract).columns.absent
 
 
 def labels_hash(lake: Lake, surface_name: str, contract: Contract, days: Iterable[date]) -> tuple[int, str]:
@@ -267,14 +274,15 @@ def rescore(
 class _Reader:
     """Streams the teacher's inputs of one surface."""
 
-    def __init__(self, lake: Lake, surface: str, contract: Contract) -> None:
+    def __init__(self, lake: Lake, surface: str, contract: Contract, withheld: Collection[str] = ()) -> None:
         self.lake, self.contract = lake, contract
         self.labels = soft_labels_table(surface)
         self.inputs = f"{FEATURES}.teacher_inputs_{_checked(surface)}"
         for table in (self.inputs, *([LANDED_TABLE] if contract.scores else [])):
             if not lake.table_exists(table):
                 raise LabelError(f"the lake has no table {table}; build it first")
-        self.columns = InputColumns(contract.inputs, lake.columns(self.inputs), self.inputs)
+        columns = {name: kind for name, kind in lake.columns(self.inputs).items() if name not in withheld}
+        self.columns = InputColumns(contract.inputs, columns, self.inputs)
         self._select = ", ".join(["exposure_id", *self.columns.select])
 
     def examples(self, days: Iterable[date]) -> dict[date, int]:

@@ -12,6 +12,7 @@ from ml.distillation.non_serving import NonServing
 from ml.distillation.representation import Representation
 from ml.distillation.technique import Activations, Scale, Technique, Widths, masked_mean_square, perceptron
 from ml.settings import PROJECT_ROOT
+from ml.study.design import parse_arm
 from ml.surfaces.spec import DistillationHead, Surface, load_surface
 
 NAN = float("nan")
@@ -23,8 +24,8 @@ def activations(rows: int = 3, *, grad: bool = False) -> Activations:
     generator = torch.Generator().manual_seed(0)
     bottom = torch.randn(rows, 4, generator=generator).requires_grad_(grad)
     towers = {t: torch.randn(rows, 2, generator=generator).requires_grad_(grad) for t in ("ctr", "trail")}
-    products = torch.randn(rows, 5, generator=generator).requires_grad_(grad)
-    return Activations(bottom, towers, {t: tower.sum(1) for t, tower in towers.items()}, products)
+    interaction = torch.randn(rows, 5, generator=generator).requires_grad_(grad)
+    return Activations(bottom, towers, {t: tower.sum(1) for t, tower in towers.items()}, interaction)
 
 
 def auxiliary(*heads: DistillationHead) -> Auxiliary:
@@ -128,9 +129,12 @@ def test_an_output_that_the_teacher_lacks_is_refused():
         Auxiliary([DistillationHead(task="ctr", teacher_output="like", weight=1.0)], SCALES, tower=2)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("homepage", Auxiliary), ("radio", NonServing)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("student", Interaction), ("auxiliary", Auxiliary), ("non_serving", NonServing), ("listwise", Listwise)],
+)
 def test_the_surface_names_its_technique(name: str, kind: type[Technique]):
-    surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
+    surface = parse_arm(name).surface(load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml"))
     scales = {output: Scale(0.0, 1.0) for output in ("click", "watch", "continue")}
     made = build_technique(surface, scales, Widths(48, 24, 8), seed=1)
     assert type(made) is kind
@@ -170,15 +174,20 @@ def test_the_representation_loss_has_its_golden_value_and_teaches_the_bottom():
     assert bottom.grad[0].abs().sum() > 0
 
 
-def test_interaction_teaches_the_products_of_embeddings_and_no_layer_above_them():
-    torch.manual_seed(0)
+def test_interaction_teaches_the_branch_with_its_golden_loss_and_no_layer_above_it():
     batch = activations(grad=True)
-    made = Interaction([DistillationHead(teacher_output="click", weight=0.3)], SCALES, products=5, tower=(8,))
-    made.loss(batch, {"click": torch.tensor([1.0, -3.0, NAN])}, USERS).backward()
-    assert batch.products.grad[:2].abs().sum() > 0 and batch.products.grad[2].tolist() == [0] * 5
+    made = Interaction([DistillationHead(teacher_output="click", weight=0.5)], SCALES, width=5)
+    torch.nn.init.constant_(made.modules_of_heads[0].weight, 1.0)
+    torch.nn.init.zeros_(made.modules_of_heads[0].bias)
+    loss = made.loss(batch, {"click": torch.tensor([1.0, -3.0, NAN])}, USERS)  # z-scores 1 and -1
+    predicted = batch.interaction.detach().sum(1)
+    expected = 0.5 * ((predicted[0] - 1) ** 2 + (predicted[1] + 1) ** 2) / 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert batch.interaction.grad[:2].abs().sum() > 0 and batch.interaction.grad[2].tolist() == [0] * 5
     assert batch.bottom.grad is None and all(tower.grad is None for tower in batch.towers.values())
-    with pytest.raises(ValueError, match=r"needs network\.products"):
-        Interaction([DistillationHead(teacher_output="click", weight=0.3)], SCALES, products=0, tower=(8,))
+    with pytest.raises(ValueError, match=r"teaches network\.interaction, which is missing"):
+        Interaction([DistillationHead(teacher_output="click", weight=0.3)], SCALES, width=0)
 
 
 def test_the_listwise_loss_has_its_golden_value():

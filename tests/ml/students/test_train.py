@@ -47,7 +47,7 @@ def weights(checkpoint: Checkpoint) -> bytes:
 @pytest.fixture(scope="module")
 def run(settings: Settings, training_set: TrainingSet, surface: Surface):
     def go(out_dir: Path, **changes) -> Checkpoint:
-        arguments = {"technique": "auxiliary", "seed": 1, "out_dir": out_dir} | changes
+        arguments = {"technique": "interaction", "seed": 1, "out_dir": out_dir} | changes
         return train(settings, training_set, surface, **arguments)
 
     return go
@@ -76,7 +76,7 @@ def test_the_number_of_threads_changes_nothing(
 ):
     torch.set_num_threads(2)
     more = settings.model_copy(update={"threads": 2})
-    two = train(more, training_set, surface, technique="auxiliary", seed=1, out_dir=tmp_path)
+    two = train(more, training_set, surface, technique="interaction", seed=1, out_dir=tmp_path)
     assert torch.get_num_threads() == 2
     assert two.digest == student.digest
 
@@ -118,7 +118,7 @@ train(
     Settings(home={str(settings.home)!r}, threads=1),
     TrainingSet.from_json((here / "set.json").read_text()),
     Surface.model_validate_json((here / "surface.json").read_text()),
-    technique="auxiliary", seed=1, out_dir=here / "out", snapshot_every=3,
+    technique="interaction", seed=1, out_dir=here / "out", snapshot_every=3,
     progress=lambda step, steps, loss: time.sleep(0.05),
 )
 """
@@ -181,7 +181,9 @@ def test_evaluation_days_reach_neither_weights_nor_constants(home: Settings, sur
             lake.replace_days("ml.soft_labels_homepage", soft, days)
             made = build_training_set(lake, surface, days[-1] + timedelta(days=1), "1", CONTRACT_HASH, OUTPUTS)
         assert made.train_days == tuple(days[:4])
-        found.append(weights(train(home, made, surface, technique="auxiliary", seed=1, out_dir=tmp_path / str(spoilt))))
+        found.append(
+            weights(train(home, made, surface, technique="interaction", seed=1, out_dir=tmp_path / str(spoilt)))
+        )
     assert found[0] == found[1]
 
 
@@ -189,7 +191,7 @@ def test_a_reloaded_checkpoint_scores_as_the_ranker_in_memory(
     settings: Settings, training_set: TrainingSet, surface: Surface, student: Checkpoint, held_out
 ):
     data = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
-    fresh, _, _ = fit(data, surface, technique="auxiliary", seed=1)
+    fresh, _, _ = fit(data, surface, technique="interaction", seed=1)
     loaded, meta = load_checkpoint(student.path)
     assert list(loaded.surface.inputs) == list(surface.inputs)
     arrays = {name: column.numpy() for name, column in held_out.inputs.items()}
@@ -197,7 +199,7 @@ def test_a_reloaded_checkpoint_scores_as_the_ranker_in_memory(
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=2e-6)
     assert meta == json.loads((student.path / "meta.json").read_text())
-    assert meta["rows"] == len(data) and meta["technique"] == "auxiliary" and meta["parameters"]["distillation"] > 0
+    assert meta["rows"] == len(data) and meta["technique"] == "interaction" and meta["parameters"]["distillation"] > 0
 
 
 @pytest.mark.parametrize("fault", ["no folder", "no weights", "format", "cut", "other surface"])
@@ -223,8 +225,8 @@ def test_a_planted_taste_is_learnt_and_an_informed_teacher_helps_where_a_shuffle
     auc = {}
     for name, technique, rows in (
         ("control", "none", data),
-        ("student", "auxiliary", data),
-        ("placebo", "auxiliary", shuffle_soft_labels(data, 1)),
+        ("student", "interaction", data),
+        ("placebo", "interaction", shuffle_soft_labels(data, 1)),
     ):
         ranker, losses, _ = fit(rows, surface, technique=technique, seed=1)
         auc[name] = validation_metrics(ranker, held_out)["ctr"]["auc"]
@@ -304,7 +306,7 @@ def test_the_learning_rate_falls_in_a_line_to_its_final_share():
 def test_unknown_vectors_are_learnt(settings: Settings, training_set: TrainingSet, surface: Surface):
     data = load(settings, training_set, surface, training_set.train_days[:2], soft_labels=False)
     ranker, _, _ = fit(data, surface, technique="none", seed=1)
-    assert ranker.embeddings["_user_id"].weight[0].abs().max() > 0.01
+    assert ranker.factors.tables["_user_id"].weight[0].abs().max() > 0.01
 
 
 def test_a_share_of_ids_is_forgotten_for_a_seed():
@@ -339,4 +341,4 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(
     data.labels["discovery"].zero_()
     data.soft_labels["click"].fill_(torch.nan)
     with pytest.raises(ValueError, match="none of 700 rows has a soft label"):
-        fit(data, surface, technique="auxiliary", seed=1)
+        fit(data, surface, technique="interaction", seed=1)

@@ -3,14 +3,21 @@ import pyarrow as pa
 import pytest
 
 from ml.study.analysis import Lift, levels, lifts
-from ml.study.design import Arm, Design
+from ml.study.design import Design, parse_arm
 from ml.study.report import findings
 from ml.study.trials import TRIALS_SCHEMA
 
-DESIGN = Design(name="t", description="d", preset="tiny", worlds=(1,), seeds=(1,), arms=("student", "shuffled"))
+PART = {"worlds": (1,), "arms": ("student", "student shuffled", "auxiliary")}
+ARMS = {"control": 0.0, "auxiliary": 0.01, "student": 0.03, "student shuffled": 0.0}
+TURNED = {"worlds": (1,), "arms": ("student",), "dials": {"volume": (0.5,)}}
+DESIGN = Design.model_validate(
+    {"name": "t", "description": "d", "preset": "tiny", "seeds": (1,), "parts": [PART, TURNED]}
+)
 
 
-def rows(values: dict[tuple[str, int, int], float], spread: float = 0.01, task: str = "ctr") -> pa.Table:
+def rows(
+    values: dict[tuple[str, int, int], float], spread: float = 0.01, task: str = "ctr", condition: str = ""
+) -> pa.Table:
     """Return trials {(arm, world, seed): AUC} whose users' replicates lie ``spread`` around the value."""
     made = []
     for (arm, world, seed), value in values.items():
@@ -18,7 +25,15 @@ def rows(values: dict[tuple[str, int, int], float], spread: float = 0.01, task: 
         replicates = (value + noise * (1.5 if arm == "student" else 1.0)).tolist()
         made.append(
             {"trial": f"{arm}-{world}-{seed}", "world": world, "surface": "homepage", "arm": arm, "seed": seed}
-            | {"task": task, "slice": "all", "metric": "auc", "value": value, "replicates": replicates, "n": 10}
+            | {
+                "condition": condition,
+                "task": task,
+                "slice": "all",
+                "metric": "auc",
+                "value": value,
+                "replicates": replicates,
+                "n": 10,
+            }
         )
     return pa.Table.from_pylist(made, schema=TRIALS_SCHEMA)
 
@@ -36,19 +51,20 @@ def test_a_lift_is_the_mean_over_worlds_of_the_difference_to_the_control_of_the_
     assert found.lo < found.lift < found.hi and found.detectable > 0
 
 
-def test_one_world_gives_an_estimate_and_no_interval():
+def test_one_world_has_the_interval_of_its_users_and_no_p_value():
     found = by_arm(lifts(rows({("control", 1, 1): 0.7, ("student", 1, 1): 0.8}), DESIGN))["student"]
-    assert found.lift == pytest.approx(0.1) and np.isnan([found.lo, found.hi, found.p, found.p_holm]).all()
+    assert found.lift == pytest.approx(0.1) and found.lo < 0.1 < found.hi
+    assert np.isnan([found.p, found.p_holm]).all()
 
 
 def test_p_values_are_corrected_over_the_whole_table():
-    values = {(arm, w, 1): 0.7 + 0.001 * w for w in range(1, 7) for arm in ("control", "shuffled")}
-    values |= {("shuffled", w, 1): 0.7 + 0.002 * w * (-1) ** w for w in range(1, 7)}
+    values = {(arm, w, 1): 0.7 + 0.001 * w for w in range(1, 7) for arm in ("control", "student shuffled")}
+    values |= {("student shuffled", w, 1): 0.7 + 0.002 * w * (-1) ** w for w in range(1, 7)}
     values |= {("student", w, 1): 0.72 + 0.001 * w for w in range(1, 7)}
     found = by_arm(lifts(rows(values, spread=1e-4), DESIGN))
-    assert found["student"].p < found["shuffled"].p
+    assert found["student"].p < found["student shuffled"].p
     assert found["student"].p_holm == pytest.approx(2 * found["student"].p)
-    assert found["shuffled"].p_holm == pytest.approx(found["shuffled"].p)
+    assert found["student shuffled"].p_holm == pytest.approx(found["student shuffled"].p)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -67,27 +83,51 @@ def test_the_teachers_own_figures_are_levels_and_no_arm():
     assert [lift.arm for lift in lifts(table, DESIGN)] == ["student"]
 
 
+def test_an_arm_can_be_compared_with_another_one_and_nulls_cannot():
+    values = {(arm, w, 1): 0.7 + gain for arm, gain in ARMS.items() for w in (1, 2)}
+    table = lifts(rows(values), DESIGN, against="auxiliary")
+    assert [(x.arm, x.control, round(x.lift, 6)) for x in table] == [("student", "auxiliary", 0.02)]
+
+
+def test_levels_of_a_dial_are_apart_and_compared_with_their_own_control():
+    plain = rows({("control", w, 1): 0.7 for w in (1, 2)} | {("student", w, 1): 0.73 for w in (1, 2)})
+    less = rows(
+        {("control", w, 1): 0.6 for w in (1, 2)} | {("student", w, 1): 0.61 for w in (1, 2)}, condition="volume 0.5"
+    )
+    table = lifts(pa.concat_tables([less, plain]), DESIGN)
+    assert [(x.condition, round(x.lift, 6)) for x in table] == [("", 0.03), ("volume 0.5", 0.01)]
+    assert levels(pa.concat_tables([less, plain]))["homepage", "ctr", "all"]["control"] == pytest.approx(0.7)
+
+
 def test_a_claim_counts_as_shown_only_where_its_whole_interval_does():
-    def lift(arm: str, lo: float, hi: float, null: bool = False, slice_: str = "all") -> Lift:
-        middle = (lo + hi) / 2
-        return Lift("homepage", "ctr", slice_, "auc", arm, "control", null, 0.7, middle, lo, hi, 0.5, 0.5, 0.1, 3, 1, 3)
+    def lift(arm: str, lo: float, hi: float, slice_: str = "all", condition: str = "") -> Lift:
+        middle, null = (lo + hi) / 2, parse_arm(arm).null
+        ends = (middle, lo, hi, 0.5, 0.5, 0.1, 3, 1, 3)
+        return Lift(condition, "homepage", "ctr", slice_, "auc", arm, "control", null, 0.7, *ends)
 
     means = {("homepage", "ctr", "all"): {"control": 0.7, "teacher": 0.6}}
-    shown = {
-        f.claim: f.shown for f in findings([lift("student", 0.01, 0.02), lift("shuffled", -0.1, 0.1, True)], means)
-    }
+    good = [
+        lift("student", 0.01, 0.02),
+        lift("student shuffled", -0.1, 0.003),
+        lift("student", -0.1, 0.1, condition="shared_taste 0"),
+    ]
+    shown = {f.claim: f.shown for f in findings(good, means)}
     assert shown == {
         "The student beats its control on CTR.": True,
         "The teacher is worse on the app than the control that it helps.": True,
         "With labels shuffled within the day nothing is gained.": True,
+        "The nulls of `student` stay below a quarter of its lift.": True,
+        "Where the platforms share no taste, nothing is gained.": True,
     }
     across = [
         lift("student", -0.01, 0.05),
         lift("student", 0.0, 0.2, slice_="new_releases"),
-        lift("noise", 0.001, 0.1, True),
+        lift("student noise", 0.001, 0.1),
+        lift("student", 0.001, 0.1, condition="shared_taste 0"),
     ]
     assert not any(f.shown for f in findings(across, {("homepage", "ctr", "all"): {"control": 0.5, "teacher": 0.6}}))
 
 
 def test_an_arm_without_ids_is_compared_with_a_control_without_ids():
-    assert Arm("x", ids=False).control == "control_without_ids" and Arm("y").control == "control"
+    assert parse_arm("student without_ids").control == "control without_ids"
+    assert parse_arm("student noise").control == "control"

@@ -18,10 +18,11 @@ one:
   description: One small world.
   preset: tiny
   surfaces_dir: tests/surfaces
-  worlds: [7]
   seeds: [1]
   surfaces: [homepage]
-  arms: [student, shuffled]
+  parts:
+    - {worlds: [7], arms: [student, student shuffled]}
+    - {worlds: [7], arms: [student], dials: {volume: [0.5], defaulted: [0, 0.9], teacher_days: [2]}}
 """
 RUN = """
 import sys
@@ -71,15 +72,17 @@ def test_a_killed_study_keeps_its_trials_and_a_rerun_does_what_is_missing(study:
     settings, design = study
     before = held(settings)
     assert before
-    world = worlds_dir(settings) / next(design.in_worlds()).name
+    world = worlds_dir(settings) / next(iter(design.by_world())).name
     made = (world / "world.json").stat().st_mtime_ns
-    assert plan(settings, design).worlds_to_make == 0
+    planned = plan(settings, design)
+    assert (planned.worlds_to_make, planned.teachers_to_make, planned.trials) == (0, 3, 16)
     seen: list[Progress] = []
     trials = run_study(settings, design, workers=1, report=seen.append)
     after = held(settings)
-    assert len(trials) == 4 and set(before.items()) < set(after.items())
+    assert len(trials) == 16 and set(before.items()) < set(after.items())
     assert (world / "world.json").stat().st_mtime_ns == made
-    assert (seen[-1].done, seen[-1].total) == (4, 4)
+    assert (seen[-1].done, seen[-1].total) == (16, 16)
+    assert plan(settings, design).teachers_to_make == 0
     assert run_study(settings, design, workers=1) == trials and held(settings) == after
 
 
@@ -90,14 +93,23 @@ def test_a_finished_study_is_reported_with_its_levels_and_lifts(
     monkeypatch.setattr("ml.study.report.load_design", lambda name: design)
     _, rows = study_rows(settings, "one")
     means = levels(rows)
-    assert set(means["homepage", "ctr", "all"]) == {"teacher", "control", "student", "shuffled"}
+    assert set(means["homepage", "ctr", "all"]) == {"teacher", "control", "student", "student shuffled"}
     table = lifts(rows, design)
-    assert {lift.arm for lift in table} == {"student", "shuffled"}
+    assert {lift.arm for lift in table} == {"student", "student shuffled"}
+    assert {lift.condition for lift in table} == {"", "volume 0.5", "defaulted 0", "defaulted 0.9", "teacher_days 2"}
+    teacher = {
+        row["condition"]: row["value"]
+        for row in rows.to_pylist()
+        if row["arm"] == "teacher" and row["slice"] == "all" and row["task"] == "ctr"
+    }
+    assert len(set(teacher.values())) == 4 and teacher[""] == teacher["volume 0.5"]
     markdown, page, *plots = write_report(settings, "one", tmp_path / "results.md")
-    text = markdown.read_text()
-    assert "| homepage | ctr | shuffled (null) |" in text and "crossfade study run one" in text
+    text, html = markdown.read_text(), page.read_text()
+    assert "| homepage | ctr | student shuffled (null) |" in text and "crossfade study run one" in text
+    assert "## Teacher days" in text
     assert all(plot.read_bytes().startswith(b"\x89PNG") and f"results/{plot.name}" in text for plot in plots)
-    assert "http" not in page.read_text().replace("http-equiv", "") and "data:image/png" in page.read_text()
+    assert 'src="http' not in html and html.count("<h2>") == text.count("\n## ")
+    assert html.count("data:image/png") == len(plots)
 
 
 def test_a_study_that_was_not_run_says_how_to_run_it(tmp_path: Path):

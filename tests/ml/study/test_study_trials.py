@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from ml.settings import PROJECT_ROOT
 from ml.students.dataset import Dataset
-from ml.study.design import ARMS, Design, World, load_design
-from ml.study.trials import relabelled
+from ml.study.design import TECHNIQUES, Condition, Design, Trial, World, load_design, parse_arm
+from ml.study.trials import relabelled, thinned, trained_surface
 from ml.surfaces.spec import ON_TASKS, load_surface
 
 KEYS = {"shuffled": "day", "within_item": "item_id", "within_user": "user_id"}
@@ -56,12 +56,12 @@ def test_noise_leaves_missing_labels_missing():
 
 def test_an_arm_changes_only_what_it_names():
     surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
-    assert ARMS["student"].surface(surface) == surface
-    heads = ARMS["weight_x3"].surface(surface).distillation.heads
-    assert [h.weight for h in heads] == pytest.approx([3 * h.weight for h in surface.distillation.heads])
-    assert all(h.centre_by is None for h in ARMS["uncentred"].surface(surface).distillation.heads)
-    bare = ARMS["without_ids"].surface(surface)
-    assert not any(spec.type == "id" for spec in bare.inputs.values())
+    assert parse_arm("student").surface(surface) == surface
+    assert parse_arm("student shuffled").surface(surface) == surface
+    uncentred = parse_arm("student uncentred").surface(surface)
+    assert all(h.centre_by is None for h in uncentred.distillation.heads)
+    bare = parse_arm("student without_ids").surface(surface)
+    assert not any(spec.type == "id" for spec in bare.inputs.values()) and bare.network.interaction is None
     assert all("_id" not in name for pair in bare.network.products for name in pair)
     assert set(surface.inputs) - set(bare.inputs) == {"user_id", "item_id", "creator_id"}
 
@@ -69,27 +69,60 @@ def test_an_arm_changes_only_what_it_names():
 @pytest.mark.parametrize("name", ["homepage", "radio"])
 def test_every_technique_fits_the_heads_of_every_surface(name: str):
     surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
-    for arm in ARMS.values():
-        changed = arm.surface(surface).distillation
-        assert changed.technique == (arm.technique or surface.distillation.technique)
+    for technique in TECHNIQUES:
+        changed = parse_arm(technique).surface(surface).distillation
+        assert changed.technique == technique
         assert [h.teacher_output for h in changed.heads] == [h.teacher_output for h in surface.distillation.heads]
         assert all((h.task is not None) == (changed.technique in ON_TASKS) for h in changed.heads)
 
 
-def test_a_study_lists_controls_before_arms_and_the_teacher_once_per_surface():
-    design = Design(name="t", description="", preset="tiny", worlds=(1,), seeds=(1, 2), arms=("student", "without_ids"))
-    assert [arm.name for arm in design.all_arms] == ["control", "control_without_ids", "student", "without_ids"]
-    trials = list(design.trials(World(preset="tiny", seed=1)))
-    assert len(trials) == 2 * (1 + 2 * 4) and sum(t.arm.name == "teacher" for t in trials) == 2
+def test_another_technique_has_the_weights_of_its_study_and_the_surfaces_own_keeps_its():
+    surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
+    weights = {
+        arm.name: [head.weight for head in arm.surface(surface).distillation.heads] for arm in load_design("full").arms
+    }
+    assert weights["auxiliary"] == weights["auxiliary shuffled"] == [0.03, 0.05]
+    assert weights["student"] == weights["student noise"] == [h.weight for h in surface.distillation.heads]
+
+
+def test_a_condition_holds_for_control_and_arm_alike():
+    surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
+    world = World(preset="tiny", seed=1)
+    for arm in ("control", "student"):
+        trial = Trial(world, "homepage", parse_arm(arm), 1, Condition(capacity=2, weight=3))
+        made = trained_surface(trial, surface)
+        assert made.network.bottom == (192,) and made.network.tower == (96,) and made.inputs["user_id"].embedding == 32
+        assert made.network.interaction is not None and made.network.interaction.embedding == 32
+        assert [h.weight for h in made.distillation.heads] == [3 * h.weight for h in surface.distillation.heads]
+    assert Condition(volume=0.5).label == "volume 0.5" and Condition().label == ""
+
+
+def test_a_share_of_the_rows_is_the_same_for_every_arm_and_keeps_its_order():
+    data = dataset(1000, 1)
+    half, again = thinned(data, 0.5, 3), thinned(data, 0.5, 3)
+    assert torch.equal(half.exposure_id, again.exposure_id) and 430 < len(half) < 570
+    assert torch.all(half.exposure_id.diff() > 0) and thinned(data, 1, 3) is data
+
+
+def test_a_study_lists_controls_before_arms_the_teacher_once_and_no_trial_twice():
+    parts = [{"worlds": (1,), "arms": ("student", "student without_ids")}, {"worlds": (1,), "arms": ("student",)}]
+    design = Design.model_validate(
+        {"name": "t", "description": "", "preset": "tiny", "seeds": (1, 2), "surfaces": ("homepage",), "parts": parts}
+    )
+    names = [trial.arm.name for trial in design.trials() if trial.seed in (0, 1)]
+    assert names == ["teacher", "control", "control without_ids", "student", "student without_ids"]
+    assert len(design.trials()) == 1 + 2 * 4
 
 
 def test_what_a_study_lacks_is_named():
-    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'quick', 'techniques'\]"):
+    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['full', 'paper', 'quick', 'sweeps'\]"):
         load_design("huge")
-    with pytest.raises(ValueError, match=r"no arms \['magic'\]"):
-        Design(name="t", description="", preset="tiny", worlds=(1,), seeds=(1,), arms=("magic",))
+    with pytest.raises(ValueError, match=r"arm 'magic': 'magic' is none of \['control', 'student', 'auxiliary'"):
+        parse_arm("magic")
+    with pytest.raises(ValueError, match=r"arm 'student tuned': 'tuned' is none of"):
+        parse_arm("student tuned")
 
 
 def test_no_world_that_settings_were_chosen_on_is_in_a_study():
-    for name in ("quick", "demo", "techniques", "full"):
-        assert not {1, 101, 102} & set(load_design(name).worlds)
+    for name in ("quick", "full", "sweeps", "paper"):
+        assert not {1, 101, 102, 103} & set(load_design(name).worlds)

@@ -1,0 +1,51 @@
+"""Reports: Markdown from a template, and the same as one HTML page that needs no other file."""
+
+import base64
+import re
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #e3e7ec; vertical-align: top; }
+pre { background: #f4f6f8; padding: .7rem 1rem; } img { max-width: 100%; }
+"""
+
+
+def render(template: Path, facts: Mapping[str, object]) -> str:
+    """Return the Markdown of a template; a fact that it lacks is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template.name).render(**facts)
+
+
+def as_page(markdown: str, title: str, folder: Path) -> str:
+    """Return a page with its plots inside; HTML in the text is shown, not run.
+
+    Args:
+        markdown: GitHub's dialect: tables.
+        title: Of the page.
+        folder: That the plots of the text are relative to.
+    """
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    body = re.sub(r'src="([^":]+\.png)"', lambda found: f'src="{_embedded(folder / found[1])}"', body)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+    )
+
+
+def _embedded(plot: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(plot.read_bytes()).decode()}"

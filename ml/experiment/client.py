@@ -1,0 +1,116 @@
+"""Asks a server to rank, over HTTP, from a few threads with a connection each."""
+
+import http.client
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+
+THREADS = 2
+"""Enough to keep one server busy: while one thread reads an answer, the other's request is ranked."""
+
+_TIMEOUT_S = 60.0
+_TELL_EVERY = 200
+
+
+class ServerError(RuntimeError):
+    """A server that answered something else than the ranking asked for; the message says what."""
+
+
+class Client:
+    """A server's ``/rank``.
+
+    Args:
+        url: Base URL of the server.
+        token: Bearer token, where it asks for one.
+        threads: Connections.
+    """
+
+    def __init__(self, url: str, token: str | None = None, threads: int = THREADS) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError(f"{url!r} is no http:// URL")
+        self._host, self._port, self._threads = parts.hostname, parts.port, threads
+        self._headers = {"Content-Type": "application/json"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Return the JSON at a path.
+
+        Raises:
+            ServerError: Any other status than 200.
+        """
+        return self._ask(self._connection(), "GET", path, None)
+
+    def rank(
+        self,
+        bodies: Callable[[int], dict[str, Any]],
+        rows: Sequence[int],
+        shown: int,
+        check: Callable[[dict[str, Any]], None],
+        tell: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:
+        """Ask for rankings.
+
+        Args:
+            bodies: Gives the request of a row.
+            rows: Which requests to send, n of them.
+            shown: Items wanted of each answer.
+            check: Looks at each answer before it counts.
+            tell: Told how many more were answered, now and then, from several threads.
+
+        Returns:
+            Places in the request's candidates, best first, int64 [n, shown].
+
+        Raises:
+            ServerError: A request was refused, or ``check`` raised it.
+        """
+        found = np.empty((len(rows), shown), dtype=np.int64)
+        with ThreadPoolExecutor(self._threads) as pool:
+            parts = [
+                pool.submit(self._rank_part, bodies, rows, range(k, len(rows), self._threads), found, check, tell)
+                for k in range(self._threads)
+            ]
+            for part in parts:
+                part.result()
+        return found
+
+    def _rank_part(
+        self,
+        bodies: Callable[[int], dict[str, Any]],
+        rows: Sequence[int],
+        mine: range,
+        found: np.ndarray,
+        check: Callable[[dict[str, Any]], None],
+        tell: Callable[[int], None],
+    ) -> None:
+        connection, told = self._connection(), 0
+        shown = found.shape[1]
+        try:
+            for done, place in enumerate(mine, start=1):
+                answer = self._ask(connection, "POST", "/rank", orjson.dumps(bodies(rows[place])))
+                check(answer)
+                found[place] = [item["index"] for item in answer["items"][:shown]]
+                if done - told >= _TELL_EVERY:
+                    tell(done - told)
+                    told = done
+            tell(len(mine) - told)
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+
+    def _ask(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
+    ) -> dict[str, Any]:
+        connection.request(method, path, body=body, headers=self._headers)
+        response = connection.getresponse()
+        content = response.read()
+        if response.status != 200:
+            raise ServerError(f"{method} {path} answered {response.status}: {content[:300].decode(errors='replace')}")
+        return orjson.loads(content)

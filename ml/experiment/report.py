@@ -1,0 +1,82 @@
+"""The report of a live experiment for people: Markdown, plots, and one self-contained HTML page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml.evaluation.page import as_page, render
+from ml.experiment.analysis import Effect, effects, effects_by_day
+from ml.experiment.design import load_design
+from ml.experiment.plots import ESTIMATES, LABELS, days_plot, effects_plot
+from ml.experiment.run import experiment_rows
+from ml.experiment.traffic import METRICS
+from ml.settings import Settings
+
+PAPER = {
+    "homepage": {"engagement": 0.58, "discovery": 1.12, "new_releases": 11.39},
+    "radio": {"engagement": 0.70, "discovery": 2.13, "new_releases": 0.96},
+}
+"""The paper's online table (arXiv 2603.28994), difference to the control in %."""
+
+_TEMPLATE = Path(__file__).with_name("report.md.j2")
+
+
+def write_report(settings: Settings, name: str, aa: str, out: Path) -> list[Path]:
+    """Write an experiment's report and return its files: Markdown, an HTML page beside it, and plots in ``<stem>/``.
+
+    Args:
+        settings: The home that holds the rows.
+        name: The experiment.
+        aa: The experiment with one ranker in both arms that stands beside it.
+        out: Markdown file to write.
+
+    Raises:
+        NotRun: One of them was not run to its end here.
+        ValueError: ``aa`` compares two rankers, or another traffic than ``name``.
+    """
+    design, null = load_design(name), load_design(aa)
+    if not null.is_aa or null.traffic != design.traffic:
+        raise ValueError(f"experiment {aa} is no A/A run of {name}: one ranker, the same worlds and traffic")
+    rows, null_rows = experiment_rows(settings, design), experiment_rows(settings, null)
+    table, nothing = effects(rows, design.baseline), effects(null_rows, null.baseline)
+    by_day = effects_by_day(rows, design.baseline)
+    treated = list(design.arms)[1]
+    plots = {
+        "effects": effects_plot({name: table, "A/A": nothing}, f"What serving the {treated} changes"),
+        **{f"{surface}_days": days_plot(by_day, surface, treated) for surface in design.surfaces},
+    }
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, png in plots.items():
+        (folder / f"{stem}.png").write_bytes(png)
+    facts: dict[str, Any] = {
+        "design": design,
+        "aa": null,
+        "treated": treated,
+        "table": table,
+        "nothing": nothing,
+        "at_a_glance": {(e.surface, e.metric, e.estimate): e for e in table},
+        "quiet": all(_silent(e) for e in nothing),
+        "unquiet": [e for e in nothing if not _silent(e)],
+        "paper": PAPER,
+        "metrics": METRICS,
+        "labels": LABELS,
+        "estimates": ESTIMATES,
+        "requests": _requests(table),
+        "plots": {stem: f"{folder.name}/{stem}.png" for stem in plots},
+    }
+    text = render(_TEMPLATE, facts)
+    out.write_text(text, encoding="utf-8")
+    page = out.with_suffix(".html")
+    page.write_text(as_page(text, f"Crossfade: experiment {name}", out.parent), encoding="utf-8")
+    return [out, page, *(folder / f"{stem}.png" for stem in plots)]
+
+
+def _silent(effect: Effect) -> bool:
+    """Tell whether an effect's interval holds 0."""
+    return effect.lift.lo <= 0 <= effect.lift.hi
+
+
+def _requests(table: Sequence[Effect]) -> dict[str, tuple[int, int, int]]:
+    """Return {surface: requests of the baseline, of the other arm, both over worlds, and users} of the split."""
+    return {e.surface: (*e.requests, e.users) for e in table if e.estimate == "split"}

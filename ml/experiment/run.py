@@ -1,0 +1,233 @@
+"""Runs a live experiment: worlds in parallel, every finished surface of a world a commit in the lake."""
+
+import multiprocessing as mp
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import pyarrow as pa
+
+from ml.experiment.design import Design
+from ml.experiment.live import USER_DAYS_SCHEMA, LiveWorld, Serve
+from ml.lake import ALIAS, ML, Lake
+from ml.settings import Settings
+from ml.study.design import World
+from ml.study.run import worlds_dir
+from ml.study.worlds import READY_FILE, prepare_world, world_settings
+from ml.surfaces.spec import load_surfaces
+
+USER_DAYS_TABLE = f"{ML}.experiment_user_days"
+WORLD_SECONDS = {"tiny": 25.0, "demo": 150.0, "paper": 900.0}
+TRAINING_SECONDS = {"tiny": 6.0, "demo": 35.0, "paper": 60.0}
+CALL_SECONDS = 0.005
+"""What a world, the arms of a surface and a request take on one core, server included, for the estimate before."""
+
+_POLL_S = 0.5
+
+
+class NotRun(ValueError):
+    """An experiment that was not run to its end here; the message names the command."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an experiment is.
+
+    Attributes:
+        what: What is under way.
+        done: Requests answered, those of earlier runs included.
+        total: Requests in all.
+        seconds_left: Estimate, None before anything was answered.
+    """
+
+    what: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment costs before it starts.
+
+    Attributes:
+        worlds: Worlds in all, and how many of them have to be made.
+        requests: Per arm, world and surface, about; users are split by a hash.
+        calls: Requests over HTTP in all, those that both arms answer twice; finished ones are found when it runs.
+        workers: Processes, each with a server beside it.
+        seconds: Estimated wall time if nothing but the made worlds is there.
+    """
+
+    worlds: int
+    worlds_to_make: int
+    requests: int
+    calls: int
+    workers: int
+    seconds: float
+
+
+def plan(settings: Settings, design: Design, workers: int | None = None) -> Plan:
+    """Return what ``run_experiment`` would do."""
+    worlds = list(design.in_worlds())
+    to_make = [w for w in worlds if not (worlds_dir(settings) / w.name / READY_FILE).exists()]
+    cores = os.cpu_count() or 1
+    count = min(workers or cores, len(worlds))
+    surfaces = len(worlds) * len(design.surfaces)
+    calls = surfaces * design.calls_per_surface
+    work = (
+        len(to_make) * WORLD_SECONDS[design.preset] + surfaces * TRAINING_SECONDS[design.preset] + calls * CALL_SECONDS
+    )
+    per_arm = design.days * design.requests_per_day // len(design.arms)
+    return Plan(len(worlds), len(to_make), per_arm, calls, count, work / min(count, cores))
+
+
+def run_experiment(
+    settings: Settings,
+    design: Design,
+    serve: Serve,
+    *,
+    workers: int | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> None:
+    """Run what the lake of ``settings`` does not hold yet of an experiment.
+
+    Args:
+        settings: The home that keeps worlds and rows.
+        design: What to run.
+        serve: Starts a server; called in the process of each world, so it must be a function of a module.
+        workers: Processes; default one per core. A world is made and served by one process.
+        report: Told of every stage and of requests answered.
+
+    Raises:
+        RuntimeError: A world failed; the message names it. What the others finished is kept.
+    """
+    init_user_days(settings)
+    planned = plan(settings, design, workers)
+    began, done, fresh = 0.0, 0, 0
+    failed: list[str] = []
+    context = mp.get_context("spawn")
+    with (
+        context.Manager() as manager,
+        ProcessPoolExecutor(
+            planned.workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+        ) as pool,
+    ):
+        messages: Queue[tuple[str, int, bool]] = manager.Queue()
+        running = {
+            pool.submit(_run_world, settings.home, design, world, serve, messages): world
+            for world in design.in_worlds()
+        }
+        while running:
+            finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            # A world's messages are in the queue before its future is done, so none is left after the last one.
+            for what, answered, new in _drain(messages):
+                done = done + answered
+                # From the first answer on: how long worlds took to make says nothing of how long the rest takes.
+                if answered and new:
+                    began, fresh = (began, fresh + answered) if began else (time.monotonic(), 0)
+                left = (time.monotonic() - began) / fresh * (planned.calls - done) if fresh else None
+                report(Progress(what, done, planned.calls, left))
+            for future in finished:
+                world = running.pop(future)
+                if error := future.exception():
+                    failed.append(f"{world.name}: {error}")
+                    report(Progress(f"{world.name} failed: {error}", done, planned.calls, None))
+    if failed:
+        raise RuntimeError("; ".join(failed))
+
+
+def init_user_days(settings: Settings) -> None:
+    """Create the table of results if it is not there."""
+    with Lake(settings) as lake:
+        if not lake.table_exists(USER_DAYS_TABLE):
+            lake.retry(lambda: _commit(lake, USER_DAYS_SCHEMA.empty_table(), "experiment: create table"))
+
+
+def experiment_rows(settings: Settings, design: Design) -> pa.Table:
+    """Return the lake's rows of an experiment, of the present code, worlds and surfaces; see ``USER_DAYS_SCHEMA``.
+
+    Raises:
+        NotRun: A world of the experiment or one of its surfaces is missing.
+    """
+    wanted: list[str] = []
+    for world in design.in_worlds():
+        made = world_settings(worlds_dir(settings) / world.name, world)
+        if not (made.home / READY_FILE).exists():
+            raise NotRun(
+                f"experiment {design.name}: world {world.name} is missing; run `crossfade experiment run {design.name}`"
+            )
+        live, surfaces = LiveWorld(made, world, design), load_surfaces(made)
+        wanted += [live.identity(live.placement(surfaces[name])) for name in design.surfaces]
+    init_user_days(settings)
+    with Lake(settings) as lake:
+        rows = lake.sql(
+            f"select * from {ALIAS}.{USER_DAYS_TABLE} where list_contains(?::varchar[], experiment) "
+            "order by surface, estimate desc, world, arm, day, user_id",
+            [wanted],
+        )
+    if missing := set(wanted) - set(rows["experiment"].unique().to_pylist()):
+        raise NotRun(
+            f"experiment {design.name}: {len(missing)} of {len(wanted)} surfaces of worlds are missing; "
+            f"run `crossfade experiment run {design.name}`"
+        )
+    return rows
+
+
+def _run_world(home: Path, design: Design, world: World, serve: Serve, messages: Any) -> None:
+    settings = Settings(home=home)
+
+    def tell(what: str, answered: int = 0, new: bool = True) -> None:
+        messages.put((f"{world.name} {what}", answered, new))
+
+    made = prepare_world(worlds_dir(settings), world, tell)
+    live, surfaces = LiveWorld(made, world, design), load_surfaces(made)
+    for name in design.surfaces:
+        placement = live.placement(surfaces[name])
+        with Lake(settings) as lake:
+            known = lake.connection.execute(
+                f"select 1 from {ALIAS}.{USER_DAYS_TABLE} where experiment = ? limit 1", [live.identity(placement)]
+            ).fetchone()
+        if known:
+            tell(f"{name}: done before", design.calls_per_surface, new=False)
+            continue
+        rows, message = live.run(placement, serve, tell), f"experiment {design.name}: {world.name} {name}"
+        with Lake(settings) as lake:
+            lake.retry(lambda lake=lake, rows=rows, message=message: _commit(lake, rows, message), attempts=12)
+        tell(f"{name}: done")
+
+
+def _commit(lake: Lake, rows: pa.Table, message: str) -> None:
+    with lake.transaction(message) as connection:
+        connection.register("_rows", rows)
+        try:
+            if not lake.table_exists(USER_DAYS_TABLE):
+                connection.execute(f"create table {ALIAS}.{USER_DAYS_TABLE} as select * from _rows limit 0")
+            connection.execute(f"insert into {ALIAS}.{USER_DAYS_TABLE} by name select * from _rows")
+        finally:
+            connection.unregister("_rows")
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the experiment is killed: an orphan would go on writing beside the rerun."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _drain(messages: Any) -> list[tuple[str, int, bool]]:
+    found: list[tuple[str, int, bool]] = []
+    while True:
+        try:
+            found.append(messages.get_nowait())
+        except Empty:
+            return found
