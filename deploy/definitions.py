@@ -16,6 +16,7 @@ from assets.progress import ProgressResource  # noqa: E402
 from assets.release import build_release  # noqa: E402
 from assets.soft_labels import build_soft_labels  # noqa: E402
 from assets.students import build_students  # noqa: E402
+from assets.study import build_study  # noqa: E402
 from assets.teacher import build_teacher  # noqa: E402
 from checks.assets import build_checks  # noqa: E402
 from deploy.automation import build_jobs  # noqa: E402
@@ -45,6 +46,7 @@ def build_definitions(
         assets.append(build_evaluation(settings, surface))
         assets.append(build_experiment(settings, surface))
         assets += build_release(settings, surface)
+    assets.append(build_study())
     return dg.Definitions(
         assets=assets,
         asset_checks=build_checks(settings, surfaces),

@@ -46,14 +46,28 @@ def show(name: Name = "quick") -> None:
     """Print the table of a study from the trials in the lake."""
     from ml.settings import Settings
     from ml.study.analysis import lifts
+    from ml.study.design import load_design
     from ml.study.report import study_rows
 
-    design, rows = study_rows(Settings(), name)
+    design = load_design(name)
+    rows = study_rows(Settings(), design)
     table = Table(title=f"study {name}: difference to the control, x100 (AUC, R2)")
-    for column in ("surface", "task", "slice", "arm", "control", "lift", "95 % interval", "p (Holm)", "worlds above 0"):
+    for column in (
+        "condition",
+        "surface",
+        "task",
+        "slice",
+        "arm",
+        "control",
+        "lift",
+        "95 % interval",
+        "p (Holm)",
+        "worlds above 0",
+    ):
         table.add_column(column)
     for lift in lifts(rows, design):
         table.add_row(
+            lift.condition,
             lift.surface,
             lift.task,
             lift.slice,
@@ -77,9 +91,10 @@ def report(
 ) -> None:
     """Write the report of a study: tables beside the paper's, forest plots, what did not reproduce."""
     from ml.settings import Settings
+    from ml.study.design import load_design
     from ml.study.report import write_report
 
-    for path in write_report(Settings(), name, out):
+    for path in write_report(Settings(), load_design(name), out):
         console.print(f"wrote {path}")
 
 

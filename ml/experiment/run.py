@@ -1,14 +1,10 @@
 """Runs a live experiment: worlds in parallel, every finished surface of a world a commit in the lake."""
 
-import multiprocessing as mp
 import os
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +14,7 @@ from ml.experiment.live import USER_DAYS_SCHEMA, LiveWorld, Serve
 from ml.lake import ALIAS, ML, Lake
 from ml.settings import Settings
 from ml.study.design import World
+from ml.study.pool import run_worlds
 from ml.study.run import worlds_dir
 from ml.study.worlds import READY_FILE, prepare_world, world_settings
 from ml.surfaces.spec import load_surfaces
@@ -27,8 +24,6 @@ WORLD_SECONDS = {"tiny": 25.0, "demo": 150.0, "paper": 900.0}
 TRAINING_SECONDS = {"tiny": 6.0, "demo": 35.0, "paper": 60.0}
 CALL_SECONDS = 0.005
 """What a world, the arms of a surface and a request take on one core, server included, for the estimate before."""
-
-_POLL_S = 0.5
 
 
 class NotRun(ValueError):
@@ -110,36 +105,24 @@ def run_experiment(
     init_user_days(settings)
     planned = plan(settings, design, workers)
     began, done, fresh = 0.0, 0, 0
-    failed: list[str] = []
-    context = mp.get_context("spawn")
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(
-            planned.workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
-        ) as pool,
-    ):
-        messages: Queue[tuple[str, int, bool]] = manager.Queue()
-        running = {
-            pool.submit(_run_world, settings.home, design, world, serve, messages): world
-            for world in design.in_worlds()
-        }
-        while running:
-            finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-            # A world's messages are in the queue before its future is done, so none is left after the last one.
-            for what, answered, new in _drain(messages):
-                done = done + answered
-                # From the first answer on: how long worlds took to make says nothing of how long the rest takes.
-                if answered and new:
-                    began, fresh = (began, fresh + answered) if began else (time.monotonic(), 0)
-                left = (time.monotonic() - began) / fresh * (planned.calls - done) if fresh else None
-                report(Progress(what, done, planned.calls, left))
-            for future in finished:
-                world = running.pop(future)
-                if error := future.exception():
-                    failed.append(f"{world.name}: {error}")
-                    report(Progress(f"{world.name} failed: {error}", done, planned.calls, None))
-    if failed:
-        raise RuntimeError("; ".join(failed))
+
+    def hear(message: tuple[str, int, bool]) -> None:
+        nonlocal began, done, fresh
+        what, answered, new = message
+        done = done + answered
+        # From the first answer on: how long worlds took to make says nothing of how long the rest takes.
+        if answered and new:
+            began, fresh = (began, fresh + answered) if began else (time.monotonic(), 0)
+        left = (time.monotonic() - began) / fresh * (planned.calls - done) if fresh else None
+        report(Progress(what, done, planned.calls, left))
+
+    run_worlds(
+        _run_world,
+        {world: (settings.home, design, world, serve) for world in design.in_worlds()},
+        planned.workers,
+        hear,
+        lambda reason: report(Progress(reason, done, planned.calls, None)),
+    )
 
 
 def init_user_days(settings: Settings) -> None:
@@ -211,23 +194,3 @@ def _commit(lake: Lake, rows: pa.Table, message: str) -> None:
             connection.execute(f"insert into {ALIAS}.{USER_DAYS_TABLE} by name select * from _rows")
         finally:
             connection.unregister("_rows")
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the experiment is killed: an orphan would go on writing beside the rerun."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_POLL_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _drain(messages: Any) -> list[tuple[str, int, bool]]:
-    found: list[tuple[str, int, bool]] = []
-    while True:
-        try:
-            found.append(messages.get_nowait())
-        except Empty:
-            return found

@@ -314,6 +314,11 @@ class Design(_Model):
         return {world: tuple(trials) for world, trials in found.items()}
 
 
+def design_names(path: Path = DESIGNS_FILE) -> list[str]:
+    """Return the names of the studies of a file, in its order."""
+    return list(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
 def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:
     """Return a study by name.
 

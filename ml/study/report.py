@@ -13,7 +13,7 @@ from ml.evaluation.page import as_page, render
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings
 from ml.study.analysis import Lift, levels, lifts
-from ml.study.design import AS_IT_IS, NULLS, STUDENT, TECHNIQUES, Condition, Design, load_design
+from ml.study.design import AS_IT_IS, NULLS, STUDENT, TECHNIQUES, Condition, Design
 from ml.study.run import TRIALS_TABLE, worlds_dir
 from ml.study.worlds import is_ready, world_settings
 from ml.surfaces.spec import load_surfaces
@@ -37,15 +37,15 @@ class NoTrials(ValueError):
     """A study that was not run here; the message names the command."""
 
 
-def study_rows(settings: Settings, name: str) -> tuple[Design, pa.Table]:
-    """Return a study and the lake's rows of its trials, of the present code and rows.
+def study_rows(settings: Settings, design: Design) -> pa.Table:
+    """Return the lake's rows of a study's trials, of the present code and rows.
 
     Raises:
         NoTrials: A world of the study or one of its trials is missing.
     """
     from ml.study.trials import Bench
 
-    design, root = load_design(name), worlds_dir(settings)
+    name, root = design.name, worlds_dir(settings)
     wanted: list[str] = []
     for world, trials in design.by_world().items():
         surfaces = load_surfaces(world_settings(root / world.name, world))
@@ -65,7 +65,7 @@ def study_rows(settings: Settings, name: str) -> tuple[Design, pa.Table]:
         raise NoTrials(
             f"study {name}: {len(missing)} of {len(wanted)} trials are missing; run `crossfade study run {name}`"
         )
-    return design, rows
+    return rows
 
 
 @dataclass(frozen=True)
@@ -158,20 +158,25 @@ def findings(table: list[Lift], means: dict[tuple[str, str, str], dict[str, floa
     return found
 
 
-def write_report(settings: Settings, name: str, out: Path) -> list[Path]:
+def plots_of(table: list[Lift], design: Design) -> dict[str, bytes]:
+    """Return the plots of a study's table as PNG: a forest per slice, the levels of each dial."""
+    plots = {slice_: forest_plot(table, slice_) for slice_ in dict.fromkeys(lift.slice for lift in table)}
+    return plots | {dial: sweep_plot(table, dial) for dial in design.dials}
+
+
+def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
     """Write a study's report and return its files: Markdown, an HTML page beside it, and the plots in ``<stem>/``.
 
     Raises:
         NoTrials: The study was not run to its end here.
     """
-    design, rows = study_rows(settings, name)
+    rows = study_rows(settings, design)
     table, means = lifts(rows, design), levels(rows)
-    plots = {slice_: forest_plot(table, slice_) for slice_ in dict.fromkeys(lift.slice for lift in table)}
-    plots |= {dial: sweep_plot(table, dial) for dial in design.dials}
+    plots = plots_of(table, design)
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    for name_, png in plots.items():
-        (folder / f"{name_}.png").write_bytes(png)
+    for name, png in plots.items():
+        (folder / f"{name}.png").write_bytes(png)
     facts: dict[str, Any] = {
         "design": design,
         "table": table,
@@ -183,7 +188,7 @@ def write_report(settings: Settings, name: str, out: Path) -> list[Path]:
         "baseline": BASELINE,
         "slices": list(dict.fromkeys(lift.slice for lift in table)),
         "dials": {dial: _meaning(dial) for dial in design.dials},
-        "plots": {name_: f"{folder.name}/{name_}.png" for name_ in plots},
+        "plots": {name: f"{folder.name}/{name}.png" for name in plots},
         "rows": {(r["surface"], r["slice"], r["task"]): (r["n"], r["positives"], r["users"]) for r in rows.to_pylist()},
         "seconds": sum({r["trial"]: r["seconds"] for r in rows.to_pylist()}.values()),
         "torch": version("torch"),
@@ -191,8 +196,8 @@ def write_report(settings: Settings, name: str, out: Path) -> list[Path]:
     text = render(_TEMPLATE, facts)
     out.write_text(text, encoding="utf-8")
     page = out.with_suffix(".html")
-    page.write_text(as_page(text, f"Crossfade: study {name}", out.parent), encoding="utf-8")
-    return [out, page, *(folder / f"{name_}.png" for name_ in plots)]
+    page.write_text(as_page(text, f"Crossfade: study {design.name}", out.parent), encoding="utf-8")
+    return [out, page, *(folder / f"{name}.png" for name in plots)]
 
 
 def forest_plot(table: list[Lift], slice_: str) -> bytes:

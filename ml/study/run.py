@@ -1,19 +1,16 @@
 """Runs a study: worlds in parallel, every finished trial a commit in the lake, so that a rerun does what is missing."""
 
-import multiprocessing as mp
 import os
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 
 from ml.lake import ALIAS, ML, Lake
 from ml.settings import Settings
 from ml.study.design import TEACHER, Design, TeacherVariant, Trial, World
+from ml.study.pool import run_worlds
 from ml.study.worlds import is_ready, prepare_teacher, prepare_world
 
 TRIALS_TABLE = f"{ML}.study_trials"
@@ -21,8 +18,6 @@ WORLD_SECONDS = {"tiny": 25.0, "demo": 100.0, "paper": 900.0}
 TEACHER_SECONDS = {"tiny": 3.0, "demo": 30.0, "paper": 300.0}
 TRIAL_SECONDS = {"tiny": 1.0, "demo": 6.0, "paper": 10.0}
 """What a world, a further teacher of it and a trial take on one core, for the estimate before a study starts."""
-
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -105,35 +100,25 @@ def run_study(
     """
     init_trials(settings)
     planned = plan(settings, design, workers)
-    worlds = design.by_world()
     began, done, fresh = time.monotonic(), 0, 0
     trials: list[str] = []
-    failed: list[str] = []
-    context = mp.get_context("spawn")
-    with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(
-            planned.workers, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
-        ) as pool,
-    ):
-        messages: Queue[tuple[str, str | None, bool]] = manager.Queue()
-        running = {pool.submit(_run_world, settings.home, world, own, messages): world for world, own in worlds.items()}
-        while running:
-            finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-            # A world's messages are in the queue before its future is done, so none is left after the last one.
-            for what, trial, new in _drain(messages):
-                if trial:
-                    trials.append(trial)
-                    done, fresh = done + 1, fresh + new
-                left = (time.monotonic() - began) / fresh * (planned.trials - done) if fresh else None
-                report(Progress(what, done, planned.trials, left))
-            for future in finished:
-                world = running.pop(future)
-                if error := future.exception():
-                    failed.append(f"{world.name}: {error}")
-                    report(Progress(f"{world.name} failed: {error}", done, planned.trials, None))
-    if failed:
-        raise RuntimeError("; ".join(failed))
+
+    def hear(message: tuple[str, str | None, bool]) -> None:
+        nonlocal done, fresh
+        what, trial, new = message
+        if trial:
+            trials.append(trial)
+            done, fresh = done + 1, fresh + new
+        left = (time.monotonic() - began) / fresh * (planned.trials - done) if fresh else None
+        report(Progress(what, done, planned.trials, left))
+
+    run_worlds(
+        _run_world,
+        {world: (settings.home, world, own) for world, own in design.by_world().items()},
+        planned.workers,
+        hear,
+        lambda reason: report(Progress(reason, done, planned.trials, None)),
+    )
     return sorted(set(trials))
 
 
@@ -152,17 +137,6 @@ def init_trials(settings: Settings) -> None:
                 connection.unregister("_empty")
 
         lake.retry(step)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the study is killed: an orphan would go on writing beside the rerun."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_POLL_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: Any) -> None:
@@ -207,12 +181,3 @@ def _run_trial(lake: Lake, bench: Any, trial: Trial, known: set[str], messages: 
 
         lake.retry(step, attempts=12)
     messages.put((what, identity, new))
-
-
-def _drain(messages: Any) -> list[tuple[str, str | None, bool]]:
-    found: list[tuple[str, str | None, bool]] = []
-    while True:
-        try:
-            found.append(messages.get_nowait())
-        except Empty:
-            return found

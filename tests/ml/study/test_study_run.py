@@ -4,8 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from assets.progress import ProgressResource
+from assets.study import build_study
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.study.analysis import levels, lifts
@@ -22,7 +25,7 @@ one:
   surfaces: [homepage]
   parts:
     - {worlds: [7], arms: [student, student shuffled]}
-    - {worlds: [7], arms: [student], dials: {volume: [0.5], defaulted: [0, 0.9], teacher_days: [2]}}
+    - {worlds: [7], arms: [student], dials: {volume: [0.5], defaulted: [0.9], teacher_days: [2]}}
 """
 RUN = """
 import sys
@@ -75,35 +78,32 @@ def test_a_killed_study_keeps_its_trials_and_a_rerun_does_what_is_missing(study:
     world = worlds_dir(settings) / next(iter(design.by_world())).name
     made = (world / "world.json").stat().st_mtime_ns
     planned = plan(settings, design)
-    assert (planned.worlds_to_make, planned.teachers_to_make, planned.trials) == (0, 3, 16)
+    assert (planned.worlds_to_make, planned.teachers_to_make, planned.trials) == (0, 2, 13)
     seen: list[Progress] = []
     trials = run_study(settings, design, workers=1, report=seen.append)
     after = held(settings)
-    assert len(trials) == 16 and set(before.items()) < set(after.items())
+    assert len(trials) == 13 and set(before.items()) < set(after.items())
     assert (world / "world.json").stat().st_mtime_ns == made
-    assert (seen[-1].done, seen[-1].total) == (16, 16)
+    assert (seen[-1].done, seen[-1].total) == (13, 13)
     assert plan(settings, design).teachers_to_make == 0
     assert run_study(settings, design, workers=1) == trials and held(settings) == after
 
 
-def test_a_finished_study_is_reported_with_its_levels_and_lifts(
-    study: tuple[Settings, Design], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_a_finished_study_is_reported_with_its_levels_and_lifts(study: tuple[Settings, Design], tmp_path: Path):
     settings, design = study
-    monkeypatch.setattr("ml.study.report.load_design", lambda name: design)
-    _, rows = study_rows(settings, "one")
+    rows = study_rows(settings, design)
     means = levels(rows)
     assert set(means["homepage", "ctr", "all"]) == {"teacher", "control", "student", "student shuffled"}
     table = lifts(rows, design)
     assert {lift.arm for lift in table} == {"student", "student shuffled"}
-    assert {lift.condition for lift in table} == {"", "volume 0.5", "defaulted 0", "defaulted 0.9", "teacher_days 2"}
+    assert {lift.condition for lift in table} == {"", "volume 0.5", "defaulted 0.9", "teacher_days 2"}
     teacher = {
         row["condition"]: row["value"]
         for row in rows.to_pylist()
         if row["arm"] == "teacher" and row["slice"] == "all" and row["task"] == "ctr"
     }
-    assert len(set(teacher.values())) == 4 and teacher[""] == teacher["volume 0.5"]
-    markdown, page, *plots = write_report(settings, "one", tmp_path / "results.md")
+    assert len(set(teacher.values())) == 3 and teacher[""] == teacher["volume 0.5"]
+    markdown, page, *plots = write_report(settings, design, tmp_path / "results.md")
     text, html = markdown.read_text(), page.read_text()
     assert "| homepage | ctr | student shuffled (null) |" in text and "crossfade study run one" in text
     assert "## Teacher days" in text
@@ -112,6 +112,21 @@ def test_a_finished_study_is_reported_with_its_levels_and_lifts(
     assert html.count("data:image/png") == len(plots)
 
 
+def test_the_asset_of_a_finished_study_shows_its_findings_and_trains_nothing(
+    study: tuple[Settings, Design], tmp_path: Path
+):
+    settings, _ = study
+    designs = tmp_path / "designs.yaml"
+    designs.write_text(STUDY)
+    before = held(settings)
+    resources = {"settings": settings, "progress": ProgressResource(every_s=0.0)}
+    result = dg.materialize([build_study(designs)], partition_key="one", resources=resources)
+    [made] = result.asset_materializations_for_node("study")
+    assert made.metadata["trials"].value == 13 and held(settings) == before
+    assert "The student beats its control on CTR." in str(made.metadata["findings"].value)
+    assert str(made.metadata["all"].value).startswith("![all](data:image/png;base64,")
+
+
 def test_a_study_that_was_not_run_says_how_to_run_it(tmp_path: Path):
     with pytest.raises(NoTrials, match=r"world tiny-2001-\S+ is missing; run `crossfade study run quick`"):
-        study_rows(Settings(home=tmp_path / "home"), "quick")
+        study_rows(Settings(home=tmp_path / "home"), load_design("quick"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ml.settings import PROJECT_ROOT
 from ml.students.dataset import Dataset
-from ml.study.design import TECHNIQUES, Condition, Design, Trial, World, load_design, parse_arm
+from ml.study.design import TECHNIQUES, Condition, Design, Trial, World, design_names, load_design, parse_arm
 from ml.study.trials import relabelled, thinned, trained_surface
 from ml.surfaces.spec import ON_TASKS, load_surface
 
@@ -115,7 +115,7 @@ def test_a_study_lists_controls_before_arms_the_teacher_once_and_no_trial_twice(
 
 
 def test_what_a_study_lacks_is_named():
-    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['full', 'paper', 'quick', 'sweeps'\]"):
+    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'paper', 'quick', 'sweeps'\]"):
         load_design("huge")
     with pytest.raises(ValueError, match=r"arm 'magic': 'magic' is none of \['control', 'student', 'auxiliary'"):
         parse_arm("magic")
@@ -124,5 +124,5 @@ def test_what_a_study_lacks_is_named():
 
 
 def test_no_world_that_settings_were_chosen_on_is_in_a_study():
-    for name in ("quick", "full", "sweeps", "paper"):
+    for name in design_names():
         assert not {1, 101, 102, 103} & set(load_design(name).worlds)
