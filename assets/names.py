@@ -7,6 +7,9 @@ LAKE_WRITER = "lake_writer"
 TRAINING = "training"
 """Pool of steps that use every core."""
 
+STUDY_GROUP = "study"
+"""Assets that have worlds of their own and no part in a home's daily work."""
+
 OWNER = "team:ml-platform"
 TEACHER = dg.AssetKey("teacher")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.names import OWNER, TRAINING
+from assets.names import OWNER, STUDY_GROUP, TRAINING
 from assets.progress import ProgressResource
 from ml.progress import Step
 from ml.settings import Settings
@@ -15,7 +15,7 @@ def build_study(designs: Path = DESIGNS_FILE) -> dg.AssetsDefinition:
     """Return the asset ``study``, a partition per study of a file."""
 
     @dg.asset(
-        group_name="study",
+        group_name=STUDY_GROUP,
         owners=[OWNER],
         kinds={"python", "duckdb"},
         partitions_def=dg.StaticPartitionsDefinition(design_names(designs)),

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterInstance
 
+from assets.names import STUDY_GROUP
 from deploy.automation import release_chain
 from deploy.home import prepare, rebuild
 from deploy.terminal import TerminalProgress, console, reporter, terminal_logger
@@ -104,7 +105,9 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     in_release = {key for surface in surfaces.values() for key in release_chain(surface)}
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         job = definitions.resolve_implicit_global_asset_job_def()
-        everything = definitions.resolve_asset_graph().materializable_asset_keys
+        graph = definitions.resolve_asset_graph()
+        studies = graph.asset_keys_for_group(STUDY_GROUP)
+        everything = graph.materializable_asset_keys - studies
         _execute(settings, job, instance, seconds, sorted(everything - in_release), tags=tags)
         for surface in surfaces.values():
             _execute(settings, job, instance, seconds, release_chain(surface), partition=partition, may_refuse=True)
