@@ -44,6 +44,7 @@ def run(
 @app.command("show")
 def show(name: Name = "quick") -> None:
     """Print the table of a study from the trials in the lake."""
+    from ml.evaluation.evaluate import ALL
     from ml.settings import Settings
     from ml.study.analysis import lifts
     from ml.study.design import load_design
@@ -52,29 +53,17 @@ def show(name: Name = "quick") -> None:
     design = load_design(name)
     rows = study_rows(Settings(), design)
     table = Table(title=f"study {name}: difference to the control, x100 (AUC, R2)")
-    for column in (
-        "condition",
-        "surface",
-        "task",
-        "slice",
-        "arm",
-        "control",
-        "lift",
-        "95 % interval",
-        "p (Holm)",
-        "worlds above 0",
-    ):
-        table.add_column(column)
+    table.add_column("task")
+    table.add_column("arm")
+    for column in ("control", "difference", "p (Holm)", "above 0"):
+        table.add_column(column, justify="right", no_wrap=True)
     for lift in lifts(rows, design):
+        place = [lift.surface, lift.task, *([] if lift.slice == ALL else [lift.slice.replace("_", " ")])]
         table.add_row(
-            lift.condition,
-            lift.surface,
-            lift.task,
-            lift.slice,
+            " ".join(place) + (f", {lift.condition}" if lift.condition else ""),
             f"{lift.arm} (null)" if lift.null else lift.arm,
             f"{100 * lift.base:.2f}",
-            f"{100 * lift.lift:+.2f}",
-            f"{100 * lift.lo:+.2f} to {100 * lift.hi:+.2f}",
+            f"{100 * lift.lift:+.2f} [{100 * lift.lo:+.2f}, {100 * lift.hi:+.2f}]",
             f"{lift.p_holm:.3f}",
             f"{lift.above} of {lift.worlds}",
         )
