@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from deploy.terminal import console
+from deploy.terminal import console, minutes
 from ml.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Let control and student serve simulated users side by side, over HTTP.")
@@ -35,7 +35,7 @@ def run(
     console.print(
         f"experiment {name}: {' and '.join(design.surfaces)} in {cost.worlds} worlds, {cost.worlds_to_make} of them to "
         f"be made in {worlds_dir(settings)}; about {cost.requests:,} requests per arm, world and surface, "
-        f"{cost.calls:,} over HTTP in all; about {_minutes(cost.seconds)} on {cost.workers} processes if none is done"
+        f"{cost.calls:,} over HTTP in all; about {minutes(cost.seconds)} on {cost.workers} processes if none is done"
     )
     if dry_run:
         return
@@ -46,7 +46,7 @@ def run(
         if time.monotonic() - shown.get(progress.what, -_REPEAT_S) < _REPEAT_S:
             return
         shown[progress.what] = time.monotonic()
-        left = "" if progress.seconds_left is None else f", about {_minutes(progress.seconds_left)} left"
+        left = "" if progress.seconds_left is None else f", about {minutes(progress.seconds_left)} left"
         console.print(f"  {progress.done:,} of {progress.total:,}{left}: {progress.what}", highlight=False)
 
     run_experiment(settings, design, serving_arms, workers=workers, report=report)
@@ -103,7 +103,3 @@ def report(
 
     for path in write_report(Settings(), name, aa, out):
         console.print(f"wrote {path}")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

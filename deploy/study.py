@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from deploy.terminal import console
+from deploy.terminal import console, minutes
 
 app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its nulls.")
 
@@ -28,13 +28,13 @@ def run(
     cost = plan(settings, design, workers)
     console.print(
         f"study {name}: {cost.trials} trials in {cost.worlds} worlds, {cost.worlds_to_make} of them to be made in "
-        f"{worlds_dir(settings)}; about {_minutes(cost.seconds)} on {cost.workers} processes if no trial is done yet"
+        f"{worlds_dir(settings)}; about {minutes(cost.seconds)} on {cost.workers} processes if no trial is done yet"
     )
     if dry_run:
         return
 
     def report(progress: Progress) -> None:
-        left = "" if progress.seconds_left is None else f", about {_minutes(progress.seconds_left)} left"
+        left = "" if progress.seconds_left is None else f", about {minutes(progress.seconds_left)} left"
         console.print(f"  {progress.done} of {progress.total}{left}: {progress.what}", highlight=False)
 
     run_study(settings, design, workers=workers, report=report)
@@ -85,7 +85,3 @@ def report(
 
     for path in write_report(Settings(), load_design(name), out):
         console.print(f"wrote {path}")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

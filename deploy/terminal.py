@@ -128,3 +128,8 @@ def fail(message: str) -> None:
     """Print an error for a person and end the command with status 1."""
     console.print(f"[red]error:[/red] {message}")
     sys.exit(1)
+
+
+def minutes(seconds: float) -> str:
+    """Return a duration for people: seconds, or whole minutes from one and a half on."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

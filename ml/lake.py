@@ -159,6 +159,28 @@ class Lake:
         self.retry(step)
         return self.snapshot()
 
+    def append(self, table: str, rows: pa.Table, message: str, *, attempts: int = 12) -> None:
+        """Add rows to a table in one commit; it is created with the Arrow schema of ``rows``, which may be empty.
+
+        Args:
+            table: ``schema.table``.
+            rows: New rows; columns are matched by name.
+            message: Commit message.
+            attempts: Tries when other writers commit at the same time.
+        """
+
+        def step() -> None:
+            with self.transaction(message) as c:
+                c.register("_incoming", rows)
+                try:
+                    if not self.table_exists(table):
+                        c.execute(f"create table {ALIAS}.{table} as select * from _incoming limit 0")
+                    c.execute(f"insert into {ALIAS}.{table} by name select * from _incoming")
+                finally:
+                    c.unregister("_incoming")
+
+        self.retry(step, attempts=attempts)
+
     def day_versions(
         self, table: str, start: date, end: date, *, day_column: str = "day"
     ) -> dict[date, tuple[int, str]]:

@@ -29,6 +29,28 @@ def render(template: Path, facts: Mapping[str, object]) -> str:
     return environment.get_template(template.name).render(**facts)
 
 
+def write_pages(
+    template: Path, facts: Mapping[str, object], plots: Mapping[str, bytes], out: Path, title: str
+) -> list[Path]:
+    """Write a report and return its files: Markdown, an HTML page beside it, and the plots in ``<stem>/``.
+
+    Args:
+        template: Of the Markdown; besides the facts it gets ``plots``, {name: path relative to the report}.
+        facts: What it tells.
+        plots: {name: PNG}.
+        out: Markdown file to write.
+        title: Of the page.
+    """
+    folder, page = out.with_suffix(""), out.with_suffix(".html")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, png in plots.items():
+        (folder / f"{name}.png").write_bytes(png)
+    text = render(template, {**facts, "plots": {name: f"{folder.name}/{name}.png" for name in plots}})
+    out.write_text(text, encoding="utf-8")
+    page.write_text(as_page(text, title, out.parent), encoding="utf-8")
+    return [out, page, *(folder / f"{name}.png" for name in plots)]
+
+
 def as_page(markdown: str, title: str, folder: Path) -> str:
     """Return a page with its plots inside; HTML in the text is shown, not run.
 

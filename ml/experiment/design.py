@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ml.ids import id63
-from ml.study.design import World
+from ml.study.design import Preset, World, named_entry
 from ml.surfaces.spec import Surface
 
 DESIGNS_FILE = Path(__file__).with_name("designs.yaml")
@@ -26,7 +25,7 @@ class Design(BaseModel):
 
     name: str
     description: str
-    preset: Literal["tiny", "demo", "paper"]
+    preset: Preset
     worlds: tuple[int, ...] = Field(min_length=1)
     arms: dict[str, Role] = Field(min_length=2, max_length=2, description="Baseline first")
     surfaces: tuple[SimulatedSurface, ...] = ("homepage", "radio")
@@ -96,7 +95,4 @@ def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:
     Raises:
         ValueError: There is none of that name, or it breaks a rule.
     """
-    designs = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if name not in designs:
-        raise ValueError(f"no experiment {name!r}; there are {sorted(designs)}")
-    return Design(name=name, **designs[name])
+    return Design(name=name, **named_entry(path, "experiment", name))

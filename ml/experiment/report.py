@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml.evaluation.page import as_page, render
+from ml.evaluation.page import write_pages
 from ml.experiment.analysis import Effect, effects, effects_by_day
 from ml.experiment.design import load_design
 from ml.experiment.plots import ESTIMATES, LABELS, days_plot, effects_plot
@@ -45,10 +45,6 @@ def write_report(settings: Settings, name: str, aa: str, out: Path) -> list[Path
         "effects": effects_plot({name: table, "A/A": nothing}, f"What serving the {treated} changes"),
         **{f"{surface}_days": days_plot(by_day, surface, treated) for surface in design.surfaces},
     }
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    for stem, png in plots.items():
-        (folder / f"{stem}.png").write_bytes(png)
     facts: dict[str, Any] = {
         "design": design,
         "aa": null,
@@ -63,13 +59,8 @@ def write_report(settings: Settings, name: str, aa: str, out: Path) -> list[Path
         "labels": LABELS,
         "estimates": ESTIMATES,
         "requests": _requests(table),
-        "plots": {stem: f"{folder.name}/{stem}.png" for stem in plots},
     }
-    text = render(_TEMPLATE, facts)
-    out.write_text(text, encoding="utf-8")
-    page = out.with_suffix(".html")
-    page.write_text(as_page(text, f"Crossfade: experiment {name}", out.parent), encoding="utf-8")
-    return [out, page, *(folder / f"{stem}.png" for stem in plots)]
+    return write_pages(_TEMPLATE, facts, plots, out, f"Crossfade: experiment {name}")
 
 
 def _silent(effect: Effect) -> bool:

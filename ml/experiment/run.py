@@ -14,37 +14,19 @@ from ml.experiment.live import USER_DAYS_SCHEMA, LiveWorld, Serve
 from ml.lake import ALIAS, ML, Lake
 from ml.settings import Settings
 from ml.study.design import World
-from ml.study.pool import run_worlds
-from ml.study.run import worlds_dir
-from ml.study.worlds import READY_FILE, prepare_world, world_settings
+from ml.study.pool import Progress, run_worlds
+from ml.study.run import WORLD_SECONDS, worlds_dir
+from ml.study.worlds import is_ready, prepare_world, world_settings
 from ml.surfaces.spec import load_surfaces
 
 USER_DAYS_TABLE = f"{ML}.experiment_user_days"
-WORLD_SECONDS = {"tiny": 25.0, "demo": 150.0, "paper": 900.0}
 TRAINING_SECONDS = {"tiny": 6.0, "demo": 35.0, "paper": 60.0}
 CALL_SECONDS = 0.005
-"""What a world, the arms of a surface and a request take on one core, server included, for the estimate before."""
+"""What the arms of a surface and a request take on one core, server included, for the estimate before."""
 
 
 class NotRun(ValueError):
     """An experiment that was not run to its end here; the message names the command."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far an experiment is.
-
-    Attributes:
-        what: What is under way.
-        done: Requests answered, those of earlier runs included.
-        total: Requests in all.
-        seconds_left: Estimate, None before anything was answered.
-    """
-
-    what: str
-    done: int
-    total: int
-    seconds_left: float | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,7 @@ class Plan:
 def plan(settings: Settings, design: Design, workers: int | None = None) -> Plan:
     """Return what ``run_experiment`` would do."""
     worlds = list(design.in_worlds())
-    to_make = [w for w in worlds if not (worlds_dir(settings) / w.name / READY_FILE).exists()]
+    to_make = [w for w in worlds if not is_ready(worlds_dir(settings), w)]
     cores = os.cpu_count() or 1
     count = min(workers or cores, len(worlds))
     surfaces = len(worlds) * len(design.surfaces)
@@ -129,7 +111,7 @@ def init_user_days(settings: Settings) -> None:
     """Create the table of results if it is not there."""
     with Lake(settings) as lake:
         if not lake.table_exists(USER_DAYS_TABLE):
-            lake.retry(lambda: _commit(lake, USER_DAYS_SCHEMA.empty_table(), "experiment: create table"))
+            lake.append(USER_DAYS_TABLE, USER_DAYS_SCHEMA.empty_table(), "experiment: create table")
 
 
 def experiment_rows(settings: Settings, design: Design) -> pa.Table:
@@ -141,7 +123,7 @@ def experiment_rows(settings: Settings, design: Design) -> pa.Table:
     wanted: list[str] = []
     for world in design.in_worlds():
         made = world_settings(worlds_dir(settings) / world.name, world)
-        if not (made.home / READY_FILE).exists():
+        if not is_ready(worlds_dir(settings), world):
             raise NotRun(
                 f"experiment {design.name}: world {world.name} is missing; run `crossfade experiment run {design.name}`"
             )
@@ -179,18 +161,7 @@ def _run_world(home: Path, design: Design, world: World, serve: Serve, messages:
         if known:
             tell(f"{name}: done before", design.calls_per_surface, new=False)
             continue
-        rows, message = live.run(placement, serve, tell), f"experiment {design.name}: {world.name} {name}"
+        rows = live.run(placement, serve, tell)
         with Lake(settings) as lake:
-            lake.retry(lambda lake=lake, rows=rows, message=message: _commit(lake, rows, message), attempts=12)
+            lake.append(USER_DAYS_TABLE, rows, f"experiment {design.name}: {world.name} {name}")
         tell(f"{name}: done")
-
-
-def _commit(lake: Lake, rows: pa.Table, message: str) -> None:
-    with lake.transaction(message) as connection:
-        connection.register("_rows", rows)
-        try:
-            if not lake.table_exists(USER_DAYS_TABLE):
-                connection.execute(f"create table {ALIAS}.{USER_DAYS_TABLE} as select * from _rows limit 0")
-            connection.execute(f"insert into {ALIAS}.{USER_DAYS_TABLE} by name select * from _rows")
-        finally:
-            connection.unregister("_rows")

@@ -129,6 +129,23 @@ TEACHER = Arm("teacher", distils=False)
 """Stands for the teacher's own scores among the arms; it is not trained."""
 
 
+class TeacherVariant(_Model):
+    """A world's teacher, or one that knows less: see ``Condition``."""
+
+    days: int | None = None
+    defaulted: float | None = None
+
+    @property
+    def name(self) -> str:
+        """A folder name that tells the teachers of a world apart; ``teacher`` for its own."""
+        parts = [f"days{self.days}"] if self.days else []
+        parts += [f"defaulted{self.defaulted:g}"] if self.defaulted is not None else []
+        return "-".join(["teacher", *parts])
+
+
+OWN_TEACHER = TeacherVariant()
+
+
 class Condition(_Model):
     """What is different from the preset and the surface, for the control as for the arms.
 
@@ -193,20 +210,6 @@ class World(_Model):
     def name(self) -> str:
         """A folder name that tells worlds apart."""
         return f"{self.preset}-{self.seed}-taste{self.shared_taste:g}-linked{self.linked_share:g}"
-
-
-class TeacherVariant(_Model):
-    """A world's teacher, or one that knows less: see ``Condition``."""
-
-    days: int | None = None
-    defaulted: float | None = None
-
-    @property
-    def name(self) -> str:
-        """A folder name that tells the teachers of a world apart; ``teacher`` for its own."""
-        parts = [f"days{self.days}"] if self.days else []
-        parts += [f"defaulted{self.defaulted:g}"] if self.defaulted is not None else []
-        return "-".join(["teacher", *parts])
 
 
 @dataclass(frozen=True)
@@ -325,10 +328,15 @@ def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:
     Raises:
         ValueError: There is none of that name, or it breaks a rule.
     """
-    designs = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if name not in designs:
-        raise ValueError(f"no study {name!r}; there are {sorted(designs)}")
-    return Design(name=name, **designs[name])
+    return Design(name=name, **named_entry(path, "study", name))
+
+
+def named_entry(path: Path, what: str, name: str) -> dict[str, Any]:
+    """Return one entry of a YAML file of named things; ``what`` they are stands in the error that lists them."""
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if name not in entries:
+        raise ValueError(f"no {what} {name!r}; there are {sorted(entries)}")
+    return entries[name]
 
 
 def digest(value: object) -> str:

@@ -6,12 +6,30 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from queue import Empty, Queue
 from typing import Any
 
 from ml.study.design import World
 
 _POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study or an experiment is.
+
+    Attributes:
+        what: What was just finished, begun, or is under way.
+        done: Units done (trials, requests), those of earlier runs included.
+        total: Units in all.
+        seconds_left: Estimate, None before anything was done.
+    """
+
+    what: str
+    done: int
+    total: int
+    seconds_left: float | None
 
 
 def run_worlds(

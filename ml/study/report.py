@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ml.evaluation.evaluate import ALL
-from ml.evaluation.page import as_page, render
+from ml.evaluation.page import write_pages
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings
 from ml.study.analysis import Lift, levels, lifts
@@ -136,8 +136,8 @@ def findings(table: list[Lift], means: dict[tuple[str, str, str], dict[str, floa
                     ),
                 )
             )
-    unshared = [lift for lift in table if lift.condition == "shared_taste 0" and lift.arm == STUDENT]
-    if unshared := [lift for lift in unshared if lift.slice == ALL]:
+    unshared = [x for x in table if (x.condition, x.arm, x.slice) == ("shared_taste 0", STUDENT, ALL)]
+    if unshared:
         found.append(
             Finding(
                 "Where the platforms share no taste, nothing is gained.",
@@ -173,10 +173,6 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
     rows = study_rows(settings, design)
     table, means = lifts(rows, design), levels(rows)
     plots = plots_of(table, design)
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, png in plots.items():
-        (folder / f"{name}.png").write_bytes(png)
     facts: dict[str, Any] = {
         "design": design,
         "table": table,
@@ -188,16 +184,10 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
         "baseline": BASELINE,
         "slices": list(dict.fromkeys(lift.slice for lift in table)),
         "dials": {dial: _meaning(dial) for dial in design.dials},
-        "plots": {name: f"{folder.name}/{name}.png" for name in plots},
-        "rows": {(r["surface"], r["slice"], r["task"]): (r["n"], r["positives"], r["users"]) for r in rows.to_pylist()},
         "seconds": sum({r["trial"]: r["seconds"] for r in rows.to_pylist()}.values()),
         "torch": version("torch"),
     }
-    text = render(_TEMPLATE, facts)
-    out.write_text(text, encoding="utf-8")
-    page = out.with_suffix(".html")
-    page.write_text(as_page(text, f"Crossfade: study {design.name}", out.parent), encoding="utf-8")
-    return [out, page, *(folder / f"{name}.png" for name in plots)]
+    return write_pages(_TEMPLATE, facts, plots, out, f"Crossfade: study {design.name}")
 
 
 def forest_plot(table: list[Lift], slice_: str) -> bytes:
@@ -236,14 +226,14 @@ def sweep_plot(table: list[Lift], dial: str) -> bytes:
     from ml.evaluation.plots import finish, panels
 
     turned = [x for x in table if x.slice == ALL and x.condition.startswith(f"{dial} ")]
-    arms = list(dict.fromkeys(x.arm for x in turned))
+    arm = turned[0].arm
     labels = sorted({x.condition for x in turned}, key=lambda label: float(label.split()[1]))
     levels_ = [AS_IT_IS.label, *labels]
-    mine = [x for x in table if x.slice == ALL and x.arm in arms and x.condition in levels_]
+    mine = [x for x in table if x.slice == ALL and x.arm == arm and x.condition in levels_]
     tasks = list(dict.fromkeys((lift.surface, lift.task, lift.metric) for lift in mine))
     figure, axes = panels(3.4, len(tasks))
     for axis, (surface, task, metric) in zip(axes, tasks, strict=True):
-        at = {x.condition: x for x in mine if (x.surface, x.task, x.arm) == (surface, task, arms[0])}
+        at = {x.condition: x for x in mine if (x.surface, x.task) == (surface, task)}
         for place, level in enumerate(levels_):
             if level in at:
                 axis.plot([place, place], [100 * at[level].lo, 100 * at[level].hi], color="#0072B2", linewidth=2)
@@ -252,9 +242,9 @@ def sweep_plot(table: list[Lift], dial: str) -> bytes:
         axis.set_xticks(range(len(levels_)), ["as it is", *(level.split()[1] for level in levels_[1:])])
         axis.set_xlim(-0.5, len(levels_) - 0.5)
         axis.set_title(f"{surface} {task}, {metric.upper()}", fontsize=10)
-    axes[0].set_ylabel(f"{arms[0]} - control, x100")
+    axes[0].set_ylabel(f"{arm} - control, x100")
     note = "95 % intervals over worlds and users; the first point is without any change"
-    return finish(figure, axes[0], f"What {arms[0]} gains at levels of {dial}", note)
+    return finish(figure, axes[0], f"What {arm} gains at levels of {dial}", note)
 
 
 def _meaning(dial: str) -> str:

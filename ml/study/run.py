@@ -9,8 +9,8 @@ from typing import Any
 
 from ml.lake import ALIAS, ML, Lake
 from ml.settings import Settings
-from ml.study.design import TEACHER, Design, TeacherVariant, Trial, World
-from ml.study.pool import run_worlds
+from ml.study.design import OWN_TEACHER, TEACHER, Design, Trial, World
+from ml.study.pool import Progress, run_worlds
 from ml.study.worlds import is_ready, prepare_teacher, prepare_world
 
 TRIALS_TABLE = f"{ML}.study_trials"
@@ -18,23 +18,6 @@ WORLD_SECONDS = {"tiny": 25.0, "demo": 100.0, "paper": 900.0}
 TEACHER_SECONDS = {"tiny": 3.0, "demo": 30.0, "paper": 300.0}
 TRIAL_SECONDS = {"tiny": 1.0, "demo": 6.0, "paper": 10.0}
 """What a world, a further teacher of it and a trial take on one core, for the estimate before a study starts."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a study is.
-
-    Attributes:
-        what: What was just finished or begun.
-        done: Trials done, those of earlier runs included.
-        total: Trials in all.
-        seconds_left: Estimate, None before anything was done.
-    """
-
-    what: str
-    done: int
-    total: int
-    seconds_left: float | None
 
 
 @dataclass(frozen=True)
@@ -67,10 +50,9 @@ def plan(settings: Settings, design: Design, workers: int | None = None) -> Plan
     """Return what ``run_study`` would do."""
     found = design.by_world()
     root, preset = worlds_dir(settings), design.preset
-    own = TeacherVariant()
-    to_make = sum(not is_ready(root, world, own) for world in found)
+    to_make = sum(not is_ready(root, world) for world in found)
     teachers = {(world, trial.teacher) for world, trials in found.items() for trial in trials}
-    more = sum(not is_ready(root, world, teacher) for world, teacher in teachers if teacher != own)
+    more = sum(not is_ready(root, world, teacher) for world, teacher in teachers if teacher != OWN_TEACHER)
     trials = sum(len(trials) for trials in found.values())
     count = min(workers or os.cpu_count() or 1, len(found))
     work = to_make * WORLD_SECONDS[preset] + more * TEACHER_SECONDS[preset] + trials * TRIAL_SECONDS[preset]
@@ -127,16 +109,8 @@ def init_trials(settings: Settings) -> None:
     from ml.study.trials import TRIALS_SCHEMA
 
     with Lake(settings) as lake:
-        if lake.table_exists(TRIALS_TABLE):
-            return
-
-        def step() -> None:
-            with lake.transaction("study: create table") as connection:
-                connection.register("_empty", TRIALS_SCHEMA.empty_table())
-                connection.execute(f"create table if not exists {ALIAS}.{TRIALS_TABLE} as select * from _empty")
-                connection.unregister("_empty")
-
-        lake.retry(step)
+        if not lake.table_exists(TRIALS_TABLE):
+            lake.append(TRIALS_TABLE, TRIALS_SCHEMA.empty_table(), "study: create table")
 
 
 def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: Any) -> None:
@@ -144,17 +118,16 @@ def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: An
     from ml.surfaces.spec import load_surfaces
 
     settings = Settings(home=home)
-    root = worlds_dir(settings)
 
     def say(stage: str) -> None:
         messages.put((f"{world.name}: {stage}", None, False))
 
-    surfaces = load_surfaces(prepare_world(root, world, say))
+    made = prepare_world(worlds_dir(settings), world, say)
+    surfaces = load_surfaces(made)
     with Lake(settings) as lake:
         known = set(lake.sql(f"select distinct trial from {ALIAS}.{TRIALS_TABLE}")["trial"].to_pylist())
         for teacher, surface in dict.fromkeys((trial.teacher, trial.surface) for trial in trials):
-            made, contract = prepare_teacher(root, world, teacher, say)
-            bench = Bench(made, surfaces[surface], contract)
+            bench = Bench(made, surfaces[surface], prepare_teacher(made, world, teacher, say))
             for trial in trials:
                 if (trial.teacher, trial.surface) == (teacher, surface):
                     _run_trial(lake, bench, trial, known, messages)
@@ -171,13 +144,5 @@ def _run_trial(lake: Lake, bench: Any, trial: Trial, known: set[str], messages: 
     new = identity not in known
     if new:
         measured, seconds = (bench.teacher(), 0.0) if is_teacher else bench.run(trial)
-        rows = trial_rows(trial, identity, measured, seconds)
-
-        def step() -> None:
-            with lake.transaction(f"study: {what}") as connection:
-                connection.register("_trial", rows)
-                connection.execute(f"insert into {ALIAS}.{TRIALS_TABLE} by name select * from _trial")
-                connection.unregister("_trial")
-
-        lake.retry(step, attempts=12)
+        lake.append(TRIALS_TABLE, trial_rows(trial, identity, measured, seconds), f"study: {what}")
     messages.put((what, identity, new))

@@ -17,7 +17,7 @@ from ml.landing.load import load_days
 from ml.settings import Settings
 from ml.simulator.presets import load_preset
 from ml.simulator.write import write_landing
-from ml.study.design import TeacherVariant, World, code_hash, digest, surfaces_dir
+from ml.study.design import OWN_TEACHER, TeacherVariant, World, code_hash, digest, surfaces_dir
 from ml.surfaces.spec import load_surfaces, teacher_end
 from ml.teacher.contract import Contract, load_contract, teacher_contract, write_contract
 from ml.teacher.demo import train_demo_teacher
@@ -76,39 +76,37 @@ def prepare_world(root: Path, world: World, say: Say = lambda message: None) -> 
 
 
 def prepare_teacher(
-    root: Path, world: World, variant: TeacherVariant, say: Say = lambda message: None
-) -> tuple[Settings, Contract]:
-    """Return the home of a prepared world and a teacher of it whose soft labels are in its lake.
+    settings: Settings, world: World, variant: TeacherVariant, say: Say = lambda message: None
+) -> Contract:
+    """Return a teacher of a prepared world whose soft labels are in its lake, making both if need be.
 
     A variant is trained (on fewer days, or without inputs that the app lacks) or withholds inputs when it labels; its
     labels lie beside those of the world's own teacher, under a version of their own.
 
     Args:
-        root: Folder of all worlds.
-        world: Made already, or made now.
+        settings: The world's home, as ``prepare_world`` returned it.
+        world: The world.
         variant: Which teacher.
         say: Told each stage.
     """
-    settings = prepare_world(root, world, say)
     folder = settings.home / variant.name
-    if variant == TeacherVariant():
-        return settings, load_contract(folder)
+    if variant == OWN_TEACHER:
+        return load_contract(folder)
     ready = folder / READY_FILE
     identity = {"world": (settings.home / READY_FILE).read_text(encoding="utf-8"), "teacher": variant.model_dump()}
-    with _alone(root, world):
+    with _alone(settings.home.parent, world):
         if not (ready.exists() and json.loads(ready.read_text(encoding="utf-8")) == identity):
             shutil.rmtree(folder, ignore_errors=True)
             say(f"soft labels of {variant.name}")
             _make_teacher(settings, world, variant, folder)
             _publish(ready, identity)
-    return settings, load_contract(folder)
+    return load_contract(folder)
 
 
-def is_ready(root: Path, world: World, variant: TeacherVariant) -> bool:
+def is_ready(root: Path, world: World, variant: TeacherVariant = OWN_TEACHER) -> bool:
     """Tell whether a world and a teacher of it were made, be it by an older state of the code."""
     home = root / world.name
-    own = variant == TeacherVariant()
-    return (home / READY_FILE).exists() and (own or (home / variant.name / READY_FILE).exists())
+    return (home / READY_FILE).exists() and (variant == OWN_TEACHER or (home / variant.name / READY_FILE).exists())
 
 
 @contextmanager
@@ -145,9 +143,10 @@ def _make_teacher(settings: Settings, world: World, variant: TeacherVariant, fol
     contract = load_contract(folder)
     named = contract.model_copy(update={"version": f"{contract.version}+{variant.name}"})
     write_contract(named, folder / "contract.yaml")
+    contract = load_contract(folder)
+    days = settings.days(settings.first_day, settings.last_day)
     with Lake(settings) as lake:
         for name in surfaces:
-            contract = load_contract(folder)
             withheld: tuple[str, ...] = ()
             if variant.defaulted:
                 absent = unavailable_inputs(lake, name, contract)
@@ -155,7 +154,6 @@ def _make_teacher(settings: Settings, world: World, variant: TeacherVariant, fol
                 more = round(variant.defaulted * len(contract.inputs)) - len(absent)
                 order = np.random.default_rng(world.seed).permutation(len(rest))
                 withheld = tuple(rest[i] for i in order[: max(more, 0)])
-            days = settings.days(settings.first_day, settings.last_day)
             label_days(lake, settings, name, contract, days, withheld=withheld)
 
 
