@@ -121,7 +121,7 @@ def test_a_killed_experiment_keeps_its_surfaces_and_a_rerun_does_what_is_missing
 
     monkeypatch.setattr("ml.experiment.run.prepare_world", lambda *_: world)
     monkeypatch.setattr("ml.experiment.run.world_settings", lambda *_: world)
-    monkeypatch.setattr("ml.experiment.run.READY_FILE", "crossfade.toml")
+    monkeypatch.setattr("ml.experiment.run.is_ready", lambda *_: True)
     rows = experiment_rows(settings, ONE)
     assert len(rows) == len(after)
     split = where(rows, estimate="split")
