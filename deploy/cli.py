@@ -146,22 +146,42 @@ def tune(
     _table(f"control of {surface}, best first", rows)
 
 
-@app.command()
-def placebo(
+@app.command("diagnose")
+def diagnose_surface(
     surface: Surface,
-    partition: Annotated[str, typer.Option(help="Day of the student.")],
-    seeds: Annotated[int, typer.Option(help="Initialisations per arm.")] = 3,
+    partition: Annotated[str, typer.Option(help="Day of the student; its validation days judge.")],
+    seeds: Annotated[int, typer.Option(help="Initialisations.", min=1)] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="Markdown file; default reports/diagnosis_<surface>.md in the home.")
+    ] = None,
 ) -> None:
-    """Train students on the teacher's labels and on the same labels shuffled within each day; print both lifts."""
+    """Tell before a release whether distilling helps a surface. Evaluation days are never read."""
     from datetime import date
 
-    from ml.pipeline import run_placebo
+    from ml.evaluation.diagnosis import MEANING, diagnose, write_diagnosis
+    from ml.pipeline import read_training_set
 
     settings = _settings()
-    rows = run_placebo(
-        settings, _surface(settings, surface), date.fromisoformat(partition), seeds=seeds, progress=reporter()
-    )
-    _table(f"student - control on {surface}, {seeds} seeds", rows)
+    spec = _surface(settings, surface)
+    training_set = read_training_set(settings, spec, date.fromisoformat(partition))
+    found = diagnose(settings, training_set, spec, seeds=seeds, progress=reporter())
+    rows = [
+        {
+            "task": f"{task.task} {task.metric.upper()}",
+            "stacked": _gain(task.stacked),
+            "student": _gain(task.student),
+            "shuffled": _gain(task.shuffled),
+            "judgement": task.judgement,
+        }
+        for task in found.tasks
+    ]
+    _table(f"gain over the control of {surface} on its validation days, x100", rows)
+    for judgement, meaning in MEANING.items():
+        if any(task.judgement == judgement for task in found.tasks):
+            console.print(f"{judgement}: {meaning}")
+    console.print(found.advice, style="bold")
+    pages = write_diagnosis(found, out or settings.reports_dir / f"diagnosis_{surface}.md")
+    console.print(f"read {pages[1]}", soft_wrap=True)
 
 
 @release_app.command("list")
@@ -225,6 +245,10 @@ def new_surface(
 
 def _guard_row(guard: Any) -> dict[str, Any]:
     return {"guard": guard.number, "name": guard.name, "outcome": guard.outcome, "reason": guard.reason}
+
+
+def _gain(gain: Any) -> str | None:
+    return None if gain is None else f"{100 * gain.estimate:+.2f} [{100 * gain.lo:+.2f}, {100 * gain.hi:+.2f}]"
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from assets.names import STUDY_GROUP
 from deploy.automation import release_chain
 from deploy.home import prepare, rebuild
 from deploy.terminal import TerminalProgress, console, reporter, terminal_logger
+from ml.landing.sources import write_raw_files
 from ml.settings import Settings, home_from_environment, write_settings_file
 from ml.surfaces.spec import load_surfaces, teacher_end
 
@@ -93,7 +94,7 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     settings = prepare(settings, {"teacher_trained_through": teacher_end(settings, load_surfaces(settings))})
     seconds: dict[str, float] = {}
     with _timed(seconds, "prepare"):
-        write_raw_files(settings)
+        write_raw_files(settings, progress=reporter())
 
     surfaces = load_surfaces(settings)
     from deploy.definitions import build_definitions
@@ -122,15 +123,6 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     scratch.write_text(json.dumps(report, indent=2), encoding="utf-8")
     scratch.replace(path)
     return report
-
-
-def write_raw_files(settings: Settings) -> None:
-    """Fill the landing zone from the source of ``settings``."""
-    if settings.source == "kuairand":
-        from ml.landing.kuairand import write_landing
-    else:
-        from ml.simulator.write import write_landing
-    write_landing(settings, progress=reporter())
 
 
 def ask_server(settings: Settings, surface: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def run(
     from deploy.serving.arms import serving_arms
     from ml.experiment.design import load_design
     from ml.experiment.run import Progress, plan, run_experiment
-    from ml.study.run import worlds_dir
+    from ml.study.worlds import worlds_dir
 
     settings, design = Settings(), load_design(name)
     cost = plan(settings, design, workers)

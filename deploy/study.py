@@ -10,7 +10,9 @@ from deploy.terminal import console, minutes
 
 app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its nulls.")
 
-Name = Annotated[str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, sweeps or paper.")]
+Name = Annotated[
+    str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, sweeps, paper or kuairand.")
+]
 
 
 @app.command("run")
@@ -22,7 +24,8 @@ def run(
     """Run what is missing of a study. Stop it at any time: finished trials stay in the lake, a rerun goes on."""
     from ml.settings import Settings
     from ml.study.design import load_design
-    from ml.study.run import Progress, plan, run_study, worlds_dir
+    from ml.study.run import Progress, plan, run_study
+    from ml.study.worlds import worlds_dir
 
     settings, design = Settings(), load_design(name)
     cost = plan(settings, design, workers)

@@ -417,21 +417,6 @@ def tune_control(
     return [trial.row() for trial in found]
 
 
-def run_placebo(
-    settings: Settings, surface: Surface, partition: date, *, seeds: int, progress: Progress = silent
-) -> list[dict[str, Any]]:
-    """Train control, student and placebo student (labels shuffled within each day) for several seeds and compare.
-
-    Returns:
-        One row per task and arm: mean lift over the control, a 95 % t-interval over seeds, and n.
-    """
-    from ml.evaluation.placebo import placebo_lifts
-
-    return placebo_lifts(
-        settings, read_training_set(settings, surface, partition), surface, seeds=range(seeds), progress=progress
-    )
-
-
 def git_commit() -> str | None:
     """Return the commit of the checkout, with ``-dirty`` where it was edited; None outside of git."""
     try:

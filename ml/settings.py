@@ -52,6 +52,9 @@ class Settings(BaseSettings):
         default=None, description="Last source day that the demo teacher may learn from; needed to train it."
     )
     kuairand_dir: Path | None = Field(default=None, description="Unpacked KuaiRand-Pure folder (holds data/*.csv).")
+    kuairand_homepage_tabs: tuple[int, ...] = Field(
+        default=(2, 4, 6), description="Tabs of KuaiRand that are the homepage; the radio has the app's others."
+    )
     simulator_preset: Literal["tiny", "demo", "paper"] = Field(
         default="demo", description="Size of the simulated world."
     )

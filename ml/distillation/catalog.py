@@ -9,6 +9,7 @@ from ml.distillation.direct import Direct
 from ml.distillation.interaction import Interaction
 from ml.distillation.listwise import Listwise
 from ml.distillation.non_serving import NonServing
+from ml.distillation.projected import Projected
 from ml.distillation.representation import Representation
 from ml.distillation.technique import Scale, Technique, Widths
 from ml.surfaces.spec import Surface
@@ -45,3 +46,5 @@ def build_technique(surface: Surface, scales: Mapping[str, Scale], widths: Width
                 return Interaction(heads, scales, widths.interaction)
             case "listwise":
                 return Listwise(heads, scales, widths.tower)
+            case "projected":
+                return Projected(heads, scales, widths.tower)

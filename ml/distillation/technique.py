@@ -83,6 +83,16 @@ class Technique(nn.Module, ABC):
             users: User of each row, int64 [n].
         """
 
+    def backward(self, tasks: Tensor, distillation: Tensor, serving: Sequence[nn.Parameter]) -> None:
+        """Set the gradient of every parameter.
+
+        Args:
+            tasks: Loss of the tasks, a scalar.
+            distillation: What ``loss`` returned.
+            serving: The ranker's parameters but for those of the heads.
+        """
+        (tasks + distillation).backward()
+
 
 def masked_mean_square(prediction: Tensor, target: Tensor) -> Tensor:
     r"""Return the mean of squares over the rows that have a target.

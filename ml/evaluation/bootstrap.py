@@ -109,6 +109,10 @@ class UserWeights:
         mass = np.ones(len(values)) if mass is None else mass
         return Linear(self._by_user(codes, values * mass, mass), lambda sums: _divide(sums[0], sums[1]))
 
+    def ratio(self, codes: np.ndarray, above: np.ndarray, below: np.ndarray) -> Linear:
+        """Return the sum of ``above`` [n] over the sum of ``below`` [n]; NaN where that is 0."""
+        return Linear(self._by_user(codes, above, below), lambda sums: _divide(sums[0], sums[1]))
+
     def r2(self, codes: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> Linear:
         """Return R2 of ``predictions`` [n]; the mean label of a replicate is its own."""
         y = labels - labels.mean() if len(labels) else labels

@@ -27,7 +27,7 @@ class Pooled:
         estimate: Mean over worlds.
         lo: Lower end of the 95 % interval; NaN where there is none.
         hi: Upper end.
-        p: Two-sided p-value of no difference; NaN for one world or without spread.
+        p: Two-sided p-value of no difference, of one world from the normal distribution; NaN without spread.
         detectable: Smallest true difference that is found with 80 % power.
         worlds: Number of worlds.
         above: Worlds in which the difference is above 0.
@@ -56,7 +56,8 @@ def over_worlds(values: Sequence[float], replicates: Sequence[np.ndarray], seed:
     above = int(np.sum(np.asarray(values) > 0))
     if count == 1:
         alone = interval(estimate, replicates[0])
-        return Pooled(estimate, alone.lo, alone.hi, float("nan"), DETECTABLE * alone.se, count, above)
+        p = float(2 * stats.norm.sf(abs(estimate) / alone.se)) if alone.se > 0 else float("nan")
+        return Pooled(estimate, alone.lo, alone.hi, p, DETECTABLE * alone.se, count, above)
     error = _standard_error(replicates, np.random.default_rng(seed))
     quantile, power = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1), stats.t.ppf(POWER, count - 1)
     return Pooled(
@@ -68,6 +69,18 @@ def over_worlds(values: Sequence[float], replicates: Sequence[np.ndarray], seed:
         worlds=count,
         above=above,
     )
+
+
+def over_seeds(differences: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return, in each replicate of the users, the mean over initialisations drawn with replacement.
+
+    Args:
+        differences: Of each initialisation, [seeds, replicates].
+        seed: Of the resampling.
+    """
+    seeds, replicates = differences.shape
+    chosen = np.random.default_rng(seed).integers(seeds, size=(seeds, replicates))
+    return differences[chosen, np.arange(replicates)].mean(axis=0)
 
 
 def _standard_error(worlds: Sequence[np.ndarray], rng: np.random.Generator) -> float:

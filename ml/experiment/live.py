@@ -100,7 +100,7 @@ class LiveWorld:
         """Return the hash of everything that a surface's rows depend on."""
         return digest(
             {
-                "world": self.spec.model_dump(mode="json"),
+                "world": self.spec.model_dump(mode="json", exclude_defaults=True),
                 "design": self.design.model_dump(mode="json", exclude={"worlds", "surfaces", "description"}),
                 "arms": placement.identity,
                 "code": code_hash(_CODE),

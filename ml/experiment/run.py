@@ -15,7 +15,7 @@ from ml.lake import ALIAS, ML, Lake
 from ml.settings import Settings
 from ml.study.design import World
 from ml.study.pool import Progress, run_worlds
-from ml.study.run import WORLD_SECONDS, worlds_dir
+from ml.study.run import WORLD_SECONDS
 from ml.study.worlds import is_ready, prepare_world, world_settings
 from ml.surfaces.spec import load_surfaces
 
@@ -52,7 +52,7 @@ class Plan:
 def plan(settings: Settings, design: Design, workers: int | None = None) -> Plan:
     """Return what ``run_experiment`` would do."""
     worlds = list(design.in_worlds())
-    to_make = [w for w in worlds if not is_ready(worlds_dir(settings), w)]
+    to_make = [w for w in worlds if not is_ready(settings, w)]
     cores = os.cpu_count() or 1
     count = min(workers or cores, len(worlds))
     surfaces = len(worlds) * len(design.surfaces)
@@ -122,8 +122,8 @@ def experiment_rows(settings: Settings, design: Design) -> pa.Table:
     """
     wanted: list[str] = []
     for world in design.in_worlds():
-        made = world_settings(worlds_dir(settings) / world.name, world)
-        if not is_ready(worlds_dir(settings), world):
+        made = world_settings(settings, world)
+        if not is_ready(settings, world):
             raise NotRun(
                 f"experiment {design.name}: world {world.name} is missing; run `crossfade experiment run {design.name}`"
             )
@@ -150,7 +150,7 @@ def _run_world(home: Path, design: Design, world: World, serve: Serve, messages:
     def tell(what: str, answered: int = 0, new: bool = True) -> None:
         messages.put((f"{world.name} {what}", answered, new))
 
-    made = prepare_world(worlds_dir(settings), world, tell)
+    made = prepare_world(settings, world, tell)
     live, surfaces = LiveWorld(made, world, design), load_surfaces(made)
     for name in design.surfaces:
         placement = live.placement(surfaces[name])

@@ -17,7 +17,8 @@ the seven days before d. ``register_days`` counts to 2022-05-09, the day after t
 under which nobody is seen before registering), so tenure is taken back to d. ``user_active_degree`` is a snapshot of
 unknown date.
 
-**App.** Tabs 2, 4, 6 are surface ``homepage``, tab 0 is ``radio``; the tab is ``container_id``. A session ends after
+**App** = tabs 0, 2, 4, 6. ``kuairand_homepage_tabs`` (2, 4, 6) are surface ``homepage``, the others ``radio``; the tab
+is ``container_id``. A session ends after
 30 minutes without an exposure and is named by its first. A clicked exposure has one listen, so ``trail`` is the log
 of its own seconds: completed if the whole video was played, skipped below ``SKIP_SECONDS``, else stopped. A radio
 exposure has the outcome ``engagement`` = ``long_view``, clicked or not. All videos and users are landed on
@@ -42,7 +43,7 @@ SESSION_GAP_MINUTES = 30
 MAX_PLAYED_SECONDS = 86_400
 REGISTER_REFERENCE = date(2022, 5, 9)
 """Day up to which ``register_days`` counts."""
-SOURCE_TAB, RADIO_TAB, HOMEPAGE_TABS = 1, 0, (2, 4, 6)
+SOURCE_TAB, APP_TABS = 1, (0, 2, 4, 6)
 
 LOGS = {
     "log_standard_4_08_to_4_21_pure.csv": (date(2022, 4, 8), date(2022, 4, 21)),
@@ -74,14 +75,14 @@ _VIDEO_COLUMNS = {
 
 _CLOCK = "make_timestamp(time_ms * 1000) + interval 8 hour"
 
-_PREPARE = f"""
+_APP = f"""
 create table app as
 with marked as (
     select
         *,
         coalesce(ts - lag(ts) over by_user > interval {SESSION_GAP_MINUTES} minute, true)::int as starts
     from log
-    where tab in ({RADIO_TAB}, {", ".join(map(str, HOMEPAGE_TABS))})
+    where tab in {APP_TABS}
     window by_user as (partition by user_id order by ts, video_id)
 ), numbered as (
     select *, sum(starts) over (partition by user_id order by ts, video_id rows unbounded preceding) as session
@@ -91,11 +92,13 @@ select
     * exclude (starts, session),
     concat_ws('-', user_id, video_id, time_ms) as exposure_id,
     concat_ws('-', user_id, first_value(time_ms) over by_session) as session_id,
-    if(tab = {RADIO_TAB}, 'radio', 'homepage') as surface,
+    if(list_contains($homepage_tabs, tab), 'homepage', 'radio') as surface,
     least(play_time_ms / 1000, {MAX_PLAYED_SECONDS}) as played_s
 from numbered
-window by_session as (partition by user_id, session order by ts, video_id);
+window by_session as (partition by user_id, session order by ts, video_id)
+"""
 
+_SOURCE = f"""
 create table source_daily as
 select
     day,
@@ -280,7 +283,10 @@ def _load(connection: duckdb.DuckDBPyConnection, data: Path, logs: list[Path], s
             f"KuaiRand-Pure: the logs in {data} have no row from first_day {settings.first_day} to last_day "
             f"{settings.last_day}; they hold {' to '.join(map(str, log_days(data.parent)))}"
         )
-    connection.execute(_PREPARE)
+    if strange := set(settings.kuairand_homepage_tabs) - set(APP_TABS):
+        raise LandingError(f"kuairand_homepage_tabs names {sorted(strange)}; the app's tabs are {list(APP_TABS)}")
+    connection.execute(_APP, {"homepage_tabs": list(settings.kuairand_homepage_tabs)})
+    connection.execute(_SOURCE)
 
 
 def _scan(connection: duckdb.DuckDBPyConnection, file: Path, columns: dict[str, str]) -> str:

@@ -291,6 +291,7 @@ def _run(
     sums = torch.zeros(2, device=batches.rows.device)
     step = snapshots.restore(ranker, optimizer, sums) if snapshots else 0
     ranker.train()
+    serving = [parameter for name, parameter in ranker.named_parameters() if not name.startswith("distillation.")]
     rows, epoch_of_rows = batches.rows, -1
     while step < steps:
         epoch, index = divmod(step, per_epoch)
@@ -306,13 +307,13 @@ def _run(
         optimizer.zero_grad(set_to_none=True)
         activations = ranker.activations(rows[part], batches.dense[part])
         hard = task_loss(ranker, dict(activations.outputs), {k: v[part] for k, v in batches.labels.items()})
-        loss = hard
         if ranker.distillation is not None:
             soft_labels = {k: v[part] for k, v in batches.soft_labels.items()}
             soft = ranker.distillation.loss(activations, soft_labels, batches.users[part])
-            loss = hard + soft
+            ranker.distillation.backward(hard, soft, serving)
             sums[1] += soft.detach()
-        loss.backward()
+        else:
+            hard.backward()
         optimizer.step()
         sums[0] += hard.detach()
         step += 1

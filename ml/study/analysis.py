@@ -1,17 +1,21 @@
 """What the trials of a study say: differences over worlds, seeds and users, with intervals and corrected p-values.
 
 Seeds of the initialisation are averaged within a world; worlds and their users are both resampled, with the same users
-for both arms: see ``ml/evaluation/over_worlds.py``.
+for both arms: see ``ml/evaluation/over_worlds.py``. In one world alone, as real logs are, seeds and users are.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ml.evaluation.bootstrap import CONFIDENCE
-from ml.evaluation.over_worlds import over_worlds
+from ml.evaluation.over_worlds import over_seeds, over_worlds
 from ml.study.design import AS_IT_IS, Design
+
+RANKING = ("auc", "r2")
+"""What arms are judged by: the order of a binary task, the share of the variance of a regression."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,15 @@ class Lift:
         surface: Name of the surface.
         task: Name of the task.
         slice: ``all`` or a slice.
-        metric: ``auc`` or ``r2``.
+        metric: Name of the metric.
         arm: Name of the arm.
         control: Name of the arm that it is compared with.
         null: Whether the true lift is 0 by construction.
         base: Mean of the metric of the control.
         lift: Mean difference over worlds and seeds.
-        lo: Lower end of the 95 % interval; of one world alone that of its users.
+        lo: Lower end of the 95 % interval; of one world alone that of its users and seeds.
         hi: Upper end.
-        p: Two-sided p-value of no difference; NaN for one world.
+        p: Two-sided p-value of no difference; NaN without spread.
         p_holm: Corrected over all rows of the table.
         detectable: Smallest true difference that such a study finds with 80 % power.
         worlds: Number of worlds.
@@ -59,7 +63,13 @@ class Lift:
     above: int
 
 
-def lifts(rows: pa.Table, design: Design, against: str | None = None, seed: int = 0) -> list[Lift]:
+def lifts(
+    rows: pa.Table,
+    design: Design,
+    against: str | None = None,
+    seed: int = 0,
+    metrics: tuple[str, ...] = RANKING,
+) -> list[Lift]:
     """Compare every arm of a study with its control.
 
     Args:
@@ -67,10 +77,11 @@ def lifts(rows: pa.Table, design: Design, against: str | None = None, seed: int 
         design: Names arms and their order.
         against: An arm that those with the teacher's own labels are compared with, in place of their controls.
         seed: Of the resampling.
+        metrics: Which of the metrics; one per task.
     """
     from statsmodels.stats.multitest import multipletests
 
-    cells = _cells(rows)
+    cells = _cells(rows, metrics)
     found: list[Lift] = []
     labels = [condition.label for condition in design.conditions]
     places = dict.fromkeys(key[:4] for key in cells)
@@ -84,7 +95,9 @@ def lifts(rows: pa.Table, design: Design, against: str | None = None, seed: int 
             worlds = sorted({world for world, _ in pairs})
             values = {w: float(np.mean([mine.values[p] - base.values[p] for p in pairs if p[0] == w])) for w in worlds}
             drawn = {
-                w: np.mean([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w], axis=0)
+                w: over_seeds(np.stack([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w]), seed)
+                if len(worlds) == 1
+                else np.mean([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w], axis=0)
                 for w in worlds
             }
             pooled = over_worlds([values[w] for w in worlds], [drawn[w] for w in worlds], seed)
@@ -118,14 +131,16 @@ def lifts(rows: pa.Table, design: Design, against: str | None = None, seed: int 
     return found
 
 
-def levels(rows: pa.Table) -> dict[tuple[str, str, str], dict[str, float]]:
+def levels(
+    rows: pa.Table, metrics: tuple[str, ...] = RANKING, condition: str = AS_IT_IS.label
+) -> dict[tuple[str, str, str], dict[str, float]]:
     """Return {(surface, task, slice): {arm: mean of the metric over worlds and seeds}}, the teacher's own included.
 
-    Only of trials in which the preset is as it is.
+    Only of trials of one condition; by default those in which the preset is as it is.
     """
     means: dict[tuple[str, str, str], dict[str, float]] = {}
-    for (label, surface, task, slice_, arm), cell in _cells(rows).items():
-        if label == AS_IT_IS.label:
+    for (label, surface, task, slice_, arm), cell in _cells(rows, metrics).items():
+        if label == condition:
             means.setdefault((surface, task, slice_), {})[arm] = float(np.mean(list(cell.values.values())))
     return means
 
@@ -139,10 +154,10 @@ class _Cell:
     replicates: dict[tuple[int, int], np.ndarray]
 
 
-def _cells(rows: pa.Table) -> dict[tuple[str, str, str, str, str], _Cell]:
+def _cells(rows: pa.Table, metrics: tuple[str, ...]) -> dict[tuple[str, str, str, str, str], _Cell]:
     """Return {(condition, surface, task, slice, arm): its trials}."""
     cells: dict[tuple[str, str, str, str, str], _Cell] = {}
-    for row in rows.to_pylist():
+    for row in rows.filter(pc.is_in(rows["metric"], pa.array(metrics))).to_pylist():
         place = (row["condition"], row["surface"], row["task"], row["slice"], row["arm"])
         cell = cells.setdefault(place, _Cell(row["metric"], {}, {}))
         place = (row["world"], row["seed"])

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from ml.landing.kuairand import APP_TABS
 from ml.settings import PROJECT_ROOT
 from ml.surfaces.spec import ON_TASKS, Surface, Technique
 
@@ -21,7 +22,10 @@ TECHNIQUES = tuple(name for name in get_args(Technique) if name != "none")
 NULLS = ("shuffled", "noise")
 """Labels that know nothing: the true lift is 0."""
 
-Preset = Literal["tiny", "demo", "paper"]
+KUAIRAND = "kuairand"
+Preset = Literal["tiny", "demo", "paper", "kuairand"]
+"""Sizes of simulated worlds, or the logs of KuaiRand-Pure in ``kuairand_dir``: one world, the teacher's seed."""
+
 Labels = Literal["as_is", "shuffled", "noise", "within_item", "within_user"]
 """What an arm learns from: the teacher's labels; the same swapped among the rows of a day, of an item and day, or of a
 user and day; or standard normal noise. ``shuffled`` and ``noise`` are nulls, the rest keep a part of what is known."""
@@ -158,6 +162,7 @@ class Condition(_Model):
         volume: Share of the app's training rows.
         capacity: Factor on embeddings, bottom and towers of the ranker.
         weight: Factor on the weights of all heads.
+        homepage_tabs: Tabs of KuaiRand that are the homepage; the radio has the app's others.
     """
 
     shared_taste: float = Field(default=1.0, ge=0, le=1)
@@ -167,11 +172,13 @@ class Condition(_Model):
     volume: float = Field(default=1.0, gt=0, le=1)
     capacity: float = Field(default=1.0, gt=0)
     weight: float = Field(default=1.0, gt=0)
+    homepage_tabs: tuple[int, ...] | None = None
 
     @property
     def label(self) -> str:
         """What differs, for example ``volume 0.3``; empty where nothing does."""
-        return ", ".join(f"{name} {value:g}" for name, value in self.model_dump(exclude_defaults=True).items())
+        changes = self.model_dump(exclude_defaults=True).items()
+        return ", ".join(f"{name} {_joined(v) if isinstance(v, tuple) else format(v, 'g')}" for name, v in changes)
 
     def surface(self, surface: Surface) -> Surface:
         """Return the surface with the capacity and the weights of this condition."""
@@ -193,23 +200,34 @@ class Condition(_Model):
 AS_IT_IS = Condition()
 
 
+def _joined(numbers: tuple[int, ...]) -> str:
+    return "+".join(map(str, numbers))
+
+
 def _scaled(size: int, factor: float) -> int:
     return max(1, round(size * factor)) if size else 0
 
 
 class World(_Model):
-    """One simulated world."""
+    """One simulated world, or KuaiRand's logs."""
 
     preset: Preset
     seed: int = Field(ge=0)
     shared_taste: float = Field(default=1.0, ge=0, le=1)
     linked_share: float = Field(default=0.9, ge=0, le=1)
     surfaces_dir: str | None = None
+    homepage_tabs: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
         """A folder name that tells worlds apart."""
+        if self.preset == KUAIRAND:
+            return f"{KUAIRAND}-{self.seed}" + (f"-tabs{_joined(self.homepage_tabs)}" if self.homepage_tabs else "")
         return f"{self.preset}-{self.seed}-taste{self.shared_taste:g}-linked{self.linked_share:g}"
+
+    def has(self, surface: str) -> bool:
+        """Tell whether a surface has events here; KuaiRand's radio has none where the homepage has all tabs."""
+        return surface != "radio" or not set(self.homepage_tabs or ()) >= set(APP_TABS)
 
 
 @dataclass(frozen=True)
@@ -234,7 +252,7 @@ class Part(_Model):
     worlds: tuple[int, ...] = Field(min_length=1)
     arms: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] | None = None
-    dials: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    dials: dict[str, tuple[float | tuple[int, ...], ...]] = Field(default_factory=dict)
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -301,8 +319,9 @@ class Design(_Model):
                         shared_taste=condition.shared_taste,
                         linked_share=condition.linked_share,
                         surfaces_dir=self.surfaces_dir,
+                        homepage_tabs=condition.homepage_tabs,
                     )
-                    for surface in self.surfaces:
+                    for surface in filter(world.has, self.surfaces):
                         found[Trial(world, surface, TEACHER, 0, condition)] = None
                         for student_seed in part.seeds or self.seeds:
                             for arm in self.arms_of(part):

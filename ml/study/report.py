@@ -13,8 +13,8 @@ from ml.evaluation.page import write_pages
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings
 from ml.study.analysis import Lift, levels, lifts
-from ml.study.design import AS_IT_IS, NULLS, STUDENT, TECHNIQUES, Condition, Design
-from ml.study.run import TRIALS_TABLE, worlds_dir
+from ml.study.design import AS_IT_IS, CONTROL, KUAIRAND, NULLS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
+from ml.study.run import TRIALS_TABLE
 from ml.study.worlds import is_ready, world_settings
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import load_contract
@@ -45,14 +45,14 @@ def study_rows(settings: Settings, design: Design) -> pa.Table:
     """
     from ml.study.trials import Bench
 
-    name, root = design.name, worlds_dir(settings)
+    name = design.name
     wanted: list[str] = []
     for world, trials in design.by_world().items():
-        surfaces = load_surfaces(world_settings(root / world.name, world))
+        made = world_settings(settings, world)
+        surfaces = load_surfaces(made)
         for teacher, surface in dict.fromkeys((trial.teacher, trial.surface) for trial in trials):
-            if not is_ready(root, world, teacher):
+            if not is_ready(settings, world, teacher):
                 raise NoTrials(f"study {name}: world {world.name} is missing; run `crossfade study run {name}`")
-            made = world_settings(root / world.name, world)
             bench = Bench(made, surfaces[surface], load_contract(made.home / teacher.name))
             wanted += [bench.trial_digest(t) for t in trials if (t.teacher, t.surface) == (teacher, surface)]
     with Lake(settings) as lake:
@@ -158,6 +158,42 @@ def findings(table: list[Lift], means: dict[tuple[str, str, str], dict[str, floa
     return found
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """How well the probabilities of an arm fit, over worlds and seeds.
+
+    Attributes:
+        surface: Name of the surface.
+        task: Name of a binary task.
+        arm: Name of the arm, the control and the teacher among them.
+        predicted_over_observed: Mean probability over the share of positives; 1 is right.
+        log_loss: Mean log loss.
+        change: Difference of its log loss to the control's; None for the control and the teacher.
+    """
+
+    surface: str
+    task: str
+    arm: str
+    predicted_over_observed: float
+    log_loss: float
+    change: Lift | None
+
+
+def calibration(rows: pa.Table, design: Design) -> list[Calibration]:
+    """Return the calibration of every arm that learns from the teacher's own labels, control and teacher first."""
+    changes = {(x.surface, x.task, x.arm): x for x in lifts(rows, design, metrics=("log_loss",)) if not x.condition}
+    ratios = levels(rows, ("predicted_over_observed",))
+    arms = (CONTROL, TEACHER.name, *(arm.name for arm in design.arms if arm.labels == "as_is" and arm.ids))
+    return [
+        Calibration(surface, task, arm, ratios[surface, task, slice_][arm], losses[arm], change)
+        for (surface, task, slice_), losses in levels(rows, ("log_loss",)).items()
+        if slice_ == ALL
+        for arm in arms
+        if arm in losses
+        for change in [changes.get((surface, task, arm))]
+    ]
+
+
 def plots_of(table: list[Lift], design: Design) -> dict[str, bytes]:
     """Return the plots of a study's table as PNG: a forest per slice, the levels of each dial."""
     plots = {slice_: forest_plot(table, slice_) for slice_ in dict.fromkeys(lift.slice for lift in table)}
@@ -180,6 +216,9 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
         "paper": PAPER,
         "all": ALL,
         "findings": findings(table, means),
+        "calibration": calibration(rows, design),
+        "affine": levels(rows, ("r2_affine",)),
+        "kuairand": design.preset == KUAIRAND,
         "against": lifts(rows, design, against=BASELINE) if BASELINE in {arm.name for arm in design.arms} else [],
         "baseline": BASELINE,
         "slices": list(dict.fromkeys(lift.slice for lift in table)),
@@ -227,7 +266,7 @@ def sweep_plot(table: list[Lift], dial: str) -> bytes:
 
     turned = [x for x in table if x.slice == ALL and x.condition.startswith(f"{dial} ")]
     arm = turned[0].arm
-    labels = sorted({x.condition for x in turned}, key=lambda label: float(label.split()[1]))
+    labels = sorted({x.condition for x in turned}, key=_level)
     levels_ = [AS_IT_IS.label, *labels]
     mine = [x for x in table if x.slice == ALL and x.arm == arm and x.condition in levels_]
     tasks = list(dict.fromkeys((lift.surface, lift.task, lift.metric) for lift in mine))
@@ -245,6 +284,11 @@ def sweep_plot(table: list[Lift], dial: str) -> bytes:
     axes[0].set_ylabel(f"{arm} - control, x100")
     note = "95 % intervals over worlds and users; the first point is without any change"
     return finish(figure, axes[0], f"What {arm} gains at levels of {dial}", note)
+
+
+def _level(label: str) -> tuple[float, ...]:
+    """Return the level of a condition of one dial, as a key to sort by."""
+    return tuple(float(number) for number in label.split()[1].split("+"))
 
 
 def _meaning(dial: str) -> str:

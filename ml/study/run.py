@@ -14,9 +14,9 @@ from ml.study.pool import Progress, run_worlds
 from ml.study.worlds import is_ready, prepare_teacher, prepare_world
 
 TRIALS_TABLE = f"{ML}.study_trials"
-WORLD_SECONDS = {"tiny": 25.0, "demo": 100.0, "paper": 900.0}
-TEACHER_SECONDS = {"tiny": 3.0, "demo": 30.0, "paper": 300.0}
-TRIAL_SECONDS = {"tiny": 1.0, "demo": 6.0, "paper": 10.0}
+WORLD_SECONDS = {"tiny": 25.0, "demo": 100.0, "paper": 900.0, "kuairand": 60.0}
+TEACHER_SECONDS = {"tiny": 3.0, "demo": 30.0, "paper": 300.0, "kuairand": 30.0}
+TRIAL_SECONDS = {"tiny": 1.0, "demo": 6.0, "paper": 10.0, "kuairand": 1.5}
 """What a world, a further teacher of it and a trial take on one core, for the estimate before a study starts."""
 
 
@@ -41,18 +41,13 @@ class Plan:
     seconds: float
 
 
-def worlds_dir(settings: Settings) -> Path:
-    """Return the folder of the worlds of studies."""
-    return settings.home / "study" / "worlds"
-
-
 def plan(settings: Settings, design: Design, workers: int | None = None) -> Plan:
     """Return what ``run_study`` would do."""
     found = design.by_world()
-    root, preset = worlds_dir(settings), design.preset
-    to_make = sum(not is_ready(root, world) for world in found)
+    preset = design.preset
+    to_make = sum(not is_ready(settings, world) for world in found)
     teachers = {(world, trial.teacher) for world, trials in found.items() for trial in trials}
-    more = sum(not is_ready(root, world, teacher) for world, teacher in teachers if teacher != OWN_TEACHER)
+    more = sum(not is_ready(settings, world, teacher) for world, teacher in teachers if teacher != OWN_TEACHER)
     trials = sum(len(trials) for trials in found.values())
     count = min(workers or os.cpu_count() or 1, len(found))
     work = to_make * WORLD_SECONDS[preset] + more * TEACHER_SECONDS[preset] + trials * TRIAL_SECONDS[preset]
@@ -122,7 +117,7 @@ def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: An
     def say(stage: str) -> None:
         messages.put((f"{world.name}: {stage}", None, False))
 
-    made = prepare_world(worlds_dir(settings), world, say)
+    made = prepare_world(settings, world, say)
     surfaces = load_surfaces(made)
     with Lake(settings) as lake:
         known = set(lake.sql(f"select distinct trial from {ALIAS}.{TRIALS_TABLE}")["trial"].to_pylist())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from scipy.special import expit
 
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import UserWeights
@@ -43,7 +44,7 @@ class Measured:
     Attributes:
         task: Name of the task.
         slice: ``all`` or a slice of the surface.
-        metric: ``auc`` or ``r2``.
+        metric: Name of a function of ``ml/evaluation/metrics.py``.
         value: On all rows of the slice.
         replicates: Of users drawn with replacement [REPLICATES], NaN where undefined.
         n: Labelled rows.
@@ -114,7 +115,7 @@ class Bench:
         """Return the identity of a trial: rows, arm, surface as arm and condition change it, seed, and code."""
         return digest(
             {
-                "world": trial.world.model_dump(mode="json"),
+                "world": trial.world.model_dump(mode="json", exclude_defaults=True),
                 "rows": self.training_set.content_hash,
                 "surface": trained_surface(trial, self.surface).digest,
                 "arm": trial.arm.name,
@@ -145,7 +146,7 @@ class Bench:
         return list(self.measure({task: soft[output].numpy() for task, output in outputs.items() if output in soft}))
 
     def measure(self, scores: dict[str, np.ndarray]) -> Iterator[Measured]:
-        """Yield the metric of every task and slice of scores {task: [evaluation rows]}."""
+        """Yield the metrics of every task and slice of scores {task: [evaluation rows]}."""
         for task, spec in self.surface.tasks.items():
             if task not in scores:
                 continue
@@ -153,17 +154,29 @@ class Bench:
             for name, mask in self.slices.items():
                 rows = mask & np.isfinite(labels) & np.isfinite(scores[task])
                 y, s, codes = labels[rows], scores[task][rows].astype(np.float64), self.weights.codes[rows]
+                w = self.weights
                 if spec.kind == "binary":
                     if not 0 < y.sum() < len(y):
                         continue
-                    value, replicates = metrics.auc(y, s), self.weights.auc(codes, y, s)
-                    metric, positives = "auc", int(y.sum())
+                    found = {
+                        "log_loss": (metrics.log_loss(y, s), w.mean(codes, metrics.log_losses(y, s))),
+                        "predicted_over_observed": (metrics.predicted_over_observed(y, s), w.ratio(codes, expit(s), y)),
+                    }
+                    positives = int(y.sum())
+                    values = {"auc": (metrics.auc(y, s), w.auc(codes, y, s))}
                 else:
                     if len(y) < 2:
                         continue
-                    value, [replicates] = metrics.r2(y, s), self.weights.replicate([self.weights.r2(codes, y, s)])
-                    metric, positives = "r2", None
-                yield Measured(task, name, metric, value, replicates, len(y), positives, len(np.unique(codes)))
+                    found = {
+                        "r2": (metrics.r2(y, s), w.r2(codes, y, s)),
+                        "r2_affine": (metrics.r2_affine(y, s), w.r2_affine(codes, y, s)),
+                    }
+                    positives, values = None, {}
+                replicates = w.replicate([linear for _, linear in found.values()])
+                values |= {name: (value, r) for (name, (value, _)), r in zip(found.items(), replicates, strict=True)}
+                users = len(np.unique(codes))
+                for metric, (value, drawn) in values.items():
+                    yield Measured(task, name, metric, value, drawn, len(y), positives, users)
 
 
 def trained_surface(trial: Trial, surface: Surface) -> Surface:

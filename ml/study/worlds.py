@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from ml.features import build_arguments, project_hash, run_dbt
 from ml.lake import Lake
+from ml.landing.kuairand import log_days
 from ml.landing.load import load_days
+from ml.landing.sources import write_raw_files
 from ml.settings import Settings
 from ml.simulator.presets import load_preset
-from ml.simulator.write import write_landing
-from ml.study.design import OWN_TEACHER, TeacherVariant, World, code_hash, digest, surfaces_dir
+from ml.study.design import KUAIRAND, OWN_TEACHER, TeacherVariant, World, code_hash, digest, surfaces_dir
 from ml.surfaces.spec import load_surfaces, teacher_end
 from ml.teacher.contract import Contract, load_contract, teacher_contract, write_contract
 from ml.teacher.demo import train_demo_teacher
@@ -30,47 +32,72 @@ _CODE = ("ml/simulator", "ml/teacher/demo.py")
 Say = Callable[[str], None]
 
 
-def world_settings(home: Path, world: World) -> Settings:
-    """Return the settings of a world's home. Arguments only: the environment of the study's own home says nothing."""
-    last = FIRST_DAY + timedelta(days=load_preset(world.preset).days - 1)
+def worlds_dir(study: Settings) -> Path:
+    """Return the folder of the worlds of a home's studies."""
+    return study.home / "study" / "worlds"
+
+
+def world_settings(study: Settings, world: World) -> Settings:
+    """Return the settings of a world's home. Arguments only: the environment of the study's own home says nothing.
+
+    Args:
+        study: Settings of the home whose study it is.
+        world: Which.
+
+    Raises:
+        ValueError: The world is KuaiRand's and ``study`` names no folder of it.
+    """
+    home = worlds_dir(study) / world.name
+    common: dict[str, Any] = {
+        "home": home,
+        "landing_dir": home / "landing",
+        "teacher": home / "teacher" / "contract.yaml",
+        "surfaces_dir": surfaces_dir(world),
+        "seed": world.seed,
+        "threads": 1,
+    }
+    if world.preset == KUAIRAND:
+        if study.kuairand_dir is None:
+            raise ValueError(f"world {world.name}: set CROSSFADE_KUAIRAND_DIR to the unpacked KuaiRand-Pure folder")
+        first, last = log_days(study.kuairand_dir)
+        if world.homepage_tabs is not None:
+            common["kuairand_homepage_tabs"] = world.homepage_tabs
+        logs = study.kuairand_dir.absolute()
+        return Settings(**common, source="kuairand", kuairand_dir=logs, first_day=first, last_day=last)
     return Settings(
-        home=home,
+        **common,
         source="simulator",
-        landing_dir=home / "landing",
-        teacher=home / "teacher" / "contract.yaml",
-        surfaces_dir=surfaces_dir(world),
         first_day=FIRST_DAY,
-        last_day=last,
+        last_day=FIRST_DAY + timedelta(days=load_preset(world.preset).days - 1),
         simulator_preset=world.preset,
         simulator_seed=world.seed,
         simulator_shared_taste=world.shared_taste,
         simulator_linked_share=world.linked_share,
-        seed=world.seed,
-        threads=1,
     )
 
 
-def prepare_world(root: Path, world: World, say: Say = lambda message: None) -> Settings:
+def prepare_world(study: Settings, world: World, say: Say = lambda message: None) -> Settings:
     """Return the home of a world with examples and soft labels of every day, making it if need be.
 
     A world is made once per state of simulator, dbt project and demo teacher, by one process at a time. One that was
     killed while it was made is made again from nothing.
 
     Args:
-        root: Folder of all worlds.
+        study: Settings of the home whose study it is.
         world: Which.
         say: Told each stage.
     """
-    home = root / world.name
-    settings = world_settings(home, world)
+    settings = world_settings(study, world)
     identity = {
-        "world": world.model_dump(mode="json"),
+        "world": world.model_dump(mode="json", exclude_defaults=True),
         "dbt_project": project_hash(),
         "code": code_hash(_CODE),
         "teacher_spec": digest(settings.teacher_spec.read_text(encoding="utf-8")) if settings.teacher_spec else None,
         "labels": {name: dict(surface.labels) for name, surface in load_surfaces(settings).items()},
     }
-    with _alone(root, world):
+    if world.preset == KUAIRAND:
+        identity |= {"days": [str(settings.first_day), str(settings.last_day)]}
+    with _alone(worlds_dir(study), world):
         _make(settings, identity, say)
     return settings
 
@@ -103,9 +130,9 @@ def prepare_teacher(
     return load_contract(folder)
 
 
-def is_ready(root: Path, world: World, variant: TeacherVariant = OWN_TEACHER) -> bool:
+def is_ready(study: Settings, world: World, variant: TeacherVariant = OWN_TEACHER) -> bool:
     """Tell whether a world and a teacher of it were made, be it by an older state of the code."""
-    home = root / world.name
+    home = worlds_dir(study) / world.name
     return (home / READY_FILE).exists() and (variant == OWN_TEACHER or (home / variant.name / READY_FILE).exists())
 
 
@@ -163,8 +190,8 @@ def _make(settings: Settings, identity: dict[str, object], say: Say) -> None:
     if ready.exists() and json.loads(ready.read_text(encoding="utf-8")) == identity:
         return
     shutil.rmtree(home, ignore_errors=True)
-    say("simulating")
-    write_landing(settings)
+    say("raw files")
+    write_raw_files(settings)
     surfaces = load_surfaces(settings)
     assert settings.last_day is not None
     days = settings.days(settings.first_day, settings.last_day)

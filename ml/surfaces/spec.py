@@ -83,10 +83,12 @@ class Task(_Model):
     baseline: str | None = Field(default=None, description="Input whose value alone is the popularity baseline")
 
 
-Technique = Literal["none", "auxiliary", "non_serving", "direct", "representation", "interaction", "listwise"]
+Technique = Literal[
+    "none", "auxiliary", "non_serving", "direct", "representation", "interaction", "listwise", "projected"
+]
 """How a student learns soft labels; see ``ml/distillation/``."""
 
-ON_TASKS: frozenset[Technique] = frozenset({"auxiliary", "direct", "listwise"})
+ON_TASKS: frozenset[Technique] = frozenset({"auxiliary", "direct", "listwise", "projected"})
 """Techniques whose heads each belong to a task; the heads of the others belong to none."""
 
 

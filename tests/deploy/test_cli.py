@@ -20,7 +20,7 @@ def run(home: Path, *arguments: str, environment: dict[str, str] | None = None) 
 
 def test_help_names_every_command(tmp_path: Path) -> None:
     printed = run(tmp_path, "--help").stdout
-    for command in ("init", "demo", "simulate", "kuairand", "ui", "serve", "tune", "placebo", "release", "new"):
+    for command in ("init", "demo", "simulate", "kuairand", "ui", "serve", "tune", "diagnose", "release", "new"):
         assert re.search(rf"\b{command}\b", printed), command
 
 

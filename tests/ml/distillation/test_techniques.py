@@ -9,6 +9,7 @@ from ml.distillation.direct import Direct
 from ml.distillation.interaction import Interaction
 from ml.distillation.listwise import Listwise, log_softmax_by
 from ml.distillation.non_serving import NonServing
+from ml.distillation.projected import Projected
 from ml.distillation.representation import Representation
 from ml.distillation.technique import Activations, Scale, Technique, Widths, masked_mean_square, perceptron
 from ml.settings import PROJECT_ROOT
@@ -131,7 +132,13 @@ def test_an_output_that_the_teacher_lacks_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("student", Interaction), ("auxiliary", Auxiliary), ("non_serving", NonServing), ("listwise", Listwise)],
+    [
+        ("student", Interaction),
+        ("auxiliary", Auxiliary),
+        ("non_serving", NonServing),
+        ("listwise", Listwise),
+        ("projected", Projected),
+    ],
 )
 def test_the_surface_names_its_technique(name: str, kind: type[Technique]):
     surface = parse_arm(name).surface(load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml"))
@@ -210,6 +217,24 @@ def test_a_softmax_by_group_is_that_of_each_group():
     found = log_softmax_by(values, group, 2)
     torch.testing.assert_close(found[[0, 2]], torch.log_softmax(values[[0, 2]], 0))
     torch.testing.assert_close(found[[1, 3]], torch.log_softmax(values[[1, 3]], 0))
+
+
+@pytest.mark.parametrize(
+    ("soft", "expected"),
+    [
+        ([-1.0, 2.0], [2.0 - 1.0 + 1.0, 2.0]),  # against the tasks' (2, 0): what opposes goes, the rest stays
+        ([1.0, 2.0], [2.0 + 1.0, 2.0]),  # with them: as it is
+    ],
+)
+def test_projected_heads_give_way_where_they_oppose_the_tasks(soft: list[float], expected: list[float]):
+    made = Projected([DistillationHead(task="ctr", teacher_output="click", weight=1.0)], SCALES, tower=2)
+    shared, task_only = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))
+    head = made.modules_of_heads[0].weight
+    tasks = (shared * torch.tensor([2.0, 0.0])).sum() + 3.0 * task_only.sum()
+    made.backward(tasks, (shared * torch.tensor(soft)).sum() + 5.0 * head.sum(), [shared, task_only])
+    assert shared.grad is not None and task_only.grad is not None and head.grad is not None
+    assert shared.grad.tolist() == pytest.approx(expected)
+    assert task_only.grad.tolist() == [3.0] and head.grad.flatten().tolist() == [5.0, 5.0]
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def test_worlds_are_averaged_and_their_spread_counts():
 def test_pooling_one_world_takes_its_users_percentiles():
     replicates = np.linspace(0, 1, 1001)
     alone = over_worlds([0.5], [replicates])
-    assert (alone.lo, alone.hi) == pytest.approx((0.025, 0.975)) and np.isnan(alone.p)
+    assert (alone.lo, alone.hi) == pytest.approx((0.025, 0.975))
+    assert alone.p == pytest.approx(2 * 0.0416, rel=0.02), "0.5 is 1.73 deviations of a uniform distribution"
 
 
 def test_an_arm_without_its_baseline_or_without_users_has_no_effect():

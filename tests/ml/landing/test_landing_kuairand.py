@@ -323,6 +323,21 @@ def test_wrong_settings_are_explained(settings: Settings) -> None:
     later = settings.model_copy(update={"first_day": date(2026, 1, 1), "last_day": None})
     with pytest.raises(LandingError, match="they hold 2022-04-20 to 2022-04-24"):
         kuairand.write_landing(later)
+    with pytest.raises(LandingError, match=r"names \[1\]; the app's tabs are \[0, 2, 4, 6\]"):
+        kuairand.write_landing(settings.model_copy(update={"kuairand_homepage_tabs": (1, 4)}))
+
+
+def test_the_homepage_has_the_tabs_it_is_given_and_the_radio_the_others(settings: Settings, lake: Lake) -> None:
+    land(settings.model_copy(update={"kuairand_homepage_tabs": (0, 4)}), lake)
+    found = lake.sql("select distinct surface, container_id from landing.exposures").to_pylist()
+    tabs = {str(tab) for tab in pl.DataFrame(base_rows())["tab"].unique() if tab in kuairand.APP_TABS}
+    assert {r["container_id"] for r in found if r["surface"] == "homepage"} == tabs & {"0", "4"} != set()
+    assert {r["container_id"] for r in found if r["surface"] == "radio"} == tabs & {"2", "6"} != set()
+    (strays,) = lake.connection.execute(
+        "select count(*) from landing.outcomes o join landing.exposures e on o.exposure_id = e.exposure_id "
+        "where e.surface <> 'radio'"
+    ).fetchone()
+    assert strays == 0
 
 
 def test_trail_of_a_clicked_row_is_its_own_play_time(landed: Lake) -> None:

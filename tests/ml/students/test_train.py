@@ -236,7 +236,9 @@ def test_a_planted_taste_is_learnt_and_an_informed_teacher_helps_where_a_shuffle
     assert abs(auc["placebo"] - auc["control"]) < 0.5 * (auc["student"] - auc["control"])
 
 
-@pytest.mark.parametrize("technique", ["non_serving", "direct", "representation", "interaction", "listwise"])
+@pytest.mark.parametrize(
+    "technique", ["non_serving", "direct", "representation", "interaction", "listwise", "projected"]
+)
 def test_every_technique_trains_repeats_for_a_seed_and_leaves_a_ranker_that_serves_as_its_control_does(
     settings: Settings, training_set: TrainingSet, surface: Surface, technique: str, tmp_path: Path
 ):

@@ -51,10 +51,14 @@ def test_a_lift_is_the_mean_over_worlds_of_the_difference_to_the_control_of_the_
     assert found.lo < found.lift < found.hi and found.detectable > 0
 
 
-def test_one_world_has_the_interval_of_its_users_and_no_p_value():
-    found = by_arm(lifts(rows({("control", 1, 1): 0.7, ("student", 1, 1): 0.8}), DESIGN))["student"]
-    assert found.lift == pytest.approx(0.1) and found.lo < 0.1 < found.hi
-    assert np.isnan([found.p, found.p_holm]).all()
+def test_one_world_has_the_interval_of_its_users_and_of_its_seeds():
+    alone = {("control", 1, 1): 0.7, ("student", 1, 1): 0.8}
+    found = by_arm(lifts(rows(alone, spread=1e-3), DESIGN))["student"]
+    assert found.lift == pytest.approx(0.1) and found.lo < 0.1 < found.hi and found.p < 1e-6
+    seeds = {("control", 1, s): 0.7 for s in (1, 2, 3, 4)} | {("student", 1, s): 0.75 + 0.02 * s for s in (1, 2, 3, 4)}
+    wider = by_arm(lifts(rows(seeds, spread=1e-6), DESIGN))["student"]
+    # Four seeds 0.02 apart: their resampled mean has a deviation of 0.0224 / 2; here are 50 draws of it.
+    assert (wider.hi - wider.lo) == pytest.approx(2 * 1.96 * 0.0112, rel=0.3)
 
 
 def test_p_values_are_corrected_over_the_whole_table():

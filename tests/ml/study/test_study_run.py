@@ -14,7 +14,8 @@ from ml.settings import PROJECT_ROOT, Settings
 from ml.study.analysis import levels, lifts
 from ml.study.design import Design, load_design
 from ml.study.report import NoTrials, study_rows, write_report
-from ml.study.run import TRIALS_TABLE, Progress, plan, run_study, worlds_dir
+from ml.study.run import TRIALS_TABLE, Progress, plan, run_study
+from ml.study.worlds import worlds_dir
 
 STUDY = """
 one:

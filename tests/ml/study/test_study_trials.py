@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ml.settings import PROJECT_ROOT
 from ml.students.dataset import Dataset
-from ml.study.design import TECHNIQUES, Condition, Design, Trial, World, design_names, load_design, parse_arm
+from ml.study.design import KUAIRAND, TECHNIQUES, Condition, Design, Trial, World, design_names, load_design, parse_arm
 from ml.study.trials import relabelled, thinned, trained_surface
 from ml.surfaces.spec import ON_TASKS, load_surface
 
@@ -114,8 +114,20 @@ def test_a_study_lists_controls_before_arms_the_teacher_once_and_no_trial_twice(
     assert len(design.trials()) == 1 + 2 * 4
 
 
+def test_kuairands_tabs_are_worlds_of_their_own_and_a_surface_without_tabs_has_no_trial():
+    design = load_design("kuairand")
+    found = design.by_world()
+    assert {w.homepage_tabs for w in found} == {None, (0,), (4,), (0, 2, 4, 6)}
+    assert len({w.name for w in found}) == 4
+    surfaces = {w.homepage_tabs: {t.surface for t in trials} for w, trials in found.items()}
+    assert surfaces.pop((0, 2, 4, 6)) == {"homepage"}
+    assert all(names == {"homepage", "radio"} for names in surfaces.values())
+    labels = [condition.label for condition in design.conditions]
+    assert labels == ["", "homepage_tabs 0", "homepage_tabs 4", "homepage_tabs 0+2+4+6"]
+
+
 def test_what_a_study_lacks_is_named():
-    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'paper', 'quick', 'sweeps'\]"):
+    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'kuairand', "):
         load_design("huge")
     with pytest.raises(ValueError, match=r"arm 'magic': 'magic' is none of \['control', 'student', 'auxiliary'"):
         parse_arm("magic")
@@ -125,4 +137,6 @@ def test_what_a_study_lacks_is_named():
 
 def test_no_world_that_settings_were_chosen_on_is_in_a_study():
     for name in design_names():
+        if load_design(name).preset == KUAIRAND:
+            continue  # no simulated world: forward in time, judged on days after all that settings were chosen on
         assert not {1, 101, 102, 103} & set(load_design(name).worlds)

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+
+from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
+from ml.evaluation.bootstrap import Interval
+from ml.evaluation.diagnosis import Diagnosis, diagnose, judgement, write_diagnosis
+from ml.lake import ALIAS, FEATURES, Lake
+from ml.settings import Settings
+from ml.students.dataset import TrainingSet, build_training_set
+from ml.surfaces.spec import Surface
+
+
+@pytest.fixture(scope="module")
+def informed(settings: Settings, training_set: TrainingSet, surface: Surface) -> Diagnosis:
+    return diagnose(settings, training_set, surface, seeds=1)
+
+
+def gain(lo: float, hi: float) -> Interval:
+    return Interval((lo + hi) / 2, lo, hi, (hi - lo) / 4, 0.7 * (hi - lo))
+
+
+@pytest.mark.parametrize(
+    ("student", "stacked", "expected"),
+    [
+        (gain(0.001, 0.009), None, "helps"),
+        (gain(-0.009, -0.001), gain(0.01, 0.02), "hurts"),
+        (gain(-0.001, 0.009), gain(0.01, 0.02), "not taken up"),
+        (gain(-0.001, 0.001), gain(-0.001, 0.001), "nothing to learn"),
+        (gain(-0.02, 0.03), gain(-0.001, 0.001), "too few rows"),
+        (gain(-0.001, 0.001), None, "too few rows"),
+        (gain(-0.001, 0.001), gain(0.0001, 0.0009), "nothing to learn"),
+    ],
+)
+def test_a_judgement_says_what_was_shown_then_what_could_be_then_what_cannot_be_seen(
+    student: Interval, stacked: Interval | None, expected: str
+):
+    assert judgement(student, stacked) == expected
+
+
+def test_a_teacher_that_knows_is_found_to_help_and_its_shuffled_labels_are_not(informed: Diagnosis):
+    [ctr] = [task for task in informed.tasks if task.task == "ctr"]
+    assert ctr.judgement == "helps" and informed.advice.startswith("Distil: it helps")
+    assert ctr.stacked is not None and ctr.stacked.lo > 0
+    assert ctr.shuffled.lo < 0 < ctr.shuffled.hi
+    assert ctr.teacher is not None and ctr.teacher.lo > 0.6 and ctr.teacher_ratio is not None
+    assert informed.labelled_share == 1 and informed.train_rows == 6 * 700
+
+
+def test_a_teacher_that_knows_nothing_is_not_advised(tmp_path: Path, settings: Settings, surface: Surface):
+    home = settings.model_copy(update={"home": tmp_path})
+    with Lake(home) as lake:
+        first = settings.first_day
+        write_world(lake, surface, first_day=first, days=10, rows_per_day=700, users=40, items=30, teacher_noise=1e4)
+        last = first.replace(day=first.day + 10)
+        ignorant = build_training_set(lake, surface, last, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+    found = diagnose(home, ignorant, surface, seeds=1)
+    assert all(task.judgement != "helps" for task in found.tasks) and not found.advice.startswith("Distil")
+    [ctr] = [task for task in found.tasks if task.task == "ctr"]
+    assert ctr.stacked is not None and ctr.stacked.lo < 0.002
+
+
+def test_the_diagnosis_reads_no_evaluation_day(
+    tmp_path: Path, informed: Diagnosis, settings: Settings, surface: Surface
+):
+    home = settings.model_copy(update={"home": tmp_path})
+    with Lake(home) as lake:
+        first = settings.first_day
+        write_world(lake, surface, first_day=first, days=10, rows_per_day=700, users=40, items=30, teacher_noise=0.2)
+        eval_start = first.replace(day=first.day + 8)
+        lake.connection.execute(
+            f"update {ALIAS}.{FEATURES}.examples_{surface.name} set label_ctr = 1 - label_ctr where day >= ?",
+            [eval_start],
+        )
+        last = first.replace(day=first.day + 10)
+        poisoned = build_training_set(lake, surface, last, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+    assert diagnose(home, poisoned, surface, seeds=1) == informed
+
+
+def test_the_page_tells_the_advice_and_every_gain(informed: Diagnosis, tmp_path: Path):
+    markdown, page, plot = write_diagnosis(informed, tmp_path / "diagnosis_homepage.md")
+    text = markdown.read_text()
+    assert f"**{informed.advice}**" in text and plot.stat().st_size > 10_000
+    for task in informed.tasks:
+        assert (
+            f"{100 * task.student.estimate:+.2f} [{100 * task.student.lo:+.2f}, {100 * task.student.hi:+.2f}]" in text
+        )
+    assert "data:image/png;base64," in page.read_text()
+
+
+def test_a_surface_without_a_technique_is_told_so(settings: Settings, training_set: TrainingSet, surface: Surface):
+    none = surface.model_copy(update={"distillation": surface.distillation.model_copy(update={"technique": "none"})})
+    with pytest.raises(ValueError, match="distils nothing"):
+        diagnose(settings, training_set, none, seeds=1)
