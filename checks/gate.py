@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Callable, Sequence
 from datetime import date
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from checks import gx
 from checks.names import GUARDS
@@ -12,19 +13,18 @@ from ml.lake import Lake
 from ml.settings import Settings
 from ml.store.artifacts import Artifact
 from ml.store.manifest import Manifest
-from ml.store.releases import MANIFEST, MODEL, Champion, ReleaseStore
+from ml.store.releases import MANIFEST, MODEL, SCHEMA, Champion, ReleaseStore
 from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
+
+if TYPE_CHECKING:
+    from ml.serving.model import Model
 
 log = logging.getLogger(__name__)
 
 _TOLD = 5
 _WORTH_TELLING = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN)
-_LATER = {
-    6: "score shift against the champion is not measured",
-    8: "loading, latency and feature schema in a clean serving process are not measured",
-}
 
 
 def judge(
@@ -160,11 +160,13 @@ class _Judgement:
             3: self._quality,
             4: self._slices,
             5: self._calibration,
+            6: self._shift,
             7: self._onnx,
+            8: self._serving,
             9: self._rollback,
             10: self._provenance,
         }
-        return guards.get(number, lambda: ([], _LATER[number]))
+        return guards[number]
 
     def _contract(self) -> Contract:
         from ml.teacher.contract import teacher_contract
@@ -236,6 +238,18 @@ class _Judgement:
             return [], "the surface has no binary task"
         return gx.validate(rows, calibration_suite(self.surface.gate.calibration, rows)), ""
 
+    def _shift(self) -> tuple[list[Check], str]:
+        from checks.suites.shift import shift_suite
+        from ml.gate.shift import measure_shift
+
+        champion = self._champion()
+        if champion is None:
+            return [], "the first candidate: no champion to compare with"
+        gate, models = self.surface.gate.shift, [_model(self.candidate.path), _model(champion.release.path)]
+        with Lake(self.settings, snapshot=self.manifest.snapshot) as lake:
+            rows = measure_shift(lake, self.surface, *models, self.manifest.eval_days, top=gate.top)
+        return gx.validate(rows, shift_suite(gate, rows)), ""
+
     def _onnx(self) -> tuple[list[Check], str]:
         from checks.suites.onnx import graph_suite, parity_suite, size_suite
         from ml.gate.model import measure_onnx, measure_parity, model_bytes
@@ -262,6 +276,18 @@ class _Judgement:
         if found.digest != self.manifest.checkpoint_sha256:
             raise ValueError(f"checkpoint {found.digest} is not the manifest's {self.manifest.checkpoint_sha256}")
         return found
+
+    def _serving(self) -> tuple[list[Check], str]:
+        from checks.suites.serving import schema_suite, serving_suite
+        from ml.export.schema import feature_schema, schema_hash
+        from ml.gate.probe import ROUNDS, measure_serving
+
+        champion, gate = self._champion(), self.surface.gate.serving
+        stated = schema_hash(self.candidate.json(SCHEMA))
+        checks = gx.validate([{"stated": feature_schema(self.surface)["hash"], "found": stated}], schema_suite())
+        path = champion.release.path if champion else None
+        row = measure_serving(self.candidate.path, path, timeout_s=2 * gate.max_ready_s) | {"n": ROUNDS}
+        return checks + gx.validate([row], serving_suite(gate, champion=champion is not None)), ""
 
     def _rollback(self) -> tuple[list[Check], str]:
         from ml.gate.model import measure_restorable
@@ -290,6 +316,12 @@ class _Judgement:
         checks = gx.validate(origins, origins_suite(origins))
         checks += gx.validate(leaks, leaks_suite(surface.gate.provenance, tasks)) if tasks else []
         return [*checks, *_teacher_is_older(manifest, teacher_suite())], ""
+
+
+def _model(folder: Path) -> "Model":
+    from ml.serving.model import Model
+
+    return Model((folder / MODEL).read_bytes(), (folder / SCHEMA).read_bytes())
 
 
 def _teacher_is_older(manifest: Manifest, suite: Any) -> list[Check]:

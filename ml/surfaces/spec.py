@@ -186,12 +186,30 @@ class CalibrationGate(_Model):
     predicted_over_observed: tuple[float, float]
 
 
+class ShiftGate(_Model):
+    """Guard 6, candidate against champion on the evaluation days."""
+
+    max_psi: float = Field(default=0.25, gt=0, description="Population stability index of any output that blocks")
+    warn_psi: float = Field(default=0.1, gt=0, description="And one that warns")
+    top: int = Field(default=5, ge=1, description="Places of a user's ranking that are compared")
+    min_overlap: float = Field(default=0.5, ge=0, le=1, description="Share of these places that both rankings fill")
+    min_users: int = Field(default=50, ge=1, description="Fewer users with enough rows are a warning")
+
+
 class OnnxGate(_Model):
     """Guard 7."""
 
     tolerance: float = Field(gt=0)
     max_megabytes: float = Field(gt=0)
     max_batch: int = Field(ge=3)
+
+
+class ServingGate(_Model):
+    """Guard 8."""
+
+    max_ready_s: float = Field(default=60, gt=0, description="Start of a clean process to the first answer")
+    max_milliseconds: float = Field(default=20, gt=0, description="Median time of the model on 200 candidates")
+    min_speed: float = Field(default=0.5, gt=0, description="The champion's time over the candidate's")
 
 
 class ProvenanceGate(_Model):
@@ -208,7 +226,9 @@ class Gate(_Model):
     quality: dict[str, QualityGate]
     slices: SliceGate
     calibration: CalibrationGate
+    shift: ShiftGate = ShiftGate()
     onnx: OnnxGate
+    serving: ServingGate = ServingGate()
     provenance: ProvenanceGate
 
     @property

@@ -60,7 +60,7 @@ def test_a_sound_candidate_passes_is_promoted_and_its_verdict_is_complete(world,
     assert verdict.failures() == []
     assert verdict.decision == "pass"
     assert [guard.number for guard in verdict.guards] == list(GUARDS)
-    assert {g.number for g in verdict.guards if g.outcome is Outcome.NOT_EVALUATED} == {6, 8, 9}
+    assert {g.number for g in verdict.guards if g.outcome is Outcome.NOT_EVALUATED} == {6, 9}
     assert verdict.judged == dict(world.candidate.files)
     assert all(c.threshold and c.value is not None for n in (1, 2, 5, 7, 10) for c in verdict.guard(n).checks)
     pointer = store.promote(
@@ -395,5 +395,91 @@ def test_against_a_champion_the_evaluation_must_have_scored_it(world, evaluation
     assert "champion" in verdict.guard(3).reason
     assert "evaluated champion" in _failed(verdict, 10)
     assert verdict.guard(9).outcome is Outcome.PASS
+    assert verdict.guard(6).outcome is Outcome.WARN, "the same scores, but too few users for their rankings"
+    values = {check.name: check.value for check in verdict.guard(6).checks}
+    assert values["psi_ctr"] == 0 and values["users_with_enough_rows"] < 50
+    [speed] = [check for check in verdict.guard(8).checks if check.name == "speed_over_champions"]
+    assert speed.interval is not None and speed.interval[0] <= speed.value <= speed.interval[1]
     (store.files.root / f"releases/tiny/{pointer.release}/model.onnx").write_bytes(b"rot")
     assert _judge(world, evaluation, store, candidate=again).guard(9).outcome is Outcome.FAIL
+
+
+def _scaled(world, tmp_path, factor: float, offset: float = 0.0):
+    """The candidate as a model whose logits are another affine map; nothing else differs."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    from ml.serving.model import Model
+
+    def change(graph: Any) -> None:
+        for output in ("ctr", "score"):
+            graph.initializer.append(numpy_helper.from_array(np.float32(factor), f"{output}_factor"))
+            graph.initializer.append(numpy_helper.from_array(np.float32(offset), f"{output}_offset"))
+            for node in graph.node:
+                node.output[:] = [f"{output}_raw" if name == output else name for name in node.output]
+                node.input[:] = [f"{output}_raw" if name == output else name for name in node.input]
+            graph.node.append(helper.make_node("Mul", [f"{output}_raw", f"{output}_factor"], [f"{output}_scaled"]))
+            graph.node.append(helper.make_node("Add", [f"{output}_scaled", f"{output}_offset"], [output]))
+
+    path = _edited(world, tmp_path, change)
+    return Model(path.read_bytes(), world.candidate.read("schema.json"))
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "failed"),
+    [
+        (1.0, 0.0, set()),
+        (1.0, 2.0, {"psi_ctr", "psi_score"}),
+        (0.0, 0.3, {"psi_ctr", "psi_score"}),
+        (-1.0, 0.0, {"psi_ctr", "psi_score", "top_2_overlap"}),
+    ],
+)
+def test_scores_that_jump_against_the_champion_fail(world, tmp_path, factor, offset, failed: set[str]) -> None:
+    from checks import gx
+    from checks.suites.shift import shift_suite
+    from ml.gate.shift import measure_shift
+    from ml.lake import Lake
+    from ml.serving.model import Model
+
+    champion = Model(world.candidate.read("model.onnx"), world.candidate.read("schema.json"))
+    gate = world.surface.gate.shift.model_copy(update={"top": 2, "min_users": 10})
+    with Lake(world.settings) as lake:
+        days = world.surface.evaluation_days(world.partition)
+        candidate = _scaled(world, tmp_path, factor, offset)
+        rows = measure_shift(lake, world.surface, candidate, champion, days, top=gate.top)
+    checks = gx.validate(rows, shift_suite(gate, rows))
+    assert failed <= {c.name for c in checks if c.outcome is Outcome.FAIL} if failed else gx.worst(checks) == "pass"
+    assert {c.n for c in checks if c.name.startswith("psi")} == {800}
+
+
+def test_the_feature_schema_of_another_surface_fails(world, evaluation, store) -> None:
+    schema = json.loads(world.candidate.read("schema.json"))
+    schema["inputs"][0]["default"] = 7.0
+    other = _variant(world, store, {"schema.json": json.dumps(schema).encode()})
+    assert _failed(_judge(world, evaluation, store, candidate=other), 8) == {"feature_schema"}
+
+
+def test_a_model_that_a_clean_process_cannot_serve_fails_with_its_reason(world, evaluation, store) -> None:
+    verdict = _judge(world, evaluation, store, candidate=_variant(world, store, {"model.onnx": b"no model"}))
+    assert verdict.guard(8).outcome is Outcome.FAIL
+    assert "a clean process ended with 1" in verdict.guard(8).reason
+    assert "onnxruntime cannot load the graph" in verdict.guard(8).reason
+
+
+@pytest.mark.parametrize(
+    ("row", "failed"),
+    [
+        ({}, set()),
+        ({"ready_s": 61.0}, {"seconds_to_first_answer"}),
+        ({"milliseconds": 21.0}, {"milliseconds_of_200_rows"}),
+        ({"value": 0.3, "lo": 0.2, "hi": 0.4}, {"speed_over_champions"}),
+        ({"value": 0.45, "lo": 0.3, "hi": 0.6}, set()),
+    ],
+)
+def test_a_slow_model_fails(world, row: dict[str, float], failed: set[str]) -> None:
+    from checks import gx
+    from checks.suites.serving import serving_suite
+
+    sound = {"ready_s": 1.0, "milliseconds": 0.4, "value": 1.0, "lo": 0.9, "hi": 1.1, "n": 300}
+    checks = gx.validate([sound | row], serving_suite(world.surface.gate.serving, champion=True))
+    assert {c.name for c in checks if c.outcome is Outcome.FAIL} == failed
