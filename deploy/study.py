@@ -88,3 +88,31 @@ def report(
 
     for path in write_report(Settings(), load_design(name), out):
         console.print(f"wrote {path}")
+
+
+@app.command("diagnose")
+def diagnose(
+    name: Name = "kuairand",
+    seeds: Annotated[int, typer.Option(help="Initialisations of a diagnosis.", min=1)] = 4,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+    out: Annotated[Path, typer.Option(help="Markdown file; a plot and an HTML page go beside it.")] = Path(
+        "docs/diagnosis.md"
+    ),
+) -> None:
+    """Diagnose every world of a finished study, and compare with what the study found later."""
+    import os
+
+    from ml.settings import Settings
+    from ml.study.design import load_design
+    from ml.study.foretelling import foretell, write_foretelling
+
+    settings, design = Settings(), load_design(name)
+    table = foretell(
+        settings,
+        design,
+        seeds=seeds,
+        workers=workers or os.cpu_count() or 1,
+        report=lambda p: console.print(f"  {p.done} of {p.total}: {p.what}", highlight=False),
+    )
+    for path in write_foretelling(table, design, out):
+        console.print(f"wrote {path}")

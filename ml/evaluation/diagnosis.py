@@ -30,13 +30,13 @@ from ml.surfaces.spec import Surface
 FOLDS = 5
 REPLICATES = 400
 
-Judgement = Literal["helps", "hurts", "not taken up", "nothing to learn", "too few rows"]
+Judgement = Literal["helps", "hurts", "promising", "nothing to learn", "too few rows"]
 MEANING: Mapping[Judgement, str] = {
     "helps": "the student beats its control on days that neither learnt from",
     "hurts": "the student is worse than its control: try a smaller weight, another technique, or none",
-    "not taken up": (
-        "the teacher knows what the control does not, but the student does not show it: "
-        "try other weights or techniques, or more training rows"
+    "promising": (
+        "the teacher knows what the control does not, but these days do not show that the student takes it up: "
+        "look at more days, or try other weights and techniques"
     ),
     "nothing to learn": "adding the teacher's scores to the control's gains nothing that matters, nor does the student",
     "too few rows": "these days are too few to tell: gather more, or lengthen validation_days",
@@ -112,10 +112,10 @@ class Diagnosis:
             return f"Weigh it: distilling helps {', '.join(of['helps'])} and hurts {', '.join(of['hurts'])}."
         if of["hurts"]:
             return f"Do not distil like this: it hurts {', '.join(of['hurts'])} and helps nothing."
-        if of["not taken up"]:
+        if of["promising"]:
             return (
-                f"Not like this: the teacher knows more about {', '.join(of['not taken up'])} than the control, but "
-                f"technique {self.technique} does not show it on these days."
+                f"Promising, not shown: the teacher knows more about {', '.join(of['promising'])} than the control, "
+                f"but these days do not show that technique {self.technique} takes it up."
             )
         if of["too few rows"]:
             return "Cannot tell: the validation days have too few rows."
@@ -273,7 +273,7 @@ def judgement(student: Interval, stacked: Interval | None) -> Judgement:
     if student.hi < 0:
         return "hurts"
     if stacked is not None and stacked.lo > 0 and stacked.estimate >= MATTERS:
-        return "not taken up"
+        return "promising"
     if stacked is not None and stacked.hi < MATTERS and student.hi < MATTERS:
         return "nothing to learn"
     return "too few rows"

@@ -117,7 +117,7 @@ class Placement:
         if learnt is not None and learnt >= first:
             raise ValueError(f"experiment {design.name} begins on {first}, and the teacher learnt up to {learnt}")
         training_set = _training_set(settings, surface, partition)
-        facts = {"rows": training_set.content_hash, "surface": surface.digest, "code": code_hash(_CODE)}
+        facts = {"rows": training_set.content_hash, "surface": surface.ranker_digest, "code": code_hash(_CODE)}
         return cls(settings, design, surface, digest({**facts, "seed": design.seed}), partition)
 
     def place(self, root: Path) -> dict[str, Arm]:

@@ -1,5 +1,6 @@
 """The report of a study for people: Markdown, forest plots, and one self-contained HTML page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from inspect import getdoc
@@ -12,7 +13,7 @@ from ml.evaluation.evaluate import ALL
 from ml.evaluation.page import write_pages
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings
-from ml.study.analysis import Lift, levels, lifts
+from ml.study.analysis import RANKING, Lift, levels, lifts
 from ml.study.design import AS_IT_IS, CONTROL, KUAIRAND, NULLS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
 from ml.study.run import TRIALS_TABLE
 from ml.study.worlds import is_ready, world_settings
@@ -83,7 +84,9 @@ class Finding:
     evidence: str
 
 
-def findings(table: list[Lift], means: dict[tuple[str, str, str], dict[str, float]]) -> list[Finding]:
+def findings(
+    table: list[Lift], means: dict[tuple[str, str, str], dict[str, float]], judged: "Sequence[Calibration]" = ()
+) -> list[Finding]:
     """Judge the paper's claims by a study's table. A claim about several tasks needs all of them."""
 
     def of(arm: str, slice_: str = ALL) -> list[Lift]:
@@ -136,6 +139,15 @@ def findings(table: list[Lift], means: dict[tuple[str, str, str], dict[str, floa
                     ),
                 )
             )
+    counterparts = {(c.surface, c.task) for c in judged if c.arm == TEACHER.name}
+    if direct := [c.change for c in judged if c.arm == "direct" and c.change and (c.surface, c.task) in counterparts]:
+        found.append(
+            Finding(
+                "Distilling into the serving logit itself (`direct`) biases it: its log loss is above the control's.",
+                all(change.lo > 0 for change in direct),
+                _listed(direct),
+            )
+        )
     unshared = [x for x in table if (x.condition, x.arm, x.slice) == ("shared_taste 0", STUDENT, ALL)]
     if unshared:
         found.append(
@@ -194,6 +206,61 @@ def calibration(rows: pa.Table, design: Design) -> list[Calibration]:
     ]
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a task had to learn from under one condition, and what the teacher knew of it; means over worlds.
+
+    Attributes:
+        condition: Label of the condition; empty where nothing differs.
+        surface: Name of the surface.
+        task: Name of the task.
+        rows: Labelled evaluation rows of a world.
+        positives: Of a binary task, else None.
+        control: The control's AUC or R2.
+        teacher: The teacher's own, None where it has no counterpart.
+        ratio: The teacher's mean probability over the share of positives, None but for binary counterparts.
+    """
+
+    condition: str
+    surface: str
+    task: str
+    rows: float
+    positives: float | None
+    control: float
+    teacher: float | None
+    ratio: float | None
+
+
+def sources(rows: pa.Table, design: Design) -> list[Source]:
+    """Return what every task had to learn from, condition by condition."""
+    counts: dict[tuple[str, str, str], list[tuple[int, int | None]]] = {}
+    for row in rows.select(["condition", "surface", "task", "slice", "arm", "n", "positives"]).to_pylist():
+        if row["arm"] == CONTROL and row["slice"] == ALL:
+            place = (row["condition"], row["surface"], row["task"])
+            counts.setdefault(place, []).append((row["n"], row["positives"]))
+    found: list[Source] = []
+    for condition in design.conditions:
+        means, ratios = (levels(rows, metrics, condition.label) for metrics in (RANKING, ("predicted_over_observed",)))
+        for (surface, task, slice_), arms in means.items():
+            seen = counts.get((condition.label, surface, task))
+            if slice_ != ALL or not seen:
+                continue
+            positives = [p for _, p in seen if p is not None]
+            found.append(
+                Source(
+                    condition.label,
+                    surface,
+                    task,
+                    rows=sum(n for n, _ in seen) / len(seen),
+                    positives=sum(positives) / len(positives) if positives else None,
+                    control=arms[CONTROL],
+                    teacher=arms.get(TEACHER.name),
+                    ratio=ratios.get((surface, task, ALL), {}).get(TEACHER.name),
+                )
+            )
+    return found
+
+
 def plots_of(table: list[Lift], design: Design) -> dict[str, bytes]:
     """Return the plots of a study's table as PNG: a forest per slice, the levels of each dial."""
     plots = {slice_: forest_plot(table, slice_) for slice_ in dict.fromkeys(lift.slice for lift in table)}
@@ -208,15 +275,17 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
     """
     rows = study_rows(settings, design)
     table, means = lifts(rows, design), levels(rows)
-    plots = plots_of(table, design)
+    plots, judged = plots_of(table, design), calibration(rows, design)
     facts: dict[str, Any] = {
         "design": design,
         "table": table,
         "means": means,
         "paper": PAPER,
         "all": ALL,
-        "findings": findings(table, means),
-        "calibration": calibration(rows, design),
+        "findings": findings(table, means, judged),
+        "calibration": judged,
+        "conditions": sources(rows, design),
+        "levels_of": {d: [c.label for c in design.conditions if c.label.startswith(f"{d} ")] for d in design.dials},
         "affine": levels(rows, ("r2_affine",)),
         "kuairand": design.preset == KUAIRAND,
         "against": lifts(rows, design, against=BASELINE) if BASELINE in {arm.name for arm in design.arms} else [],
@@ -256,8 +325,9 @@ def forest_plot(table: list[Lift], slice_: str) -> bytes:
     axes.set_xlabel("difference to the control, x100")
     axes.set_ylim(places[-1] - 0.8, 0.8)
     worlds = max((lift.worlds for lift in shown), default=0)
+    over = f"{worlds} worlds; 95 % intervals over worlds" if worlds > 1 else "95 % intervals over initialisations"
     title = f"What each arm changes, {'all rows' if slice_ == ALL else slice_.replace('_', ' ')}"
-    return finish(figure, axes, title, f"{worlds} worlds; 95 % intervals over worlds and users")
+    return finish(figure, axes, title, f"{over} and users")
 
 
 def sweep_plot(table: list[Lift], dial: str) -> bytes:
@@ -278,11 +348,12 @@ def sweep_plot(table: list[Lift], dial: str) -> bytes:
                 axis.plot([place, place], [100 * at[level].lo, 100 * at[level].hi], color="#0072B2", linewidth=2)
                 axis.plot(place, 100 * at[level].lift, "o", color="#0072B2", markersize=6.5)
         axis.axhline(0, color="#1F2933", linewidth=1)
-        axis.set_xticks(range(len(levels_)), ["as it is", *(level.split()[1] for level in levels_[1:])])
+        axis.set_xticks(range(len(levels_)), ["as it is", *(level.split()[1] for level in levels_[1:])], fontsize=8)
         axis.set_xlim(-0.5, len(levels_) - 0.5)
         axis.set_title(f"{surface} {task}, {metric.upper()}", fontsize=10)
     axes[0].set_ylabel(f"{arm} - control, x100")
-    note = "95 % intervals over worlds and users; the first point is without any change"
+    over = "worlds" if max(x.worlds for x in mine) > 1 else "initialisations"
+    note = f"95 % intervals over {over} and users; the first point is without any change"
     return finish(figure, axes[0], f"What {arm} gains at levels of {dial}", note)
 
 

@@ -36,9 +36,6 @@ _CODE = (
 )
 """Code between rows and figures; what is before the rows shows in their content hash."""
 
-_OF_SURFACE = ("inputs", "network", "tasks", "distillation", "training", "slices")
-"""What of a surface trains a ranker and measures it; its gate, say, may change without a new trial."""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -120,9 +117,7 @@ class Bench:
             {
                 "world": trial.world.model_dump(mode="json", exclude_defaults=True),
                 "rows": self.training_set.content_hash,
-                "surface": trained_surface(trial, self.surface).model_dump(
-                    mode="json", by_alias=True, include=set(_OF_SURFACE)
-                ),
+                "surface": trained_surface(trial, self.surface).ranker_digest,
                 "arm": trial.arm.name,
                 "labels": trial.arm.labels if trial.arm.distils else None,
                 "condition": trial.condition.model_dump(mode="json", exclude_defaults=True),

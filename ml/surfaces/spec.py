@@ -297,6 +297,11 @@ class Surface(_Model):
         """Content hash of the whole specification."""
         return _digest(self.model_dump(mode="json", by_alias=True))
 
+    @property
+    def ranker_digest(self) -> str:
+        """Content hash of what rankers and their figures depend on: all but description, owner and gate."""
+        return _digest(self.model_dump(mode="json", by_alias=True, exclude={"description", "owner", "gate"}))
+
     def training_days(self, partition: date) -> list[date]:
         """Return the days that a student of ``partition`` may train on, oldest first."""
         end = partition - timedelta(days=self.window.eval_days)

@@ -25,7 +25,7 @@ def gain(lo: float, hi: float) -> Interval:
     [
         (gain(0.001, 0.009), None, "helps"),
         (gain(-0.009, -0.001), gain(0.01, 0.02), "hurts"),
-        (gain(-0.001, 0.009), gain(0.01, 0.02), "not taken up"),
+        (gain(-0.001, 0.009), gain(0.01, 0.02), "promising"),
         (gain(-0.001, 0.001), gain(-0.001, 0.001), "nothing to learn"),
         (gain(-0.02, 0.03), gain(-0.001, 0.001), "too few rows"),
         (gain(-0.001, 0.001), None, "too few rows"),
