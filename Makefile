@@ -7,6 +7,7 @@ KUAIRAND_DIR ?=
 PRESET ?= demo
 STUDY ?= demo
 OUT ?= docs/results.md
+KILLS ?= 5
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ export DO_NOT_TRACK ?= 1
 export GX_ANALYTICS_ENABLED ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test ui study lint lock clean
+.PHONY: help install demo test ui study kills lint lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,9 +45,12 @@ test: $(BIN)/.dev ## Run lint and tests; ARGS="..." goes to pytest
 ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
 	$(BIN)/crossfade ui
 
-study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, sweeps or paper; OUT=docs/results.md
+study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, sweeps, paper or kuairand; OUT=docs/results.md
 	$(BIN)/crossfade study run $(STUDY)
 	$(BIN)/crossfade study report $(STUDY) --out $(OUT)
+
+kills: $(BIN)/.dev ## Kill a study at KILLS=5 random moments and compare with an undisturbed run
+	KILLS=$(KILLS) $(BIN)/python -m pytest -s --timeout=3600 tests/campaigns/campaign_kills.py
 
 lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 	$(BIN)/ruff check .

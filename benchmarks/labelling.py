@@ -1,10 +1,11 @@
 """Labelling against a bare onnxruntime loop, and its memory for 1x and 10x the rows.
 
-Run: ``python -m benchmarks.labelling [--rows 200000] [--days 10] [--repeats 3] [--threads 2]``. Everything happens in a
-temporary home: synthetic rows, a demo teacher trained on them, then one process per measurement. The bare loop scores
-the same rows in batches of the same size, from arrays that lie in memory already, with one intra-op thread (as each of
-labelling's threads does) or with all threads; only its loop is timed. Labelling is timed from opening the teacher to
-the commit: validation, reading, defaults, scoring, spooling, writing; the content hashes after it are timed apart.
+Run: ``python -m benchmarks.labelling [--rows 200000] [--days 10] [--repeats 3] [--threads 2] [--bottom 64 64]``; a
+teacher of six million parameters has ``--rows 20000 --bottom 2048 2048``. Everything happens in a temporary home:
+synthetic rows, a demo teacher trained on them, then one process per measurement. The bare loop scores the same rows
+in batches of the same size, from arrays that lie in memory already, with one intra-op thread (as each of labelling's
+threads does) or with all threads; only its loop is timed. Labelling is timed from opening the teacher to the commit:
+validation, reading, defaults, scoring, spooling, writing; the content hashes after it are timed apart.
 """
 
 import argparse
@@ -23,12 +24,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
+import yaml
 
 from ml.lake import Lake
 from ml.settings import Settings
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract, load_contract
-from ml.teacher.demo import DemoInput, load_demo_spec, train_demo_teacher
+from ml.teacher.demo import DemoInput, load_demo_spec, read_card, train_demo_teacher
 from ml.teacher.labels import BATCH_ROWS, label_days
 
 FIRST_DAY = date(2026, 1, 1)
@@ -57,9 +59,19 @@ def columns(inputs: Mapping[str, DemoInput], rows: int, rng: np.random.Generator
     return made
 
 
-def prepare(home: Path, rows: int, days: int) -> None:
-    """Write the source, train a teacher on it, and write teacher inputs for two surfaces of 1x and 10x the rows."""
+def prepare(home: Path, rows: int, days: int, bottom: list[int] | None) -> int:
+    """Write the source, train a teacher on it, and write teacher inputs for two surfaces of 1x and 10x the rows.
+
+    Returns:
+        The teacher's parameters.
+    """
     settings = Settings(home=home, first_day=FIRST_DAY)
+    if bottom:
+        content = yaml.safe_load(Path(str(settings.teacher_spec)).read_text(encoding="utf-8"))
+        content["network"]["bottom"] = bottom
+        home.mkdir(exist_ok=True)
+        (home / "spec.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        settings = settings.model_copy(update={"teacher_spec": home / "spec.yaml"})
     spec = load_demo_spec(Path(str(settings.teacher_spec)))
     rng = np.random.default_rng(0)
 
@@ -79,6 +91,7 @@ def prepare(home: Path, rows: int, days: int) -> None:
                 table = pa.table(keys(n, day, "exposure_id") | columns(spec.inputs, n, rng, app=True))
                 lake.replace_days(f"features.teacher_inputs_{surface}", table, [day])
     train_demo_teacher(settings, FIRST_DAY, home / "teacher", 1)
+    return int(read_card(load_contract(home / "teacher"))["parameters"])
 
 
 def measure(what: str, home: Path, surface: str, days: int, threads: int) -> dict[str, float]:
@@ -138,6 +151,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bottom", type=int, nargs="+", help="widths of the teacher's bottom; default the demo's")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "HOME", "SURFACE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     shared = ("--days", given.days, "--threads", given.threads)
@@ -146,7 +160,7 @@ def main() -> None:
         print(json.dumps(measure(what, Path(home), surface, given.days, given.threads)))
         return
     with tempfile.TemporaryDirectory(prefix="crossfade-labelling-") as folder:
-        prepare(Path(folder), given.rows, given.days)
+        print(f"a teacher of {prepare(Path(folder), given.rows, given.days, given.bottom):,} parameters")
         ratios: dict[str, list[float]] = {"one thread": [], "all threads": []}
         peaks: dict[str, list[float]] = {"small": [], "large": []}
         print(f"{'':12} {'rows':>9} {'seconds':>8} {'rows/s':>9} {'peak MB':>8}")

@@ -13,7 +13,7 @@ from ml.lake import Lake
 from ml.settings import Settings
 from ml.store.artifacts import Artifact
 from ml.store.manifest import Manifest
-from ml.store.releases import MANIFEST, MODEL, SCHEMA, Champion, ReleaseStore
+from ml.store.releases import MANIFEST, MODEL, SCHEMA, Champion, Release, ReleaseStore
 from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
@@ -197,7 +197,8 @@ class _Judgement:
 
         kind, gate = self.manifest.kind, self.surface.gate.quality
         champion = self._champion() is not None
-        rows = measure_quality(self.evaluation, self.surface, kind, champion=champion)
+        reference = self._reference() is not None
+        rows = measure_quality(self.evaluation, self.surface, kind, champion=champion, reference=reference)
         chosen = chosen_kind(self.evaluation, self.surface)
         checks = gx.validate(rows, quality_suite(gate, rows))
         checks += gx.validate([{"stated": chosen, "found": kind}], choice_suite(chosen))
@@ -207,17 +208,18 @@ class _Judgement:
             compared = [row for row in rows if row["comparison"] == CHAMPION and row["lo"] is not None]
             more = [days_to_decide(row["lo"], row["hi"], gate[row["task"]].margin, days) for row in compared]
             notes.append(f"about {max(more, default=days)} more evaluation days would decide")
-        return [*checks, self._reference_check()], "; ".join(notes)
+        if not reference:
+            confirmed = self.store.reference(self.surface.name)
+            detail = (
+                f"the reference {confirmed} is the champion" if confirmed else "no release was confirmed as reference"
+            )
+            checks.append(Check(name="minus_reference", outcome=Outcome.NOT_EVALUATED, detail=detail))
+        return checks, "; ".join(notes)
 
-    def _reference_check(self) -> Check:
-        reference = self.store.reference(self.surface.name)
-        if reference is None:
-            detail = "no release was confirmed as reference"
-        elif reference == self.key.champion:
-            detail = f"the reference {reference} is the champion"
-        else:
-            detail = f"the reference {reference} was not scored on these days"
-        return Check(name="slow_decay_against_reference", outcome=Outcome.NOT_EVALUATED, detail=detail)
+    def _reference(self) -> Release | None:
+        """Return the reference release, where it is another one than the champion."""
+        name = self.store.reference(self.surface.name)
+        return None if name in (None, self.key.champion) else self.store.release(self.surface.name, name)
 
     def _slices(self) -> tuple[list[Check], str]:
         from checks.suites.slices import slices_suite
@@ -310,7 +312,9 @@ class _Judgement:
         release = champion.release if champion else None
         with Lake(self.settings, snapshot=manifest.snapshot) as lake:
             contract = self._contract()
-            origins = compare_origins(lake, self.settings, surface, manifest, contract, self.evaluation, release)
+            origins = compare_origins(
+                lake, self.settings, surface, manifest, contract, self.evaluation, release, self._reference()
+            )
             leaks = measure_leaks(lake, surface, manifest.eval_days, self.evaluation, manifest.kind)
         tasks = [task for task, spec in surface.tasks.items() if spec.kind == "binary"]
         checks = gx.validate(origins, origins_suite(origins))

@@ -277,6 +277,15 @@ def release_show(
     _table(f"verdict of {shown.id}: {shown.verdict.decision}", [_guard_row(guard) for guard in shown.verdict.guards])
 
 
+@release_app.command("confirm")
+def release_confirm(surface: Surface, reason: Reason, by: By) -> None:
+    """Make the champion the reference that later candidates are compared with, against slow decay."""
+    from ml.store.releases import ReleaseStore
+
+    pointer = ReleaseStore(_settings().artifacts_dir).confirm(surface, by=by, reason=reason)
+    console.print(f"{pointer.release} is the reference of {surface}")
+
+
 @release_app.command("rollback")
 def release_rollback(
     surface: Surface,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ml.progress import Progress, Step, silent
 from ml.settings import PROJECT_ROOT, Settings
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.surfaces.spec import Surface
+
+if TYPE_CHECKING:
+    from ml.store.releases import Release
 
 Role = Literal["control", "student"]
 
@@ -172,7 +175,7 @@ def load_ranker(artifact: Artifact) -> tuple[Any, dict[str, Any]]:
 
 
 def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Evaluated:
-    """Score the evaluation days with teacher, control, student and champion, and compare them."""
+    """Score the evaluation days with teacher, control, student, champion and reference release, and compare them."""
     import pyarrow as pa
 
     from ml.evaluation.evaluate import evaluate
@@ -190,7 +193,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
     }
     rankers: dict[Role, Any] = {role: load_ranker(checkpoint)[0] for role, checkpoint in checkpoints.items()}
     hashes = {role: checkpoint.digest for role, checkpoint in checkpoints.items()}
-    champion = _champion_session(settings, surface)
+    released = _released_models(settings, surface)
     tables: list[pa.Table] = []
     for inputs in ("serving", "logged"):
         data = load(settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking=inputs)
@@ -198,8 +201,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
         scores: dict[Model, tuple[str, dict[str, np.ndarray]]] = {
             role: (hashes[role], predict(ranker, arrays)) for role, ranker in rankers.items()
         }
-        if champion is not None:
-            scores["champion"] = (champion[0], champion[1](arrays))
+        scores |= {name: (model_hash, score(arrays)) for name, (model_hash, score) in released.items()}
         for role, (model_hash, values) in scores.items():
             tables.append(
                 student_predictions(
@@ -426,25 +428,35 @@ def git_commit() -> str | None:
         return None
 
 
-def _champion_session(
+def _released_models(
     settings: Settings, surface: Surface
-) -> tuple[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]] | None:
-    """Return the champion's hash and a function that scores raw columns with its ONNX model; None without one."""
+) -> dict[Literal["champion", "reference"], tuple[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]]]:
+    """Return hash and scoring function of the champion, and of the reference release where that is another one."""
     from ml.store.releases import ReleaseStore
 
-    champion = ReleaseStore(settings.artifacts_dir).champion(surface.name)
-    if champion is None:
-        return None
+    store = ReleaseStore(settings.artifacts_dir)
+    champion, reference = store.champion(surface.name), store.reference(surface.name)
+    found: dict[Literal["champion", "reference"], Any] = {}
+    if champion is not None:
+        found["champion"] = (champion.pointer.onnx_sha256, _scoring(champion.release, surface))
+        if reference is not None and reference != champion.release.id:
+            release = store.release(surface.name, reference)
+            found["reference"] = (release.manifest.onnx_sha256, _scoring(release, surface))
+    return found
+
+
+def _scoring(release: "Release", surface: Surface) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Return a function that scores raw columns with a released model."""
     from ml.export.onnx import session_of
 
-    model = session_of(champion.release.model)
+    model = session_of(release.model)
     names = [item.name for item in model.get_inputs()]
     outputs = [item.name for item in model.get_outputs()]
 
     def score(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if absent := [name for name in names if name not in arrays]:
-            raise MissingInput(f"champion {champion.release.id} wants {absent}, which {surface.name} no longer has")
+            raise MissingInput(f"release {release.id} wants {absent}, which {surface.name} no longer has")
         values = model.run(outputs, {name: arrays[name] for name in names})
         return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
 
-    return champion.pointer.onnx_sha256, score
+    return score

@@ -1,10 +1,11 @@
-"""Guard 3: good enough by itself, better than popularity, not worse than the champion; and the right one of the two."""
+"""Guard 3: good enough, better than popularity, not worse than champion and reference; and the right one of the two."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from checks import gx
-from ml.gate.figures import ABSOLUTE, BASELINE, CHAMPION, RIVAL
+from ml.gate.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL
+from ml.store.verdicts import Outcome
 from ml.surfaces.spec import QualityGate
 
 
@@ -36,6 +37,10 @@ def _expectation(limits: QualityGate, row: dict[str, Any]) -> Any:
         threshold = f">= {-limits.margin:g}, interval not below 0 nor wider than {2 * limits.margin:g}"
         named = gx.named(f"{name}_minus_champion", threshold)
         return ExpectIntervalAbove(where=where, margin=limits.margin, **named)
+    if comparison == REFERENCE:
+        margin = limits.reference_margin or 2 * limits.margin
+        named = gx.named(f"{name}_minus_reference", f">= {-margin:g}, interval not below 0")
+        return ExpectIntervalAbove(where=where, margin=margin, doubt=Outcome.WARN.value, **named)
     assert comparison == RIVAL, comparison
     named = gx.named(f"{name}_student_minus_control", "interval not below 0")
     bounds = {"min_value": 0, "count": "n", "shown": "value"}

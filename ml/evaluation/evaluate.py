@@ -35,6 +35,8 @@ COMPARISONS = (
     ("student", "control"),
     ("student", "champion"),
     ("control", "champion"),
+    ("student", "reference"),
+    ("control", "reference"),
     ("student", "baseline"),
     ("control", "baseline"),
     ("control", "teacher"),
@@ -42,7 +44,7 @@ COMPARISONS = (
 )
 HISTOGRAM_BINS = 40
 
-_RANKERS = frozenset({"student", "control", "champion"})
+_RANKERS = frozenset({"student", "control", "champion", "reference"})
 _NAN = float("nan")
 
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 from ml.lake import ALIAS, FEATURES, ML, Lake
 from ml.surfaces.spec import Surface
 
-Model = Literal["teacher", "control", "student", "baseline", "champion"]
+Model = Literal["teacher", "control", "student", "baseline", "champion", "reference"]
 Inputs = Literal["serving", "logged"]
 
-MODELS: tuple[Model, ...] = ("teacher", "control", "student", "baseline", "champion")
+MODELS: tuple[Model, ...] = ("teacher", "control", "student", "baseline", "champion", "reference")
 INPUTS: tuple[Inputs, ...] = ("serving", "logged")
 """``serving``: inputs known only after ranking stand at their serving value, which gates; ``logged``: as logged."""
 
@@ -100,7 +100,7 @@ def student_predictions(
     model_hash: str,
     inputs: Inputs,
 ) -> pa.Table:
-    """Build the prediction rows of one ranker (student, control or champion) on one kind of inputs.
+    """Build the prediction rows of one ranker (student, control, champion or reference) on one kind of inputs.
 
     Args:
         scores: Raw output per task [n], optionally the ranking score under ``RANK_TASK``.

@@ -10,7 +10,9 @@ ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL = "absolute", "baseline", "champi
 """Comparisons: with a bound, with popularity, with the champion, with the confirmed release, student with control."""
 
 
-def measure_quality(evaluation: Evaluation, surface: Surface, kind: str, *, champion: bool) -> list[dict[str, Any]]:
+def measure_quality(
+    evaluation: Evaluation, surface: Surface, kind: str, *, champion: bool, reference: bool = False
+) -> list[dict[str, Any]]:
     """Return the candidate's primary metric of each gated task, and its differences.
 
     Args:
@@ -18,6 +20,7 @@ def measure_quality(evaluation: Evaluation, surface: Surface, kind: str, *, cham
         surface: Tasks and thresholds.
         kind: Which model is the candidate, ``student`` or ``control``.
         champion: Whether there is a champion to compare with.
+        reference: Whether there is a reference release, other than the champion, to compare with.
 
     Returns:
         Rows of ``task``, ``comparison``, ``metric``, ``value``, ``lo``, ``hi``, ``n``, ``mde``.
@@ -31,6 +34,7 @@ def measure_quality(evaluation: Evaluation, surface: Surface, kind: str, *, cham
         found.append(_row(task, ABSOLUTE, own.metric, own.value, own))
         others = {BASELINE: "baseline"} if surface.tasks[task].baseline else {}
         others |= {CHAMPION: "champion"} if champion else {}
+        others |= {REFERENCE: "reference"} if reference else {}
         others |= {RIVAL: "control"} if kind == "student" else {}
         for comparison, model in others.items():
             difference = evaluation.difference(kind, model, task)

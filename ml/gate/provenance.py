@@ -24,6 +24,7 @@ def compare_origins(
     contract: Contract,
     evaluation: Evaluation,
     champion: Release | None,
+    reference: Release | None = None,
 ) -> list[dict[str, str]]:
     """Re-derive what the manifest states.
 
@@ -35,6 +36,7 @@ def compare_origins(
         contract: The pinned teacher.
         evaluation: The evaluation that the verdict judges.
         champion: What serves now.
+        reference: The reference release, where it is another one.
 
     Returns:
         Rows of ``item``, ``stated`` and ``found``, as text.
@@ -52,6 +54,10 @@ def compare_origins(
         "evaluated rows": (evaluation.rows, sum(d.rows for d in manifest.examples if d.day in manifest.eval_days)),
         "evaluated model": (evaluation.models.get(manifest.kind), manifest.checkpoint_sha256),
         "evaluated champion": (evaluation.models.get("champion"), champion.manifest.onnx_sha256 if champion else None),
+        "evaluated reference": (
+            evaluation.models.get("reference"),
+            reference.manifest.onnx_sha256 if reference else None,
+        ),
         "surface specification": (manifest.spec_digest, surface.digest),
         "gate thresholds": (manifest.gate_digest, surface.gate.digest),
         "teacher": (teacher and f"{teacher.name} {teacher.version}", f"{contract.name} {contract.version}"),

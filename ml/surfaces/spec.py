@@ -169,6 +169,11 @@ class QualityGate(_Model):
 
     margin: float = Field(gt=0)
     min: float
+    reference_margin: float | None = Field(
+        default=None,
+        gt=0,
+        description="Loss against the reference release that all releases since may sum to; 2 margins",
+    )
 
 
 class SliceGate(_Model):

@@ -263,6 +263,51 @@ def test_the_champion_is_compared_by_interval_and_margin(world, value, lo, hi, o
 
 
 @pytest.mark.parametrize(
+    ("value", "lo", "hi", "outcome"),
+    [
+        (0.0, -0.05, 0.05, "pass"),
+        (-0.07, -0.11, 0.01, "warn"),
+        (-0.12, -0.3, 0.1, "fail"),
+        (-0.02, -0.03, -0.01, "fail"),
+        (0.0, -0.4, 0.4, "warn"),
+    ],
+)
+def test_slow_decay_is_bounded_by_a_cumulative_margin_against_the_reference(world, value, lo, hi, outcome: str) -> None:
+    from checks import gx
+    from checks.suites.quality import quality_suite
+
+    rows = [_rows("ctr", "reference", value, lo, hi)]
+    (check,) = gx.validate(rows, quality_suite(world.surface.gate.quality, rows))
+    assert (check.name, check.outcome) == ("ctr_auc_minus_reference", outcome)
+    assert ">= -0.1" in check.threshold, "two margins of 0.05"
+
+
+def test_a_confirmed_release_that_no_longer_serves_is_scored_and_must_have_been(world, evaluation, tmp_path) -> None:
+    from ml.pipeline import _released_models
+    from ml.store.verdicts import Override
+
+    settings = world.settings.model_copy(update={"home": tmp_path})
+    store = ReleaseStore(settings.artifacts_dir)
+    first = _promoted(world, evaluation, store, world.candidate)
+    store.confirm("tiny", by="test", reason="looks right")
+    assert set(_released_models(settings, world.surface)) == {"champion"}, "the reference serves"
+    other = _variant(world, store, seed=5)
+    _promoted(world, evaluation, store, other, Override(by="test", reason="to have a newer champion"))
+    released = _released_models(settings, world.surface)
+    assert set(released) == {"champion", "reference"}
+    assert released["reference"][0] == store.release("tiny", first).manifest.onnx_sha256
+    verdict = _judge(world, evaluation, store, candidate=_variant(world, store, seed=6))
+    assert "evaluated reference" in _failed(verdict, 10)
+
+
+def _promoted(world, evaluation, store, candidate, override=None) -> str:
+    _judge(world, evaluation, store, candidate=candidate)
+    key = store.verdict_key(world.surface, candidate)
+    pointer = store.promote("tiny", candidate, key, partition=world.partition, by="t", reason="r", override=override)
+    return pointer.release
+
+
+@pytest.mark.parametrize(
     ("row", "outcome"),
     [
         (_rows("ctr", "absolute", 0.7, 0.6, 0.8), Outcome.PASS),

@@ -42,8 +42,8 @@ if __name__ == "__main__":
 
 def held(settings: Settings) -> dict[str, float]:
     with Lake(settings) as lake:
-        rows = lake.sql(f"select trial, task, slice, value from lake.{TRIALS_TABLE}").to_pylist()
-    found = {f"{row['trial']} {row['task']} {row['slice']}": row["value"] for row in rows}
+        rows = lake.sql(f"select trial, task, slice, metric, value from lake.{TRIALS_TABLE}").to_pylist()
+    found = {f"{row['trial']} {row['task']} {row['slice']} {row['metric']}": row["value"] for row in rows}
     assert len(found) == len(rows), "a trial is in the lake twice"
     return found
 
@@ -101,7 +101,7 @@ def test_a_finished_study_is_reported_with_its_levels_and_lifts(study: tuple[Set
     teacher = {
         row["condition"]: row["value"]
         for row in rows.to_pylist()
-        if row["arm"] == "teacher" and row["slice"] == "all" and row["task"] == "ctr"
+        if row["arm"] == "teacher" and (row["slice"], row["task"], row["metric"]) == ("all", "ctr", "auc")
     }
     assert len(set(teacher.values())) == 3 and teacher[""] == teacher["volume 0.5"]
     markdown, page, *plots = write_report(settings, design, tmp_path / "results.md")
