@@ -277,6 +277,107 @@ def release_show(
     _table(f"verdict of {shown.id}: {shown.verdict.decision}", [_guard_row(guard) for guard in shown.verdict.guards])
 
 
+@release_app.command("verdict")
+def release_verdict(
+    surface: Surface,
+    partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
+) -> None:
+    """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
+    from ml.pipeline import artifact_name
+    from ml.store.artifacts import ArtifactStore
+    from ml.store.verdicts import Outcome, VerdictStore
+
+    settings = _settings()
+    store, name = ArtifactStore(settings.artifacts_dir), artifact_name(_surface(settings, surface), "onnx")
+    partitions = store.partitions(name)
+    day = partition or (partitions[-1] if partitions else "")
+    candidate = store.latest(name, day) if day else None
+    if candidate is None:
+        raise ValueError(
+            f"{surface} has no candidate of {day or 'any day'}; there are {', '.join(partitions) or 'none'}"
+        )
+    judged = VerdictStore(settings.artifacts_dir).of_candidate(surface, candidate.digest)
+    if not judged:
+        raise ValueError(f"the gate never judged the candidate of {day}; materialize {surface}/onnx with its checks")
+    verdict = judged[-1].verdict
+    _table(f"verdict of {surface} {day}: {verdict.decision}", [_guard_row(guard) for guard in verdict.guards])
+    kept_back = [
+        {
+            "guard": guard.number,
+            "check": check.name,
+            "outcome": check.outcome,
+            "value": check.value,
+            "wanted": check.threshold,
+            "detail": check.detail,
+        }
+        for guard in verdict.guards
+        for check in guard.checks
+        if check.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN)
+    ]
+    if kept_back:
+        _table("checks that did not pass", kept_back)
+    console.print(f"read {judged[-1].path}", soft_wrap=True)
+
+
+@release_app.command("diff")
+def release_diff(
+    before: Annotated[str, typer.Argument(help="Id of a release.")],
+    after: Annotated[str, typer.Argument(help="Id of another, or a surface for its champion.")],
+) -> None:
+    """Print what differs between two releases: what they were made of, and what the gate measured."""
+    from ml.lineage.trace import difference, find_release
+    from ml.store.releases import ReleaseStore
+
+    store = ReleaseStore(_settings().artifacts_dir)
+    pair = [find_release(store, name) for name in (before, after)]
+    rows = difference(*pair)
+    _table(f"{pair[0].id} and {pair[1].id}", rows)
+
+
+@release_app.command("promote")
+def release_promote(
+    surface: Surface,
+    partition: Annotated[str, typer.Option(help="Day of the candidate.")],
+    by: By,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
+) -> None:
+    """Make a judged candidate the champion. Refused without a passing verdict about exactly its bytes."""
+    from datetime import date
+
+    from ml.pipeline import promote_candidate
+
+    settings = _settings()
+    released = promote_candidate(
+        settings, _surface(settings, surface), date.fromisoformat(partition), by=by, reason=reason
+    )
+    console.print(f"{surface} now serves {released.release}")
+
+
+@release_app.command("override")
+def release_override(
+    surface: Surface,
+    partition: Annotated[str, typer.Option(help="Day of the candidate.")],
+    reason: Reason,
+    by: By,
+) -> None:
+    """Promote a candidate that the gate refused; name and reason stand in the release and on its card."""
+    from datetime import date
+
+    from ml.pipeline import promote_candidate
+    from ml.store.verdicts import Override
+
+    settings = _settings()
+    released = promote_candidate(
+        settings,
+        _surface(settings, surface),
+        date.fromisoformat(partition),
+        by=by,
+        reason=reason,
+        override=Override(by=by, reason=reason),
+    )
+    console.print(f"{surface} now serves {released.release}, against the gate: {reason}")
+
+
 @release_app.command("confirm")
 def release_confirm(surface: Surface, reason: Reason, by: By) -> None:
     """Make the champion the reference that later candidates are compared with, against slow decay."""
@@ -331,7 +432,7 @@ def _table(title: str, rows: list[dict[str, Any]]) -> None:
         return
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()))
     console.print(table)

@@ -23,6 +23,7 @@ from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
     from ml.store.releases import Release
+    from ml.store.verdicts import Override
 
 Role = Literal["control", "student"]
 
@@ -332,8 +333,16 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
     )
 
 
-def promote_candidate(settings: Settings, surface: Surface, partition: date, *, by: str) -> Released:
-    """Make the candidate of a partition the champion, if its verdict allows it.
+def promote_candidate(
+    settings: Settings,
+    surface: Surface,
+    partition: date,
+    *,
+    by: str,
+    reason: str | None = None,
+    override: "Override | None" = None,
+) -> Released:
+    """Make the candidate of a partition the champion, if its verdict or a person's override allows it.
 
     Raises:
         PromotionRefused: With the reason; nothing was changed.
@@ -350,7 +359,8 @@ def promote_candidate(settings: Settings, surface: Surface, partition: date, *, 
         store.verdict_key(surface, candidate),
         partition=partition,
         by=by,
-        reason=f"candidate of {partition}",
+        reason=reason or f"candidate of {partition}",
+        override=override,
         evaluation=evaluation.json("evaluation.json"),
         plots={name.removesuffix(".png"): evaluation.read(name) for name in evaluation.files if name.endswith(".png")},
     )

@@ -110,6 +110,30 @@ def trace(settings: Settings, release: Release) -> Node:
     )
 
 
+def difference(before: Release, after: Release) -> list[dict[str, str]]:
+    """Return what two releases were made of and measured at, where it differs; rows of ``what`` and both ids."""
+
+    def told(release: Release) -> dict[str, str]:
+        content = release.manifest.model_dump(mode="json", exclude={"examples", "soft_labels"})
+        days = {day.day: day for day in (*release.manifest.examples, *release.manifest.soft_labels)}
+        found = {key: value for key, value in content.items() if not isinstance(value, dict | list)}
+        found |= {f"library {name}": version for name, version in release.manifest.libraries.items()}
+        found |= {f"teacher {key}": value for key, value in (content["teacher"] or {}).items()}
+        found["training days"] = _span(release.manifest.train_days)
+        found["evaluation days"] = _span(release.manifest.eval_days)
+        found["rows"] = f"{sum(day.rows for day in days.values()):,}"
+        for guard in release.verdict.guards:
+            found |= {f"guard {guard.number}: {c.name}": c.value for c in guard.checks if c.value is not None}
+        return {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in found.items()}
+
+    old, new = told(before), told(after)
+    return [
+        {"what": key, before.id: old.get(key, ""), after.id: new.get(key, "")}
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+
+
 def as_page(root: Node) -> str:
     """Return the tree as one HTML page that needs no other file."""
     import jinja2

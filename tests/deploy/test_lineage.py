@@ -9,7 +9,7 @@ import pytest
 
 from ml.lake import Lake
 from ml.lineage.reproduce import NotReproducible, reproduce
-from ml.lineage.trace import as_page, find_release, trace
+from ml.lineage.trace import as_page, difference, find_release, trace
 from ml.settings import Settings
 from ml.store.releases import Release, ReleaseStore
 
@@ -89,3 +89,27 @@ def test_what_is_gone_is_named_instead_of_reproduced(settings: Settings, release
         other = replace(release, manifest=release.manifest.model_copy(update=change))
         with pytest.raises(NotReproducible, match=reason):
             reproduce(settings, other)
+
+
+def test_the_commands_tell_the_verdict_and_promote_what_serves_already_without_a_move(
+    settings: Settings, release: Release, run_command: Callable[..., str]
+) -> None:
+    said = run_command(settings.home, "release", "verdict", "homepage")
+    assert f"verdict of homepage {release.manifest.partition}: pass" in said and "quality" in said
+    store = ReleaseStore(settings.artifacts_dir)
+    moves = len(store.history("homepage"))
+    day = str(release.manifest.partition)
+    said = run_command(settings.home, "release", "promote", "homepage", "--partition", day, "--by", "test")
+    assert f"homepage now serves {release.id}" in said and len(store.history("homepage")) == moves
+
+
+def test_two_releases_differ_in_what_they_were_made_of(release: Release) -> None:
+    other = replace(
+        release,
+        record=release.record.model_copy(update={"id": "other"}),
+        manifest=release.manifest.model_copy(update={"seed": 99, "libraries": {"torch": "1"}}),
+    )
+    found = {row["what"]: (row[release.id], row["other"]) for row in difference(release, other)}
+    assert found["seed"] == (str(release.manifest.seed), "99")
+    assert found["library torch"] == (release.manifest.libraries["torch"], "1")
+    assert "partition" not in found and difference(release, release) == []
