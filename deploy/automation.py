@@ -1,6 +1,15 @@
-"""Jobs: the parts of the graph that people and schedules ask for by name."""
+"""Jobs, sensors and schedules: the parts of the graph that people ask for by name, and what asks for them at night.
 
+Files that arrive or change become their days' base tables (`landing_sensor`), those the ranking tables and soft labels
+of every day that can see them (`ranking_sensor`); another teacher relabels what students train on (`teacher_sensor`);
+once a day each surface gets a student of its newest final day (`<surface>_release_schedule`). Failed checks leave a run
+green, so `failed_check_sensor` tells of them. All are off until somebody turns them on in the UI.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -8,7 +17,12 @@ from assets.names import surface_key
 from ml.settings import Settings
 from ml.surfaces.spec import Surface
 
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
+BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
+
+_SECONDS = 60
+_ALERTS = 100
 
 
 def release_chain(surface: Surface) -> list[dg.AssetKey]:
@@ -16,25 +30,232 @@ def release_chain(surface: Surface) -> list[dg.AssetKey]:
     return [surface_key(surface.name, name) for name in RELEASE_CHAIN]
 
 
-def build_jobs(settings: Settings, surfaces: Mapping[str, Surface]) -> Sequence[dg.JobDefinition]:
-    """Return the jobs of a home: one that prepares days, one per surface that makes a release, one that rolls back."""
-    daily = dg.define_asset_job(
-        "daily_tables_job",
-        selection=dg.AssetSelection.groups("landing", "staging", "intermediate", "features")
-        | dg.AssetSelection.assets(
-            *(surface_key(name, asset) for name in surfaces for asset in ("examples", "teacher_inputs", "soft_labels"))
-        ),
-        description="Landing, features and soft labels of the days asked for.",
+def range_tags(first: date, last: date) -> dict[str, str]:
+    """Return the tags of one run over the days [first, last]."""
+    return {RANGE_START: first.isoformat(), RANGE_END: last.isoformat()}
+
+
+def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
+    """Return the runs of consecutive days among ``days``, each as (first, last), oldest first."""
+    found: list[tuple[date, date]] = []
+    for day in sorted(set(days)):
+        if found and day == found[-1][1] + timedelta(days=1):
+            found[-1] = (found[-1][0], day)
+        else:
+            found.append((day, day))
+    return found
+
+
+def affected(settings: Settings, first: date, last: date, landed: date) -> tuple[date, date] | None:
+    """Return the days whose ranking tables can see base tables of [first, last]; None where none is final yet.
+
+    The day before sees them through its label window, the ``feature_window_days`` after through trailing features. The
+    newest landed day has no day after it yet, so its labels are not final, unless the source ends with it.
+
+    Args:
+        settings: First and last day, and the feature window.
+        first: First changed day.
+        last: Last changed day.
+        landed: Newest landed day.
+    """
+    final = landed if landed == settings.last_day else landed - timedelta(days=1)
+    start = max(first - timedelta(days=1), settings.first_day)
+    end = min(last + timedelta(days=settings.feature_window_days), final)
+    return (start, end) if start <= end else None
+
+
+def build_jobs(surfaces: Mapping[str, Surface]) -> list[Any]:
+    """Return the jobs of a home: base tables, ranking tables and soft labels of days, releases, and the way back."""
+    labels = dg.AssetSelection.assets(*(surface_key(name, "soft_labels") for name in surfaces))
+    ranking = dg.AssetSelection.groups("features") | dg.AssetSelection.assets(
+        *(surface_key(name, asset) for name in surfaces for asset in ("examples", "teacher_inputs"))
     )
+    days = [
+        dg.define_asset_job(
+            BASE_JOB,
+            selection=dg.AssetSelection.groups("landing", "staging", "intermediate"),
+            description="Landing and base tables of the days asked for.",
+        ),
+        dg.define_asset_job(
+            RANKING_JOB,
+            selection=ranking | labels,
+            description="Features, examples, teacher inputs and soft labels of the days asked for.",
+        ),
+        dg.define_asset_job(LABELS_JOB, selection=labels, description="Soft labels of the days asked for."),
+    ]
     releases = [
         dg.define_asset_job(
-            f"{surface.name}_release_job",
+            release_job_name(surface),
             selection=dg.AssetSelection.assets(*release_chain(surface)),
             description=f"Training set to release of {surface.name} for one day.",
         )
         for surface in surfaces.values()
     ]
-    return [daily, *releases, rollback_job]  # type: ignore[list-item]
+    return [*days, *releases, rollback_job]
+
+
+def release_job_name(surface: Surface) -> str:
+    """Return the name of the job that makes a release of one surface."""
+    return f"{surface.name}_release_job"
+
+
+def build_sensors(surfaces: Mapping[str, Surface], jobs: Sequence[Any]) -> list[dg.SensorDefinition]:
+    """Return the sensors of a home; ``jobs`` are those of ``build_jobs``."""
+    base, ranking, labels = (_named(jobs, name) for name in (BASE_JOB, RANKING_JOB, LABELS_JOB))
+    window = max(s.window.train_days + s.window.eval_days for s in surfaces.values())
+
+    @dg.sensor(
+        job=base,
+        minimum_interval_seconds=_SECONDS,
+        description="Days of the landing zone that are complete and new or changed: one run per range of days.",
+    )
+    def landing_sensor(
+        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.SensorResult | dg.SkipReason:
+        from ml.landing.changes import changed_days
+
+        changes = changed_days(settings)
+        if not changes.ready:
+            waiting = [f"{day} waits: {'; '.join(reasons)}" for day, reasons in list(changes.waiting.items())[:3]]
+            return dg.SkipReason("; ".join(waiting) or "every complete day is landed as it is")
+        requests = []
+        for first, last in ranges(list(changes.ready)):
+            hashes = [h for day, h in changes.ready.items() if first <= day <= last]
+            # The same bytes are asked for once: a day that failed waits for other files, or for a person.
+            key = f"{first} to {last} {_digest(hashes)}"
+            requests.append(dg.RunRequest(run_key=key, tags=range_tags(first, last)))
+        return dg.SensorResult(run_requests=requests)
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        monitored_jobs=[base],
+        request_job=ranking,
+        minimum_interval_seconds=_SECONDS,
+        description="After base tables: the ranking tables and soft labels of every final day that can see them.",
+    )
+    def ranking_sensor(
+        context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        tags = context.dagster_run.tags
+        days = [date.fromisoformat(tags[tag]) for tag in (RANGE_START, RANGE_END) if tag in tags]
+        days = days or [date.fromisoformat(tags["dagster/partition"])]
+        landed = _newest_landed(settings)
+        span = affected(settings, days[0], days[-1], landed) if landed else None
+        if span is None:
+            return dg.SkipReason(f"labels of {days[0]} are not final before the day after it has landed")
+        return dg.RunRequest(run_key=context.dagster_run.run_id, tags=range_tags(*span))
+
+    @dg.sensor(
+        job=labels,
+        minimum_interval_seconds=_SECONDS,
+        description="Another pinned teacher: relabel the days that students train and are judged on.",
+    )
+    def teacher_sensor(
+        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        from ml.teacher.contract import ContractError, teacher_contract
+        from ml.teacher.labels import unlabelled_days
+
+        landed = _newest_landed(settings)
+        if landed is None:
+            return dg.SkipReason("nothing has landed")
+        try:
+            contract = teacher_contract(settings)
+        except (ContractError, FileNotFoundError) as error:
+            return dg.SkipReason(f"no teacher yet: {error}")
+        first = max(landed - timedelta(days=window), settings.first_day)
+        days = unlabelled_days(settings, list(surfaces), contract, first, landed)
+        if not days:
+            return dg.SkipReason(f"{contract.name} {contract.version} has labelled every day from {first} on")
+        key = f"{contract.contract_hash} {days[0]} to {days[-1]}"
+        return dg.RunRequest(run_key=key, tags=range_tags(days[0], days[-1]))
+
+    @dg.sensor(
+        minimum_interval_seconds=_SECONDS,
+        description="Checks that failed since the last look: into reports/alerts.jsonl, and to CROSSFADE_ALERT_URL.",
+    )
+    def failed_check_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SkipReason:
+        from ml.alerts import send
+
+        alerts, cursor = _failed_checks(context.instance, context.cursor)
+        send(settings, alerts)
+        context.update_cursor(cursor)
+        return dg.SkipReason(f"{len(alerts)} failed checks were told" if alerts else "no check failed")
+
+    return [landing_sensor, ranking_sensor, teacher_sensor, failed_check_sensor]
+
+
+def build_schedules(
+    settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Any]
+) -> list[dg.ScheduleDefinition]:
+    """Return one schedule per surface: the release of its newest final day, once a day."""
+    return [_release_schedule(settings, s, _named(jobs, release_job_name(s))) for s in surfaces.values()]
+
+
+def _named(jobs: Sequence[Any], name: str) -> Any:
+    return next(job for job in jobs if job.name == name)
+
+
+def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{surface.name}_release_schedule",
+        cron_schedule=settings.release_cron,
+        execution_timezone=settings.release_timezone,
+        job=job,
+        description=f"A release of {surface.name} for the newest day whose examples and soft labels are there.",
+    )
+    def schedule(
+        context: dg.ScheduleEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        from ml.pipeline import newest_partition
+
+        day, why = newest_partition(settings, surface)
+        if day is None:
+            return dg.SkipReason(why)
+        return dg.RunRequest(run_key=f"{surface.name} {day}", partition_key=day.isoformat())
+
+    return schedule
+
+
+def _newest_landed(settings: Settings) -> date | None:
+    from ml.lake import Lake
+    from ml.landing.ledger import LABEL_TABLE, landed_days
+
+    with Lake(settings) as lake:
+        return max(landed_days(lake, LABEL_TABLE), default=None)
+
+
+def _failed_checks(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[dict[str, Any]], str]:
+    """Return the failed checks after a cursor and the cursor to go on from; the first look tells of nothing old."""
+    kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    if cursor is None:
+        newest = instance.get_event_records(dg.EventRecordsFilter(kind), limit=1)
+        return [], str(newest[0].storage_id if newest else 0)
+    records = instance.get_event_records(
+        dg.EventRecordsFilter(kind, after_cursor=int(cursor)), limit=_ALERTS, ascending=True
+    )
+    alerts = []
+    for record in records:
+        event = record.event_log_entry.get_dagster_event()
+        evaluation = event.asset_check_evaluation_data
+        if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR:
+            alerts.append(
+                {
+                    "at": record.event_log_entry.timestamp,
+                    "asset": evaluation.asset_key.to_user_string(),
+                    "check": evaluation.check_name,
+                    "partition": evaluation.partition,
+                    "reason": evaluation.description,
+                    "run_id": record.event_log_entry.run_id,
+                }
+            )
+    return alerts, str(records[-1].storage_id if records else cursor)
+
+
+def _digest(values: Sequence[str]) -> str:
+    import hashlib
+
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 class RollbackConfig(dg.Config):

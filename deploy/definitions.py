@@ -19,7 +19,7 @@ from assets.students import build_students  # noqa: E402
 from assets.study import build_study  # noqa: E402
 from assets.teacher import build_teacher  # noqa: E402
 from checks.assets import build_checks  # noqa: E402
-from deploy.automation import build_jobs  # noqa: E402
+from deploy.automation import build_jobs, build_schedules, build_sensors  # noqa: E402
 from ml.settings import Settings  # noqa: E402
 from ml.surfaces.spec import load_surfaces  # noqa: E402
 
@@ -38,6 +38,7 @@ def build_definitions(
         loggers: Dagster loggers; default is Dagster's own.
     """
     surfaces = load_surfaces(settings)
+    jobs = build_jobs(surfaces)
     assets: list[dg.AssetsDefinition] = [build_landing(settings), *build_features(settings, surfaces)]
     assets += build_teacher(settings)
     for surface in surfaces.values():
@@ -50,7 +51,9 @@ def build_definitions(
     return dg.Definitions(
         assets=assets,
         asset_checks=build_checks(settings, surfaces),
-        jobs=build_jobs(settings, surfaces),
+        jobs=jobs,
+        sensors=build_sensors(surfaces, jobs),
+        schedules=build_schedules(settings, surfaces, jobs),
         resources={"settings": settings, "progress": progress or ProgressResource(), "dbt": dbt_resource(settings)},
         loggers=dict(loggers or {}),
         executor=dg.in_process_executor,

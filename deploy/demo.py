@@ -16,14 +16,12 @@ import dagster as dg
 from dagster import DagsterInstance
 
 from assets.names import STUDY_GROUP
-from deploy.automation import release_chain
+from deploy.automation import range_tags, release_chain
 from deploy.home import prepare, rebuild
 from deploy.terminal import TerminalProgress, console, reporter, terminal_logger
 from ml.landing.sources import write_raw_files
 from ml.settings import Settings, home_from_environment, write_settings_file
 from ml.surfaces.spec import load_surfaces, teacher_end
-
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 STAGES = {
     "landing": "landing",
@@ -101,7 +99,7 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
 
     definitions = build_definitions(settings, progress=TerminalProgress(), loggers={"console": terminal_logger})
     assert settings.last_day is not None
-    tags = {RANGE_START: settings.first_day.isoformat(), RANGE_END: settings.last_day.isoformat()}
+    tags = range_tags(settings.first_day, settings.last_day)
     partition = settings.last_day.isoformat()
     in_release = {key for surface in surfaces.values() for key in release_chain(surface)}
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:

@@ -23,7 +23,7 @@ REBUILT = (
 """What a demo may remove from a home that an earlier demo made."""
 
 
-OF_A_PROCESS = {"home", "serve_host", "serve_port", "serve_token", "threads", "memory_limit"}
+OF_A_PROCESS = {"home", "serve_host", "serve_port", "serve_token", "alert_url", "threads", "memory_limit"}
 """Settings of one machine or process, or secret: a home does not keep them."""
 
 

@@ -9,7 +9,7 @@ import json
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -427,6 +427,37 @@ def tune_control(
         progress=lambda done, total, _: progress(Step(f"tune {surface.name}", done, total)),
     )
     return [trial.row() for trial in found]
+
+
+def newest_partition(settings: Settings, surface: Surface) -> tuple[date | None, str]:
+    """Return the newest day that a student can be made of and was not, or None and why.
+
+    A partition D needs examples and soft labels of every day of its window, the last of which is D - 1.
+    """
+    from ml.students.dataset import TrainingSetError, build_training_set
+    from ml.teacher.contract import ContractError, teacher_contract
+
+    try:
+        contract = teacher_contract(settings)
+    except (ContractError, FileNotFoundError) as error:
+        return None, f"no teacher yet: {error}"
+    with Lake(settings) as lake:
+        table = f"features.examples_{surface.name}"
+        if not lake.table_exists(table):
+            return None, f"{table} was not built yet"
+        (last,) = lake.connection.execute(f"select max(day) from lake.{table}").fetchone() or (None,)
+        if last is None:
+            return None, f"{table} is empty"
+        day = last + timedelta(days=1)
+        if settings.last_day is not None:
+            day = min(day, settings.last_day)
+        if ArtifactStore(settings.artifacts_dir).latest(artifact_name(surface, "onnx"), day.isoformat()) is not None:
+            return None, f"the candidate of {day} was made already"
+        try:
+            build_training_set(lake, surface, day, contract.version, contract.contract_hash, contract.tasks)
+        except TrainingSetError as error:
+            return None, str(error)
+    return day, ""
 
 
 def git_commit() -> str | None:

@@ -214,6 +214,28 @@ def labels_hash(lake: Lake, surface_name: str, contract: Contract, days: Iterabl
     return lake.content_hash(relation, [list(days), contract.version, contract.contract_hash])
 
 
+def unlabelled_days(
+    settings: Settings, surfaces: Sequence[str], contract: Contract, first: date, last: date
+) -> list[date]:
+    """Return the days of [first, last] that have teacher inputs, but on some surface no soft label of this contract."""
+    found: set[date] = set()
+    between = "where day between ? and ?"
+    with Lake(settings) as lake:
+        for surface in surfaces:
+            inputs, labels = f"{FEATURES}.teacher_inputs_{_checked(surface)}", soft_labels_table(surface)
+            if not lake.table_exists(inputs):
+                continue
+            wanted = lake.connection.execute(f"select distinct day from {ALIAS}.{inputs} {between}", [first, last])
+            days = {day for (day,) in wanted.fetchall()}
+            if lake.table_exists(labels):
+                mine = "and teacher_version = ? and contract_hash = ?"
+                known = [first, last, contract.version, contract.contract_hash]
+                there = lake.connection.execute(f"select distinct day from {ALIAS}.{labels} {between} {mine}", known)
+                days -= {day for (day,) in there.fetchall()}
+            found |= days
+    return sorted(found)
+
+
 def rescore(
     lake: Lake,
     settings: Settings,
