@@ -1,0 +1,179 @@
+"""What asks for runs at night: which days, which ranges, how often, and what it says when it asks for nothing."""
+
+import json
+import shutil
+from datetime import date, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.automation import RANGE_END, RANGE_START, _failed_checks, affected, ranges
+from deploy.definitions import build_definitions
+from ml.lake import Lake
+from ml.landing.changes import changed_days
+from ml.landing.load import init_tables, load_days
+from ml.landing.readiness import SUCCESS
+from ml.settings import Settings
+from ml.simulator.write import write_landing
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST = date(2026, 1, 1)
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_ranges_cover_the_days_and_no_other_and_never_touch(days: set[int]):
+    found = ranges([FIRST + timedelta(days=d) for d in days])
+    covered = [first + timedelta(days=i) for first, last in found for i in range((last - first).days + 1)]
+    assert covered == [FIRST + timedelta(days=d) for d in sorted(days)]
+    assert all(b[0] - a[1] > timedelta(days=1) for a, b in pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "landed", "expected"),
+    [
+        (10, 10, 10, (9, 9)),  # the newest day: its labels are not final, those of the day before are
+        (0, 9, 9, (0, 8)),  # the first days
+        (3, 4, 40, (2, 18)),  # a corrected day: the day before by its labels, 14 after by trailing features
+        (30, 30, 31, (29, 31)),  # the end of a finite source is final
+        (0, 0, 0, None),  # one day alone has nothing final
+    ],
+)
+def test_a_changed_day_affects_the_days_that_can_see_it(first: int, last: int, landed: int, expected):
+    settings = Settings(first_day=FIRST, last_day=FIRST + timedelta(days=31), feature_window_days=14)
+    day = [FIRST + timedelta(days=d) for d in (first, last, landed)]
+    found = affected(settings, *day)
+    assert found == (expected and tuple(FIRST + timedelta(days=d) for d in expected))
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A landing zone of eleven simulated days."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_landing(Settings(home=folder / "home", landing_dir=folder / "landing", simulator_preset="tiny", threads=1))
+    return folder / "landing"
+
+
+@pytest.fixture
+def settings(raw: Path, tmp_path: Path) -> Settings:
+    shutil.copytree(raw, tmp_path / "landing")
+    return Settings(
+        home=tmp_path / "home",
+        landing_dir=tmp_path / "landing",
+        simulator_preset="tiny",
+        surfaces_dir=ROOT / "tests" / "surfaces",
+        threads=1,
+    )
+
+
+def test_complete_days_are_found_once_changed_ones_again_and_others_say_what_they_wait_for(settings: Settings):
+    days = [FIRST + timedelta(days=d) for d in range(11)]
+    landing = settings.landing_dir
+    assert landing is not None
+    (landing / "listens" / f"day={days[10]}" / SUCCESS).unlink()
+    with Lake(settings) as lake:
+        init_tables(lake)
+    found = changed_days(settings)
+    assert list(found.ready) == days[:10] and list(found.waiting) == [days[10]]
+    [reason] = found.waiting[days[10]]
+    assert "listens" in reason and SUCCESS in reason
+
+    with Lake(settings) as lake:
+        load_days(lake, settings, days[:10], {"homepage", "radio"})
+    assert changed_days(settings).ready == {}
+
+    [file] = [p for p in (landing / "users" / f"day={days[3]}").iterdir() if p.suffix == ".parquet"]
+    shutil.copyfile(file, file.with_name("late.parquet"))
+    (landing / "listens" / f"day={days[10]}" / SUCCESS).touch()
+    changed = changed_days(settings)
+    assert list(changed.ready) == [days[3], days[10]] and not changed.waiting
+    file.with_name("late.parquet").unlink()
+    assert list(changed_days(settings).ready) == [days[10]], "what is as it was landed is not landed again"
+
+
+def tick(settings: Settings, name: str, instance: dg.DagsterInstance) -> Any:
+    repository = build_definitions(settings).get_repository_def()
+    context = dg.build_sensor_context(instance=instance, repository_def=repository, resources={"settings": settings})
+    return repository.get_sensor_def(name).evaluate_tick(context)
+
+
+def test_the_landing_sensor_asks_for_each_range_once_and_for_the_same_files_with_the_same_key(
+    settings: Settings, prepared_home: Path
+):
+    home = settings.model_copy(update={"home": prepared_home})
+    shutil.rmtree(home.landing_dir / "exposures" / f"day={FIRST + timedelta(days=4)}")
+    with dg.DagsterInstance.ephemeral() as instance:
+        asked, again = (tick(home, "landing_sensor", instance).run_requests for _ in range(2))
+    assert [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in asked] == [
+        ("2026-01-01", "2026-01-04"),
+        ("2026-01-06", "2026-01-11"),
+    ]
+    assert [r.run_key for r in asked] == [r.run_key for r in again]
+
+
+def test_sensors_and_schedules_of_a_finished_demo_ask_for_nothing_and_say_why(tiny_demo: Path):
+    home = Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
+    repository = build_definitions(home).get_repository_def()
+    said = {}
+    with dg.DagsterInstance.ephemeral() as instance:
+        for name in ("landing_sensor", "teacher_sensor"):
+            outcome = tick(home, name, instance)
+            assert not outcome.run_requests
+            said[name] = outcome.skip_message
+        for schedule in repository.schedule_defs:
+            context = dg.build_schedule_context(
+                instance=instance, repository_def=repository, resources={"settings": home}
+            )
+            outcome = schedule.evaluate_tick(context)
+            assert not outcome.run_requests
+            said[schedule.name] = outcome.skip_message
+    assert said["landing_sensor"] == "every complete day is landed as it is"
+    assert "has labelled every day" in said["teacher_sensor"]
+    assert said["homepage_release_schedule"] == f"the candidate of {home.last_day} was made already"
+
+
+def test_another_pinned_teacher_relabels_the_days_that_students_see(tiny_demo: Path, tmp_path: Path):
+    home = Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
+    shutil.copytree(tiny_demo / "teacher", tmp_path / "teacher")
+    contract = tmp_path / "teacher" / "contract.yaml"
+    contract.write_text(contract.read_text().replace("version: ", "version: next-", 1))
+    other = home.model_copy(update={"teacher": contract})
+    with dg.DagsterInstance.ephemeral() as instance:
+        [asked] = tick(other, "teacher_sensor", instance).run_requests
+    assert asked.tags[RANGE_START] == str(home.first_day)
+    assert date.fromisoformat(asked.tags[RANGE_END]) >= home.last_day - timedelta(days=1)
+
+
+def test_a_failed_check_is_told_once_and_a_passed_one_never(settings: Settings):
+    @dg.asset
+    def table() -> None:
+        pass
+
+    def check(name: str, passed: bool, severity: dg.AssetCheckSeverity) -> dg.AssetChecksDefinition:
+        @dg.asset_check(asset=table, name=name)
+        def run() -> dg.AssetCheckResult:
+            return dg.AssetCheckResult(passed=passed, severity=severity, description=f"{name} because")
+
+        return run
+
+    error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+    checks = [check("bad", False, error), check("doubtful", False, warn), check("good", True, error)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([table, *checks], instance=instance)
+        old, cursor = _failed_checks(instance, None)
+        assert old == [], "the first look tells of nothing that lies before it"
+        dg.materialize([table, *checks], instance=instance)
+        told, cursor = _failed_checks(instance, cursor)
+        assert [(a["asset"], a["check"], a["reason"]) for a in told] == [("table", "bad", "bad because")]
+        assert _failed_checks(instance, cursor) == ([], cursor)
+
+    from ml.alerts import send
+
+    send(settings, told)
+    send(settings, [])
+    lines = (settings.reports_dir / "alerts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["check"] for line in lines] == ["bad"]
