@@ -18,7 +18,7 @@ export DO_NOT_TRACK ?= 1
 export GX_ANALYTICS_ENABLED ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test ui study kills lint lock clean
+.PHONY: help install demo test ui study kills night lint lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, 
 
 kills: $(BIN)/.dev ## Kill a study at KILLS=5 random moments and compare with an undisturbed run
 	KILLS=$(KILLS) $(BIN)/python -m pytest -s --timeout=3600 tests/campaigns/campaign_kills.py
+
+night: $(BIN)/.dev ## Let the daemon run an app's nights: files arrive, change and come late, releases follow
+	$(BIN)/python -m pytest -s --timeout=3600 tests/campaigns/campaign_night.py
 
 lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 	$(BIN)/ruff check .

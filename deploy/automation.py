@@ -3,7 +3,7 @@
 Files that arrive or change become their days' base tables (`landing_sensor`), those the ranking tables and soft labels
 of every day that can see them (`ranking_sensor`); another teacher relabels what students train on (`teacher_sensor`);
 once a day each surface gets a student of its newest final day (`<surface>_release_schedule`). Failed checks leave a run
-green, so `failed_check_sensor` tells of them. All are off until somebody turns them on in the UI.
+green, so `failed_check_sensor` tells of them. All are off until somebody turns them on in the UI, or in the settings.
 """
 
 import json
@@ -21,8 +21,14 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
 BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
 
-_SECONDS = 60
+SOURCE_EXAMPLES = dg.AssetKey(["features", "source_examples"])
+
 _ALERTS = 100
+_NOT_ENDED = [
+    status
+    for status in dg.DagsterRunStatus
+    if status not in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+]
 
 
 def release_chain(surface: Surface) -> list[dg.AssetKey]:
@@ -67,13 +73,14 @@ def affected(settings: Settings, first: date, last: date, landed: date) -> tuple
 def build_jobs(surfaces: Mapping[str, Surface]) -> list[Any]:
     """Return the jobs of a home: base tables, ranking tables and soft labels of days, releases, and the way back."""
     labels = dg.AssetSelection.assets(*(surface_key(name, "soft_labels") for name in surfaces))
-    ranking = dg.AssetSelection.groups("features") | dg.AssetSelection.assets(
+    source = dg.AssetSelection.assets(SOURCE_EXAMPLES)
+    ranking = (dg.AssetSelection.groups("features") - source) | dg.AssetSelection.assets(
         *(surface_key(name, asset) for name in surfaces for asset in ("examples", "teacher_inputs"))
     )
     days = [
         dg.define_asset_job(
             BASE_JOB,
-            selection=dg.AssetSelection.groups("landing", "staging", "intermediate"),
+            selection=dg.AssetSelection.groups("landing", "staging", "intermediate") | source,
             description="Landing and base tables of the days asked for.",
         ),
         dg.define_asset_job(
@@ -99,14 +106,18 @@ def release_job_name(surface: Surface) -> str:
     return f"{surface.name}_release_job"
 
 
-def build_sensors(surfaces: Mapping[str, Surface], jobs: Sequence[Any]) -> list[dg.SensorDefinition]:
+def build_sensors(
+    settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Any]
+) -> list[dg.SensorDefinition]:
     """Return the sensors of a home; ``jobs`` are those of ``build_jobs``."""
+    status = dg.DefaultSensorStatus.RUNNING if settings.automation else dg.DefaultSensorStatus.STOPPED
     base, ranking, labels = (_named(jobs, name) for name in (BASE_JOB, RANKING_JOB, LABELS_JOB))
     window = max(s.window.train_days + s.window.eval_days for s in surfaces.values())
 
     @dg.sensor(
         job=base,
-        minimum_interval_seconds=_SECONDS,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
         description="Days of the landing zone that are complete and new or changed: one run per range of days.",
     )
     def landing_sensor(
@@ -114,13 +125,16 @@ def build_sensors(surfaces: Mapping[str, Surface], jobs: Sequence[Any]) -> list[
     ) -> dg.SensorResult | dg.SkipReason:
         from ml.landing.changes import changed_days
 
-        changes = changed_days(settings)
-        if not changes.ready:
+        changes, busy = changed_days(settings), _days_under_way(context.instance, BASE_JOB)
+        ready = {day: digest for day, digest in changes.ready.items() if day not in busy}
+        if not ready and changes.ready:
+            return dg.SkipReason(f"{len(changes.ready)} days are being landed")
+        if not ready:
             waiting = [f"{day} waits: {'; '.join(reasons)}" for day, reasons in list(changes.waiting.items())[:3]]
             return dg.SkipReason("; ".join(waiting) or "every complete day is landed as it is")
         requests = []
-        for first, last in ranges(list(changes.ready)):
-            hashes = [h for day, h in changes.ready.items() if first <= day <= last]
+        for first, last in ranges(list(ready)):
+            hashes = [h for day, h in ready.items() if first <= day <= last]
             # The same bytes are asked for once: a day that failed waits for other files, or for a person.
             key = f"{first} to {last} {_digest(hashes)}"
             requests.append(dg.RunRequest(run_key=key, tags=range_tags(first, last)))
@@ -130,7 +144,8 @@ def build_sensors(surfaces: Mapping[str, Surface], jobs: Sequence[Any]) -> list[
         run_status=dg.DagsterRunStatus.SUCCESS,
         monitored_jobs=[base],
         request_job=ranking,
-        minimum_interval_seconds=_SECONDS,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
         description="After base tables: the ranking tables and soft labels of every final day that can see them.",
     )
     def ranking_sensor(
@@ -147,7 +162,8 @@ def build_sensors(surfaces: Mapping[str, Surface], jobs: Sequence[Any]) -> list[
 
     @dg.sensor(
         job=labels,
-        minimum_interval_seconds=_SECONDS,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
         description="Another pinned teacher: relabel the days that students train and are judged on.",
     )
     def teacher_sensor(
@@ -171,7 +187,8 @@ def build_sensors(surfaces: Mapping[str, Surface], jobs: Sequence[Any]) -> list[
         return dg.RunRequest(run_key=key, tags=range_tags(days[0], days[-1]))
 
     @dg.sensor(
-        minimum_interval_seconds=_SECONDS,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
         description="Checks that failed since the last look: into reports/alerts.jsonl, and to CROSSFADE_ALERT_URL.",
     )
     def failed_check_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SkipReason:
@@ -202,6 +219,7 @@ def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.Sche
         cron_schedule=settings.release_cron,
         execution_timezone=settings.release_timezone,
         job=job,
+        default_status=dg.DefaultScheduleStatus.RUNNING if settings.automation else dg.DefaultScheduleStatus.STOPPED,
         description=f"A release of {surface.name} for the newest day whose examples and soft labels are there.",
     )
     def schedule(
@@ -215,6 +233,18 @@ def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.Sche
         return dg.RunRequest(run_key=f"{surface.name} {day}", partition_key=day.isoformat())
 
     return schedule
+
+
+def _days_under_way(instance: dg.DagsterInstance, job: str) -> set[date]:
+    """Return the days of the runs of a job that have not ended: what they will leave is not known yet."""
+    days: set[date] = set()
+    for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=_NOT_ENDED)):
+        if RANGE_START in run.tags:
+            first, last = (date.fromisoformat(run.tags[tag]) for tag in (RANGE_START, RANGE_END))
+            days |= {first + timedelta(days=i) for i in range((last - first).days + 1)}
+        elif partition := run.tags.get("dagster/partition"):
+            days.add(date.fromisoformat(partition))
+    return days
 
 
 def _newest_landed(settings: Settings) -> date | None:

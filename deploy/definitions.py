@@ -52,7 +52,7 @@ def build_definitions(
         assets=assets,
         asset_checks=build_checks(settings, surfaces),
         jobs=jobs,
-        sensors=build_sensors(surfaces, jobs),
+        sensors=build_sensors(settings, surfaces, jobs),
         schedules=build_schedules(settings, surfaces, jobs),
         resources={"settings": settings, "progress": progress or ProgressResource(), "dbt": dbt_resource(settings)},
         loggers=dict(loggers or {}),

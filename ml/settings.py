@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     seed: int = Field(default=1, ge=0, description="Seed of students, bootstraps and samples.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of torch and DuckDB.")
     memory_limit: str = Field(default="2GB", description="Memory that DuckDB may use before it spills to disk.")
+    automation: bool = Field(default=False, description="Sensors and schedules are on unless somebody turns them off.")
+    sensor_seconds: int = Field(default=60, ge=1, description="Least seconds between two looks of a sensor.")
     release_cron: str = Field(default="0 5 * * *", description="When the schedule asks for a release of each surface.")
     release_timezone: str = Field(default="UTC", description="Time zone of `release_cron`.")
     alert_url: SecretStr | None = Field(default=None, description="Webhook that failed checks are posted to, as JSON.")

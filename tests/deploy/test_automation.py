@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.automation import RANGE_END, RANGE_START, _failed_checks, affected, ranges
+from deploy.automation import BASE_JOB, RANGE_END, RANGE_START, _failed_checks, affected, ranges
 from deploy.definitions import build_definitions
 from ml.lake import Lake
 from ml.landing.changes import changed_days
@@ -108,6 +108,10 @@ def test_the_landing_sensor_asks_for_each_range_once_and_for_the_same_files_with
     shutil.rmtree(home.landing_dir / "exposures" / f"day={FIRST + timedelta(days=4)}")
     with dg.DagsterInstance.ephemeral() as instance:
         asked, again = (tick(home, "landing_sensor", instance).run_requests for _ in range(2))
+        tags = {RANGE_START: "2026-01-06", RANGE_END: "2026-01-11"}
+        instance.add_run(dg.DagsterRun(job_name=BASE_JOB, status=dg.DagsterRunStatus.STARTED, tags=tags))
+        [rest] = tick(home, "landing_sensor", instance).run_requests
+        assert rest.run_key == asked[0].run_key, "days that are being landed are left alone"
     assert [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in asked] == [
         ("2026-01-01", "2026-01-04"),
         ("2026-01-06", "2026-01-11"),

@@ -1,0 +1,151 @@
+"""An app's nights with the real daemon: files arrive, change and come late, and releases follow. `make night`."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+
+from deploy.automation import BASE_JOB, RANGE_END, RANGE_START, RANKING_JOB
+from ml.lake import Lake
+from ml.landing.readiness import SUCCESS
+from ml.settings import PROJECT_ROOT, Settings
+from ml.simulator.write import write_landing
+from ml.store.releases import ReleaseStore
+
+FIRST = date(2026, 1, 1)
+PATIENCE_S = 900.0
+
+
+def test_files_that_arrive_change_and_come_late_become_releases_of_exactly_their_days(
+    tiny_demo: Path, tmp_path: Path
+) -> None:
+    landing, home = tmp_path / "landing", tmp_path / "home"
+    teacher = tiny_demo / "teacher" / "contract.yaml"
+    environment = {
+        **os.environ,
+        "CROSSFADE_HOME": str(home),
+        "CROSSFADE_SOURCE": "files",
+        "CROSSFADE_LANDING_DIR": str(landing),
+        "CROSSFADE_FIRST_DAY": str(FIRST),
+        "CROSSFADE_SURFACES_DIR": str(PROJECT_ROOT / "tests" / "surfaces"),
+        "CROSSFADE_TEACHER": str(teacher),
+        "CROSSFADE_AUTOMATION": "true",
+        "CROSSFADE_SENSOR_SECONDS": "5",
+        "CROSSFADE_RELEASE_CRON": "* * * * *",
+    }
+    written = tmp_path / "written"
+    write_landing(Settings(home=tmp_path / "simulator", landing_dir=written, simulator_preset="tiny"), days=12)
+    arrive(written, landing, range(11))
+    subprocess.run([sys.executable, "-m", "deploy.cli", "init"], env=environment, cwd=PROJECT_ROOT, check=True)
+    settings = Settings(
+        home=home,
+        source="files",
+        landing_dir=landing,
+        first_day=FIRST,
+        surfaces_dir=PROJECT_ROOT / "tests" / "surfaces",
+        teacher=teacher,
+    )
+    store = ReleaseStore(settings.artifacts_dir)
+
+    def champion(surface: str) -> date | None:
+        pointer = store.pointer(surface)
+        return pointer.partition if pointer else None
+
+    with (
+        daemon(environment, tmp_path / "ui.log"),
+        dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance,
+    ):
+        wait("the first release of both surfaces", lambda: {champion("homepage"), champion("radio")} == {day(10)})
+        assert spans(instance, BASE_JOB) == [(day(0), day(10))]
+        assert spans(instance, RANKING_JOB) == [(day(0), day(9))]
+
+        arrive(written, landing, [11])
+        wait("the release of the next day", lambda: {champion("homepage"), champion("radio")} == {day(11)})
+        assert spans(instance, BASE_JOB)[1:] == [(day(11), day(11))]
+        assert spans(instance, RANKING_JOB)[1:] == [(day(10), day(10))]
+
+        before = content(settings)
+        folder = landing / "listens" / f"day={day(4)}"
+        [file] = folder.glob("*.parquet")
+        correct(file)
+        wait("the ranking tables of a late correction", lambda: len(spans(instance, RANKING_JOB)) == 3)
+        assert spans(instance, BASE_JOB)[2:] == [(day(4), day(4))]
+        assert spans(instance, RANKING_JOB)[2:] == [(day(3), day(10))]
+        after = content(settings)
+        assert {d for d in before if before[d] != after[d]} <= {day(d) for d in range(3, 11)}
+        assert before[day(4)] != after[day(4)]
+        failed = [run for run in instance.get_runs() if run.status is dg.DagsterRunStatus.FAILURE]
+        assert not failed, [run.job_name for run in failed]
+
+
+def day(number: int) -> date:
+    return FIRST + timedelta(days=number)
+
+
+def arrive(source: Path, landing: Path, days: "range | list[int]") -> None:
+    """Copy the files of some days, each table's _SUCCESS last."""
+    for table in sorted(source.iterdir()):
+        for number in days:
+            folder = table / f"day={day(number)}"
+            if not folder.is_dir():
+                continue
+            target = landing / table.name / folder.name
+            target.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                if path.name != SUCCESS:
+                    shutil.copyfile(path, target / path.name)
+            (target / SUCCESS).touch()
+
+
+def correct(file: Path) -> None:
+    """Replace a file of listens by one in which everything was played twice as long."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("played_s")
+    scratch = file.with_name(".corrected")
+    pq.write_table(table.set_column(place, "played_s", pc.multiply(table["played_s"], 2.0)), scratch)
+    scratch.replace(file)
+
+
+def content(settings: Settings) -> dict[date, str]:
+    with Lake(settings) as lake:
+        versions = lake.day_versions("features.examples_homepage", day(0), day(11))
+    return {d: version for d, (_, version) in versions.items()}
+
+
+def spans(instance: dg.DagsterInstance, job: str) -> list[tuple[date, date]]:
+    """Return the days of the successful runs of a job, oldest first."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS]))
+    return [tuple(date.fromisoformat(run.tags[tag]) for tag in (RANGE_START, RANGE_END)) for run in reversed(runs)]
+
+
+@contextmanager
+def daemon(environment: dict[str, str], log: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "deploy.cli", "ui", "--port", "0"]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, env=environment, cwd=PROJECT_ROOT, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(60)
+
+
+def wait(what: str, done: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < end, f"waited {PATIENCE_S:g} s for {what}"
+        time.sleep(2)
+    print(f"{what}: seen", flush=True)
