@@ -6,7 +6,7 @@ from typing import Any
 
 from ml.evaluation.page import write_pages
 from ml.experiment.analysis import Effect, effects, effects_by_day
-from ml.experiment.design import load_design
+from ml.experiment.design import Design, load_design
 from ml.experiment.plots import ESTIMATES, LABELS, days_plot, effects_plot
 from ml.experiment.run import experiment_rows
 from ml.experiment.traffic import METRICS
@@ -19,6 +19,12 @@ PAPER = {
 """The paper's online table (arXiv 2603.28994), difference to the control in %."""
 
 _TEMPLATE = Path(__file__).with_name("report.md.j2")
+
+
+def is_same_traffic(part: Design, whole: Design) -> bool:
+    """Tell whether the users, arms and requests of ``part`` are those of ``whole``, in all or some of its worlds."""
+    traffics = [{k: v for k, v in design.traffic.items() if k != "worlds"} for design in (part, whole)]
+    return traffics[0] == traffics[1] and set(part.worlds) <= set(whole.worlds)
 
 
 def write_report(settings: Settings, name: str, aa: str, out: Path) -> list[Path]:
@@ -35,8 +41,8 @@ def write_report(settings: Settings, name: str, aa: str, out: Path) -> list[Path
         ValueError: ``aa`` compares two rankers, or another traffic than ``name``.
     """
     design, null = load_design(name), load_design(aa)
-    if not null.is_aa or null.traffic != design.traffic:
-        raise ValueError(f"experiment {aa} is no A/A run of {name}: one ranker, the same worlds and traffic")
+    if not null.is_aa or not is_same_traffic(null, design):
+        raise ValueError(f"experiment {aa} is no A/A run of {name}: one ranker, the same traffic, worlds of its worlds")
     rows, null_rows = experiment_rows(settings, design), experiment_rows(settings, null)
     table, nothing = effects(rows, design.baseline), effects(null_rows, null.baseline)
     by_day = effects_by_day(rows, design.baseline)
