@@ -36,7 +36,7 @@ class World:
 
 
 def build_world(home: Path, *, rows: int = 2400, users: int = 120, seed: int = 0) -> tuple[Lake, Surface]:
-    """Fill a lake with examples, soft labels and predictions of control, student and champion."""
+    """Fill a lake with examples, soft labels and predictions of control, student, champion and reference."""
     rng = np.random.default_rng(seed)
     lake = Lake(Settings(home=home, threads=1))
     surface = load_surface(PROJECT_ROOT / "ml" / "surfaces" / "homepage.yaml")
@@ -71,6 +71,7 @@ def build_world(home: Path, *, rows: int = 2400, users: int = 120, seed: int = 0
         "control": -2 + taste + item + 0.9 * noise[0],
         "student": -2 + taste + item + 0.5 * noise[0] + 0.1 * noise[1],
         "champion": -2 + taste + item + noise[2],
+        "reference": -2 + taste + item + noise[7],
     }
     ids = examples["exposure_id"].to_numpy()
     inside = np.isin(day, [1, 2, 3])
