@@ -3,10 +3,12 @@
 Files that arrive or change become their days' base tables (`landing_sensor`), those the ranking tables and soft labels
 of every day that can see them (`ranking_sensor`); another teacher relabels what students train on (`teacher_sensor`);
 once a day each surface gets a student of its newest final day (`<surface>_release_schedule`). Failed checks leave a run
-green, so `failed_check_sensor` tells of them. All are off until somebody turns them on in the UI, or in the settings.
+green, so `failed_check_sensor` tells of them; `serving_health_sensor` takes back a champion that the server does not
+load. All are off until somebody turns them on in the UI, or in the settings.
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
@@ -199,7 +201,37 @@ def build_sensors(
         context.update_cursor(cursor)
         return dg.SkipReason(f"{len(alerts)} failed checks were told" if alerts else "no check failed")
 
-    return [landing_sensor, ranking_sensor, teacher_sensor, failed_check_sensor]
+    @dg.sensor(
+        job=_named(jobs, rollback_job.name),
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
+        description="Rolls back a champion that the server at CROSSFADE_SERVE_URL does not take up.",
+    )
+    def serving_health_sensor(
+        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.SensorResult | dg.SkipReason:
+        from ml.serving.health import overdue, unserved
+
+        if settings.serve_url is None:
+            return dg.SkipReason("CROSSFADE_SERVE_URL is not set")
+        missing = unserved(settings)
+        late, cursor = overdue(missing, context.cursor, time.time(), 60 * settings.unserved_minutes)
+        # A server that serves nothing at all is down: an earlier release would not be served either.
+        rolled = [item for item in late if "it serves" in item.reason and item.pointer.action != "rollback"]
+        context.update_cursor(cursor)
+        requests = [
+            dg.RunRequest(
+                run_key=f"{item.surface} {item.pointer.number}",
+                run_config=_rollback_config(item.surface, f"the server did not take it up: {item.reason}"),
+            )
+            for item in rolled
+        ]
+        told = "; ".join(f"{item.surface}: {item.pointer.release} is not served, {item.reason}" for item in missing)
+        if not requests:
+            return dg.SkipReason(told or "every champion is served")
+        return dg.SensorResult(run_requests=requests, cursor=cursor)
+
+    return [landing_sensor, ranking_sensor, teacher_sensor, failed_check_sensor, serving_health_sensor]
 
 
 def build_schedules(
@@ -245,6 +277,11 @@ def _days_under_way(instance: dg.DagsterInstance, job: str) -> set[date]:
         elif partition := run.tags.get("dagster/partition"):
             days.add(date.fromisoformat(partition))
     return days
+
+
+def _rollback_config(surface: str, reason: str) -> dict[str, Any]:
+    config = {"surface": surface, "reason": reason, "by": "serving_health_sensor"}
+    return {"ops": {move_pointer_back.name: {"config": config}}}
 
 
 def _newest_landed(settings: Settings) -> date | None:

@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     alert_url: SecretStr | None = Field(default=None, description="Webhook that failed checks are posted to, as JSON.")
     serve_host: str = Field(default="127.0.0.1", description="Address that the server binds to.")
     serve_port: int = Field(default=8080, ge=0, le=65535, description="Port of the server; 0 takes a free one.")
+    serve_url: str | None = Field(default=None, description="Server that the health sensor asks; off without it.")
+    unserved_minutes: float = Field(
+        default=10, gt=0, description="A champion that the server has not taken up for so long is rolled back."
+    )
     serve_token: SecretStr | None = Field(default=None, description="Bearer token that the server asks for, if set.")
     max_feature_age_days: int = Field(default=3, ge=1, description="Older serving features make the server not ready.")
 

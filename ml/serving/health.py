@@ -1,0 +1,61 @@
+"""Does the server take up what was promoted? Asked over HTTP, as a load balancer would."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ml.settings import Settings
+from ml.store.releases import Pointer, ReleaseStore
+
+_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Unserved:
+    """A champion that the server does not serve."""
+
+    surface: str
+    pointer: Pointer
+    reason: str
+
+
+def unserved(settings: Settings) -> list[Unserved]:
+    """Return the champions that the server at ``serve_url`` does not answer with, a server that is down included."""
+    import httpx
+
+    store, found = ReleaseStore(settings.artifacts_dir), []
+    headers = {}
+    if settings.serve_token is not None:
+        headers["Authorization"] = f"Bearer {settings.serve_token.get_secret_value()}"
+    with httpx.Client(base_url=str(settings.serve_url), headers=headers, timeout=_TIMEOUT_S) as client:
+        for surface in store.surfaces():
+            pointer = store.pointer(surface)
+            if pointer is None:
+                continue
+            try:
+                answer = client.get(f"/v2/models/{surface}")
+                serves = answer.json()["parameters"]["release"] if answer.status_code == 200 else None
+                reason = f"it serves {serves}" if serves else f"it answers {answer.status_code}"
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+                serves, reason = None, f"it does not answer: {error}"
+            if serves != pointer.release:
+                found.append(Unserved(surface, pointer, reason))
+    return found
+
+
+def overdue(missing: list[Unserved], cursor: str | None, now: float, patience_s: float) -> tuple[list[Unserved], str]:
+    """Return the champions that have been unserved for longer than ``patience_s``, and the cursor of the next look.
+
+    Args:
+        missing: From ``unserved``.
+        cursor: From the last look.
+        now: Seconds since the epoch.
+        patience_s: Seconds that a server may take to load a model, or to come back.
+    """
+    since: Mapping[str, float] = json.loads(cursor) if cursor else {}
+    seen = {_key(item): since.get(_key(item), now) for item in missing}
+    return [item for item in missing if now - seen[_key(item)] >= patience_s], json.dumps(seen, sort_keys=True)
+
+
+def _key(item: Unserved) -> str:
+    return f"{item.surface} {item.pointer.number}"
