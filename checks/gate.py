@@ -247,9 +247,10 @@ class _Judgement:
         champion = self._champion()
         if champion is None:
             return [], "the first candidate: no champion to compare with"
-        gate, models = self.surface.gate.shift, [_model(self.candidate.path), _model(champion.release.path)]
+        gate, days = self.surface.gate.shift, self.manifest.eval_days
+        candidate, serving = _model(self.candidate.path), _model(champion.release.path)
         with Lake(self.settings, snapshot=self.manifest.snapshot) as lake:
-            rows = measure_shift(lake, self.surface, *models, self.manifest.eval_days, top=gate.top)
+            rows = measure_shift(lake, self.surface, candidate, serving, days, top=gate.top)
         return gx.validate(rows, shift_suite(gate, rows)), ""
 
     def _onnx(self) -> tuple[list[Check], str]:

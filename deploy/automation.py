@@ -210,7 +210,7 @@ def build_sensors(
     def serving_health_sensor(
         context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
     ) -> dg.SensorResult | dg.SkipReason:
-        from ml.serving.health import overdue, unserved
+        from deploy.health import overdue, unserved
 
         if settings.serve_url is None:
             return dg.SkipReason("CROSSFADE_SERVE_URL is not set")

@@ -350,7 +350,7 @@ def release_promote(
     released = promote_candidate(
         settings, _surface(settings, surface), date.fromisoformat(partition), by=by, reason=reason
     )
-    console.print(f"{surface} now serves {released.release}")
+    console.print(f"{surface} now serves {released.id}")
 
 
 @release_app.command("override")
@@ -375,7 +375,7 @@ def release_override(
         reason=reason,
         override=Override(by=by, reason=reason),
     )
-    console.print(f"{surface} now serves {released.release}, against the gate: {reason}")
+    console.print(f"{surface} now serves {released.id}, against the gate: {reason}")
 
 
 @release_app.command("confirm")

@@ -157,7 +157,7 @@ class _Cell:
 def _cells(rows: pa.Table, metrics: tuple[str, ...]) -> dict[tuple[str, str, str, str, str], _Cell]:
     """Return {(condition, surface, task, slice, arm): its trials}."""
     cells: dict[tuple[str, str, str, str, str], _Cell] = {}
-    for row in rows.filter(pc.is_in(rows["metric"], pa.array(metrics))).to_pylist():
+    for row in rows.filter(pc.field("metric").isin(metrics)).to_pylist():
         place = (row["condition"], row["surface"], row["task"], row["slice"], row["arm"])
         cell = cells.setdefault(place, _Cell(row["metric"], {}, {}))
         place = (row["world"], row["seed"])

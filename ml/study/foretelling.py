@@ -100,7 +100,7 @@ def write_foretelling(table: list[Foretold], design: Design, out: Path) -> list[
         "stacked gain": [x.diagnosis.stacked.estimate if x.diagnosis.stacked else np.nan for x in table],
     }
     later = [x.lift.lift for x in table]
-    ranks = {name: float(spearmanr(values, later, nan_policy="omit")[0]) for name, values in gains.items()}
+    ranks = {name: float(spearmanr(values, later, nan_policy="omit").statistic) for name, values in gains.items()}
     outcomes: dict[str, list[Foretold]] = {}
     for x in table:
         outcomes.setdefault(x.diagnosis.judgement, []).append(x)
@@ -115,9 +115,9 @@ def _first_seed(trial: Trial) -> Trial:
 def _of(rows: pa.Table, trial: Trial) -> pa.Table:
     """Return the rows of control and student of a trial's world, surface and condition, on all rows."""
     wanted = {"world": trial.world.seed, "surface": trial.surface, "condition": trial.condition.label, "slice": ALL}
-    keep = pc.is_in(rows["arm"], pa.array([CONTROL, STUDENT]))
+    keep = pc.field("arm").isin([CONTROL, STUDENT])
     for name, value in wanted.items():
-        keep = pc.and_(keep, pc.equal(rows[name], value))
+        keep &= pc.field(name) == value
     return rows.filter(keep)
 
 

@@ -3,8 +3,8 @@
 import json
 from dataclasses import replace
 
+from deploy.health import overdue, unserved
 from deploy.serving.run import serving
-from ml.serving.health import overdue, unserved
 from tests.deploy.serving.tiny_home import Home
 
 
