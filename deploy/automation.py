@@ -23,8 +23,6 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
 BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
 
-SOURCE_EXAMPLES = dg.AssetKey(["features", "source_examples"])
-
 _ALERTS = 100
 _NOT_ENDED = [
     status
@@ -72,22 +70,23 @@ def affected(settings: Settings, first: date, last: date, landed: date) -> tuple
     return (start, end) if start <= end else None
 
 
-def build_jobs(surfaces: Mapping[str, Surface]) -> list[Any]:
-    """Return the jobs of a home: base tables, ranking tables and soft labels of days, releases, and the way back."""
+def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefinition]) -> list[Any]:
+    """Return the jobs of a home: base tables, ranking tables and soft labels of days, releases, and the way back.
+
+    Args:
+        surfaces: The home's surfaces.
+        features: Those of ``build_features``: base tables first, then what sees them through windows.
+    """
     labels = dg.AssetSelection.assets(*(surface_key(name, "soft_labels") for name in surfaces))
-    source = dg.AssetSelection.assets(SOURCE_EXAMPLES)
-    ranking = (dg.AssetSelection.groups("features") - source) | dg.AssetSelection.assets(
-        *(surface_key(name, asset) for name in surfaces for asset in ("examples", "teacher_inputs"))
-    )
     days = [
         dg.define_asset_job(
             BASE_JOB,
-            selection=dg.AssetSelection.groups("landing", "staging", "intermediate") | source,
+            selection=dg.AssetSelection.groups("landing") | dg.AssetSelection.assets(features[0]),
             description="Landing and base tables of the days asked for.",
         ),
         dg.define_asset_job(
             RANKING_JOB,
-            selection=ranking | labels,
+            selection=dg.AssetSelection.assets(*features[1:]) | labels,
             description="Features, examples, teacher inputs and soft labels of the days asked for.",
         ),
         dg.define_asset_job(LABELS_JOB, selection=labels, description="Soft labels of the days asked for."),

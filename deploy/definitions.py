@@ -38,8 +38,9 @@ def build_definitions(
         loggers: Dagster loggers; default is Dagster's own.
     """
     surfaces = load_surfaces(settings)
-    jobs = build_jobs(surfaces)
-    assets: list[dg.AssetsDefinition] = [build_landing(settings), *build_features(settings, surfaces)]
+    features = build_features(settings, surfaces)
+    jobs = build_jobs(surfaces, features)
+    assets: list[dg.AssetsDefinition] = [build_landing(settings), *features]
     assets += build_teacher(settings)
     for surface in surfaces.values():
         assets.append(build_soft_labels(settings, surface))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.automation import BASE_JOB, RANGE_END, RANGE_START, _failed_checks, affected, ranges
+from deploy.automation import BASE_JOB, RANGE_END, RANGE_START, RANKING_JOB, _failed_checks, affected, ranges
 from deploy.definitions import build_definitions
 from ml.lake import Lake
 from ml.landing.changes import changed_days
@@ -93,6 +93,18 @@ def test_complete_days_are_found_once_changed_ones_again_and_others_say_what_the
     assert list(changed.ready) == [days[3], days[10]] and not changed.waiting
     file.with_name("late.parquet").unlink()
     assert list(changed_days(settings).ready) == [days[10]], "what is as it was landed is not landed again"
+
+
+def test_base_and_ranking_tables_are_jobs_of_their_own_because_windows_lie_between(prepared_home: Path):
+    repository = build_definitions(Settings(home=prepared_home)).get_repository_def()
+
+    def keys(job: str) -> set[str]:
+        return {key.to_user_string() for key in repository.get_job(job).asset_layer.selected_asset_keys}
+
+    base, ranking = keys(BASE_JOB), keys(RANKING_JOB)
+    assert {"landing/exposures", "features/stg_listens", "features/int_user_day"} <= base
+    assert {"features/feat_user", "homepage/examples", "radio/soft_labels", "features/serving_snapshot"} <= ranking
+    assert not base & ranking
 
 
 def tick(settings: Settings, name: str, instance: dg.DagsterInstance) -> Any:
