@@ -181,7 +181,11 @@ def build_sensors(
         except (ContractError, FileNotFoundError) as error:
             return dg.SkipReason(f"no teacher yet: {error}")
         first = max(landed - timedelta(days=window), settings.first_day)
-        days = unlabelled_days(settings, list(surfaces), contract, first, landed)
+        # Days whose ranking tables are being built get their soft labels in the same run.
+        busy = _days_under_way(context.instance, RANKING_JOB) | _days_under_way(context.instance, LABELS_JOB)
+        days = [d for d in unlabelled_days(settings, list(surfaces), contract, first, landed) if d not in busy]
+        if not days and busy:
+            return dg.SkipReason(f"{len(busy)} days are being labelled")
         if not days:
             return dg.SkipReason(f"{contract.name} {contract.version} has labelled every day from {first} on")
         key = f"{contract.contract_hash} {days[0]} to {days[-1]}"

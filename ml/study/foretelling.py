@@ -100,7 +100,7 @@ def write_foretelling(table: list[Foretold], design: Design, out: Path) -> list[
         "stacked gain": [x.diagnosis.stacked.estimate if x.diagnosis.stacked else np.nan for x in table],
     }
     later = [x.lift.lift for x in table]
-    ranks = {name: float(spearmanr(values, later, nan_policy="omit").statistic) for name, values in gains.items()}
+    ranks = {name: float(np.asarray(spearmanr(values, later, nan_policy="omit"))[0]) for name, values in gains.items()}
     outcomes: dict[str, list[Foretold]] = {}
     for x in table:
         outcomes.setdefault(x.diagnosis.judgement, []).append(x)
