@@ -220,8 +220,7 @@ def build_sensors(
         missing = unserved(settings)
         late, cursor = overdue(missing, context.cursor, time.time(), 60 * settings.unserved_minutes)
         # A server that serves nothing at all is down: an earlier release would not be served either.
-        rolled = [item for item in late if "it serves" in item.reason and item.pointer.action != "rollback"]
-        context.update_cursor(cursor)
+        rolled = [item for item in late if item.serves and item.pointer.action != "rollback"]
         requests = [
             dg.RunRequest(
                 run_key=f"{item.surface} {item.pointer.number}",
@@ -230,9 +229,8 @@ def build_sensors(
             for item in rolled
         ]
         told = "; ".join(f"{item.surface}: {item.pointer.release} is not served, {item.reason}" for item in missing)
-        if not requests:
-            return dg.SkipReason(told or "every champion is served")
-        return dg.SensorResult(run_requests=requests, cursor=cursor)
+        skipped = None if requests else dg.SkipReason(told or "every champion is served")
+        return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=cursor)
 
     return [landing_sensor, ranking_sensor, teacher_sensor, failed_check_sensor, serving_health_sensor]
 

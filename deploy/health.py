@@ -12,10 +12,18 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Unserved:
-    """A champion that the server does not serve."""
+    """A champion that the server does not serve.
+
+    Attributes:
+        surface: Name of the surface.
+        pointer: The champion.
+        serves: Release that the server answers with instead; None where it answers with none.
+        reason: What it does instead, for people.
+    """
 
     surface: str
     pointer: Pointer
+    serves: str | None
     reason: str
 
 
@@ -39,7 +47,7 @@ def unserved(settings: Settings) -> list[Unserved]:
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
                 serves, reason = None, f"it does not answer: {error}"
             if serves != pointer.release:
-                found.append(Unserved(surface, pointer, reason))
+                found.append(Unserved(surface, pointer, serves, reason))
     return found
 
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import threading
 from datetime import date, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ml.landing.load import init_tables, load_days
 from ml.landing.readiness import SUCCESS
 from ml.settings import Settings
 from ml.simulator.write import write_landing
+from ml.store.releases import ReleaseStore
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = date(2026, 1, 1)
@@ -107,9 +110,11 @@ def test_base_and_ranking_tables_are_jobs_of_their_own_because_windows_lie_betwe
     assert not base & ranking
 
 
-def tick(settings: Settings, name: str, instance: dg.DagsterInstance) -> Any:
+def tick(settings: Settings, name: str, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
     repository = build_definitions(settings).get_repository_def()
-    context = dg.build_sensor_context(instance=instance, repository_def=repository, resources={"settings": settings})
+    context = dg.build_sensor_context(
+        instance=instance, repository_def=repository, resources={"settings": settings}, cursor=cursor
+    )
     return repository.get_sensor_def(name).evaluate_tick(context)
 
 
@@ -193,3 +198,31 @@ def test_a_failed_check_is_told_once_and_a_passed_one_never(settings: Settings):
     send(settings, [])
     lines = (settings.reports_dir / "alerts.jsonl").read_text().splitlines()
     assert [json.loads(line)["check"] for line in lines] == ["bad"]
+
+
+def test_a_champion_that_the_server_never_takes_up_is_rolled_back_once(tiny_demo: Path):
+    home = Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
+    pointers = {name: ReleaseStore(home.artifacts_dir).pointer(name) for name in ("homepage", "radio")}
+    served = {"homepage": "an earlier one", "radio": pointers["radio"].release}
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            release = served[self.path.split("/")[-1]]
+            self.wfile.write(json.dumps({"parameters": {"release": release}}).encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server, dg.DagsterInstance.ephemeral() as instance:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        watched = home.model_copy(update={"serve_url": f"http://127.0.0.1:{server.server_address[1]}"})
+        first = tick(watched, "serving_health_sensor", instance)
+        assert not first.run_requests and "it serves an earlier one" in first.skip_message
+        long_ago = json.dumps({f"homepage {pointers['homepage'].number}": 0.0})
+        [asked] = tick(watched, "serving_health_sensor", instance, cursor=long_ago).run_requests
+        served["homepage"] = pointers["homepage"].release
+        healthy = tick(watched, "serving_health_sensor", instance, cursor=long_ago)
+        server.shutdown()
+    config = asked.run_config["ops"]["move_pointer_back"]["config"]
+    assert config["surface"] == "homepage" and "an earlier one" in config["reason"]
+    assert not healthy.run_requests and healthy.skip_message == "every champion is served"
+    assert healthy.cursor == "{}"
