@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from datetime import date
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from checks import gx
 from checks.names import GUARDS
@@ -17,9 +16,6 @@ from ml.store.releases import MANIFEST, MODEL, SCHEMA, Champion, Release, Releas
 from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
-
-if TYPE_CHECKING:
-    from ml.serving.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -242,13 +238,14 @@ class _Judgement:
 
     def _shift(self) -> tuple[list[Check], str]:
         from checks.suites.shift import shift_suite
+        from ml.gate.probe import load_model
         from ml.gate.shift import measure_shift
 
         champion = self._champion()
         if champion is None:
             return [], "the first candidate: no champion to compare with"
         gate, days = self.surface.gate.shift, self.manifest.eval_days
-        candidate, serving = _model(self.candidate.path), _model(champion.release.path)
+        candidate, serving = load_model(self.candidate.path), load_model(champion.release.path)
         with Lake(self.settings, snapshot=self.manifest.snapshot) as lake:
             rows = measure_shift(lake, self.surface, candidate, serving, days, top=gate.top)
         return gx.validate(rows, shift_suite(gate, rows)), ""
@@ -321,12 +318,6 @@ class _Judgement:
         checks = gx.validate(origins, origins_suite(origins))
         checks += gx.validate(leaks, leaks_suite(surface.gate.provenance, tasks)) if tasks else []
         return [*checks, *_teacher_is_older(manifest, teacher_suite())], ""
-
-
-def _model(folder: Path) -> "Model":
-    from ml.serving.model import Model
-
-    return Model((folder / MODEL).read_bytes(), (folder / SCHEMA).read_bytes())
 
 
 def _teacher_is_older(manifest: Manifest, suite: Any) -> list[Check]:

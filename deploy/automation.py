@@ -7,7 +7,6 @@ green, so `failed_check_sensor` tells of them; `serving_health_sensor` takes bac
 load. All are off until somebody turns them on in the UI, or in the settings.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
@@ -17,9 +16,11 @@ import dagster as dg
 
 from assets.names import surface_key
 from ml.settings import Settings
+from ml.store.sealed import digest
 from ml.surfaces.spec import Surface
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+PARTITION = "dagster/partition"
 RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
 BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
 
@@ -39,6 +40,13 @@ def release_chain(surface: Surface) -> list[dg.AssetKey]:
 def range_tags(first: date, last: date) -> dict[str, str]:
     """Return the tags of one run over the days [first, last]."""
     return {RANGE_START: first.isoformat(), RANGE_END: last.isoformat()}
+
+
+def span_of(tags: Mapping[str, str]) -> tuple[date, date] | None:
+    """Return the first and last day of a run by its tags, of a range or of one partition; None without either."""
+    one = tags.get(PARTITION)
+    first, last = tags.get(RANGE_START, one), tags.get(RANGE_END, one)
+    return (date.fromisoformat(first), date.fromisoformat(last)) if first and last else None
 
 
 def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
@@ -126,8 +134,8 @@ def build_sensors(
     ) -> dg.SensorResult | dg.SkipReason:
         from ml.landing.changes import changed_days
 
-        changes, busy = changed_days(settings), _days_under_way(context.instance, BASE_JOB)
-        ready = {day: digest for day, digest in changes.ready.items() if day not in busy}
+        changes, busy = changed_days(settings), _days_under_way(settings, context.instance, BASE_JOB)
+        ready = {day: files for day, files in changes.ready.items() if day not in busy}
         if not ready and changes.ready:
             return dg.SkipReason(f"{len(changes.ready)} days are being landed")
         if not ready:
@@ -137,7 +145,7 @@ def build_sensors(
         for first, last in ranges(list(ready)):
             hashes = [h for day, h in ready.items() if first <= day <= last]
             # The same bytes are asked for once: a day that failed waits for other files, or for a person.
-            key = f"{first} to {last} {_digest(hashes)}"
+            key = f"{first} to {last} {digest(hashes)[:16]}"
             requests.append(dg.RunRequest(run_key=key, tags=range_tags(first, last)))
         return dg.SensorResult(run_requests=requests)
 
@@ -152,13 +160,12 @@ def build_sensors(
     def ranking_sensor(
         context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]
     ) -> dg.RunRequest | dg.SkipReason:
-        tags = context.dagster_run.tags
-        days = [date.fromisoformat(tags[tag]) for tag in (RANGE_START, RANGE_END) if tag in tags]
-        days = days or [date.fromisoformat(tags["dagster/partition"])]
-        landed = _newest_landed(settings)
-        span = affected(settings, days[0], days[-1], landed) if landed else None
+        changed, landed = span_of(context.dagster_run.tags), _newest_landed(settings)
+        if changed is None:
+            return dg.SkipReason(f"run {context.dagster_run.run_id} names no day")
+        span = affected(settings, *changed, landed) if landed else None
         if span is None:
-            return dg.SkipReason(f"labels of {days[0]} are not final before the day after it has landed")
+            return dg.SkipReason(f"labels of {changed[0]} are not final before the day after it has landed")
         return dg.RunRequest(run_key=context.dagster_run.run_id, tags=range_tags(*span))
 
     @dg.sensor(
@@ -182,7 +189,7 @@ def build_sensors(
             return dg.SkipReason(f"no teacher yet: {error}")
         first = max(landed - timedelta(days=window), settings.first_day)
         # Days whose ranking tables are being built get their soft labels in the same run.
-        busy = _days_under_way(context.instance, RANKING_JOB) | _days_under_way(context.instance, LABELS_JOB)
+        busy = _days_under_way(settings, context.instance, RANKING_JOB, LABELS_JOB)
         days = [d for d in unlabelled_days(settings, list(surfaces), contract, first, landed) if d not in busy]
         if not days and busy:
             return dg.SkipReason(f"{len(busy)} days are being labelled")
@@ -268,16 +275,10 @@ def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.Sche
     return schedule
 
 
-def _days_under_way(instance: dg.DagsterInstance, job: str) -> set[date]:
-    """Return the days of the runs of a job that have not ended: what they will leave is not known yet."""
-    days: set[date] = set()
-    for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=_NOT_ENDED)):
-        if RANGE_START in run.tags:
-            first, last = (date.fromisoformat(run.tags[tag]) for tag in (RANGE_START, RANGE_END))
-            days |= {first + timedelta(days=i) for i in range((last - first).days + 1)}
-        elif partition := run.tags.get("dagster/partition"):
-            days.add(date.fromisoformat(partition))
-    return days
+def _days_under_way(settings: Settings, instance: dg.DagsterInstance, *jobs: str) -> set[date]:
+    """Return the days of the runs of jobs that have not ended: what they will leave is not known yet."""
+    runs = [run for job in jobs for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=_NOT_ENDED))]
+    return {day for run in runs if (span := span_of(run.tags)) for day in settings.days(*span)}
 
 
 def _rollback_config(surface: str, reason: str) -> dict[str, Any]:
@@ -318,12 +319,6 @@ def _failed_checks(instance: dg.DagsterInstance, cursor: str | None) -> tuple[li
                 }
             )
     return alerts, str(records[-1].storage_id if records else cursor)
-
-
-def _digest(values: Sequence[str]) -> str:
-    import hashlib
-
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 class RollbackConfig(dg.Config):

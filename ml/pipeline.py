@@ -22,7 +22,6 @@ from ml.store.artifacts import Artifact, ArtifactStore
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
-    from ml.store.releases import Release
     from ml.store.verdicts import Override
 
 Role = Literal["control", "student"]
@@ -479,24 +478,24 @@ def _released_models(
     champion, reference = store.champion(surface.name), store.reference(surface.name)
     found: dict[Literal["champion", "reference"], Any] = {}
     if champion is not None:
-        found["champion"] = (champion.pointer.onnx_sha256, _scoring(champion.release, surface))
+        found["champion"] = (champion.pointer.onnx_sha256, scoring(champion.release.model))
         if reference is not None and reference != champion.release.id:
             release = store.release(surface.name, reference)
-            found["reference"] = (release.manifest.onnx_sha256, _scoring(release, surface))
+            found["reference"] = (release.manifest.onnx_sha256, scoring(release.model))
     return found
 
 
-def _scoring(release: "Release", surface: Surface) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """Return a function that scores raw columns with a released model."""
+def scoring(onnx: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Return a function that scores raw columns with an exported model; a release's path names it."""
     from ml.export.onnx import session_of
 
-    model = session_of(release.model)
+    model = session_of(onnx)
     names = [item.name for item in model.get_inputs()]
     outputs = [item.name for item in model.get_outputs()]
 
     def score(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if absent := [name for name in names if name not in arrays]:
-            raise MissingInput(f"release {release.id} wants {absent}, which {surface.name} no longer has")
+            raise MissingInput(f"{onnx} wants {absent}, which the surface no longer has")
         values = model.run(outputs, {name: arrays[name] for name in names})
         return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.special import expit
 
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import Interval, UserWeights, interval
@@ -209,7 +208,7 @@ class _Judge:
             value, replicates = self._figure(name, own, known)
             teacher = interval(value, replicates)
             if spec.kind == "binary":
-                ratio = float(expit(own[known]).sum() / labels[known].sum())
+                ratio = metrics.predicted_over_observed(labels[known], own[known])
         return TaskDiagnosis(
             task=name,
             metric="auc" if spec.kind == "binary" else "r2",
@@ -285,34 +284,23 @@ def _centred(surface: Surface) -> Surface:
     return surface.model_copy(update={"distillation": surface.distillation.model_copy(update={"heads": heads})})
 
 
-def forest(diagnosis: Diagnosis) -> bytes:
+def gains_plot(diagnosis: Diagnosis) -> bytes:
     """Plot the gains of every task with their intervals; the shuffled null is hollow."""
-    from ml.evaluation.plots import canvas, finish
+    from ml.evaluation.plots import Mark, finish, forest
 
-    figure, axes = canvas(1.6 + 1.5 * len(diagnosis.tasks))
-    place, places, names = 0.0, [], []
-    for task in diagnosis.tasks:
-        names.append(f"{task.task}, {task.metric.upper()}: {task.judgement}")
-        places.append(place)
-        place -= 1
-        for name, gain, colour in (
-            ("control + teacher, stacked", task.stacked, "#009E73"),
-            ("student", task.student, "#0072B2"),
-            ("student, labels shuffled (null)", task.shuffled, "#7F7F7F"),
-        ):
-            if gain is None:
-                continue
-            axes.plot([100 * gain.lo, 100 * gain.hi], [place, place], color=colour, linewidth=2)
-            face = "white" if "null" in name else colour
-            axes.plot(100 * gain.estimate, place, "o", color=colour, markerfacecolor=face, markersize=6.5)
-            names.append(name)
-            places.append(place)
-            place -= 1
-        place -= 0.4
-    axes.axvline(0, color="#1F2933", linewidth=1)
-    axes.set_yticks(places, names)
-    axes.set_xlabel("gain over the control, x100")
-    axes.set_ylim(places[-1] - 0.8, 0.8)
+    groups = {
+        f"{task.task}, {task.metric.upper()}: {task.judgement}": [
+            Mark(name, gain.estimate, gain.lo, gain.hi, colour, gain is task.shuffled)
+            for name, gain, colour in (
+                ("control + teacher, stacked", task.stacked, "#009E73"),
+                ("student", task.student, "#0072B2"),
+                ("student, labels shuffled (null)", task.shuffled, "#7F7F7F"),
+            )
+            if gain is not None
+        ]
+        for task in diagnosis.tasks
+    }
+    figure, axes = forest(groups, "gain over the control, x100")
     days = " to ".join(dict.fromkeys(diagnosis.validation_days))
     note = f"validation days {days}; {diagnosis.seeds} initialisations; 95 % intervals over users and initialisations"
     return finish(figure, axes, f"What distilling gives {diagnosis.surface}", note)
@@ -325,5 +313,5 @@ def write_diagnosis(diagnosis: Diagnosis, out: Path) -> list[Path]:
     template = Path(__file__).with_name("diagnosis.md.j2")
     facts = {"d": diagnosis, "meaning": MEANING, "folds": FOLDS, "matters": MATTERS}
     return write_pages(
-        template, facts, {"gains": forest(diagnosis)}, out, f"Crossfade: diagnosis of {diagnosis.surface}"
+        template, facts, {"gains": gains_plot(diagnosis)}, out, f"Crossfade: diagnosis of {diagnosis.surface}"
     )

@@ -6,8 +6,8 @@ Each title states what the plot shows, with n; nothing is said beyond what the f
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -246,6 +246,45 @@ def stack(height: float, rows: int) -> tuple[Figure, list[Axes]]:
     for axes in stacked:
         _style(axes)
     return figure, stacked
+
+
+class Mark(NamedTuple):
+    """A line of a forest plot: an estimate with its interval; hollow where the truth is 0."""
+
+    name: str
+    estimate: float
+    lo: float
+    hi: float
+    colour: str
+    hollow: bool = False
+
+
+def forest(groups: Mapping[str, Sequence[Mark]], label: str) -> tuple[Figure, Axes]:
+    """Plot estimates with their intervals, x100, one below the other, each group under its heading.
+
+    Args:
+        groups: {heading: marks}, from the top.
+        label: Of the horizontal axis.
+    """
+    figure, axes = canvas(1.6 + 0.3 * sum(map(len, groups.values())) + 0.35 * len(groups))
+    place, places, names = 0.0, [], []
+    for heading, marks in groups.items():
+        names.append(heading)
+        places.append(place)
+        place -= 1
+        for mark in marks:
+            axes.plot([100 * mark.lo, 100 * mark.hi], [place, place], color=mark.colour, linewidth=2)
+            face = "white" if mark.hollow else mark.colour
+            axes.plot(100 * mark.estimate, place, "o", color=mark.colour, markerfacecolor=face, markersize=6.5)
+            names.append(mark.name)
+            places.append(place)
+            place -= 1
+        place -= 0.4
+    axes.axvline(0, color=_INK, linewidth=1)
+    axes.set_yticks(places, names)
+    axes.set_xlabel(label)
+    axes.set_ylim(places[-1] - 0.8, 0.8)
+    return figure, axes
 
 
 def _style(axes: Axes) -> None:

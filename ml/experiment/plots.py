@@ -55,28 +55,14 @@ def effects_plot(groups: Mapping[str, Sequence[Effect]], title: str) -> bytes:
         groups: Effects by the name of their experiment.
         title: What they are.
     """
-    from ml.evaluation.plots import canvas, finish
+    from ml.evaluation.plots import Mark, finish, forest
 
     shown = [(name, effect) for name, effects in groups.items() for effect in effects]
-    headings = list(dict.fromkeys((effect.surface, effect.metric) for _, effect in shown))
-    figure, axes = canvas(1.6 + 0.3 * len(shown) + 0.35 * len(headings))
-    place, places, names = 0.0, [], []
-    for surface, metric in headings:
-        names.append(f"{surface}, {LABELS[metric]}")
-        places.append(place)
-        place -= 1
-        for name, effect in (x for x in shown if (x[1].surface, x[1].metric) == (surface, metric)):
-            colour, lift = COLOURS[effect.estimate], effect.lift
-            hollow = effect.arm.startswith(effect.baseline)
-            axes.plot([100 * lift.lo, 100 * lift.hi], [place, place], color=colour, linewidth=2)
-            axes.plot(100 * lift.estimate, place, "o", color=colour, markerfacecolor="white" if hollow else colour)
-            names.append(f"{name}, {ESTIMATES[effect.estimate]}")
-            places.append(place)
-            place -= 1
-        place -= 0.4
-    axes.axvline(0, color=_INK, linewidth=1)
-    axes.set_yticks(places, names)
-    axes.set_xlabel("difference to the baseline, %")
-    axes.set_ylim(place + 0.6, 0.8)
+    marks: dict[str, list[Mark]] = {f"{e.surface}, {LABELS[e.metric]}": [] for _, e in shown}
+    for name, e in shown:
+        told, hollow = f"{name}, {ESTIMATES[e.estimate]}", e.arm.startswith(e.baseline)
+        mark = Mark(told, e.lift.estimate, e.lift.lo, e.lift.hi, COLOURS[e.estimate], hollow)
+        marks[f"{e.surface}, {LABELS[e.metric]}"].append(mark)
+    figure, axes = forest(marks, "difference to the baseline, %")
     worlds = max((effect.lift.worlds for _, effect in shown), default=0)
     return finish(figure, axes, title, f"{worlds} world(s); 95 % intervals; hollow: the same ranker in both arms")

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
+import pyarrow as pa
+
 from ml.lake import ALIAS, FEATURES, ML, Lake
 from ml.surfaces.spec import Input, Surface
 
@@ -117,6 +119,26 @@ def measure_soft_labels(
     wanted = sorted(set(days))
     parameters = [wanted, wanted, teacher_version, contract_hash, wanted, outputs, inputs]
     return lake.sql(query, parameters).to_pylist()
+
+
+def example_rows(lake: Lake, surface: Surface, days: Sequence[date], *, order: str, limit: int) -> pa.Table:
+    """Return up to ``limit`` examples of some days.
+
+    Args:
+        lake: The lake, or a snapshot of it.
+        surface: The surface.
+        days: Days to take rows from.
+        order: SQL order that says which rows come first.
+        limit: Most rows.
+
+    Raises:
+        ValueError: The days have no rows.
+    """
+    query = f"select * from {ALIAS}.{FEATURES}.examples_{surface.name} where list_contains(?::date[], day) "
+    table = lake.sql(f"{query} order by {order} limit ?", [list(days), limit])
+    if table.num_rows == 0:
+        raise ValueError(f"examples_{surface.name} has no rows on {days[0]} to {days[-1]}")
+    return table
 
 
 def _bad_label(kind: str, label: str) -> str:

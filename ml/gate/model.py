@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ml.lake import ALIAS, FEATURES, Lake
+from ml.gate.data import example_rows
+from ml.lake import Lake
 from ml.store.artifacts import Artifact
 from ml.surfaces.spec import Surface
 
@@ -54,11 +55,13 @@ def measure_parity(
     """
     from ml.export.onnx import parity
     from ml.pipeline import load_ranker
+    from ml.students.columns import to_arrays
 
     ranker, _ = load_ranker(checkpoint)
     odd = max(3, max_batch // 3 | 1)
     cases = parity(ranker, model, (1, 2, odd, max_batch))
-    rows = _real_rows(lake, surface, days, max_batch)
+    table = example_rows(lake, surface, days, order="ts, exposure_id", limit=max_batch)
+    rows = to_arrays(table, surface.inputs, "serving")
     size = len(next(iter(rows.values())))
     cases["evaluation rows"] = parity(ranker, model, (size,), rows)[f"batch {size}"]
     sizes = {"edge": 64, "evaluation rows": size}
@@ -85,16 +88,6 @@ def measure_restorable(release: Any) -> dict[str, Any]:
     kinds = {i.name: np.int64 if "int64" in i.type else np.float32 for i in session.get_inputs()}
     answers = session.run(None, {name: np.zeros(shape, kinds[name]) for name, shape in shapes.items()})
     return {"outputs": len(answers), "finite": all(bool(np.isfinite(np.asarray(a)).all()) for a in answers)}
-
-
-def _real_rows(lake: Lake, surface: Surface, days: Sequence[date], limit: int) -> dict[str, np.ndarray]:
-    from ml.students.columns import to_arrays
-
-    query = f"select * from {ALIAS}.{FEATURES}.examples_{surface.name} where list_contains(?::date[], day) "
-    table = lake.sql(query + "order by ts, exposure_id limit ?", [list(days), limit])
-    if table.num_rows == 0:
-        raise ValueError(f"examples_{surface.name} has no rows on {days[0]} to {days[-1]}")
-    return to_arrays(table, surface.inputs, "serving")
 
 
 def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:

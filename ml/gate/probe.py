@@ -61,12 +61,14 @@ def measure_serving(candidate: Path, champion: Path | None, *, timeout_s: float)
     return found
 
 
+def load_model(folder: Path) -> Model:
+    """Return the model of a candidate's or a release's folder, checked and warmed."""
+    return Model((folder / MODEL).read_bytes(), (folder / SCHEMA).read_bytes())
+
+
 def main(folders: list[str]) -> None:
     """Print the time of readiness and the milliseconds of every round, candidate and champion in turn."""
-    models = {
-        name: Model((Path(folder) / MODEL).read_bytes(), (Path(folder) / SCHEMA).read_bytes())
-        for name, folder in zip(("candidate", "champion"), folders, strict=False)
-    }
+    models = {name: load_model(Path(folder)) for name, folder in zip(("candidate", "champion"), folders, strict=False)}
     rng = np.random.default_rng(0)
     feeds = {name: _feeds(model, rng) for name, model in models.items()}
     for name, model in models.items():

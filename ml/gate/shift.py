@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ml.lake import ALIAS, FEATURES, Lake
+from ml.gate.data import example_rows
+from ml.lake import Lake
 from ml.serving.model import SCORE, Model
 from ml.surfaces.spec import Surface
 
@@ -76,10 +77,7 @@ def measure_shift(
     """
     from ml.students.columns import to_arrays
 
-    query = f"select * from {ALIAS}.{FEATURES}.examples_{surface.name} where list_contains(?::date[], day) "
-    table = lake.sql(query + "order by ts desc, exposure_id limit ?", [list(days), MAX_ROWS])
-    if table.num_rows == 0:
-        raise ValueError(f"examples_{surface.name} has no rows on {days[0]} to {days[-1]}")
+    table = example_rows(lake, surface, days, order="ts desc, exposure_id", limit=MAX_ROWS)
     new, old = (model.run(to_arrays(table, model.schema.inputs, "serving")) for model in (candidate, champion))
     found: list[dict[str, Any]] = [
         {"measure": "psi", "output": name, "measured": psi(old[name], new[name]), "n": table.num_rows}

@@ -7,6 +7,7 @@ from ml.lake import ALIAS, Lake
 from ml.landing.ledger import LEDGER
 from ml.landing.readiness import days_in_zone, input_hash, landed_tables, missing
 from ml.settings import Settings
+from ml.store.sealed import digest
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,16 @@ def changed_days(settings: Settings) -> Changes:
     """
     with Lake(settings) as lake:
         rows = lake.connection.execute(f"select day, table_name, input_hash from {ALIAS}.{LEDGER}").fetchall()
-    landed = {(day, table): digest for day, table, digest in rows}
+    landed = {(day, table): known for day, table, known in rows}
     ready: dict[date, str] = {}
     waiting: dict[date, list[str]] = {}
     for day in days_in_zone(settings):
         present, absent = landed_tables(settings, day)
         hashes = {table: input_hash(settings, day, [table]) for table in present}
-        if not absent and all(landed.get((day, table)) == digest for table, digest in hashes.items()):
+        if not absent and all(landed.get((day, table)) == found for table, found in hashes.items()):
             continue
         if reasons := missing(settings, day):
             waiting[day] = reasons
         else:
-            ready[day] = input_hash(settings, day)
+            ready[day] = digest(hashes)
     return Changes(ready, waiting)

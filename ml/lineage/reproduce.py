@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ml.lineage.trace import checkpoint_of
-from ml.pipeline import LIBRARIES, load_ranker
+from ml.pipeline import LIBRARIES, load_ranker, scoring
 from ml.progress import Progress, Step, silent
 from ml.settings import Settings
 from ml.store.artifacts import Artifact, ArtifactStore
@@ -80,8 +80,9 @@ def reproduce(settings: Settings, release: Release, progress: Progress = silent)
     Raises:
         NotReproducible: Checkpoint, training set, snapshot or the recorded rows are gone.
     """
-    from ml.export.onnx import export_ranker, session_of
+    from ml.export.onnx import export_ranker
     from ml.lake import Lake
+    from ml.students.checkpoint import load_checkpoint
     from ml.students.dataset import load
     from ml.students.train import train
 
@@ -111,13 +112,13 @@ def reproduce(settings: Settings, release: Release, progress: Progress = silent)
             out_dir=scratch,
             progress=lambda done, total, loss: progress(Step(f"train {release.id} again", done, total)),
         )
-        trained, _ = _load(again.path)
+        trained, _ = load_checkpoint(again.path)
         model = scratch / "model.onnx"
         export_ranker(trained, model)
         days = training_set.eval_days
         data = load(settings, training_set, surface, days, soft_labels=False, after_ranking="serving")
         arrays = {name: column.numpy() for name, column in data.inputs.items()}
-        scores = [_score(session_of(path), arrays) for path in (release.model, model)]
+        scores = [scoring(path)(arrays) for path in (release.model, model)]
         return Reproduction(
             release=release.id,
             weights=sha256_file(again.path / "model.safetensors") == checkpoint.files["model.safetensors"],
@@ -147,18 +148,6 @@ def _require_rows(lake: Any, training_set: Any, release: str) -> None:
     _, found = lake.content_hash(f"({training_set.query})", [])
     if found != training_set.content_hash:
         raise NotReproducible(f"{release}: the rows at the snapshot hash to {found}, not {training_set.content_hash}")
-
-
-def _load(path: Any) -> Any:
-    from ml.students.checkpoint import load_checkpoint
-
-    return load_checkpoint(path)
-
-
-def _score(session: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    outputs = [item.name for item in session.get_outputs()]
-    values = session.run(outputs, {item.name: arrays[item.name] for item in session.get_inputs()})
-    return dict(zip(outputs, (np.asarray(value) for value in values), strict=True))
 
 
 def _figures(surface: Surface, labels: Any, released: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> Any:

@@ -94,12 +94,10 @@ def lifts(
             pairs = sorted(set(mine.values) & set(base.values))
             worlds = sorted({world for world, _ in pairs})
             values = {w: float(np.mean([mine.values[p] - base.values[p] for p in pairs if p[0] == w])) for w in worlds}
-            drawn = {
-                w: over_seeds(np.stack([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w]), seed)
-                if len(worlds) == 1
-                else np.mean([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w], axis=0)
-                for w in worlds
+            by_seed = {
+                w: np.stack([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w]) for w in worlds
             }
+            drawn = {w: over_seeds(x, seed) if len(worlds) == 1 else x.mean(axis=0) for w, x in by_seed.items()}
             pooled = over_worlds([values[w] for w in worlds], [drawn[w] for w in worlds], seed)
             found.append(
                 Lift(

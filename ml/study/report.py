@@ -300,30 +300,15 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
 
 def forest_plot(table: list[Lift], slice_: str) -> bytes:
     """Plot every arm's difference to its control with its interval, a line per task and arm; nulls are hollow."""
-    from ml.evaluation.plots import canvas, finish
+    from ml.evaluation.plots import Mark, finish, forest
 
     shown = [lift for lift in table if lift.slice == slice_ and not lift.condition]
-    groups = list(dict.fromkeys((lift.surface, lift.task, lift.metric) for lift in shown))
-    height = 1.6 + 0.3 * len(shown) + 0.35 * len(groups)
-    figure, axes = canvas(height)
-    place, places, names = 0.0, [], []
-    for surface, task, metric in groups:
-        names.append(f"{surface} {task}, {metric.upper()}")
-        places.append(place)
-        place -= 1
-        for lift in (x for x in shown if (x.surface, x.task) == (surface, task)):
-            colour = "#7F7F7F" if lift.null else "#0072B2"
-            axes.plot([100 * lift.lo, 100 * lift.hi], [place, place], color=colour, linewidth=2)
-            face = "white" if lift.null else colour
-            axes.plot(100 * lift.lift, place, "o", color=colour, markerfacecolor=face, markersize=6.5)
-            names.append(f"{lift.arm}{' (null)' if lift.null else ''}")
-            places.append(place)
-            place -= 1
-        place -= 0.4
-    axes.axvline(0, color="#1F2933", linewidth=1)
-    axes.set_yticks(places, names)
-    axes.set_xlabel("difference to the control, x100")
-    axes.set_ylim(places[-1] - 0.8, 0.8)
+    groups: dict[str, list[Mark]] = {}
+    for x in shown:
+        name, colour = (f"{x.arm} (null)", "#7F7F7F") if x.null else (x.arm, "#0072B2")
+        mark = Mark(name, x.lift, x.lo, x.hi, colour, x.null)
+        groups.setdefault(f"{x.surface} {x.task}, {x.metric.upper()}", []).append(mark)
+    figure, axes = forest(groups, "difference to the control, x100")
     worlds = max((lift.worlds for lift in shown), default=0)
     over = f"{worlds} worlds; 95 % intervals over worlds" if worlds > 1 else "95 % intervals over initialisations"
     title = f"What each arm changes, {'all rows' if slice_ == ALL else slice_.replace('_', ' ')}"
