@@ -8,6 +8,8 @@ PRESET ?= demo
 STUDY ?= demo
 OUT ?= docs/results.md
 KILLS ?= 5
+RELEASE_KILLS ?= 200
+SEEDS ?= 20
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -49,8 +51,11 @@ study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, 
 	$(BIN)/crossfade study run $(STUDY)
 	$(BIN)/crossfade study report $(STUDY) --out $(OUT)
 
-kills: $(BIN)/.dev ## Kill a study at KILLS=5 random moments and compare with an undisturbed run
-	KILLS=$(KILLS) $(BIN)/python -m pytest -s --timeout=3600 tests/campaigns/campaign_kills.py
+kills: $(BIN)/.dev ## Kill a study at KILLS=5 and promotions at RELEASE_KILLS=200 random moments, while a server answers
+	KILLS=$(KILLS) RELEASE_KILLS=$(RELEASE_KILLS) $(BIN)/python -m pytest -s --timeout=3600 tests/campaigns/campaign_kills.py
+
+healthy: $(BIN)/.dev ## Judge healthy candidates of SEEDS=20 other seeds: DEMO=path/to/a/finished/demo/home, or it is made first
+	SEEDS=$(SEEDS) DEMO=$(DEMO) $(BIN)/python -m pytest -s --timeout=14400 tests/campaigns/campaign_healthy.py
 
 night: $(BIN)/.dev ## Let the daemon run an app's nights: files arrive, change and come late, releases follow
 	$(BIN)/python -m pytest -s --timeout=3600 tests/campaigns/campaign_night.py

@@ -252,16 +252,23 @@ class _Judgement:
 
     def _onnx(self) -> tuple[list[Check], str]:
         from checks.suites.onnx import graph_suite, parity_suite, size_suite
-        from ml.gate.model import measure_onnx, measure_parity, model_bytes
+        from ml.gate.data import example_rows
+        from ml.gate.model import measure_onnx, measure_parity, measure_predictions, model_bytes
 
-        gate, model = self.surface.gate.onnx, self.candidate.path / MODEL
-        graph = measure_onnx(self.surface, model)
+        surface, manifest = self.surface, self.manifest
+        gate, model = surface.gate.onnx, self.candidate.path / MODEL
+        graph = measure_onnx(surface, model)
         checks = gx.validate(graph, graph_suite(graph))
         checks += gx.validate([{"megabytes": model_bytes(model) / 1e6}], size_suite(gate))
-        with Lake(self.settings, snapshot=self.manifest.snapshot) as lake:
-            days = self.manifest.eval_days
-            parity = measure_parity(lake, self.surface, model, self._exported(), days, max_batch=gate.max_batch)
-        return checks + gx.validate(parity, parity_suite(gate, parity)), ""
+        if gx.worst(checks) is Outcome.FAIL:
+            return checks, "not compared with its checkpoint"
+        with Lake(self.settings, snapshot=manifest.snapshot) as lake:
+            order = "ts desc, exposure_id"
+            rows = example_rows(lake, surface, manifest.eval_days, order=order, limit=gate.max_batch)
+        parity = measure_parity(surface, model, self._exported(), rows, max_batch=gate.max_batch)
+        with Lake(self.settings) as lake:
+            evaluated = measure_predictions(lake, surface, rows, model, manifest.partition, manifest.kind)
+        return checks + gx.validate([*parity, evaluated], parity_suite(gate, [*parity, evaluated])), ""
 
     def _exported(self) -> Artifact:
         from ml.pipeline import artifact_name
@@ -303,7 +310,7 @@ class _Judgement:
 
     def _provenance(self) -> tuple[list[Check], str]:
         from checks.suites.provenance import leaks_suite, origins_suite, teacher_suite
-        from ml.gate.provenance import compare_origins, measure_leaks
+        from ml.gate.provenance import compare_figures, compare_origins, measure_leaks
 
         manifest, surface = self.manifest, self.surface
         champion = self._champion()
@@ -314,6 +321,8 @@ class _Judgement:
                 lake, self.settings, surface, manifest, contract, self.evaluation, release, self._reference()
             )
             leaks = measure_leaks(lake, surface, manifest.eval_days, self.evaluation, manifest.kind)
+        with Lake(self.settings) as lake:
+            origins.append(compare_figures(lake, surface, manifest, contract, self.evaluation))
         tasks = [task for task, spec in surface.tasks.items() if spec.kind == "binary"]
         checks = gx.validate(origins, origins_suite(origins))
         checks += gx.validate(leaks, leaks_suite(surface.gate.provenance, tasks)) if tasks else []

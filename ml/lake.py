@@ -223,6 +223,7 @@ def attach_options(settings: Settings) -> dict[str, str]:
     """Return the options of ``attach``; the dbt profile uses the same ones."""
     return {
         "data_path": str(settings.lake_dir / "data"),
+        "override_data_path": "1",  # a home may be moved: its catalog names files relative to the folder
         "meta_journal_mode": "WAL",
         "meta_busy_timeout": "30000",
         "data_inlining_row_limit": "0",

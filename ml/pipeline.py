@@ -230,6 +230,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
             partition,
             teacher_outputs={output.task: output.kind for output in contract.outputs},
             seed=settings.seed,
+            snapshot=training_set.snapshot,
         )
     plots = figures(evaluation)
     stored = ArtifactStore(settings.artifacts_dir).put(

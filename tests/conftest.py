@@ -1,12 +1,14 @@
 """Shared fixtures: homes that are ready for use."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,6 +17,15 @@ for name in [name for name in os.environ if name.startswith("CROSSFADE_")]:
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests marked ``long`` out unless -k, -m or a test's own name asks for them."""
+    asked = config.option.keyword or config.option.markexpr or any("::" in argument for argument in config.args)
+    left_out = [] if asked else [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +40,27 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the command `crossfade demo` ran to its end on the tiny world."""
-    home = tmp_path_factory.mktemp("demo") / "home"
-    run_crossfade(home, "demo", "--preset", "tiny", timeout=600)
+def built_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which `crossfade demo` ran to its end on the tiny world; for all workers, never to be changed.
+
+    ``TINY_DEMO`` names one that is there already: it saves minutes while one writes tests.
+    """
+    if ready := os.environ.get("TINY_DEMO"):
+        return Path(ready)
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    home, done = shared / "demo" / "home", shared / "demo" / "done"
+    with FileLock(shared / "demo.lock"):
+        if not done.exists():
+            run_crossfade(home, "demo", "--preset", "tiny", timeout=600)
+            done.touch()
     return home
+
+
+@pytest.fixture(scope="module")
+def tiny_demo(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of that home for each module."""
+    return shutil.copytree(built_demo, tmp_path_factory.mktemp("demo") / "home")
 
 
 def run_crossfade(home: Path, *arguments: str, timeout: float = 120, **environment: str) -> str:

@@ -40,7 +40,7 @@ def parity_suite(gate: OnnxGate, rows: Sequence[dict[str, Any]]) -> Any:
                 max_value=gate.tolerance,
                 where={"case": row["case"]},
                 count="n",
-                **gx.named(f"torch_minus_onnxruntime_{row['case'].replace(' ', '_')}", gx.between(high=gate.tolerance)),
+                **gx.named(f"difference_{row['case'].replace(' ', '_')}", gx.between(high=gate.tolerance)),
             )
             for row in rows
         ],

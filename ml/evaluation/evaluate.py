@@ -279,6 +279,7 @@ def evaluate(
     teacher_outputs: Mapping[str, str],
     seed: int,
     replicates: int = 1000,
+    snapshot: int | None = None,
 ) -> Evaluation:
     """Evaluate a partition and replace its rows in ``ml.evaluation_<surface>``.
 
@@ -292,6 +293,7 @@ def evaluate(
             task name. A task whose ``teacher_output`` is not among them has no teacher figure.
         seed: Seed of the bootstrap.
         replicates: Bootstrap samples.
+        snapshot: Snapshot of the lake that the evaluation rows are read from; predictions are always the newest.
 
     Raises:
         PredictionError: No predictions, or predictions that do not cover the evaluation rows.
@@ -300,7 +302,13 @@ def evaluate(
     if baseline.num_rows:
         write_predictions(lake, surface.name, partition, baseline)
     evaluation = compute_evaluation(
-        lake, surface, partition, teacher_outputs=teacher_outputs, seed=seed, replicates=replicates
+        lake,
+        surface,
+        partition,
+        teacher_outputs=teacher_outputs,
+        seed=seed,
+        replicates=replicates,
+        snapshot=snapshot,
     )
     lake.replace_days(
         evaluation_table(surface.name),
@@ -320,9 +328,10 @@ def compute_evaluation(
     teacher_outputs: Mapping[str, str],
     seed: int,
     replicates: int = 1000,
+    snapshot: int | None = None,
 ) -> Evaluation:
     """Compute what ``evaluate`` stores from the stored predictions, writing nothing."""
-    frame = _read(lake, surface, partition, teacher_outputs)
+    frame = _read(lake, surface, partition, teacher_outputs, snapshot)
     weights = UserWeights(frame.users, seed=seed, replicates=replicates)
     measures = _Measures(frame, weights)
     results: list[Result] = []
@@ -378,7 +387,9 @@ class _Frame:
     hashes: dict[str, str]
 
 
-def _read(lake: Lake, surface: Surface, partition: date, teacher_outputs: Mapping[str, str]) -> _Frame:
+def _read(
+    lake: Lake, surface: Surface, partition: date, teacher_outputs: Mapping[str, str], snapshot: int | None
+) -> _Frame:
     predictions = f"{ALIAS}.{predictions_table(surface.name)}"
     if not lake.table_exists(predictions_table(surface.name)):
         raise PredictionError(f"{surface.name} has no predictions")
@@ -394,6 +405,7 @@ def _read(lake: Lake, surface: Surface, partition: date, teacher_outputs: Mappin
     keys = [k for k in keys if k[2] == RANK_TASK or k[2] in surface.tasks]
     keys = [k for k in keys if k[1] != "teacher" or surface.tasks[k[2]].teacher_output in teacher_outputs]
     days = surface.evaluation_days(partition)
+    version = "" if snapshot is None else f" at (version => {int(snapshot)})"
     labels = ", ".join(f"{task.label}::double as label_{i}" for i, task in enumerate(surface.tasks.values()))
     slices = "".join(f", coalesce(({sql}), false) as slice_{i}" for i, sql in enumerate(surface.slices.values()))
     pivot = "".join(
@@ -404,7 +416,7 @@ def _read(lake: Lake, surface: Surface, partition: date, teacher_outputs: Mappin
         f"""
         with examples as (
             select exposure_id, user_id, coalesce(session_id, -1) as session_id, {labels}{slices}
-            from {ALIAS}.{FEATURES}.examples_{surface.name}
+            from {ALIAS}.{FEATURES}.examples_{surface.name}{version}
             where day between ? and ?
         ), scores as (
             select exposure_id{pivot} from {predictions} where partition = ? group by exposure_id

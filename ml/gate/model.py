@@ -1,28 +1,34 @@
 """Measurements of an exported model against its surface and its checkpoint."""
 
 import tempfile
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from ml.gate.data import example_rows
-from ml.lake import Lake
+from ml.lake import ALIAS, Lake
 from ml.store.artifacts import Artifact
+from ml.store.releases import CONFIG
 from ml.surfaces.spec import Surface
 
 
 def measure_onnx(surface: Surface, model: Path) -> list[dict[str, Any]]:
-    """Return what is wrong with the graph: rows of ``property``, ``problems`` (their number) and ``detail``.
+    """Return what is wrong with the graph and the server's configuration beside it.
+
+    Returns:
+        Rows of ``property``, ``problems`` (their number) and ``detail``.
 
     Raises:
         ValueError: The file cannot be read as ONNX.
     """
     from ml.export.onnx import BATCH, inspect
+    from ml.export.triton import config_pbtxt
 
     seen = inspect(model)
+    config = model.with_name(CONFIG)
+    stated = config.read_text(encoding="utf-8") if config.is_file() else ""
     inputs = {name: [spec.dtype, [BATCH, *spec.shape]] for name, spec in surface.inputs.items()}
     outputs = {name: ["float32", [BATCH]] for name in (*surface.tasks, "score")}
     problems: dict[str, list[Any]] = {
@@ -33,21 +39,23 @@ def measure_onnx(surface: Surface, model: Path) -> list[dict[str, Any]]:
         "no_external_data": ["weights outside of the file"] if seen["external_data"] else [],
         "inputs_as_declared": _differences(inputs, seen["inputs"]),
         "outputs_as_declared": _differences(outputs, seen["outputs"]),
+        "config_as_generated": []
+        if stated == config_pbtxt(surface.name, model, surface.gate.onnx.max_batch)
+        else [f"{CONFIG} is not what the graph gives"],
     }
     return [{"property": k, "problems": len(v), "detail": "; ".join(map(str, v))[:500]} for k, v in problems.items()]
 
 
 def measure_parity(
-    lake: Lake, surface: Surface, model: Path, checkpoint: Artifact, days: Sequence[date], *, max_batch: int
+    surface: Surface, model: Path, checkpoint: Artifact, examples: pa.Table, *, max_batch: int
 ) -> list[dict[str, Any]]:
-    """Compare torch and onnxruntime at batch 1, 2, an odd size and the largest, on edge rows, and on rows of the lake.
+    """Compare torch and onnxruntime at batch 1, 2, an odd size and the largest, on edge rows, and on real rows.
 
     Args:
-        lake: The lake, or a snapshot of it.
         surface: The surface.
         model: The exported file.
         checkpoint: Artifact with the checkpoint that was exported.
-        days: Days to take real rows from, inputs as when serving.
+        examples: Real rows; inputs are taken as when serving.
         max_batch: Largest batch that is served.
 
     Returns:
@@ -60,8 +68,7 @@ def measure_parity(
     ranker, _ = load_ranker(checkpoint)
     odd = max(3, max_batch // 3 | 1)
     cases = parity(ranker, model, (1, 2, odd, max_batch))
-    table = example_rows(lake, surface, days, order="ts, exposure_id", limit=max_batch)
-    rows = to_arrays(table, surface.inputs, "serving")
+    rows = to_arrays(examples, surface.inputs, "serving")
     size = len(next(iter(rows.values())))
     cases["evaluation rows"] = parity(ranker, model, (size,), rows)[f"batch {size}"]
     sizes = {"edge": 64, "evaluation rows": size}
@@ -69,6 +76,43 @@ def measure_parity(
         {"case": case, "difference": max(found.values()), "n": sizes.get(case) or int(case.split()[-1])}
         for case, found in cases.items()
     ]
+
+
+def measure_predictions(
+    lake: Lake, surface: Surface, rows: pa.Table, model: Path, partition: date, kind: str
+) -> dict[str, Any]:
+    """Score rows with the exported model and compare with the predictions that were evaluated.
+
+    Args:
+        lake: The lake as it is now.
+        surface: The surface.
+        rows: Examples of the evaluation days.
+        model: The exported file.
+        partition: Partition of the candidate.
+        kind: Which ranker the candidate is, ``student`` or ``control``.
+
+    Returns:
+        A row like those of ``measure_parity``; infinite where a prediction is missing.
+    """
+    from ml.evaluation.predictions import predictions_table
+    from ml.pipeline import scoring
+    from ml.students.columns import to_arrays
+
+    ids = rows["exposure_id"]
+    query = f"""
+        select s.task, s.exposure_id, s.score from {ALIAS}.{predictions_table(surface.name)} as s
+        where s.partition = ? and s.model = ? and s.inputs = 'serving' and list_contains(?::bigint[], s.exposure_id)"""
+    stored = lake.sql(query, [partition, kind, ids.to_pylist()])
+    tasks = stored["task"].to_numpy(zero_copy_only=False)
+    wanted = ids.to_numpy()
+    scores = scoring(model)(to_arrays(rows, surface.inputs, "serving"))
+    difference = 0.0
+    for task in scores:
+        own = stored.filter(pa.array(tasks == task))
+        predicted = dict(zip(own["exposure_id"].to_pylist(), own["score"].to_pylist(), strict=True))
+        found = np.array([predicted.get(i, np.inf) for i in wanted.tolist()])
+        difference = max(difference, float(np.abs(found - scores[task]).max()))
+    return {"case": "stored predictions", "difference": difference, "n": len(wanted)}
 
 
 def model_bytes(model: Path) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ml.evaluation import metrics
-from ml.evaluation.evaluate import Evaluation
+from ml.evaluation.evaluate import Evaluation, Result, compute_evaluation
 from ml.lake import ALIAS, FEATURES, Lake
 from ml.settings import Settings
 from ml.store.manifest import DayContent, Manifest, examples_content, soft_label_content
@@ -75,6 +75,42 @@ def compare_origins(
     return [{"item": item, "stated": str(s), "found": str(f)} for item, (s, f) in stated.items()]
 
 
+def compare_figures(
+    lake: Lake, surface: Surface, manifest: Manifest, contract: Contract, evaluation: Evaluation
+) -> dict[str, str]:
+    """Compute every figure again from the stored predictions and the rows of the manifest's snapshot.
+
+    Args:
+        lake: The lake as it is now.
+        surface: The surface.
+        manifest: Names the snapshot.
+        contract: The pinned teacher.
+        evaluation: The evaluation that the verdict judges.
+
+    Returns:
+        A row like those of ``compare_origins``; ``found`` names the first figure that differs.
+
+    Raises:
+        PredictionError: There are no predictions of every evaluation row.
+    """
+    again = compute_evaluation(
+        lake,
+        surface,
+        evaluation.partition,
+        teacher_outputs={output.task: output.kind for output in contract.outputs},
+        seed=evaluation.seed,
+        replicates=evaluation.replicates,
+        snapshot=manifest.snapshot,
+    )
+    stated, found = _figures(evaluation), _figures(again)
+    differing = [name for name in {**stated, **found} if stated.get(name) != found.get(name)]
+    others = [m for m in {**evaluation.models, **again.models} if evaluation.models.get(m) != again.models.get(m)]
+    told = [f"{len(differing)} differ; {n} is {found.get(n)}, not {stated.get(n)}" for n in differing[:1]]
+    told += [f"the predictions of {name} are another model's" for name in others]
+    as_stated = f"{len(stated)} as predicted"
+    return {"item": "figures", "stated": as_stated, "found": "; ".join(told) or as_stated}
+
+
 def measure_leaks(
     lake: Lake, surface: Surface, days: Sequence[date], evaluation: Evaluation, kind: str
 ) -> list[dict[str, Any]]:
@@ -110,6 +146,17 @@ def measure_leaks(
             own = evaluation.result(kind, task, metric="auc", inputs=inputs)
             found.append({"task": task, "feature": f"candidate, {inputs} inputs", "auc": own.value, "n": own.n})
     return found
+
+
+def _figures(evaluation: Evaluation) -> dict[str, tuple[float | None, ...]]:
+    def name(r: Result) -> str:
+        than = f" - {r.reference}" if r.reference else ""
+        return f"{r.task} {r.metric} of {r.model}{than} on {r.slice} ({r.inputs} inputs)"
+
+    def known(value: float) -> float | None:
+        return round(value, 9) if np.isfinite(value) else None
+
+    return {name(r): (known(r.value), known(r.lo), known(r.hi), r.n, r.positives) for r in evaluation.results}
 
 
 def _contents(what: str, stated: Sequence[DayContent], found: Sequence[DayContent]) -> dict[str, tuple[object, object]]:

@@ -1,21 +1,32 @@
 """Kills at random moments, many times: `make kills`. The tests kill the same parts once, at a chosen moment."""
 
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from datetime import date
 from pathlib import Path
 
+import httpx
+
+from deploy.serving.run import serving
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
+from ml.store.files import sha256_file
+from ml.store.releases import ReleaseStore
+from ml.store.triton import served_version
 from ml.study.analysis import lifts
 from ml.study.design import load_design
 from ml.study.report import study_rows
 from ml.study.run import TRIALS_TABLE
+from tests.deploy.serving.tiny_home import DAY, Home, rank_body, tiny_settings
 
 KILLS = int(os.environ.get("KILLS", "5"))
+RELEASE_KILLS = int(os.environ.get("RELEASE_KILLS", "200"))
 STUDY = """
 one:
   description: Two small worlds.
@@ -66,6 +77,79 @@ def test_a_study_killed_at_random_moments_ends_with_the_table_of_an_undisturbed_
     design = load_design("one", designs)
     tables = [lifts(study_rows(Settings(home=h), design), design) for h in (home, tmp_path / "undisturbed")]
     assert tables[0] == tables[1] and len(tables[0]) > 10
+
+
+def test_releases_killed_at_random_moments_leave_a_valid_champion_and_no_half_release_is_served(tmp_path: Path):
+    """Promotions, rollbacks and retirements in one process after another, while a server follows and a client asks."""
+    home = Home(tiny_settings(tmp_path / "home"))
+    home.publish()
+    home.promote("homepage", 1)
+    context, moments, stop = multiprocessing.get_context("forkserver"), random.Random(0), threading.Event()
+    context.set_forkserver_preload(["tests.campaigns.campaign_kills"])
+    answers: list[tuple[int, int, frozenset[int]]] = []
+
+    def ask(url: str) -> None:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            while not stop.is_set():
+                answer = client.post("/rank", json=rank_body())
+                content = answer.json()
+                made_by = frozenset(int(item["score"] // 1000) for item in content["items"])
+                answers.append((answer.status_code, number_of(content["release"]), made_by))
+
+    with serving(home.settings, poll_s=0.02) as url:
+        asking = threading.Thread(target=ask, args=(url,))
+        asking.start()
+        try:
+            for kill in range(1, RELEASE_KILLS + 1):
+                before = len(home.store.history("homepage"))
+                process = context.Process(target=churn, args=(home.settings.home,))
+                process.start()
+                time.sleep(moments.uniform(0.1, 0.7))
+                process.kill()
+                process.join()
+                assert process.exitcode == -signal.SIGKILL
+                assert len(home.store.history("homepage")) >= before
+                a_valid_champion_is_there(home)
+                if kill % 20 == 0:
+                    moves = len(home.store.history("homepage"))
+                    print(f"kill {kill} of {RELEASE_KILLS}: {moves} moves, {len(answers)} answers", flush=True)
+        finally:
+            stop.set()
+            asking.join()
+    assert len(home.store.history("homepage")) > RELEASE_KILLS / 4
+    assert {status for status, *_ in answers} == {200}
+    assert all(made_by == {number} for _, number, made_by in answers), "an answer of half a release"
+    assert len({number for _, number, _ in answers}) > 10
+
+
+def churn(folder: Path) -> None:
+    """Promote, roll back and retire until killed."""
+    home = Home(tiny_settings(folder))
+    number = max(number_of(name) for name in home.store.releases("homepage"))
+    while True:
+        number += 1
+        home.promote("homepage", number)
+        if number % 3 == 0:
+            home.store.rollback("homepage", by="churn", reason="every third")
+        if number % 5 == 0:
+            home.store.retire("homepage", keep=3)
+
+
+def number_of(release: str) -> int:
+    """Return the number that a tiny home's release writes into its scores."""
+    return (date.fromisoformat(release[:10]) - DAY).days
+
+
+def a_valid_champion_is_there(home: Home) -> None:
+    """The store opens; what the model repository names is a whole release of the history."""
+    store = ReleaseStore(home.settings.artifacts_dir)
+    assert store.champion("homepage") is not None
+    history = store.history("homepage")
+    assert [entry.number for entry in history] == list(range(1, len(history) + 1))
+    folder = home.settings.artifacts_dir / "repository" / "homepage"
+    version = served_version((folder / "config.pbtxt").read_text())
+    pointer = next(entry for entry in history if entry.version == version and entry.moves)
+    assert sha256_file(folder / str(version) / "model.onnx") == pointer.onnx_sha256
 
 
 def start(script: Path, home: Path, designs: Path) -> "subprocess.Popen[bytes]":

@@ -162,7 +162,7 @@ def test_a_teacher_that_may_have_seen_the_evaluation_days_fails_or_warns(world, 
 def test_an_implausible_auc_is_a_leak(world, evaluation, store) -> None:
     kind = Manifest.from_bytes(world.candidate.read("manifest.json"), "m").kind
     leaking = _changed(evaluation, lambda r: r.model == kind and r.metric == "auc" and r.slice == "all", value=0.999)
-    assert _failed(_judge(world, leaking, store), 10) == {"ctr_strongest_auc"}
+    assert _failed(_judge(world, leaking, store), 10) == {"ctr_strongest_auc", "figures"}
 
 
 def test_a_feature_that_knows_the_label_is_a_leak(world, evaluation, toolbox) -> None:
@@ -390,6 +390,7 @@ def test_a_graph_that_computes_something_else_than_the_checkpoint_fails(world, t
 
     from checks import gx
     from checks.suites.onnx import parity_suite
+    from ml.gate.data import example_rows
     from ml.gate.model import measure_parity
     from ml.lake import Lake
     from ml.pipeline import artifact_name
@@ -407,7 +408,8 @@ def test_a_graph_that_computes_something_else_than_the_checkpoint_fails(world, t
     )
     path = _edited(world, tmp_path, shift)
     with Lake(world.settings) as lake:
-        rows = measure_parity(lake, world.surface, path, checkpoint, manifest.eval_days, max_batch=64)
+        real = example_rows(lake, world.surface, manifest.eval_days, order="exposure_id", limit=64)
+    rows = measure_parity(world.surface, path, checkpoint, real, max_batch=64)
     assert [row["n"] for row in rows] == [1, 2, 21, 64, 64, 64]
     checks = gx.validate(rows, parity_suite(world.surface.gate.onnx, rows))
     assert all(check.outcome is Outcome.FAIL for check in checks)

@@ -1,0 +1,68 @@
+"""A champion and a healthy candidate, made by the real graph; and the table of what caught which sabotage."""
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from ml.store.releases import Pointer
+from ml.surfaces.spec import load_surfaces
+from tests.sabotage.bench import Bench, Case, settings_of
+
+COLUMNS = ("case", "goes on with", "caught by", "and by")
+
+
+@pytest.fixture(scope="session")
+def healthy(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A champion of the day before, and a candidate of the last day, which the gate lets pass."""
+    home = tmp_path_factory.mktemp("sabotage") / "healthy"
+    shutil.copytree(built_demo, home)
+    for folder in ("artifacts", "training"):
+        shutil.rmtree(home / folder)
+    settings = settings_of(home)
+    assert settings.last_day is not None
+    bench = Bench(settings, load_surfaces(settings)["homepage"], settings.last_day)
+    assert bench.go_on("training_set", partition=bench.partition - timedelta(days=1)) == []
+    champion = bench.pointer
+    assert champion is not None
+    assert bench.go_on("training_set") == []
+    candidate = bench.pointer
+    assert candidate is not None and candidate.release != champion.release
+    _forget_promotion(bench, candidate)
+    assert bench.pointer == champion
+    return bench
+
+
+def _forget_promotion(bench: Bench, pointer: Pointer) -> None:
+    """Take the last promotion back as if it had not been asked for yet: the candidate and its verdict stay."""
+    root, name = bench.settings.artifacts_dir, bench.surface.name
+    (root / "champion" / name / f"{pointer.number:06d}.json").unlink()
+    shutil.rmtree(root / "releases" / name / pointer.release)
+    shutil.rmtree(root / "repository" / name)
+    bench.store.sync_repository(name)
+
+
+@pytest.fixture
+def told(record_property: Callable[[str, object], None]) -> Callable[[Case, str], None]:
+    """Add a row to the table that ends the tests."""
+
+    def tell(case: Case, second: str) -> None:
+        caught = f"guard {case.caught}" if isinstance(case.caught, int) else case.caught
+        record_property("sabotage", (case.name, case.stage, caught, second))
+
+    return tell
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table."""
+    reports = terminalreporter.stats.get("passed", [])
+    rows = [tuple(value) for r in reports for name, value in r.user_properties if name == "sabotage"]
+    if rows:
+        terminalreporter.section("sabotage")
+        widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
+        for row in [COLUMNS, *sorted(rows)]:
+            terminalreporter.line(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            )
