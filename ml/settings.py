@@ -6,10 +6,13 @@ The TOML file lets every process of one home (UI, daemon, run workers, server) a
 import os
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+if TYPE_CHECKING:
+    from ml.store.files import Bucket
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = "crossfade.toml"
@@ -72,6 +75,12 @@ class Settings(BaseSettings):
     release_cron: str = Field(default="0 5 * * *", description="When the schedule asks for a release of each surface.")
     release_timezone: str = Field(default="UTC", description="Time zone of `release_cron`.")
     alert_url: SecretStr | None = Field(default=None, description="Webhook that failed checks are posted to, as JSON.")
+    artifacts_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://",
+        description="s3://bucket/prefix of artifacts, verdicts and releases in place of <home>/artifacts; credentials, "
+        "region and endpoint come from the AWS_* variables.",
+    )
     serve_host: str = Field(default="127.0.0.1", description="Address that the server binds to.")
     serve_port: int = Field(default=8080, ge=0, le=65535, description="Port of the server; 0 takes a free one.")
     serve_url: str | None = Field(default=None, description="Server that the health sensor asks; off without it.")
@@ -126,9 +135,11 @@ class Settings(BaseSettings):
         return self.lake_dir / "catalog.sqlite"
 
     @property
-    def artifacts_dir(self) -> Path:
-        """Content-addressed artifacts, verdicts and releases."""
-        return self.home / "artifacts"
+    def artifacts_dir(self) -> "Path | Bucket":
+        """Content-addressed artifacts, verdicts and releases: a folder, or a place in an object store."""
+        from ml.store.files import Bucket
+
+        return Bucket(self.artifacts_url, self.home / "cache") if self.artifacts_url else self.home / "artifacts"
 
     @property
     def reports_dir(self) -> Path:

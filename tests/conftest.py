@@ -40,27 +40,43 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def built_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which `crossfade demo` ran to its end on the tiny world; for all workers, never to be changed.
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function that makes a folder by name, once for all workers; nobody may change what is in it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, build: Callable[[Path], None]) -> Path:
+        folder, done = shared / "once" / name, shared / "once" / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(shared / "once" / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                build(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def built_demo(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A home in which `crossfade demo` ran to its end on the tiny world.
 
     ``TINY_DEMO`` names one that is there already: it saves minutes while one writes tests.
     """
     if ready := os.environ.get("TINY_DEMO"):
         return Path(ready)
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    home, done = shared / "demo" / "home", shared / "demo" / "done"
-    with FileLock(shared / "demo.lock"):
-        if not done.exists():
-            run_crossfade(home, "demo", "--preset", "tiny", timeout=600)
-            done.touch()
-    return home
+    return once("demo", _demo)
 
 
 @pytest.fixture(scope="module")
 def tiny_demo(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of that home for each module."""
     return shutil.copytree(built_demo, tmp_path_factory.mktemp("demo") / "home")
+
+
+def _demo(home: Path) -> None:
+    run_crossfade(home, "demo", "--preset", "tiny", timeout=600)
 
 
 def run_crossfade(home: Path, *arguments: str, timeout: float = 120, **environment: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml.store.files import Files, sha256_bytes, sha256_file
+from ml.store.files import Bucket, open_files, sha256_bytes, sha256_file
 from ml.store.sealed import DamagedError, digest, seal, unseal
 
 RECORD = "artifact.json"
@@ -72,8 +72,8 @@ class Artifact:
 class ArtifactStore:
     """Artifacts below one folder."""
 
-    def __init__(self, root: Path) -> None:
-        self.files = Files(root)
+    def __init__(self, root: Path | Bucket) -> None:
+        self.files = open_files(root)
 
     def put(
         self, name: str, partition: str, files: Mapping[str, Path | bytes], meta: Mapping[str, Any] | None = None

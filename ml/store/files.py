@@ -1,7 +1,8 @@
 """File operations of the store: whatever a reader finds is complete, whenever a writer is killed.
 
 Keys are POSIX paths below one root. The operations are those that an object store can offer too: read, list, create if
-absent, replace, publish a folder, remove a folder.
+absent, replace, publish a folder, remove a folder. ``Files`` keeps them in a folder, ``ml.store.objects`` in a
+bucket.
 """
 
 import fcntl
@@ -11,31 +12,109 @@ import re
 import shutil
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 _SCRATCH = ".tmp"
-_SCRATCH_MAX_AGE_S = 24 * 3600.0
+MAX_AGE_S = 24 * 3600.0
+"""What a writer left behind is swept away after this time."""
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,200}")
 
 
-class Files:
+@dataclass(frozen=True)
+class Bucket:
+    """A place in an object store, and where files are copied to on the way to programs that want paths."""
+
+    url: str
+    cache: Path
+
+
+class FileStore(ABC):
+    """The operations. A key with a segment that is empty, hidden, or could leave the root is a ``ValueError``."""
+
+    @abstractmethod
+    def path(self, key: str) -> Path:
+        """Return a local path of a file, or of a folder that was published as a whole."""
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """Return the content of one file; ``FileNotFoundError`` if there is none."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Tell whether a file or folder exists."""
+
+    @abstractmethod
+    def names(self, key: str) -> list[str]:
+        """Return the names inside a folder, sorted; an absent folder is empty."""
+
+    @abstractmethod
+    def create(self, key: str, content: bytes) -> bool:
+        """Create one file with all its content, or return False where it exists: of many callers one wins."""
+
+    @abstractmethod
+    def replace(self, key: str, content: bytes) -> None:
+        """Create or replace one file; readers see the old or the new content."""
+
+    @abstractmethod
+    def create_folder(self, key: str, content: Mapping[str, Path | bytes]) -> bool:
+        """Publish a folder with all its files at once, or return False where it exists."""
+
+    @abstractmethod
+    def remove_folder(self, key: str) -> None:
+        """Remove a folder; it vanishes as a whole. An absent one is no error."""
+
+    @abstractmethod
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Hold an exclusive lock named ``key`` where the store has locks; what it guards must be right without it."""
+
+    @abstractmethod
+    def modified(self, key: str) -> float:
+        """Return when a file or folder was last changed, in seconds since the epoch."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Remove what killed writers left behind more than a day ago."""
+
+
+def open_files(root: Path | Bucket) -> FileStore:
+    """Return the files below a local folder or in a bucket."""
+    if isinstance(root, Path):
+        return Files(root)
+    from ml.store.objects import ObjectFiles
+
+    return ObjectFiles(root)
+
+
+def check_key(key: str) -> str:
+    """Return ``key``.
+
+    Raises:
+        ValueError: A segment is empty, hidden, or could leave the root.
+    """
+    for segment in key.split("/"):
+        if not is_name(segment):
+            raise ValueError(f"{key!r} is no valid store key: bad segment {segment!r}")
+    return key
+
+
+def is_name(segment: str) -> bool:
+    """Tell whether ``segment`` may be part of a key."""
+    return _SEGMENT.fullmatch(segment) is not None
+
+
+class Files(FileStore):
     """Files below ``root`` on one local file system."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
     def path(self, key: str) -> Path:
-        """Return the local path of ``key``.
-
-        Raises:
-            ValueError: A segment of the key is empty, hidden, or could leave the root.
-        """
-        for segment in key.split("/"):
-            if not _SEGMENT.fullmatch(segment):
-                raise ValueError(f"{key!r} is no valid store key: bad segment {segment!r}")
-        return self.root / key
+        """Return the local path of ``key``."""
+        return self.root / check_key(key)
 
     def read(self, key: str) -> bytes:
         """Return the content of one file; ``FileNotFoundError`` if there is none."""
@@ -48,7 +127,7 @@ class Files:
     def names(self, key: str) -> list[str]:
         """Return the names inside a folder, sorted; an absent folder is empty."""
         try:
-            return sorted(p.name for p in self.path(key).iterdir() if _SEGMENT.fullmatch(p.name))
+            return sorted(p.name for p in self.path(key).iterdir() if is_name(p.name))
         except FileNotFoundError:
             return []
 
@@ -80,8 +159,7 @@ class Files:
         scratch.mkdir()
         try:
             for name, item in content.items():
-                if not _SEGMENT.fullmatch(name):
-                    raise ValueError(f"{name!r} is no valid file name in {key!r}")
+                check_key(name)
                 if isinstance(item, bytes):
                     (scratch / name).write_bytes(item)
                 else:
@@ -130,11 +208,15 @@ class Files:
             _sync_folder(folder.parent)
         return target
 
-    def _scratch_path(self) -> Path:
+    def sweep(self) -> None:
+        """Remove what killed writers left behind more than a day ago; every write does so too."""
         folder = self.root / _SCRATCH
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-        return folder / uuid.uuid4().hex
+
+    def _scratch_path(self) -> Path:
+        self.sweep()
+        return self.root / _SCRATCH / uuid.uuid4().hex
 
     def _scratch(self, content: bytes) -> Path:
         scratch = self._scratch_path()
@@ -169,7 +251,7 @@ def _sync_folder(path: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left behind."""
-    horizon = time.time() - _SCRATCH_MAX_AGE_S
+    horizon = time.time() - MAX_AGE_S
     for path in folder.iterdir():
         try:
             if path.suffix == ".lock" or path.stat().st_mtime > horizon:

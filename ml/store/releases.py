@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from ml.store.artifacts import Artifact
-from ml.store.files import Files, sha256_bytes, sha256_file
+from ml.store.files import Bucket, open_files, sha256_bytes, sha256_file
 from ml.store.manifest import Manifest, Record
 from ml.store.model_card import render_model_card
 from ml.store.sealed import DamagedError, digest, seal, unseal
@@ -209,8 +209,8 @@ class _State:
 class ReleaseStore:
     """Releases, champion pointers and model repository below one folder (``settings.artifacts_dir``)."""
 
-    def __init__(self, root: Path) -> None:
-        self.files = Files(root)
+    def __init__(self, root: Path | Bucket) -> None:
+        self.files = open_files(root)
         self.verdicts = VerdictStore(root)
 
     def surfaces(self) -> list[str]:
@@ -407,6 +407,7 @@ class ReleaseStore:
         """
         if keep < MIN_KEPT:
             raise ValueError(f"keep={keep}: at least {MIN_KEPT} releases are kept")
+        self.files.sweep()
         state = self._state(surface)
         if state.last is None:
             return []
@@ -426,36 +427,39 @@ class ReleaseStore:
                 self.files.remove_folder(f"releases/{surface}/{release}")
         return list(stale)
 
-    def sync_repository(self, surface: str) -> Path | None:
+    def sync_repository(self, surface: str) -> bool:
         """Bring ``repository/<surface>/`` in line with the pointer; safe to repeat and to interrupt.
 
         The new version's folder is complete before ``config.pbtxt`` names it; the version before it stays for servers
-        that still read it, older ones go last.
+        that still read it, older ones go last. Where the champion moves meanwhile, it is followed.
 
         Returns:
-            The repository folder, or None before the first promotion.
+            Whether there is a champion.
         """
         folder = f"repository/{surface}"
         with self.files.lock(folder):
             champion = self.champion(surface)
-            if champion is None:
-                return None
-            version, release = champion.pointer.version, champion.release
-            self._publish_version(f"{folder}/{version}", release)
-            config = with_version((release.path / CONFIG).read_text(encoding="utf-8"), version).encode()
-            if not self.files.exists(f"{folder}/{CONFIG}") or self.files.read(f"{folder}/{CONFIG}") != config:
-                self.files.replace(f"{folder}/{CONFIG}", config)
-            for name in self.files.names(folder):
-                if name.isdigit() and int(name) not in (version, version - 1):
-                    self.files.remove_folder(f"{folder}/{name}")
-        return self.files.path(folder)
+            while champion is not None:
+                self._publish_version(folder, champion)
+                seen, champion = champion, self.champion(surface)
+                if champion is not None and champion.pointer == seen.pointer:
+                    return True
+        return False
 
-    def _publish_version(self, key: str, release: Release) -> None:
-        stored = self.files.path(key) / MODEL
-        if stored.is_file() and sha256_file(stored) == release.manifest.onnx_sha256:
-            return
-        self.files.remove_folder(key)
-        self.files.create_folder(key, {MODEL: release.model})
+    def _publish_version(self, folder: str, champion: Champion) -> None:
+        version, release = champion.pointer.version, champion.release
+        model, config = f"{folder}/{version}/{MODEL}", f"{folder}/{CONFIG}"
+        if not self._holds(model, release.manifest.onnx_sha256):
+            self.files.replace(model, release.model.read_bytes())
+        content = with_version((release.path / CONFIG).read_text(encoding="utf-8"), version).encode()
+        if not self._holds(config, sha256_bytes(content)):
+            self.files.replace(config, content)
+        for name in self.files.names(folder):
+            if name.isdigit() and int(name) not in (version, version - 1):
+                self.files.remove_folder(f"{folder}/{name}")
+
+    def _holds(self, key: str, sha256: str) -> bool:
+        return self.files.exists(key) and sha256_bytes(self.files.read(key)) == sha256
 
     def _objections(
         self, state: _State, candidate: Artifact, key: VerdictKey, manifest: Manifest

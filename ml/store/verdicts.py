@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from ml.store.files import Files
+from ml.store.files import Bucket, open_files
 from ml.store.manifest import Record
 from ml.store.sealed import DamagedError, digest, seal, unseal
 
@@ -129,8 +129,8 @@ class StoredVerdict(Record):
 class VerdictStore:
     """Verdicts below ``<root>/verdicts/<surface>/<candidate>/<number>.json``."""
 
-    def __init__(self, root: Path) -> None:
-        self.files = Files(root)
+    def __init__(self, root: Path | Bucket) -> None:
+        self.files = open_files(root)
 
     def write(self, verdict: Verdict) -> StoredVerdict:
         """Store a verdict under the next free number of its candidate."""

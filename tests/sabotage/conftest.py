@@ -15,15 +15,20 @@ COLUMNS = ("case", "goes on with", "caught by", "and by")
 
 
 @pytest.fixture(scope="session")
-def healthy(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def healthy(built_demo: Path, once: Callable[[str, Callable[[Path], None]], Path]) -> Bench:
     """A champion of the day before, and a candidate of the last day, which the gate lets pass."""
-    home = tmp_path_factory.mktemp("sabotage") / "healthy"
-    shutil.copytree(built_demo, home)
-    for folder in ("artifacts", "training"):
-        shutil.rmtree(home / folder)
+    return _bench(once("healthy", lambda home: _make_healthy(built_demo, home)))
+
+
+def _bench(home: Path) -> Bench:
     settings = settings_of(home)
     assert settings.last_day is not None
-    bench = Bench(settings, load_surfaces(settings)["homepage"], settings.last_day)
+    return Bench(settings, load_surfaces(settings)["homepage"], settings.last_day)
+
+
+def _make_healthy(demo: Path, home: Path) -> None:
+    shutil.copytree(demo, home, ignore=shutil.ignore_patterns("artifacts", "training"))
+    bench = _bench(home)
     assert bench.go_on("training_set", partition=bench.partition - timedelta(days=1)) == []
     champion = bench.pointer
     assert champion is not None
@@ -32,7 +37,6 @@ def healthy(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench
     assert candidate is not None and candidate.release != champion.release
     _forget_promotion(bench, candidate)
     assert bench.pointer == champion
-    return bench
 
 
 def _forget_promotion(bench: Bench, pointer: Pointer) -> None:

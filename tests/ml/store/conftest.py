@@ -12,7 +12,7 @@ import pytest
 from ml.export.schema import feature_schema
 from ml.settings import PROJECT_ROOT
 from ml.store.artifacts import Artifact, ArtifactStore
-from ml.store.files import sha256_bytes
+from ml.store.files import Bucket, sha256_bytes
 from ml.store.manifest import DayContent, Manifest
 from ml.store.releases import ReleaseStore
 from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict, Verdict, VerdictKey, decide, now
@@ -25,7 +25,7 @@ CONFIG = b'name: "homepage"\nbackend: "onnxruntime"\nmax_batch_size: 0\n'
 class Shop:
     """Makes candidates, judges and promotes them."""
 
-    root: Path
+    root: Path | Bucket
     surface: Surface
 
     @property

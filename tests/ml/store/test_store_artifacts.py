@@ -66,7 +66,7 @@ def test_a_failed_put_leaves_nothing_to_read(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     with pytest.raises(FileNotFoundError):
         store.put("a", "p", {"f": tmp_path / "absent"})
-    with pytest.raises(ValueError, match="file name"):
+    with pytest.raises(ValueError, match="no valid store key"):
         store.files.create_folder("a/p/x", {"ok": b"1", "../bad": b"2"})
     assert store.files.names("a/p") == []
     assert store.latest("a", "p") is None

@@ -277,7 +277,7 @@ def test_the_repository_follows_the_pointer_in_triton_layout(shop) -> None:
 
 
 def test_sync_repairs_a_repository_that_was_left_behind_and_repeats_without_writing(shop) -> None:
-    assert shop.store.sync_repository("homepage") is None
+    assert not shop.store.sync_repository("homepage")
     shop.release(0)
     folder = shop.root / "repository/homepage"
     (folder / "config.pbtxt").unlink()
