@@ -10,6 +10,7 @@ OUT ?= docs/results.md
 KILLS ?= 5
 RELEASE_KILLS ?= 200
 SEEDS ?= 20
+REQUESTS ?= 10000
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -53,6 +54,9 @@ study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, 
 
 kills: $(BIN)/.dev ## Kill a study at KILLS=5 and promotions at RELEASE_KILLS=200 random moments, while a server answers
 	KILLS=$(KILLS) RELEASE_KILLS=$(RELEASE_KILLS) $(BIN)/python -m pytest -s --timeout=3600 tests/campaigns/campaign_kills.py
+
+fuzz: $(BIN)/.dev ## Send the server REQUESTS=10000 requests that nobody would send
+	REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s --timeout=7200 tests/campaigns/campaign_fuzz.py
 
 healthy: $(BIN)/.dev ## Judge healthy candidates of SEEDS=20 other seeds: DEMO=path/to/a/finished/demo/home, or it is made first
 	SEEDS=$(SEEDS) DEMO=$(DEMO) $(BIN)/python -m pytest -s --timeout=14400 tests/campaigns/campaign_healthy.py

@@ -33,6 +33,7 @@ _SHORT = 12
 Surface = Annotated[str, typer.Argument(help="Name of the surface, such as homepage.")]
 Release = Annotated[str, typer.Argument(help="Id of a release, or a surface for its champion.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
+Partition = Annotated[str, typer.Option(help="Day of the candidate.")]
 By = Annotated[str, typer.Option(help="Who; default is the login name.", envvar="USER")]
 
 
@@ -337,7 +338,7 @@ def release_diff(
 @release_app.command("promote")
 def release_promote(
     surface: Surface,
-    partition: Annotated[str, typer.Option(help="Day of the candidate.")],
+    partition: Partition,
     by: By,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
 ) -> None:
@@ -356,7 +357,7 @@ def release_promote(
 @release_app.command("override")
 def release_override(
     surface: Surface,
-    partition: Annotated[str, typer.Option(help="Day of the candidate.")],
+    partition: Partition,
     reason: Reason,
     by: By,
 ) -> None:
@@ -385,6 +386,44 @@ def release_confirm(surface: Surface, reason: Reason, by: By) -> None:
 
     pointer = ReleaseStore(_settings().artifacts_dir).confirm(surface, by=by, reason=reason)
     console.print(f"{pointer.release} is the reference of {surface}")
+
+
+@release_app.command("challenge")
+def release_challenge(
+    surface: Surface,
+    partition: Partition,
+    by: By,
+    mode: Annotated[str, typer.Option(help="canary answers its share of users; shadow scores requests besides.")],
+    share: Annotated[float, typer.Option(min=0.0001, max=1, help="Share of users, or of requests.")] = 0.05,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
+) -> None:
+    """Serve a candidate that passed the gate beside the champion; a canary's users always get the canary."""
+    from datetime import date
+
+    from ml.pipeline import challenge_champion
+
+    if mode not in ("canary", "shadow"):
+        raise ValueError(f"unknown mode {mode!r}; choose canary or shadow")
+    settings = _settings()
+    day = date.fromisoformat(partition)
+    release = challenge_champion(
+        settings, _surface(settings, surface), day, mode=mode, share=share, by=by, reason=reason
+    )
+    console.print(f"{surface} has {release} as {mode}, share {share:g}; /metrics shows how it does")
+
+
+@release_app.command("end-challenge")
+def release_end_challenge(
+    surface: Surface,
+    reason: Reason,
+    by: By,
+    bar: Annotated[bool, typer.Option(help="Bar it: its model is never promoted.")] = False,
+) -> None:
+    """Take the challenger away; a promotion does so too."""
+    from ml.store.releases import ReleaseStore
+
+    pointer = ReleaseStore(_settings().artifacts_dir).end_challenge(surface, by=by, reason=reason, bar=bar)
+    console.print(f"{surface} is served by {pointer.release} alone")
 
 
 @release_app.command("rollback")

@@ -349,23 +349,54 @@ def promote_candidate(
     """
     from ml.store.releases import ReleaseStore
 
-    candidate = find(settings, surface, "onnx", partition)
     store = ReleaseStore(settings.artifacts_dir)
     before = store.pointer(surface.name)
-    evaluation = find(settings, surface, "evaluation", partition)
-    pointer = store.promote(
-        surface.name,
-        candidate,
-        store.verdict_key(surface, candidate),
-        partition=partition,
-        by=by,
-        reason=reason or f"candidate of {partition}",
-        override=override,
-        evaluation=evaluation.json("evaluation.json"),
-        plots={name.removesuffix(".png"): evaluation.read(name) for name in evaluation.files if name.endswith(".png")},
-    )
+    asked = _promotion(settings, surface, partition, store, by, reason)
+    pointer = store.promote(surface.name, **asked, override=override)
     release = store.release(surface.name, pointer.release)
     return Released(release.id, release.path, pointer.onnx_sha256, before.release if before else None)
+
+
+def challenge_champion(
+    settings: Settings,
+    surface: Surface,
+    partition: date,
+    *,
+    mode: Literal["canary", "shadow"],
+    share: float,
+    by: str,
+    reason: str | None = None,
+) -> str:
+    """Serve the candidate of a partition beside the champion; return its release.
+
+    Raises:
+        PromotionRefused: The candidate would not be promoted; nothing was changed.
+    """
+    from ml.store.releases import ReleaseStore
+
+    store = ReleaseStore(settings.artifacts_dir)
+    asked = _promotion(settings, surface, partition, store, by, reason)
+    challenger = store.challenge(surface.name, **asked, mode=mode, share=share).challenger
+    assert challenger is not None
+    return challenger.release
+
+
+def _promotion(
+    settings: Settings, surface: Surface, partition: date, store: Any, by: str, reason: str | None
+) -> dict[str, Any]:
+    """Return what the release store wants to know about the candidate of a partition."""
+    candidate = find(settings, surface, "onnx", partition)
+    evaluation = find(settings, surface, "evaluation", partition)
+    plots = [name for name in evaluation.files if name.endswith(".png")]
+    return {
+        "candidate": candidate,
+        "key": store.verdict_key(surface, candidate),
+        "partition": partition,
+        "by": by,
+        "reason": reason or f"candidate of {partition}",
+        "evaluation": evaluation.json("evaluation.json"),
+        "plots": {name.removesuffix(".png"): evaluation.read(name) for name in plots},
+    }
 
 
 def surface_summary(lake: Lake, settings: Settings, surface: Surface, partition: date) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -14,6 +15,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -157,6 +159,7 @@ def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) 
 
 def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) -> None:
     body = {"content": {JSON: {"schema": {"$ref": "#/components/schemas/RankRequest"}}}, "required": True}
+    requests = itertools.count()
 
     @app.post(
         "/rank",
@@ -172,12 +175,15 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) ->
     async def rank_candidates(request: Request) -> Response:
         async with asyncio.timeout(limits.timeout_s):
             asked = rank.read_request(await _body(request, limits), limits.max_rows)
-            served = engine.served.get(asked.surface)
+            served = engine.answering(asked.surface, asked.user_id)
             if served is None:
                 raise BadRequest(f"no surface {asked.surface[:80]!r} is served", status=404)
             feeds = rank.prepare(asked, served, engine, metrics)
             values = await _run(served, feeds, served.released.model.outputs, metrics)
-        return Response(rank.render(asked, served, values, metrics), media_type=JSON)
+        metrics.ranked.labels(asked.surface, served.released.release).inc()
+        shadow = engine.shadow(asked.surface, next(requests))
+        later = BackgroundTask(rank.compare, asked, values, shadow, engine, metrics) if shadow else None
+        return Response(rank.render(asked, served, values, metrics), media_type=JSON, background=later)
 
 
 async def _run(served: Served, feeds: dict[str, Any], outputs: list[str], metrics: Metrics) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Loads the champion of every surface and the current features, and follows both without missing a request.
+"""Loads the champion of every surface, its challenger and the current features, and follows without missing a request.
 
 What serves a surface is one immutable ``Served`` (a model and features that fit each other); a request takes it once
 and keeps it to its end. A replacement is loaded, warmed and bound beside it, then the reference is swapped; the old one
 goes when its last request ends.
 """
 
+import hashlib
 import logging
 import threading
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Protocol, TypedDict, TypeVar
+from typing import Literal, Protocol, TypedDict, TypeVar
 
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import TensorSpec
@@ -131,6 +132,28 @@ class Served:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Challenging:
+    """A challenger, loaded.
+
+    Attributes:
+        served: It and its features.
+        mode: Whether it answers (``canary``) or only scores (``shadow``).
+        share: Of users, or of requests.
+        model: Hash of its model: another verdict about it takes the same users.
+    """
+
+    served: Served
+    mode: Literal["canary", "shadow"]
+    share: float
+    model: str
+
+    def takes(self, key: object) -> bool:
+        """Tell whether a user (or request) is one of its share: always the same for the same challenger."""
+        digest = hashlib.blake2b(f"{self.model} {key}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) < self.share * 2**64
+
+
 class Engine:
     """Holds what is served and keeps it current.
 
@@ -149,6 +172,7 @@ class Engine:
         self.poll_s = poll_s
         self.store: Store = store or ReleaseStore(settings.artifacts_dir)
         self.served: dict[str, Served] = {}
+        self.challengers: dict[str, Challenging] = {}
         self._champions: set[str] = set()
         self._snapshot: FeatureSnapshot | None = None
         self._retry: dict[str, tuple[float, float]] = {}
@@ -178,7 +202,21 @@ class Engine:
                 if pointer is not None:
                     self._champions.add(surface)
                     self._refresh_surface(pointer)
+                    self._refresh_challenger(pointer)
             self._show()
+
+    def answering(self, surface: str, user: object) -> Served | None:
+        """Return what ranks for a user: the canary where the user is one of its share, else the champion."""
+        challenger = self.challengers.get(surface)
+        if challenger is not None and challenger.mode == "canary" and user is not None and challenger.takes(user):
+            return challenger.served
+        return self.served.get(surface)
+
+    def shadow(self, surface: str, request: object) -> Served | None:
+        """Return what scores a request besides, if it is one of the shadow's share."""
+        challenger = self.challengers.get(surface)
+        shadows = challenger is not None and challenger.mode == "shadow" and challenger.takes(request)
+        return challenger.served if challenger is not None and shadows else None
 
     def stale(self, day: date) -> str | None:
         """Return why features of ``day`` are too old to rank with, or ``None``."""
@@ -233,14 +271,46 @@ class Engine:
             self.served = {**self.served, surface: new}
             log(logging.INFO, "serving", surface=surface, version=new.version, **new.label)
 
+    def _refresh_challenger(self, pointer: Pointed) -> None:
+        """Load, bind or drop the challenger; one that cannot be loaded answers nobody."""
+        surface, wanted = pointer.surface, getattr(pointer, "challenger", None)
+        old, snapshot = self.challengers.get(surface), self._snapshot.id if self._snapshot else None
+        if old is not None and (wanted is None or old.served.released.release != wanted.release):
+            self.challengers = {name: item for name, item in self.challengers.items() if name != surface}
+            log(logging.INFO, "challenge ended", surface=surface, **old.served.label)
+        if wanted is None:
+            return
+        asked = (wanted.release, wanted.mode, wanted.share, snapshot)
+        if old is not None and (old.served.released.release, old.mode, old.share, old.served.identity[2]) == asked:
+            return
+        known = self._same(wanted.release, old.served if old else None, self.served.get(surface))
+        name = f"{surface}/{wanted.release} as {wanted.mode} with features {snapshot}"
+        served = self._attempt("challenger", name, lambda: self._load(surface, wanted.release, "0", known))
+        if served is not None:
+            self.challengers = {
+                **self.challengers,
+                surface: Challenging(served, wanted.mode, wanted.share, wanted.onnx_sha256),
+            }
+            log(logging.INFO, wanted.mode, surface=surface, share=wanted.share, **served.label)
+
+    @staticmethod
+    def _same(release: str, *candidates: Served | None) -> Served | None:
+        """Return the one that serves this release already."""
+        return next((item for item in candidates if item is not None and item.released.release == release), None)
+
     def _champion(self, pointer: Pointed, old: Served | None) -> Served:
-        if old is not None and old.released.release == pointer.release:
-            return self._bound(old.released, str(pointer.version))
-        release = self.store.release(pointer.surface, pointer.release)
+        challenger = self.challengers.get(pointer.surface)
+        known = self._same(pointer.release, old, challenger.served if challenger else None)
+        return self._load(pointer.surface, pointer.release, str(pointer.version), known)
+
+    def _load(self, surface: str, name: str, version: str, known: Served | None) -> Served:
+        if known is not None:
+            return self._bound(known.released, version)
+        release = self.store.release(surface, name)
         model = Model(release.model.read_bytes(), (release.path / SCHEMA).read_bytes())
-        released = Released(pointer.surface, pointer.release, model)
-        served = self._bound(released, str(pointer.version))
-        weakref.finalize(released, self._on_drained, pointer.surface, pointer.release).atexit = False
+        released = Released(surface, name, model)
+        served = self._bound(released, version)
+        weakref.finalize(released, self._on_drained, surface, name).atexit = False
         return served
 
     def _bound(self, released: Released, version: str) -> Served:
@@ -276,6 +346,9 @@ class Engine:
         for new in served - self._shown:
             self.metrics.serving.labels(*(label or "" for label in new)).set(1)
         self._shown = served
+        self.metrics.challenger.clear()
+        for surface, item in self.challengers.items():
+            self.metrics.challenger.labels(surface, item.served.released.release, item.mode).set(item.share)
         if self._snapshot is not None:
             self.metrics.feature_age.set(self._age(self._snapshot.day))
         self.metrics.ready.set(not self.not_ready())

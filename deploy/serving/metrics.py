@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 LOGGER = logging.getLogger("crossfade.serving")
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
+_DIFFERENCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_SHARES = tuple(step / 10 for step in range(11))
 
 
 class Metrics:
@@ -29,6 +31,21 @@ class Metrics:
         self.drained = Counter("drained_models", "Replaced models that have answered their last request", **common)
         self.serving = Gauge(
             "serving", "1 for the release and features served", ["surface", "release", "version", "features"], **common
+        )
+        self.ranked = Counter("ranked", "Answers of /rank", ["surface", "release"], **common)
+        self.challenger = Gauge(
+            "challenger_share", "Share of the release beside the champion", ["surface", "release", "mode"], **common
+        )
+        shadow: dict[str, Any] = {"labelnames": ["surface", "release"], **common}
+        self.shadowed = Counter("shadow", "Requests that a shadow scored", ["surface", "release", "outcome"], **common)
+        self.shadow_shift = Histogram(
+            "shadow_score_difference", "Mean of |shadow - champion| over a request", buckets=_DIFFERENCES, **shadow
+        )
+        self.shadow_overlap = Histogram(
+            "shadow_top_overlap",
+            "Share of the champion's first 10 that the shadow has there",
+            buckets=_SHARES,
+            **shadow,
         )
         self.feature_age = Gauge("feature_age_days", "Age of the features served", **common)
         self.ready = Gauge("ready", "Whether the server is ready", **common)

@@ -1,5 +1,6 @@
 """POST /rank: a user, request inputs and candidate items in, ranked items out."""
 
+import logging
 from datetime import datetime
 from typing import Any
 
@@ -8,10 +9,12 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from deploy.serving.engine import Engine, Served
-from deploy.serving.metrics import Metrics
+from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import BadRequest, parse_object
 from ml.serving.model import SCORE
 from ml.serving.request import RequestError
+
+_TOP = 10
 
 
 class Candidate(BaseModel):
@@ -110,6 +113,28 @@ def prepare(request: RankRequest, served: Served, engine: Engine, metrics: Metri
         if unknown := len(ids) - int(np.count_nonzero(features.knows(table, ids))):
             metrics.unknown.labels(request.surface, table).inc(unknown)
     return feeds
+
+
+def compare(
+    request: RankRequest, values: dict[str, np.ndarray], shadow: Served, engine: Engine, metrics: Metrics
+) -> None:
+    """Score a request with a shadow too, and record how far its scores and first places lie from what was answered.
+
+    It never fails: an outcome that is no comparison is counted as such.
+    """
+    labels = (request.surface, shadow.released.release)
+    try:
+        scores = shadow.released.model.run(prepare(request, shadow, engine, metrics), [SCORE])[SCORE]
+    except Exception as error:  # the answer is out already, and nobody waits for this one
+        metrics.shadowed.labels(*labels, "failed").inc()
+        log(logging.WARNING, "shadow failed", surface=labels[0], release=labels[1], error=str(error))
+        return
+    answered = values[SCORE]
+    metrics.shadowed.labels(*labels, "scored").inc()
+    metrics.shadow_shift.labels(*labels).observe(float(np.abs(scores - answered).mean()))
+    top = min(_TOP, len(answered))
+    first = [set(np.argsort(-s, kind="stable")[:top].tolist()) for s in (answered, scores)]
+    metrics.shadow_overlap.labels(*labels).observe(len(first[0] & first[1]) / top)
 
 
 def render(request: RankRequest, served: Served, values: dict[str, np.ndarray], metrics: Metrics) -> bytes:

@@ -83,6 +83,15 @@ class PromotionRefused(RuntimeError):
         self.code = code
 
 
+class Challenger(Record):
+    """A release beside the champion: a canary answers some users, a shadow scores some requests and answers none."""
+
+    release: str
+    onnx_sha256: str
+    mode: Literal["canary", "shadow"]
+    share: float = Field(gt=0, le=1, description="Of users with an id (canary), or of requests (shadow)")
+
+
 class Pointer(Record):
     """One entry of the champion log."""
 
@@ -93,12 +102,13 @@ class Pointer(Record):
     release: str
     partition: date
     onnx_sha256: str
-    action: Literal["promote", "override", "rollback", "reference", "retire"]
+    action: Literal["promote", "override", "rollback", "reference", "retire", "challenge"]
     at: datetime
     by: str
     reason: str
     barred: tuple[str, ...] = Field(default=(), description="Releases that this entry bars from coming back")
     retired: tuple[str, ...] = Field(default=(), description="Releases that this entry gives up for deletion")
+    challenger: Challenger | None = Field(default=None, description="Beside this champion; a move ends it")
     run_id: str | None = None
 
     @property
@@ -187,7 +197,9 @@ class _State:
 
     @property
     def barred_models(self) -> frozenset[str]:
-        return frozenset(e.onnx_sha256 for e in self.entries if e.release in self.barred)
+        shown = {(e.release, e.onnx_sha256) for e in self.entries}
+        shown |= {(e.challenger.release, e.challenger.onnx_sha256) for e in self.entries if e.challenger}
+        return frozenset(model for release, model in shown if release in self.barred)
 
     @property
     def retired(self) -> frozenset[str]:
@@ -395,7 +407,53 @@ class ReleaseStore:
 
     def confirm(self, surface: str, *, by: str, reason: str) -> Pointer:
         """Make the champion the reference release that later verdicts compare with against slow decay."""
-        return self._note(surface, "reference", by, reason, ())
+        return self._note(surface, "reference", by, reason)
+
+    def challenge(
+        self,
+        surface: str,
+        candidate: Artifact,
+        key: VerdictKey,
+        *,
+        partition: date,
+        mode: Literal["canary", "shadow"],
+        share: float,
+        by: str,
+        reason: str,
+        evaluation: Mapping[str, Any] | None = None,
+        plots: Mapping[str, bytes] | None = None,
+        run_id: str | None = None,
+    ) -> Pointer:
+        """Serve ``candidate`` beside the champion, in place of any other challenger; it must be fit to be promoted.
+
+        Args are those of ``promote``, and ``mode`` and ``share`` of ``Challenger``. The next move of the pointer ends
+        it, whether it is promoted or another one is.
+
+        Raises:
+            PromotionRefused: There is no champion, or the candidate would not be promoted.
+        """
+        state = self._state(surface)
+        if state.last is None:
+            raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion to challenge")
+        manifest = _checked_candidate(surface, candidate, partition)
+        stored, objections = self._objections(state, candidate, key, manifest)
+        if objections or stored is None:
+            raise PromotionRefused(*(objections or [(Refusal.NO_VERDICT, f"nobody judged {candidate.digest}")])[0])
+        release = self._publish(candidate, stored, manifest, evaluation, plots, None, ())
+        challenger = Challenger(release=release, onnx_sha256=manifest.onnx_sha256, mode=mode, share=share)
+        return self._note(surface, "challenge", by, reason, challenger=challenger, run_id=run_id)
+
+    def end_challenge(self, surface: str, *, by: str, reason: str, bar: bool = False) -> Pointer:
+        """Take the challenger away; with ``bar``, for good.
+
+        Raises:
+            PromotionRefused: There is none.
+        """
+        last = self._state(surface).last
+        if last is None or last.challenger is None:
+            raise PromotionRefused(Refusal.UNKNOWN_RELEASE, f"{surface} has no challenger")
+        barred = (last.challenger.release,) if bar else ()
+        return self._note(surface, "challenge", by, reason, challenger=None, barred=barred)
 
     def retire(self, surface: str, *, keep: int = 5, by: str = "retention") -> list[str]:
         """Delete old releases; keep the champion, the reference and at least ``keep`` others to return to.
@@ -413,14 +471,15 @@ class ReleaseStore:
             return []
         recent = state.recent()
         good = [e.release for e in recent if e.release not in state.barred]
-        kept = {state.champion, state.reference, *good[:keep], *(e.release for e in recent[:keep])}
+        challenger = state.last.challenger.release if state.last.challenger else None
+        kept = {state.champion, state.reference, challenger, *good[:keep], *(e.release for e in recent[:keep])}
         stale = tuple(sorted({e.release for e in recent} - kept - state.retired))
         if stale:
             try:
-                self._note(surface, "retire", by, f"keeps {len(kept - {None})} releases", stale)
+                self._note(surface, "retire", by, f"keeps {len(kept - {None})} releases", retired=stale)
             except PromotionRefused:  # the champion changed meanwhile; the next call sees which releases are stale now
                 return []
-        known = {e.release for e in state.entries}
+        known = {e.release for e in state.entries} | {challenger}
         for release in self.releases(surface):
             orphan = release not in known and self._age(f"releases/{surface}/{release}") > _ORPHAN_AGE_S
             if release in state.retired | set(stale) or orphan:
@@ -570,23 +629,24 @@ class ReleaseStore:
         raise PromotionRefused(Refusal.NO_PREVIOUS, f"{surface} has no earlier release that is neither barred nor lost")
 
     def _note(
-        self, surface: str, action: Literal["reference", "retire"], by: str, reason: str, retired: tuple[str, ...]
+        self,
+        surface: str,
+        action: Literal["reference", "retire", "challenge"],
+        by: str,
+        reason: str,
+        *,
+        retired: tuple[str, ...] = (),
+        barred: tuple[str, ...] = (),
+        **changes: Any,
     ) -> Pointer:
+        """Append an entry that moves nothing; what it does not change stands as before."""
         state = self._state(surface)
         if state.last is None:
             raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion")
         if state.champion in retired:
             raise PromotionRefused(Refusal.SUPERSEDED, f"{state.champion} serves and cannot be retired")
-        changes = {
-            "action": action,
-            "at": now(),
-            "by": by,
-            "reason": reason,
-            "barred": (),
-            "retired": retired,
-            "run_id": None,
-        }
-        return self._append(state.last.model_copy(update=changes), state)
+        told = {"action": action, "at": now(), "by": by, "reason": reason, "retired": retired, "barred": barred}
+        return self._append(state.last.model_copy(update={"run_id": None, **told, **changes}), state)
 
     def _append(self, entry: Pointer, read: _State) -> Pointer:
         """Create ``entry`` as the next one after the state it was decided on: compare and swap.
@@ -602,6 +662,8 @@ class ReleaseStore:
             if state.version != read.version or entry.release in state.retired:
                 message = f"the champion of {entry.surface} changed to {state.champion} meanwhile"
                 raise PromotionRefused(Refusal.SUPERSEDED, message)
+            if state.last is not None and entry.action in ("reference", "retire"):
+                entry = entry.model_copy(update={"challenger": state.last.challenger})
         return entry.model_copy(update=_place(state))
 
     def _serves(self, pointer: Pointer, candidate: Artifact) -> bool:

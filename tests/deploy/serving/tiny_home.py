@@ -17,11 +17,11 @@ from ml.ids import id63_array
 from ml.lake import Lake
 from ml.serving.snapshot import current_snapshot, publish
 from ml.settings import Settings
-from ml.store.artifacts import ArtifactStore
+from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.files import sha256_bytes
 from ml.store.manifest import DayContent, Manifest
 from ml.store.releases import Pointer, ReleaseStore
-from ml.store.verdicts import Guard, Outcome, Verdict, now
+from ml.store.verdicts import Guard, Outcome, Verdict, VerdictKey, now
 from ml.surfaces.spec import Surface, load_surfaces
 
 DAY = date(2026, 1, 20)
@@ -186,6 +186,17 @@ class Home:
 
     def promote(self, surface: str, number: int, **content: bytes) -> Pointer:
         """Make release ``number`` the champion: candidate, verdict, promotion."""
+        candidate, key, partition = self.judged(surface, number, **content)
+        return self.store.promote(surface, candidate, key, partition=partition, by="test", reason="test")
+
+    def challenge(self, surface: str, number: int, *, mode: str, share: float, **content: bytes) -> Pointer:
+        """Serve release ``number`` beside the champion."""
+        candidate, key, partition = self.judged(surface, number, **content)
+        told = {"partition": partition, "by": "test", "reason": "test"}
+        return self.store.challenge(surface, candidate, key, mode=mode, share=share, **told)
+
+    def judged(self, surface: str, number: int, **content: bytes) -> tuple[Artifact, VerdictKey, date]:
+        """Return candidate ``number`` with a verdict that lets it pass, the verdict's key, and its day."""
         candidate = self.candidate(surface, number, **content)
         key = self.store.verdict_key(self.surfaces[surface], candidate)
         partition = date.fromisoformat(candidate.partition)
@@ -198,7 +209,7 @@ class Home:
             judged_at=now(),
         )
         self.store.verdicts.write(verdict)
-        return self.store.promote(surface, candidate, key, partition=partition, by="test", reason="test")
+        return candidate, key, partition
 
 
 def rank_body(surface: str = "homepage", user: str | None = "u1", items: int = 20, **more: Any) -> dict[str, Any]:
