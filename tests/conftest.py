@@ -17,6 +17,8 @@ for name in [name for name in os.environ if name.startswith("CROSSFADE_")]:
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
+    os.environ.setdefault(name, "1")  # a worker per core already; threads that wait for each other spin
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -101,6 +103,7 @@ def home_environment(home: Path, **more: str) -> dict[str, str]:
         **os.environ,
         "CROSSFADE_HOME": str(home),
         "CROSSFADE_SURFACES_DIR": str(ROOT / "tests" / "surfaces"),
+        "CROSSFADE_THREADS": "1",
         "DAGSTER_HOME": str(home / "dagster"),
         "PYTHONPATH": str(ROOT),
         **more,

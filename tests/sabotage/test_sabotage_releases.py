@@ -131,27 +131,33 @@ def rolled_back_under_another_name(bench: Bench) -> None:
     assert bench.go_on(GATE) == ["homepage__release", "homepage__release"], "the gate alone has nothing against it"
 
 
-REQUESTS = [
+OFTEN = [
     Asked("a candidate that nobody judged", never_judged, Refusal.NO_VERDICT),
+    Asked("a verdict that claims other bytes", verdict_that_claims_other_bytes, Refusal.OTHER_BYTES),
+    Asked("an edited verdict", edited_verdict, Refusal.VERDICT_EDITED),
+    Asked("a model edited after the verdict", edited(MODEL), Refusal.CANDIDATE_DAMAGED),
+    Asked("thresholds loosened after the verdict", looser_thresholds, Refusal.VERDICT_FAILED),
+    Asked("a rolled-back release", rolled_back, Refusal.BARRED),
+]
+LONG = [
     Asked("a check that failed in an earlier run", judged_and_failed, Refusal.VERDICT_FAILED),
     Asked("a second verdict that failed", failed_once_more, Refusal.VERDICT_FAILED),
     Asked("another model after the verdict", other_bytes_after_the_verdict, Refusal.NO_VERDICT),
     Asked("a verdict copied from another candidate", verdict_of_another_candidate, Refusal.VERDICT_EDITED),
-    Asked("a verdict that claims other bytes", verdict_that_claims_other_bytes, Refusal.OTHER_BYTES),
-    Asked("an edited verdict", edited_verdict, Refusal.VERDICT_EDITED),
     Asked("a verdict against its own guards", verdict_against_its_guards, Refusal.VERDICT_EDITED),
     Asked("a verdict whose guards measured nothing", verdict_without_guards, Refusal.VERDICT_FAILED),
-    Asked("a model edited after the verdict", edited(MODEL), Refusal.CANDIDATE_DAMAGED),
     Asked("a manifest edited after the verdict", edited(MANIFEST), Refusal.CANDIDATE_DAMAGED),
     Asked("a schema edited after the verdict", edited(SCHEMA), Refusal.CANDIDATE_DAMAGED),
-    Asked("thresholds loosened after the verdict", looser_thresholds, Refusal.VERDICT_FAILED),
     Asked("a champion that changed after the verdict", another_champion, Refusal.SUPERSEDED),
-    Asked("a rolled-back release", rolled_back, Refusal.BARRED),
     Asked("a rolled-back model under another name", rolled_back_under_another_name, Refusal.BARRED),
 ]
 
 
-@pytest.mark.parametrize("asked", REQUESTS, ids=lambda asked: asked.name.replace(" ", "_"))
+@pytest.mark.parametrize(
+    "asked",
+    [*OFTEN, *(pytest.param(asked, marks=pytest.mark.long) for asked in LONG)],
+    ids=lambda asked: asked.name.replace(" ", "_"),
+)
 def test_sabotage_of_a_promotion_is_refused_with_its_reason_and_its_twin_is_promoted(
     asked: Asked, healthy: Bench, tmp_path: Path, told: Callable[[Case, str], None]
 ):

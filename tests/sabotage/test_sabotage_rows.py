@@ -18,9 +18,9 @@ def case(name: str, change: Callable[[Bench], None], caught: int | str, stage: s
 
 OFTEN = [
     case("labels flipped", lake("update {examples} set label_ctr = 1 - label_ctr where day in {train}"), 3),
-    case("soft labels of another row", lake(changes.SHUFFLED_SOFT_LABELS), 2),
 ]
 LONG = [
+    case("soft labels of another row", lake(changes.SHUFFLED_SOFT_LABELS), 2),
     case("labels of other rows", lake(changes.SHUFFLED_LABELS), 3),
     case(
         "labels that are neither 0 nor 1",
