@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.experiment import app as experiment_app
@@ -60,6 +61,23 @@ def init() -> None:
     settings = _settings()
     settings = prepare(settings, given(settings))
     console.print(f"ready: {settings.home} (source {settings.source}, first day {settings.first_day})")
+
+
+@app.command()
+def doctor() -> None:
+    """Look at everything that a home needs, change nothing, and say what to do; fails where something is bad."""
+    from deploy.doctor import State, examine
+
+    styles = {State.GOOD: "green", State.DOUBTFUL: "yellow", State.BAD: "red"}
+    table = Table("", "", "found", "what to do", box=None)
+    bad = []
+    for finding in examine(_settings()):
+        state = f"[{styles[finding.state]}]{finding.state}[/]"
+        table.add_row(finding.what, state, escape(finding.told), escape(finding.remedy))
+        bad += [finding.what] if finding.state is State.BAD else []
+    console.print(table)
+    if bad:
+        raise ValueError(f"{len(bad)} of these are bad: {', '.join(bad)}")
 
 
 @app.command()

@@ -75,10 +75,12 @@ def rebuild(settings: Settings) -> None:
     """Remove what an earlier demo left in its home.
 
     Raises:
-        ValueError: The home was not made by a demo.
+        ValueError: The home was not made by a demo, or its releases lie elsewhere.
     """
     if not settings.demo:
         raise ValueError(f"{settings.home} was not made by a demo; choose another CROSSFADE_HOME")
+    if settings.artifacts_url:
+        raise ValueError(f"releases of another demo lie in {settings.artifacts_url}; choose another address")
     for name in REBUILT:
         path = settings.home / name
         if path.is_dir():

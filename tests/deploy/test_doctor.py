@@ -1,0 +1,77 @@
+"""The doctor finds what is wrong with a home, says what to do, and changes nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.doctor import EXAMINATIONS, State, examine
+from ml.settings import PROJECT_ROOT, Settings
+from ml.store.releases import ReleaseStore
+
+SURFACES = PROJECT_ROOT / "tests" / "surfaces"
+
+
+def found(home: Path, **changes: object) -> dict[str, tuple[State, str, str]]:
+    settings = Settings(**{"home": home, "surfaces_dir": SURFACES, "threads": 1, **changes})
+    return {finding.what: (finding.state, finding.told, finding.remedy) for finding in examine(settings)}
+
+
+def files(home: Path) -> dict[Path, bytes]:
+    return {
+        p: p.read_bytes() for p in home.rglob("*") if p.is_file() and p.suffix not in (".sqlite-shm", ".sqlite-wal")
+    }
+
+
+def test_a_finished_home_is_good_throughout_and_stays_as_it_is(tiny_demo: Path) -> None:
+    before = files(tiny_demo / "artifacts") | files(tiny_demo / "teacher")
+    states = found(tiny_demo)
+    assert list(states) == list(EXAMINATIONS)
+    of_machine = ("memory", "home", "packages")
+    assert {what: state for what, (state, *_) in states.items() if state != State.GOOD and what not in of_machine} == {}
+    assert files(tiny_demo / "artifacts") | files(tiny_demo / "teacher") == before
+
+
+def test_an_absent_home_is_bad_and_the_doctor_does_not_make_it(tmp_path: Path) -> None:
+    states = found(tmp_path / "none")
+    for what in ("home", "lake", "dagster"):
+        assert states[what][0] is State.BAD and states[what][2] == "crossfade init"
+    assert {states[what][0] for what in ("teacher", "landing", "releases", "features", "dbt")} == {State.DOUBTFUL}
+    assert not (tmp_path / "none" / "lake").exists()
+
+
+def test_what_is_broken_is_named_with_what_to_do(tiny_demo: Path, tmp_path: Path) -> None:
+    champion = ReleaseStore(tiny_demo / "artifacts").champion("radio")
+    assert champion is not None
+    model, content = champion.release.model, champion.release.model.read_bytes()
+    model.write_bytes(b"rot")
+    (tmp_path / "contract.yaml").write_text("name: x")
+    (tmp_path / "surfaces").mkdir()
+    states = found(tiny_demo, teacher=tmp_path / "contract.yaml", serve_url="http://127.0.0.1:9")
+    model.write_bytes(content)
+    assert states["releases"][0] is State.BAD and "model.onnx" in states["releases"][1]
+    assert "rollback" in states["releases"][2]
+    assert states["teacher"][0] is State.BAD and "version" in states["teacher"][1]
+    assert states["server"][0] is State.BAD
+    assert found(tiny_demo, surfaces_dir=tmp_path / "surfaces")["surfaces"][0] is State.BAD
+
+
+def test_pools_that_admit_more_than_one_writer_are_bad(prepared_home: Path) -> None:
+    from dagster import DagsterInstance
+
+    from assets.names import LAKE_WRITER
+
+    with DagsterInstance.from_config(str(prepared_home / "dagster")) as instance:
+        instance.event_log_storage.set_concurrency_slots(LAKE_WRITER, 4)
+        try:
+            state, told, remedy = found(prepared_home)["dagster"]
+        finally:
+            instance.event_log_storage.set_concurrency_slots(LAKE_WRITER, 1)
+    assert state is State.BAD and "4" in told and remedy == "crossfade init"
+    assert found(prepared_home)["dagster"][0] is State.GOOD
+
+
+def test_the_command_prints_every_finding_and_fails_where_one_is_bad(tiny_demo: Path, tmp_path: Path, run_command):
+    said = run_command(tiny_demo, "doctor")
+    assert all(what in said for what in EXAMINATIONS)
+    with pytest.raises(AssertionError, match="lake, dagster"):
+        run_command(tmp_path / "none", "doctor")
