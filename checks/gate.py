@@ -20,6 +20,7 @@ from ml.teacher.contract import Contract
 log = logging.getLogger(__name__)
 
 _TOLD = 5
+_NO_FEATURES = "the lake lacks the feature tables of the surface's daily inputs: nothing to compare with"
 _WORTH_TELLING = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN)
 
 
@@ -71,12 +72,16 @@ def check_examples(
     settings: Settings, surface: Surface, days: Sequence[date], *, snapshot: int | None = None
 ) -> list[Check]:
     """Run guard 1 over some days of the lake, or of one of its snapshots."""
-    from checks.suites.data import data_rows, data_suite
-    from ml.gate.data import measure_examples
+    from checks.suites.data import data_rows, data_suite, features_suite
+    from ml.gate.data import measure_examples, measure_features
 
     with Lake(settings, snapshot=snapshot) as lake:
         measured = measure_examples(lake, surface, days)
-    return gx.validate(data_rows(measured, days), data_suite(surface.gate.data, days))
+        compared = measure_features(lake, surface, days)
+    checks = gx.validate(data_rows(measured, days), data_suite(surface.gate.data, days))
+    if compared is None:
+        return [*checks, Check(name="values_unlike_their_features", outcome=Outcome.WARN, detail=_NO_FEATURES)]
+    return checks + gx.validate([{**row, "day": str(row["day"])} for row in compared], features_suite())
 
 
 def check_soft_labels(

@@ -31,6 +31,15 @@ def data_suite(gate: DataGate, days: Sequence[date]) -> Any:
     return gx.suite("data", expected)
 
 
+def features_suite() -> Any:
+    """Return the suite over ``measure_features``."""
+    from checks.expectations.measured import ExpectMeasureBetween
+
+    bounds = {"min_value": 0, "max_value": 0, "label": "day", "count": "rows"}
+    named = gx.named("values_unlike_their_features", gx.between(0, 0))
+    return gx.suite("features", [ExpectMeasureBetween(column="other_values", **bounds, **named)])
+
+
 def data_rows(measured: Sequence[dict[str, Any]], days: Sequence[date]) -> list[dict[str, Any]]:
     """Return the measurements, and how many days the newest examples lag behind the days asked for."""
     newest = max((row["day"] for row in measured if row["rows"]), default=None)

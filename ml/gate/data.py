@@ -56,6 +56,32 @@ def measure_examples(lake: Lake, surface: Surface, days: Sequence[date]) -> list
     return found
 
 
+def measure_features(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str, Any]] | None:
+    """Compare the daily inputs of the examples with the feature tables that the surface takes them from.
+
+    Returns:
+        One row per day with examples: ``day``, ``rows`` and ``other_values``, the examples of which at least one daily
+        input is not what its table says for the day and key (a null counts as the input's default). None where a table
+        is not in the lake, or the surface has no daily input.
+    """
+    from ml.serving.snapshot import KEYS
+
+    examples = f"{FEATURES}.examples_{surface.name}"
+    daily = {name: spec for name, spec in surface.inputs.items() if spec.source is not None}
+    tables = {str(spec.source).split(".")[0] for spec in daily.values()}
+    if not daily or any(name not in KEYS or not lake.table_exists(f"{FEATURES}.{name}") for name in tables):
+        return None
+    types = lake.columns(examples)
+    # The creator is the item's, as when serving.
+    joins = [_join(name, KEYS[name]) for name in sorted(tables | {"feat_item"}, key=lambda n: n != "feat_item")]
+    differs = " or ".join(_differs(name, spec, types[name]) for name, spec in daily.items())
+    query = f"""
+        select e.day, count(*) as rows, count(*) filter (where {differs}) as other_values
+        from {ALIAS}.{examples} as e {" ".join(joins)}
+        where list_contains(?::date[], e.day) group by e.day order by e.day"""
+    return lake.sql(query, [sorted(set(days))]).to_pylist()
+
+
 def measure_soft_labels(
     lake: Lake,
     surface: Surface,
@@ -139,6 +165,20 @@ def example_rows(lake: Lake, surface: Surface, days: Sequence[date], *, order: s
     if table.num_rows == 0:
         raise ValueError(f"examples_{surface.name} has no rows on {days[0]} to {days[-1]}")
     return table
+
+
+def _join(table: str, keys: Sequence[str]) -> str:
+    pairs = [f"{table}.{k} = {'feat_item' if k == 'creator_id' else 'e'}.{_quote(k)}" for k in keys]
+    return f"left join {ALIAS}.{FEATURES}.{table} on {' and '.join([f'{table}.day = e.day', *pairs])}"
+
+
+def _differs(name: str, spec: Input, kind: str) -> str:
+    """Return the SQL condition that an example's value is not its feature's, cast as the examples hold it."""
+    table, column = str(spec.source).split(".")
+    values = [f"e.{_quote(name)}", f"{table}.{_quote(column)}::{kind}"]
+    if spec.type == "number":
+        values = [f"coalesce({value}::double, {float(spec.default)})" for value in values]
+    return f"{values[0]} is distinct from {values[1]}"
 
 
 def _bad_label(kind: str, label: str) -> str:

@@ -60,6 +60,7 @@ SPEC = {
 FIRST = date(2026, 1, 1)
 PARTITION = FIRST + timedelta(days=6)
 ROWS = 400
+ITEMS = 30
 
 
 @dataclass
@@ -76,12 +77,28 @@ class World:
         return ReleaseStore(self.settings.artifacts_dir)
 
 
+def features(day: date) -> pa.Table:
+    """One day of what is known of each item."""
+    rng = np.random.default_rng([day.toordinal(), 1])
+    return pa.table(
+        {
+            "day": pa.array([day] * ITEMS, pa.date32()),
+            "item_id": pa.array(1 + np.arange(ITEMS), pa.int64()),
+            "content": pa.array(rng.normal(size=(ITEMS, 2)).astype(np.float32).tolist(), pa.list_(pa.float32())),
+            "ctr": pa.array(rng.uniform(0.05, 0.6, ITEMS), pa.float32()),
+            "age_days": pa.array(rng.integers(0, 30, ITEMS), pa.float32()),
+        }
+    )
+
+
 def examples(day: date, rows: int = ROWS) -> pa.Table:
     """One day of exposures whose labels follow from item rate, content and position."""
     rng = np.random.default_rng(day.toordinal())
     n = np.arange(rows)
-    rate = rng.uniform(0.05, 0.6, rows)
-    content = rng.normal(size=(rows, 2))
+    item = rng.integers(0, ITEMS, rows)
+    known = features(day).take(pa.array(item))
+    rate = known["ctr"].to_numpy()
+    content = np.array(known["content"].to_pylist())
     position = rng.integers(0, 3, rows)
     logit = 5 * (rate - 0.3) + 1.5 * content[:, 0] - 0.3 * position - 1
     click = rng.random(rows) < 1 / (1 + np.exp(-logit))
@@ -94,12 +111,12 @@ def examples(day: date, rows: int = ROWS) -> pa.Table:
             "ts": pa.array(start + (n * 60_000_000).astype("timedelta64[us]"), pa.timestamp("us")),
             "user_id": pa.array(1 + rng.integers(0, 40, rows), pa.int64()),
             "session_id": pa.array(n // 5, pa.int64()),
-            "item_id": pa.array(1 + rng.integers(0, 30, rows), pa.int64()),
+            "item_id": known["item_id"],
             "session_outcomes": pa.array([[1, 2]] * rows, pa.list_(pa.int64())),
             "position": pa.array(position, pa.float32()),
-            "content": pa.array(content.astype(np.float32).tolist(), pa.list_(pa.float32())),
-            "item_ctr": pa.array(rate, pa.float32()),
-            "item_age_days": pa.array(rng.integers(0, 30, rows), pa.float32()),
+            "content": known["content"],
+            "item_ctr": known["ctr"],
+            "item_age_days": known["age_days"],
             "label_ctr": pa.array(click.astype(float), pa.float64()),
             "label_trail": pa.array(trail, pa.float64(), from_pandas=True),
         }
@@ -159,6 +176,7 @@ def make_home(home: Path) -> tuple[Settings, Surface]:
     rows = pa.concat_tables([examples(day) for day in days])
     with Lake(settings) as lake:
         lake.replace_days("features.examples_tiny", rows, days)
+        lake.replace_days("features.feat_item", pa.concat_tables([features(day) for day in days]), days)
         seen = rows.select(["day", "exposure_id", "ts", "item_ctr"])
         lake.replace_days("features.teacher_inputs_tiny", seen, days)
         label_days(lake, settings, "tiny", load_contract(settings.teacher), days)

@@ -49,6 +49,7 @@ FAULTS = {
     "bad_labels": lambda t: _first(t, "label_ctr", 0.5),
     "bad_values": lambda t: _first(t, "item_ctr", float("nan")),
     "null_share": lambda t: _set(t, "item_id", pa.nulls(t.num_rows, pa.int64())),
+    "values_unlike_their_features": lambda t: _first(t, "item_age_days", t["item_age_days"][0].as_py() + 1),
     "label_rate_ctr": lambda t: _set(t, "label_ctr", pa.array([0.0] * t.num_rows)),
 }
 
@@ -71,7 +72,19 @@ def test_a_fault_of_the_examples_fails_its_check(home, lake: Lake, toolbox, name
     checks = check_examples(*home, days)
     assert name in _failed(checks)
     assert next(c for c in checks if c.name == name).detail == str(day)
-    assert _failed(checks) <= {name, "bad_labels"}
+    assert _failed(checks) <= {name, "bad_labels", "values_unlike_their_features"}
+
+
+def test_without_feature_tables_the_values_are_not_compared_and_that_is_shown(home, lake: Lake, toolbox) -> None:
+    from checks.gate import check_examples
+
+    lake.connection.execute("alter table lake.features.feat_item rename to feat_elsewhere")
+    try:
+        checks = check_examples(*home, [toolbox.FIRST])
+    finally:
+        lake.connection.execute("alter table lake.features.feat_elsewhere rename to feat_item")
+    shown = next(check for check in checks if check.name == "values_unlike_their_features")
+    assert shown.outcome is Outcome.WARN and "nothing to compare with" in shown.detail
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,9 @@ def test_sabotage_by_a_backfill_of_an_old_day_never_overtakes_the_champion(healt
     assert bench.go_on("release") == []
     before = bench.pointer
     old = bench.partition - timedelta(days=1)
-    assert bench.go_on("training_set", partition=old) == ["homepage__release", "homepage__release"]
+    # Whatever the guards say of an older student: even without those that compare it with the champion.
+    failed = bench.go_on("training_set", partition=old, without=(3, 4, 6))
+    assert failed == ["homepage__release", "homepage__release"]
     with pytest.raises(PromotionRefused) as refused:
         promote_candidate(bench.settings, bench.surface, old, by="test")
     assert refused.value.code is Refusal.NOT_NEWER

@@ -10,6 +10,8 @@ from tests.sabotage.bench import Bench, Case
 from tests.sabotage.changes import lake, training_set
 
 TRAINING_SET = "training_set"
+REFUSED = "homepage__training_set"
+"""The training set refuses such rows: there is never a candidate."""
 
 
 def case(name: str, change: Callable[[Bench], None], caught: int | str, stage: str = TRAINING_SET) -> Case:
@@ -32,7 +34,7 @@ LONG = [
     case(
         "labels of new releases flipped",
         lake("update {examples} set label_ctr = 1 - label_ctr where day in {train} and item_age_days <= 7"),
-        4,
+        3,
     ),
     case(
         "an evaluation day in training",
@@ -47,7 +49,7 @@ LONG = [
         10,
         "control",
     ),
-    case("exposures twice", lake("insert into {examples} select * from {examples} where day = {day}"), 1),
+    case("exposures twice", lake("insert into {examples} select * from {examples} where day = {day}"), REFUSED),
     case("half of a day lost", lake("delete from {examples} where day = {day} and exposure_id % 2 = 0"), 2),
     case("rows of another day", lake("update {examples} set ts = ts - interval 1 day where day = {day}"), 1),
     case(
@@ -60,7 +62,7 @@ LONG = [
         lake("update {examples} set item_ctr = 'nan'::float where day = {day} and exposure_id % 50 = 0"),
         1,
     ),
-    case("features of another item", lake(changes.OTHER_ITEMS), 3),
+    case("features of another item", lake(changes.OTHER_ITEMS), 1),
     case("features that stand still", lake(changes.STALE), 1),
     case("soft labels of another day", lake(changes.SOFT_LABELS_OF_ANOTHER_DAY), 2),
     case(
@@ -68,21 +70,17 @@ LONG = [
         lake("update {labels} set scores = [x * 'nan'::float for x in scores] where day = {day}"),
         2,
     ),
-    case(
-        "soft labels of half a day",
-        lake("delete from {labels} where day = {day} and exposure_id % 2 = 0"),
-        "homepage__training_set",
-    ),
-    case("soft labels twice", lake("insert into {labels} select * from {labels} where day = {day}"), 2),
+    case("soft labels of half a day", lake("delete from {labels} where day = {day} and exposure_id % 2 = 0"), 2),
+    case("soft labels twice", lake("insert into {labels} select * from {labels} where day = {day}"), REFUSED),
     case(
         "soft labels of another teacher version",
         lake("update {labels} set teacher_version = 'other' where day = {day}"),
-        "homepage__training_set",
+        REFUSED,
     ),
     case(
         "soft labels of another contract",
         lake("update {labels} set contract_hash = 'other' where day = {day}"),
-        "homepage__training_set",
+        REFUSED,
     ),
     case("soft labels from defaults alone", lake("update {labels} set defaulted_inputs = 1000 where day = {day}"), 2),
     case("soft labels turned round", lake("update {labels} set scores = [-x for x in scores]"), 2),
