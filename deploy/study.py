@@ -11,7 +11,7 @@ from deploy.terminal import console, minutes
 app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its nulls.")
 
 Name = Annotated[
-    str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, sweeps, paper or kuairand.")
+    str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, nulls, sweeps, paper or kuairand.")
 ]
 
 
