@@ -407,7 +407,7 @@ class ReleaseStore:
 
     def confirm(self, surface: str, *, by: str, reason: str) -> Pointer:
         """Make the champion the reference release that later verdicts compare with against slow decay."""
-        return self._note(surface, "reference", by, reason)
+        return self._note(self._state(surface), surface, "reference", by, reason)
 
     def challenge(
         self,
@@ -437,11 +437,12 @@ class ReleaseStore:
             raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion to challenge")
         manifest = _checked_candidate(surface, candidate, partition)
         stored, objections = self._objections(state, candidate, key, manifest)
-        if objections or stored is None:
-            raise PromotionRefused(*(objections or [(Refusal.NO_VERDICT, f"nobody judged {candidate.digest}")])[0])
+        if objections:
+            raise PromotionRefused(*objections[0])
+        assert stored is not None, "without a verdict there is an objection"
         release = self._publish(candidate, stored, manifest, evaluation, plots, None, ())
         challenger = Challenger(release=release, onnx_sha256=manifest.onnx_sha256, mode=mode, share=share)
-        return self._note(surface, "challenge", by, reason, challenger=challenger, run_id=run_id)
+        return self._note(state, surface, "challenge", by, reason, challenger=challenger, run_id=run_id)
 
     def end_challenge(self, surface: str, *, by: str, reason: str, bar: bool = False) -> Pointer:
         """Take the challenger away; with ``bar``, for good.
@@ -449,11 +450,11 @@ class ReleaseStore:
         Raises:
             PromotionRefused: There is none.
         """
-        last = self._state(surface).last
-        if last is None or last.challenger is None:
+        state = self._state(surface)
+        if state.last is None or state.last.challenger is None:
             raise PromotionRefused(Refusal.UNKNOWN_RELEASE, f"{surface} has no challenger")
-        barred = (last.challenger.release,) if bar else ()
-        return self._note(surface, "challenge", by, reason, challenger=None, barred=barred)
+        barred = (state.last.challenger.release,) if bar else ()
+        return self._note(state, surface, "challenge", by, reason, challenger=None, barred=barred)
 
     def retire(self, surface: str, *, keep: int = 5, by: str = "retention") -> list[str]:
         """Delete old releases; keep the champion, the reference and at least ``keep`` others to return to.
@@ -476,7 +477,7 @@ class ReleaseStore:
         stale = tuple(sorted({e.release for e in recent} - kept - state.retired))
         if stale:
             try:
-                self._note(surface, "retire", by, f"keeps {len(kept - {None})} releases", retired=stale)
+                self._note(state, surface, "retire", by, f"keeps {len(kept - {None})} releases", retired=stale)
             except PromotionRefused:  # the champion changed meanwhile; the next call sees which releases are stale now
                 return []
         known = {e.release for e in state.entries} | {challenger}
@@ -630,6 +631,7 @@ class ReleaseStore:
 
     def _note(
         self,
+        state: _State,
         surface: str,
         action: Literal["reference", "retire", "challenge"],
         by: str,
@@ -639,8 +641,7 @@ class ReleaseStore:
         barred: tuple[str, ...] = (),
         **changes: Any,
     ) -> Pointer:
-        """Append an entry that moves nothing; what it does not change stands as before."""
-        state = self._state(surface)
+        """Append an entry that moves nothing to the state it was decided on; what it does not change stands."""
         if state.last is None:
             raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion")
         if state.champion in retired:

@@ -79,3 +79,22 @@ def test_retention_keeps_the_challenger(shop) -> None:
     shop.store.retire("homepage", keep=3)
     assert challenger is not None and challenger.release in shop.store.releases("homepage")
     assert shop.store.pointer("homepage").challenger == challenger
+
+
+def test_a_champion_that_moves_meanwhile_gets_no_challenger_that_was_judged_against_another(shop, monkeypatch) -> None:
+    shop.release(0)
+    store, other = shop.store, judged(shop, 1)
+    candidate = judged(shop, 2)
+    key = store.verdict_key(shop.surface, candidate)
+    publish = store._publish
+
+    def slow(*arguments):
+        shop.promote(other)
+        return publish(*arguments)
+
+    monkeypatch.setattr(store, "_publish", slow)
+    with pytest.raises(PromotionRefused) as refused:
+        told = {"partition": shop.partition(candidate), "by": "test", "reason": "because"}
+        store.challenge("homepage", candidate, key, mode="canary", share=0.1, **told)
+    assert refused.value.code is Refusal.SUPERSEDED
+    assert shop.store.pointer("homepage").challenger is None
