@@ -72,7 +72,7 @@ def check_examples(
     settings: Settings, surface: Surface, days: Sequence[date], *, snapshot: int | None = None
 ) -> list[Check]:
     """Run guard 1 over some days of the lake, or of one of its snapshots."""
-    from checks.suites.data import data_rows, data_suite, features_suite
+    from checks.suites.data import FEATURES, data_rows, data_suite, features_suite
     from ml.gate.data import measure_examples, measure_features
 
     with Lake(settings, snapshot=snapshot) as lake:
@@ -80,7 +80,7 @@ def check_examples(
         compared = measure_features(lake, surface, days)
     checks = gx.validate(data_rows(measured, days), data_suite(surface.gate.data, days))
     if compared is None:
-        return [*checks, Check(name="values_unlike_their_features", outcome=Outcome.WARN, detail=_NO_FEATURES)]
+        return [*checks, Check(name=FEATURES, outcome=Outcome.WARN, detail=_NO_FEATURES)]
     return checks + gx.validate([{**row, "day": str(row["day"])} for row in compared], features_suite())
 
 

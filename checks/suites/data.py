@@ -7,6 +7,9 @@ from typing import Any
 from checks import gx
 from ml.surfaces.spec import DataGate
 
+FEATURES = "values_unlike_their_features"
+"""Name of the check that compares examples with feature tables."""
+
 
 def data_suite(gate: DataGate, days: Sequence[date]) -> Any:
     """Return the suite over ``measure_examples``."""
@@ -36,7 +39,7 @@ def features_suite() -> Any:
     from checks.expectations.measured import ExpectMeasureBetween
 
     bounds = {"min_value": 0, "max_value": 0, "label": "day", "count": "rows"}
-    named = gx.named("values_unlike_their_features", gx.between(0, 0))
+    named = gx.named(FEATURES, gx.between(0, 0))
     return gx.suite("features", [ExpectMeasureBetween(column="other_values", **bounds, **named)])
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from deploy.serving.protocol import HEADER
 from ml.settings import PROJECT_ROOT
-from tests.deploy.serving.tiny_home import Home, feeds_of, rank_body, tiny_settings
+from tests.deploy.serving.tiny_home import Home, binary_request, rank_body, tiny_settings
 
 REQUESTS = int(os.environ.get("REQUESTS", "10000"))
 GROWTH_MB = 64
@@ -77,21 +77,13 @@ def fuzz(strategy: st.SearchStrategy, send, examples: int) -> Counter[int]:
 
 def requests(home: Home) -> st.SearchStrategy:
     """Return binary tensor requests with bodies, headers, shapes, types and lengths that lie."""
-    feeds = feeds_of(home.surfaces["homepage"], 3)
-    kinds = {"int64": "INT64", "float32": "FP32"}
     sizes = st.sampled_from([-1, 0, 1, 3, 7, 2**31, 2**63, 2**70, "3", None, 1.5])
     whole = st.integers(-(2**65), 2**65)
 
     @st.composite
     def build(draw) -> tuple[bytes, dict[str, str]]:
-        inputs, raw = [], b""
-        for name, values in feeds.items():
-            data = values.tobytes()
-            entry = {"name": name, "datatype": kinds[str(values.dtype)], "shape": list(values.shape)}
-            entry["parameters"] = {"binary_data_size": len(data)}
-            inputs.append(entry)
-            raw += data
-        head = {"inputs": inputs}
+        head, raw = binary_request(home.surfaces["homepage"])
+        inputs = head["inputs"]
         spoilt = draw(st.sampled_from(inputs))
         match draw(
             st.sampled_from(["shape", "size", "datatype", "name", "raw", "twice", "missing", "head", "nothing"])

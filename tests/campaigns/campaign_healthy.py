@@ -14,7 +14,7 @@ import pytest
 
 from checks.gate import judge
 from ml.pipeline import evaluate_models, export_candidate, find, read_evaluation, train_model
-from ml.settings import Settings
+from ml.settings import PROJECT_ROOT, Settings
 from ml.store.verdicts import Outcome
 from ml.surfaces.spec import load_surfaces
 
@@ -28,7 +28,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
     home = tmp_path_factory.mktemp("healthy") / "home"
     if DEMO:
         return shutil.copytree(DEMO, home, ignore=shutil.ignore_patterns("landing", "dagster", "training"))
-    run_command(home, "demo", timeout=3000, CROSSFADE_SURFACES_DIR="")
+    run_command(home, "demo", timeout=3000, CROSSFADE_SURFACES_DIR=str(PROJECT_ROOT / "ml" / "surfaces"))
     return home
 
 

@@ -16,14 +16,13 @@ import httpx
 from deploy.serving.run import serving
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
-from ml.store.files import sha256_file
 from ml.store.releases import ReleaseStore
-from ml.store.triton import served_version
 from ml.study.analysis import lifts
 from ml.study.design import load_design
 from ml.study.report import study_rows
 from ml.study.run import TRIALS_TABLE
 from tests.deploy.serving.tiny_home import DAY, Home, rank_body, tiny_settings
+from tests.ml.store.conftest import opens_valid
 
 KILLS = int(os.environ.get("KILLS", "5"))
 RELEASE_KILLS = int(os.environ.get("RELEASE_KILLS", "200"))
@@ -109,7 +108,7 @@ def test_releases_killed_at_random_moments_leave_a_valid_champion_and_no_half_re
                 process.join()
                 assert process.exitcode == -signal.SIGKILL
                 assert len(home.store.history("homepage")) >= before
-                a_valid_champion_is_there(home)
+                assert opens_valid(ReleaseStore(home.settings.artifacts_dir)) is not None
                 if kill % 20 == 0:
                     moves = len(home.store.history("homepage"))
                     print(f"kill {kill} of {RELEASE_KILLS}: {moves} moves, {len(answers)} answers", flush=True)
@@ -138,18 +137,6 @@ def churn(folder: Path) -> None:
 def number_of(release: str) -> int:
     """Return the number that a tiny home's release writes into its scores."""
     return (date.fromisoformat(release[:10]) - DAY).days
-
-
-def a_valid_champion_is_there(home: Home) -> None:
-    """The store opens; what the model repository names is a whole release of the history."""
-    store = ReleaseStore(home.settings.artifacts_dir)
-    assert store.champion("homepage") is not None
-    history = store.history("homepage")
-    assert [entry.number for entry in history] == list(range(1, len(history) + 1))
-    folder = home.settings.artifacts_dir / "repository" / "homepage"
-    version = served_version((folder / "config.pbtxt").read_text())
-    pointer = next(entry for entry in history if entry.version == version and entry.moves)
-    assert sha256_file(folder / str(version) / "model.onnx") == pointer.onnx_sha256
 
 
 def start(script: Path, home: Path, designs: Path) -> "subprocess.Popen[bytes]":

@@ -1,7 +1,7 @@
 """Homes to spoil: each a copy of one with a champion and a healthy candidate, made by the real graph."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -192,3 +192,9 @@ class Case:
         """Where the candidate is made again, the one of before is not there to be promoted in its place."""
         if self.stage != GATE:
             shutil.rmtree(bench.candidate.path.parent)
+
+
+def each(often: Sequence[Any], long: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrize ``case`` by some that always run, and by those that run where -k asks for them."""
+    cases = [*often, *(pytest.param(case, marks=pytest.mark.long) for case in long)]
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name.replace(" ", "_"))

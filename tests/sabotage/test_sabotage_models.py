@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.sabotage import changes
-from tests.sabotage.bench import GATE, Bench, Case
+from tests.sabotage.bench import GATE, Bench, Case, each
 from tests.sabotage.changes import evaluation, graph, head, predictions, story, teacher, weights
 
 
@@ -74,11 +72,7 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize(
-    "case",
-    [*OFTEN, *(pytest.param(case, marks=pytest.mark.long) for case in LONG)],
-    ids=lambda case: case.name.replace(" ", "_"),
-)
+@each(OFTEN, LONG)
 def test_sabotage_of_models_leaves_the_champion_and_its_twin_is_promoted(
     case: Case, healthy: Bench, tmp_path: Path, told: Callable[[Case, str], None]
 ):

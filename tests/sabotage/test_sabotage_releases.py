@@ -15,7 +15,7 @@ from ml.store.releases import MANIFEST, MODEL, SCHEMA, PromotionRefused, Refusal
 from ml.store.sealed import DamagedError, seal
 from ml.store.verdicts import Guard, Outcome, Override, decide
 from tests.sabotage import changes
-from tests.sabotage.bench import GATE, SURFACES, Bench, Case
+from tests.sabotage.bench import GATE, SURFACES, Bench, Case, each
 
 BYPASS = Override(by="test", reason="to have another champion")
 
@@ -153,27 +153,23 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [*OFTEN, *(pytest.param(asked, marks=pytest.mark.long) for asked in LONG)],
-    ids=lambda asked: asked.name.replace(" ", "_"),
-)
+@each(OFTEN, LONG)
 def test_sabotage_of_a_promotion_is_refused_with_its_reason_and_its_twin_is_promoted(
-    asked: Asked, healthy: Bench, tmp_path: Path, told: Callable[[Case, str], None]
+    case: Asked, healthy: Bench, tmp_path: Path, told: Callable[[Case, str], None]
 ):
     spoilt = healthy.copy(tmp_path / "spoilt")
-    spoilt = asked.before(spoilt) or spoilt
+    spoilt = case.before(spoilt) or spoilt
     before = spoilt.pointer
     assert spoilt.go_on("release") == ["homepage__release", "homepage__release"]
     with pytest.raises((PromotionRefused, DamagedError)) as refused:
         promote_candidate(spoilt.settings, spoilt.surface, spoilt.partition, by="test")
-    assert str(refused.value).startswith(asked.refusal) or asked.refusal is Refusal.CANDIDATE_DAMAGED
+    assert str(refused.value).startswith(case.refusal) or case.refusal is Refusal.CANDIDATE_DAMAGED
     assert spoilt.pointer == before, "the champion moved"
     twin = healthy.copy(tmp_path / "twin")
     first = twin.pointer
     assert first is not None and twin.go_on("release") == []
     assert twin.pointer is not None and twin.pointer.number == first.number + 1
-    told(Case(asked.name, "release", lambda bench: None, "promotion"), asked.refusal.value)
+    told(Case(case.name, "release", lambda bench: None, "promotion"), case.refusal.value)
 
 
 def test_sabotage_by_two_promotions_at_once_moves_the_champion_once(healthy: Bench, tmp_path: Path):

@@ -20,7 +20,15 @@ from deploy.serving.app import Limits
 from deploy.serving.protocol import HEADER
 from deploy.serving.run import serving
 from ml.surfaces.spec import Surface
-from tests.deploy.serving.tiny_home import Home, feeds_of, graph_of, rank_body, tiny_settings
+from tests.deploy.serving.tiny_home import (
+    Home,
+    binary_request,
+    feeds_of,
+    graph_of,
+    infer_body,
+    rank_body,
+    tiny_settings,
+)
 
 ROWS = 33
 
@@ -112,14 +120,6 @@ def test_large_batches_equal_small_ones(stock: triton.InferenceServerClient, rea
     assert result.as_numpy("score").tobytes() == expected(spec, feeds)["score"].tobytes()
 
 
-def infer_body(surface: Surface, rows: int = 2) -> dict[str, Any]:
-    inputs = []
-    for name, value in feeds_of(surface, rows).items():
-        datatype = "INT64" if value.dtype == np.int64 else "FP32"
-        inputs.append({"name": name, "shape": list(value.shape), "datatype": datatype, "data": value.tolist()})
-    return {"inputs": inputs}
-
-
 def changed(body: dict[str, Any], which: str, **changes: Any) -> dict[str, Any]:
     inputs = [{**entry, **(changes if entry["name"] == which else {})} for entry in body["inputs"]]
     return {**body, "inputs": inputs}
@@ -181,15 +181,6 @@ def test_bad_inference_requests_get_400_with_the_reason(client: httpx.Client, re
     body = content if isinstance(content, bytes) else orjson.dumps(content)
     answer = client.post("/v2/models/homepage/infer", content=body)
     assert answer.status_code == 400 and reason in answer.json()["error"], answer.text
-
-
-def binary_request(surface: Surface, rows: int = 2) -> tuple[dict[str, Any], bytes]:
-    feeds = feeds_of(surface, rows)
-    body = infer_body(surface, rows)
-    for entry in body["inputs"]:
-        del entry["data"]
-        entry["parameters"] = {"binary_data_size": feeds[entry["name"]].nbytes}
-    return body, b"".join(value.tobytes() for value in feeds.values())
 
 
 def sized(head: dict[str, Any], size: Any) -> dict[str, Any]:

@@ -232,5 +232,24 @@ def feeds_of(surface: Surface, rows: int, seed: int = 3) -> dict[str, np.ndarray
     return feeds
 
 
+def infer_body(surface: Surface, rows: int = 2) -> dict[str, Any]:
+    """Return the body of an inference request with JSON tensors."""
+    inputs = []
+    for name, value in feeds_of(surface, rows).items():
+        datatype = "INT64" if value.dtype == np.int64 else "FP32"
+        inputs.append({"name": name, "shape": list(value.shape), "datatype": datatype, "data": value.tolist()})
+    return {"inputs": inputs}
+
+
+def binary_request(surface: Surface, rows: int = 2) -> tuple[dict[str, Any], bytes]:
+    """Return head and binary tensors of an inference request."""
+    feeds = feeds_of(surface, rows)
+    body = infer_body(surface, rows)
+    for entry in body["inputs"]:
+        del entry["data"]
+        entry["parameters"] = {"binary_data_size": feeds[entry["name"]].nbytes}
+    return body, b"".join(value.tobytes() for value in feeds.values())
+
+
 def tiny_settings(home: Path, **changes: Any) -> Settings:
     return Settings(**{"home": home, "last_day": DAY, "threads": 1, "memory_limit": "500MB", **changes})

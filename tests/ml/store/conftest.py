@@ -14,7 +14,8 @@ from ml.settings import PROJECT_ROOT
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.files import Bucket, sha256_bytes
 from ml.store.manifest import DayContent, Manifest
-from ml.store.releases import ReleaseStore
+from ml.store.releases import Champion, ReleaseStore
+from ml.store.triton import served_version
 from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface, load_surface
 
@@ -107,6 +108,27 @@ class Shop:
         candidate = self.candidate(day)
         self.judge(candidate)
         return self.promote(candidate)
+
+
+def opens_valid(store: ReleaseStore) -> Champion | None:
+    """Assert that the store opens and that its repository names a whole release of its history; return the champion."""
+    champion, history = store.champion("homepage"), store.history("homepage")
+    assert [entry.number for entry in history] == list(range(1, len(history) + 1))
+    config = "repository/homepage/config.pbtxt"
+    if store.files.exists(config):
+        version = served_version(store.files.read(config).decode())
+        pointer = next(entry for entry in history if entry.version == version and entry.moves)
+        assert sha256_bytes(store.files.read(f"repository/homepage/{version}/model.onnx")) == pointer.onnx_sha256
+    return champion
+
+
+def synced(store: ReleaseStore) -> None:
+    """Assert that the repository can be brought in line with the pointer."""
+    if store.sync_repository("homepage"):
+        champion = store.champion("homepage")
+        assert champion is not None
+        config = store.files.read("repository/homepage/config.pbtxt").decode()
+        assert served_version(config) == champion.pointer.version
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from datetime import date
 
 import pytest
 
-from ml.store.files import sha256_file
 from ml.store.releases import Pointer, PromotionRefused, Refusal
-from ml.store.triton import served_version
+from tests.ml.store.conftest import opens_valid, synced
 
 FIRST = date(2026, 2, 1)
 _CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
@@ -51,18 +50,9 @@ def _wait(pid: int) -> int:
 
 def _check(shop, allowed: set[str | None]) -> None:
     """The store opens with a valid champion, and what the repository serves is a whole release of its history."""
-    champion = shop.store.champion("homepage")
+    champion = opens_valid(shop.store)
     assert (champion.release.id if champion else None) in allowed
-    history = shop.store.history("homepage")
-    assert [p.number for p in history] == list(range(1, len(history) + 1))
-    folder = shop.root / "repository/homepage"
-    if (folder / "config.pbtxt").exists():
-        version = served_version((folder / "config.pbtxt").read_text())
-        pointer = next(p for p in history if p.version == version and p.moves)
-        assert sha256_file(folder / str(version) / "model.onnx") == pointer.onnx_sha256
-    shop.store.sync_repository("homepage")
-    if champion:
-        assert served_version((folder / "config.pbtxt").read_text()) == champion.pointer.version
+    synced(shop.store)
 
 
 def test_a_promotion_killed_at_any_file_operation_leaves_the_old_or_the_new_champion(shop) -> None:

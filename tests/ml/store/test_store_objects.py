@@ -26,7 +26,7 @@ from ml.store.sealed import DamagedError
 from ml.store.triton import served_version
 from ml.surfaces.spec import load_surface
 from tests.deploy.serving.tiny_home import Home, rank_body, tiny_settings
-from tests.ml.store.conftest import Shop
+from tests.ml.store.conftest import Shop, opens_valid, synced
 
 SURFACE = PROJECT_ROOT / "ml" / "surfaces" / "homepage.yaml"
 
@@ -188,13 +188,10 @@ def test_writers_killed_at_random_moments_leave_a_valid_champion_and_no_half_fol
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        champion = shop.store.champion("homepage")
-        assert champion is not None
+        assert opens_valid(shop.store) is not None
         for release in shop.store.releases("homepage"):
             assert shop.store.release("homepage", release).id == release
-        assert shop.store.sync_repository("homepage")
-        config = shop.store.files.read("repository/homepage/config.pbtxt").decode()
-        assert served_version(config) == champion.pointer.version
+        synced(shop.store)
     files = shop.store.files
     assert isinstance(files, ObjectFiles)
     plain = from_url(bucket.url)
