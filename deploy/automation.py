@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from assets.names import surface_key
+from deploy.housekeeping import housekeeping_job, housekeeping_schedule
 from ml.settings import Settings
 from ml.store.sealed import digest
 from ml.surfaces.spec import Surface
@@ -107,7 +108,7 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
         )
         for surface in surfaces.values()
     ]
-    return [*days, *releases, rollback_job]
+    return [*days, *releases, rollback_job, housekeeping_job]
 
 
 def release_job_name(surface: Surface) -> str:
@@ -245,8 +246,9 @@ def build_sensors(
 def build_schedules(
     settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Any]
 ) -> list[dg.ScheduleDefinition]:
-    """Return one schedule per surface: the release of its newest final day, once a day."""
-    return [_release_schedule(settings, s, _named(jobs, release_job_name(s))) for s in surfaces.values()]
+    """Return one schedule per surface, the release of its newest final day, and that of housekeeping."""
+    releases = [_release_schedule(settings, s, _named(jobs, release_job_name(s))) for s in surfaces.values()]
+    return [*releases, housekeeping_schedule(settings)]
 
 
 def _named(jobs: Sequence[Any], name: str) -> Any:

@@ -81,6 +81,23 @@ def doctor() -> None:
 
 
 @app.command()
+def tidy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would go.")] = False,
+) -> None:
+    """Retire old releases, expire snapshots, merge small files, remove what nobody reads; while nothing else runs."""
+    from ml.housekeeping import tidy as run
+
+    tidied = run(_settings(), dry_run=dry_run, progress=reporter())
+    for surface, ids in tidied.releases_retired.items():
+        console.print(f"retired    {surface}: {', '.join(ids)}")
+    kept = ", ".join(map(str, tidied.snapshots_of_releases)) or "none"
+    console.print(f"snapshots  {tidied.snapshots_expired} of {tidied.snapshots} expired; of releases: {kept}")
+    console.print(f"files      {tidied.files_removed} removed; {tidied.tables_compacted} tables compacted")
+    use = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in tidied.home_bytes.items() if size > 1e5)
+    console.print(f"disk       {use}")
+
+
+@app.command()
 def demo(
     source: Annotated[str, typer.Option(help="simulator or kuairand.")] = "simulator",
     kuairand_dir: Annotated[Path | None, typer.Option(help="Unpacked KuaiRand-Pure folder.")] = None,

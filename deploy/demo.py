@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterInstance
 
-from assets.names import STUDY_GROUP
+from assets.names import STUDY_GROUP, surface_key
 from deploy.automation import range_tags, release_chain
 from deploy.home import prepare, rebuild
 from deploy.terminal import TerminalProgress, console, reporter, terminal_logger
@@ -105,8 +105,8 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         job = definitions.resolve_implicit_global_asset_job_def()
         graph = definitions.resolve_asset_graph()
-        studies = graph.asset_keys_for_group(STUDY_GROUP)
-        everything = graph.materializable_asset_keys - studies
+        evidence = graph.asset_keys_for_group(STUDY_GROUP) | {surface_key(name, "experiment") for name in surfaces}
+        everything = graph.materializable_asset_keys - evidence
         _execute(settings, job, instance, seconds, sorted(everything - in_release), tags=tags)
         for surface in surfaces.values():
             _execute(settings, job, instance, seconds, release_chain(surface), partition=partition, may_refuse=True)

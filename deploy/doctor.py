@@ -107,7 +107,7 @@ def _surfaces(settings: Settings) -> Look:
 def _catalog(settings: Settings) -> Look:
     from ml.lake import ALIAS, Lake
 
-    if not settings.catalog_path.exists():
+    if not settings.catalog_url and not settings.catalog_path.exists():
         return State.BAD, f"{settings.catalog_path} is not there", "crossfade init"
     with Lake(settings) as lake:
         tables = lake.sql("select count(*) as n from information_schema.tables where table_catalog = ?", [ALIAS])
@@ -220,7 +220,7 @@ EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
 REMEDIES = {
     "home": "make it writable, or choose another CROSSFADE_HOME",
     "surfaces": "mend the YAML that the message names",
-    "lake": "restore catalog.sqlite from a backup; data files are never changed in place",
+    "lake": "restore the catalog from a backup (docs/operate.md); data files are never changed in place",
     "landing": "mend landing_contract.yaml in the home",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release rollback SURFACE, or restore the folder from a backup",

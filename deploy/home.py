@@ -23,8 +23,27 @@ REBUILT = (
 """What a demo may remove from a home that an earlier demo made."""
 
 
-OF_A_PROCESS = {"home", "serve_host", "serve_port", "serve_token", "alert_url", "threads", "memory_limit"}
+OF_A_PROCESS = {
+    "home",
+    "serve_host",
+    "serve_port",
+    "serve_token",
+    "alert_url",
+    "catalog_url",
+    "dagster_url",
+    "threads",
+    "memory_limit",
+}
 """Settings of one machine or process, or secret: a home does not keep them."""
+
+
+_POSTGRES_STORAGE = """
+# The address holds a password: every process reads it from its environment.
+storage:
+  postgres:
+    postgres_url:
+      env: CROSSFADE_DAGSTER_URL
+"""
 
 
 def given(settings: Settings) -> dict[str, Any]:
@@ -64,7 +83,8 @@ def prepare_instance(settings: Settings) -> None:
     folder = settings.dagster_home
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f"dagster.yaml.{os.getpid()}.tmp"
-    shutil.copyfile(PROJECT_ROOT / "deploy" / "dagster.yaml", scratch)
+    instance_file = (PROJECT_ROOT / "deploy" / "dagster.yaml").read_text(encoding="utf-8")
+    scratch.write_text(instance_file + (_POSTGRES_STORAGE if settings.dagster_url else ""), encoding="utf-8")
     scratch.replace(folder / "dagster.yaml")
     with DagsterInstance.from_config(str(folder)) as instance:
         for pool in (LAKE_WRITER, TRAINING):
@@ -79,8 +99,9 @@ def rebuild(settings: Settings) -> None:
     """
     if not settings.demo:
         raise ValueError(f"{settings.home} was not made by a demo; choose another CROSSFADE_HOME")
-    if settings.artifacts_url:
-        raise ValueError(f"releases of another demo lie in {settings.artifacts_url}; choose another address")
+    for name in ("artifacts_url", "lake_url", "catalog_url", "dagster_url"):
+        if getattr(settings, name):
+            raise ValueError(f"CROSSFADE_{name.upper()} holds another demo; choose another address, or empty it")
     for name in REBUILT:
         path = settings.home / name
         if path.is_dir():

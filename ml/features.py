@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from ml.lake import attach_options, attach_path, install_extensions
+from ml.lake import attach_options, attach_path, duckdb_settings, extensions, lake_environment
 from ml.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface
 
@@ -26,17 +26,13 @@ class DbtError(RuntimeError):
 
 
 def dbt_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of a dbt process: what ``profiles.yml`` reads, and where dbt writes.
-
-    Also installs the DuckDB extensions, which come as Python packages, so that the process downloads nothing.
-    """
-    install_extensions()
+    """Return the environment of a dbt process: what ``profiles.yml`` reads, and where dbt writes."""
     return {
+        **lake_environment(settings),
         "CROSSFADE_LAKE": attach_path(settings),
         "CROSSFADE_LAKE_OPTIONS": json.dumps(attach_options(settings)),
-        "CROSSFADE_DUCKDB_THREADS": str(settings.threads),
-        "CROSSFADE_DUCKDB_MEMORY": settings.memory_limit,
-        "CROSSFADE_DUCKDB_SPILL": str(settings.lake_dir / "spill"),
+        "CROSSFADE_LAKE_EXTENSIONS": json.dumps(extensions(settings)),
+        "CROSSFADE_DUCKDB_SETTINGS": json.dumps(duckdb_settings(settings) | {"preserve_insertion_order": "false"}),
         "DBT_TARGET_PATH": str(settings.home / "dbt" / "target"),
         "DBT_LOG_PATH": str(settings.home / "dbt" / "logs"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",

@@ -4,15 +4,19 @@ Every commit is a snapshot, so a read can name the snapshot that it wants. Write
 short transaction; a conflict with another writer is retried as a whole.
 """
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 import duckdb
 import pyarrow as pa
+from pydantic import SecretStr
 
 from ml.settings import Settings
 
@@ -35,10 +39,12 @@ class Lake:
     def __init__(self, settings: Settings, *, snapshot: int | None = None) -> None:
         self.settings = settings
         settings.lake_dir.mkdir(parents=True, exist_ok=True)
-        install_extensions()
-        self.connection = duckdb.connect(config={"threads": settings.threads, "memory_limit": settings.memory_limit})
-        spill = settings.lake_dir / "spill"
-        self.connection.execute(f"set temp_directory = '{_quote(str(spill))}'")
+        os.environ.update(lake_environment(settings))
+        self.connection = duckdb.connect()
+        for name in extensions(settings):
+            self.connection.load_extension(name)
+        for name, value in duckdb_settings(settings).items():
+            self.connection.execute(f"set {name} = '{_quote(str(value))}'")
         options = attach_options(settings)
         if snapshot is not None:
             options |= {"snapshot_version": str(snapshot)}
@@ -202,41 +208,116 @@ class Lake:
         The hash is the sum over rows of the low 64 bits of MD5 of each row, with the column names and types mixed in:
         equal for any row order, file layout or thread count, different when a row is repeated.
         """
+        names, total = self._summed_rows(relation, parameters)
+        query = f"select count(*), {total} from {relation} as t"
+        [(count, found)] = self.connection.execute(query, list(parameters)).fetchall()
+        return _digest(names, count, found)
+
+    def content_hashes(
+        self, relation: str, days: Iterable[date], parameters: Iterable[object] = ()
+    ) -> dict[date, tuple[int, str]]:
+        """Return {day: ``content_hash`` of the rows of that ``day``} in one pass; a day without rows is there too."""
+        names, total = self._summed_rows(relation, parameters)
+        query = f"select day, count(*), {total} from {relation} as t where list_contains(?::date[], day) group by day"
+        wanted = sorted(set(days))
+        found = {
+            day: (count, of) for day, count, of in self.connection.execute(query, [*parameters, wanted]).fetchall()
+        }
+        return {day: _digest(names, *found.get(day, (0, "0"))) for day in wanted}
+
+    def _summed_rows(self, relation: str, parameters: Iterable[object]) -> tuple[list[tuple[str, str]], str]:
+        """Return the columns with their types, and the SQL of the sum of the rows' hashes."""
         described = self.connection.execute(f"describe select * from {relation} as t", list(parameters)).fetchall()
         names = [(name, kind) for name, kind, *_ in described]
         row = ", ".join(f"coalesce({_identifier(name)}::varchar, '\\N')" for name, _ in names)
-        total = f"coalesce(sum(md5_number_lower(concat_ws(chr(31), {row}))::hugeint), 0)::varchar"
-        query = f"select count(*), {total} from {relation} as t"
-        count, total = self.connection.execute(query, list(parameters)).fetchone() or (0, "0")
-        import hashlib
+        return names, f"coalesce(sum(md5_number_lower(concat_ws(chr(31), {row}))::hugeint), 0)::varchar"
 
-        digest = hashlib.sha256(f"{names}|{count}|{total}".encode()).hexdigest()
-        return int(count), digest[:32]
+
+def _digest(names: list[tuple[str, str]], count: int, total: str) -> tuple[int, str]:
+    return int(count), hashlib.sha256(f"{names}|{count}|{total}".encode()).hexdigest()[:32]
 
 
 def attach_path(settings: Settings) -> str:
-    """Return the DuckLake connection string of the home's catalog."""
-    return f"ducklake:sqlite:{settings.catalog_path}"
+    """Return the DuckLake connection string of the catalog: the home's SQLite file, or a Postgres database."""
+    if settings.catalog_url is None:
+        return f"ducklake:sqlite:{settings.catalog_path}"
+    from psycopg2.extensions import make_dsn
+
+    parts = _catalog_parts(settings.catalog_url)
+    return f"ducklake:postgres:{make_dsn(**{name: value for name, value in parts.items() if name != 'password'})}"
 
 
 def attach_options(settings: Settings) -> dict[str, str]:
     """Return the options of ``attach``; the dbt profile uses the same ones."""
-    return {
-        "data_path": str(settings.lake_dir / "data"),
+    options = {
+        "data_path": settings.lake_url or str(settings.lake_dir / "data"),
         "override_data_path": "1",  # a home may be moved: its catalog names files relative to the folder
-        "meta_journal_mode": "WAL",
-        "meta_busy_timeout": "30000",
         "data_inlining_row_limit": "0",
     }
+    return options if settings.catalog_url else options | {"meta_journal_mode": "WAL", "meta_busy_timeout": "30000"}
 
 
-@lru_cache(maxsize=1)
-def install_extensions() -> None:
-    """Install the DuckDB extensions that come as Python packages; nothing is downloaded."""
+def extensions(settings: Settings) -> list[str]:
+    """Install the DuckDB extensions that the lake needs and return their names.
+
+    They come as Python packages; nothing is downloaded.
+    """
+    names = ["ducklake", "postgres_scanner" if settings.catalog_url else "sqlite_scanner"]
+    if settings.lake_url:
+        names.append("httpfs")
+    for name in names:
+        _install_extension(name)
+    return names
+
+
+def duckdb_settings(settings: Settings) -> dict[str, Any]:
+    """Return DuckDB's settings for this home; the dbt profile uses the same ones."""
+    found = {
+        "threads": settings.threads,
+        "memory_limit": settings.memory_limit,
+        "temp_directory": str(settings.lake_dir / "spill"),
+    }
+    # What stands at an address of its own (MinIO, moto) knows buckets by path, not by host name.
+    return found | {"s3_url_style": "path"} if settings.lake_url and _endpoint() else found
+
+
+def lake_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables by which a process reaches catalog and data, so that no file or log holds a secret.
+
+    libpq reads ``PGPASSWORD``; DuckDB's httpfs reads ``AWS_*``, but the endpoint under a name of its own.
+    """
+    found = {}
+    if settings.catalog_url and (password := _catalog_parts(settings.catalog_url).get("password")):
+        found["PGPASSWORD"] = password
+    if settings.lake_url and (endpoint := _endpoint()):
+        found["DUCKDB_S3_ENDPOINT"] = endpoint.netloc + endpoint.path.rstrip("/")
+        found["DUCKDB_S3_USE_SSL"] = str(endpoint.scheme == "https").lower()
+    if settings.lake_url and (region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
+        found["AWS_REGION"] = region
+    return found
+
+
+def _catalog_parts(url: SecretStr) -> dict[str, str]:
+    import psycopg2
+    from psycopg2.extensions import parse_dsn
+
+    try:
+        return parse_dsn(url.get_secret_value())
+    except psycopg2.ProgrammingError:  # its message would show the password
+        told = "CROSSFADE_CATALOG_URL is no address like postgresql://user:password@host:port/database"
+        raise ValueError(told) from None
+
+
+def _endpoint() -> SplitResult | None:
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
+    return urlsplit(url) if url else None
+
+
+@lru_cache
+def _install_extension(name: str) -> None:
     import duckdb_extensions
 
-    for name in ("ducklake", "sqlite_scanner"):
-        duckdb_extensions.import_extension(name)
+    duckdb_extensions.import_extension(name)
 
 
 def _quote(text: str) -> str:

@@ -75,12 +75,36 @@ class Settings(BaseSettings):
     release_cron: str = Field(default="0 5 * * *", description="When the schedule asks for a release of each surface.")
     release_timezone: str = Field(default="UTC", description="Time zone of `release_cron`.")
     alert_url: SecretStr | None = Field(default=None, description="Webhook that failed checks are posted to, as JSON.")
+    catalog_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://user:password@host:port/database of the lake's catalog, in place of the SQLite file "
+        "of the home.",
+    )
+    lake_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+/.+",
+        description="s3://bucket/prefix of the lake's data files, in place of <home>/lake/data; credentials, region "
+        "and endpoint come from the AWS_* variables.",
+    )
+    dagster_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql+psycopg2://user:password@host:port/database of Dagster's runs, events and schedules, "
+        "in place of files in the home.",
+    )
     artifacts_url: str | None = Field(
         default=None,
         pattern=r"^s3://",
         description="s3://bucket/prefix of artifacts, verdicts and releases in place of <home>/artifacts; credentials, "
         "region and endpoint come from the AWS_* variables.",
     )
+    keep_snapshots_days: float = Field(
+        default=7, ge=0, description="Housekeeping keeps younger snapshots of the lake, and those that a release names."
+    )
+    keep_releases: int = Field(default=5, ge=3, description="Releases per surface that stay to return to.")
+    keep_runs_days: float = Field(
+        default=30, ge=0, description="Files of dbt calls and of failed runs are kept so long."
+    )
+    housekeeping_cron: str = Field(default="0 3 * * 0", description="When the schedule tidies the home.")
     serve_host: str = Field(default="127.0.0.1", description="Address that the server binds to.")
     serve_port: int = Field(default=8080, ge=0, le=65535, description="Port of the server; 0 takes a free one.")
     serve_url: str | None = Field(default=None, description="Server that the health sensor asks; off without it.")
@@ -102,6 +126,9 @@ class Settings(BaseSettings):
         }
         for name, value in defaults.items():
             object.__setattr__(self, name, value)
+        # SQLAlchemy takes a plain postgresql:// for another driver than the one that is installed.
+        if self.dagster_url and not self.dagster_url.get_secret_value().startswith("postgresql+psycopg2://"):
+            raise ValueError("CROSSFADE_DAGSTER_URL does not start with postgresql+psycopg2://")
         if self.last_day is not None and self.last_day < self.first_day:
             raise ValueError(f"last_day {self.last_day} lies before first_day {self.first_day}")
         return self

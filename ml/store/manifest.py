@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ml.lake import ALIAS, FEATURES, ML, Lake
+from ml.lake import ALIAS, FEATURES, Lake
 from ml.store.sealed import DamagedError
 from ml.teacher.contract import Teacher
+from ml.teacher.labels import label_hashes
 
 
 class Record(BaseModel):
@@ -70,19 +71,15 @@ class Manifest(Record):
 
 def examples_content(lake: Lake, surface: str, days: Iterable[date]) -> tuple[DayContent, ...]:
     """Return the identity of each day of a surface's examples."""
-    query = f"(select * from {ALIAS}.{FEATURES}.examples_{surface} where day = ?)"
-    return tuple(_content(lake, query, day) for day in sorted(set(days)))
+    return _content(lake.content_hashes(f"{ALIAS}.{FEATURES}.examples_{surface}", days))
 
 
 def soft_label_content(
     lake: Lake, surface: str, days: Iterable[date], teacher_version: str, contract_hash: str
 ) -> tuple[DayContent, ...]:
     """Return the identity of each day of a surface's soft labels of one teacher."""
-    table = f"{ALIAS}.{ML}.soft_labels_{surface}"
-    query = f"(select * from {table} where day = ? and teacher_version = ? and contract_hash = ?)"
-    return tuple(_content(lake, query, day, teacher_version, contract_hash) for day in sorted(set(days)))
+    return _content(label_hashes(lake, surface, teacher_version, contract_hash, days))
 
 
-def _content(lake: Lake, query: str, day: date, *parameters: str) -> DayContent:
-    rows, content_hash = lake.content_hash(query, [day, *parameters])
-    return DayContent(day=day, rows=rows, content_hash=content_hash)
+def _content(found: dict[date, tuple[int, str]]) -> tuple[DayContent, ...]:
+    return tuple(DayContent(day=day, rows=rows, content_hash=of) for day, (rows, of) in found.items())

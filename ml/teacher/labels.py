@@ -166,8 +166,8 @@ def label_days(
     shares = _defaulted_by_day(lake, reader.labels, contract, days)
     width = max(len(contract.inputs), 1)
     per_day = []
-    for day in days:
-        rows, content_hash = labels_hash(lake, surface_name, contract, [day])
+    hashes = label_hashes(lake, surface_name, contract.version, contract.contract_hash, days)
+    for day, (rows, content_hash) in hashes.items():
         seen = examples.get(day, 0)
         per_day.append(
             DayLabels(
@@ -205,13 +205,13 @@ def unavailable_inputs(lake: Lake, surface_name: str, contract: Contract) -> tup
     return _Reader(lake, surface_name, contract).columns.absent
 
 
-def labels_hash(lake: Lake, surface_name: str, contract: Contract, days: Iterable[date]) -> tuple[int, str]:
-    """Return (rows, order-free content hash) of the labels of ``days`` by this teacher version."""
-    relation = (
-        f"(select * from {ALIAS}.{soft_labels_table(surface_name)} where list_contains(?::date[], day) "
-        f"and teacher_version = ? and contract_hash = ?)"
-    )
-    return lake.content_hash(relation, [list(days), contract.version, contract.contract_hash])
+def label_hashes(
+    lake: Lake, surface_name: str, teacher_version: str, contract_hash: str, days: Iterable[date]
+) -> dict[date, tuple[int, str]]:
+    """Return {day: (rows, order-free content hash)} of the labels that one teacher version gave."""
+    table = f"{ALIAS}.{soft_labels_table(surface_name)}"
+    query = f"(select * from {table} where teacher_version = ? and contract_hash = ?)"
+    return lake.content_hashes(query, days, [teacher_version, contract_hash])
 
 
 def unlabelled_days(

@@ -206,7 +206,8 @@ def test_project_defaults_equal_the_surfaces_and_dbt_writes_only_into_the_home(b
     assert project["vars"]["labels"] == {name: dict(s.labels) for name, s in surfaces.items()}
     assert project["vars"]["feature_window_days"] == Settings.model_fields["feature_window_days"].default
     environment = dbt_environment(built.settings)
-    for name in ("DBT_TARGET_PATH", "DBT_LOG_PATH", "CROSSFADE_DUCKDB_SPILL"):
-        assert Path(environment[name]).is_relative_to(built.settings.home)
+    spill = json.loads(environment["CROSSFADE_DUCKDB_SETTINGS"])["temp_directory"]
+    for path in (environment["DBT_TARGET_PATH"], environment["DBT_LOG_PATH"], spill):
+        assert Path(path).is_relative_to(built.settings.home)
     for folder in ("target", "logs", "dbt_packages"):
         assert not (PROJECT_ROOT / "dbt_project" / folder).exists()

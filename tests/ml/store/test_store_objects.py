@@ -4,11 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,30 +25,6 @@ from tests.deploy.serving.tiny_home import Home, rank_body, tiny_settings
 from tests.ml.store.conftest import Shop, opens_valid, synced
 
 SURFACE = PROJECT_ROOT / "ml" / "surfaces" / "homepage.yaml"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A server of S3 on loopback with an empty bucket; the environment names it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with pytest.MonkeyPatch.context() as patch, subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
-        environment = {"ENDPOINT_URL": url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
-        for name, value in {**environment, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        end = time.monotonic() + 60
-        while True:
-            try:
-                httpx.put(f"{url}/crossfade").raise_for_status()
-                break
-            except httpx.TransportError:
-                assert time.monotonic() < end and server.poll() is None, "the server did not start"
-                time.sleep(0.1)
-        yield "s3://crossfade"
-        server.kill()
 
 
 @pytest.fixture

@@ -123,7 +123,8 @@ def test_versions_stand_side_by_side_and_replace_only_themselves(
     label_days(lake, settings, "home", two, days[:1])
     assert stored(lake, "teacher_version = '2'").num_rows == 1_300
     for day in before.days:
-        assert labels.labels_hash(lake, "home", one, [day.day]) == (500, day.content_hash)
+        found = labels.label_hashes(lake, "home", one.version, one.contract_hash, [day.day])
+        assert found == {day.day: (500, day.content_hash)}
 
 
 def test_a_day_without_examples_ends_without_labels(

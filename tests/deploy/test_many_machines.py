@@ -1,0 +1,98 @@
+"""The same graph on a Postgres catalog and storage with data and releases in an object store, by settings alone."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from ml.lake import ALIAS, Lake, attach_path
+from ml.settings import Settings
+from ml.store.releases import ReleaseStore
+from tests.conftest import POSTGRES_PASSWORD, run_crossfade
+
+WITH_TIMES = {"landing.ledger"}
+
+
+@dataclass
+class Cluster:
+    """A home whose lake, runs and releases lie elsewhere."""
+
+    home: Path
+    environment: dict[str, str]
+    printed: str
+
+    def settings(self) -> Settings:
+        return Settings(home=self.home, threads=1)
+
+
+@pytest.fixture(scope="module")
+def cluster(postgres: Callable[[str], str], s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The demo on the tiny world, with everything shared on servers."""
+    home = tmp_path_factory.mktemp("cluster") / "home"
+    environment = {
+        "CROSSFADE_CATALOG_URL": postgres("catalog"),
+        "CROSSFADE_DAGSTER_URL": postgres("dagster").replace("postgresql://", "postgresql+psycopg2://"),
+        "CROSSFADE_LAKE_URL": f"{s3}/lake",
+        "CROSSFADE_ARTIFACTS_URL": f"{s3}/artifacts",
+    }
+    printed = run_crossfade(home, "demo", "--preset", "tiny", timeout=900, **environment)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield Cluster(home, environment, printed)
+
+
+def tables(settings: Settings) -> dict[str, tuple[int, str]]:
+    with Lake(settings) as lake:
+        names = lake.sql(
+            "select table_schema || '.' || table_name as name from information_schema.tables where table_catalog = ?",
+            [ALIAS],
+        )["name"].to_pylist()
+        return {name: lake.content_hash(f"{ALIAS}.{name}") for name in sorted(set(names) - WITH_TIMES)}
+
+
+def test_tables_and_releases_equal_those_of_one_machine(cluster: Cluster, tiny_demo: Path) -> None:
+    found, alone = (
+        tables(cluster.settings()),
+        tables(Settings(home=tiny_demo, threads=1, catalog_url=None, lake_url=None)),
+    )
+    assert found == alone
+    reports = [json.loads((home / "reports" / "demo.json").read_text()) for home in (cluster.home, tiny_demo)]
+    releases = [{name: s["release"]["id"] for name, s in report["surfaces"].items()} for report in reports]
+    assert releases[0] == releases[1]
+
+
+def test_lake_runs_and_releases_lie_on_the_servers(cluster: Cluster) -> None:
+    settings = cluster.settings()
+    assert not settings.catalog_path.exists() and not (settings.lake_dir / "data").exists()
+    assert not (cluster.home / "artifacts").exists() and not list(settings.dagster_home.rglob("*.db"))
+    assert ReleaseStore(settings.artifacts_dir).champion("homepage") is not None
+    with Lake(settings) as lake:
+        files = lake.sql(f"select data_file from ducklake_list_files('{ALIAS}', 'stg_items', schema => 'features')")
+        assert all(name.startswith("s3://") for name in files["data_file"].to_pylist()) and len(files)
+
+
+def test_no_secret_is_written_or_printed(cluster: Cluster) -> None:
+    secret = POSTGRES_PASSWORD.encode()
+    assert POSTGRES_PASSWORD not in cluster.printed and POSTGRES_PASSWORD not in attach_path(cluster.settings())
+    found = [p for p in cluster.home.rglob("*") if p.is_file() and secret in p.read_bytes()]
+    assert not found
+
+
+def test_a_wrong_password_is_refused_without_showing_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = os.environ["CROSSFADE_CATALOG_URL"].replace(POSTGRES_PASSWORD, "guessed-at")
+    monkeypatch.setenv("CROSSFADE_CATALOG_URL", url)
+    with pytest.raises(duckdb.Error, match="password authentication failed") as refused:
+        Lake(Settings(home=cluster.home))
+    assert "guessed-at" not in str(refused.value)
+
+
+def test_an_address_that_is_none_is_refused_without_showing_it(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, catalog_url="secret and no address")  # pyright: ignore
+    with pytest.raises(ValueError, match="CROSSFADE_CATALOG_URL is no address") as refused:
+        attach_path(settings)
+    assert "secret" not in str(refused.value)
