@@ -87,7 +87,9 @@ def tidy(
     """Retire old releases, expire snapshots, merge small files, remove what nobody reads; while nothing else runs."""
     from ml.housekeeping import tidy as run
 
-    tidied = run(_settings(), dry_run=dry_run, progress=reporter())
+    settings = _settings()
+    _require_idle(settings)
+    tidied = run(settings, dry_run=dry_run, progress=reporter())
     for surface, ids in tidied.releases_retired.items():
         console.print(f"retired    {surface}: {', '.join(ids)}")
     kept = ", ".join(map(str, tidied.snapshots_of_releases)) or "none"
@@ -95,6 +97,46 @@ def tidy(
     console.print(f"files      {tidied.files_removed} removed; {tidied.tables_compacted} tables compacted")
     use = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in tidied.home_bytes.items() if size > 1e5)
     console.print(f"disk       {use}")
+
+
+@app.command()
+def forget(
+    user: Annotated[str, typer.Argument(help="user_id, as the landing files have it.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would go.")] = False,
+) -> None:
+    """Remove a person from landing files, lake, past states and served features; list what was trained on the rows.
+
+    Past states of the lake go with the person: releases serve on, but cannot be trained again to their bytes.
+    """
+    from ml.forget import forget as run
+
+    settings = _settings()
+    _require_idle(settings)
+    told = run(settings, user, dry_run=dry_run, progress=reporter())
+    if not told.known:
+        console.print("no file and no table names this user")
+    for table, rows in told.rows.items():
+        console.print(f"{table:36} {rows:>8,} rows")
+    console.print(
+        f"landing files {told.files:,}, rows {told.file_rows:,}; past states of the lake {told.snapshots_expired}"
+    )
+    for surface, ids in told.releases.items():
+        console.print(f"trained on these rows, {surface}: {', '.join(ids)}")
+    if told.releases:
+        console.print("retrain these surfaces, or roll back, if what was learnt has to go too")
+    console.print("nothing was changed (--dry-run)" if dry_run else "done")
+
+
+def _require_idle(settings: Any) -> None:
+    """Refuse while a run of the home is under way: it may write what is being removed."""
+    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+
+    if not (settings.dagster_home / "dagster.yaml").exists():
+        return
+    active = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        if n := instance.get_runs_count(RunsFilter(statuses=active)):
+            raise ValueError(f"{n} runs are under way; wait for them, or stop them, and try again")
 
 
 @app.command()

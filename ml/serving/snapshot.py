@@ -33,7 +33,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 """Feature tables and the keys that serving looks them up by; the creator is the item's ``feat_item.creator_id``."""
 
 KEEP = 3
-"""Snapshots that stay, newest days first; the one pointed to always does."""
+"""Snapshots that stay by default, newest days first; the one pointed to always does."""
 
 FOLDER, POINTER, MANIFEST = "features", "features/current.json", "manifest.json"
 
@@ -59,7 +59,9 @@ def snapshot_files(settings: Settings) -> Files:
     return Files(settings.home / "serving")
 
 
-def publish(lake: Lake, settings: Settings, surfaces: Mapping[str, Surface], day: date) -> Published:
+def publish(
+    lake: Lake, settings: Settings, surfaces: Mapping[str, Surface], day: date, *, keep: int = KEEP
+) -> Published:
     """Write the features of ``day`` and point serving to them, unless it already serves a later day.
 
     The same features give the same folder, and publishing them again changes nothing.
@@ -69,6 +71,7 @@ def publish(lake: Lake, settings: Settings, surfaces: Mapping[str, Surface], day
         settings: Names the home.
         surfaces: Their `daily` inputs must all exist as columns.
         day: Day whose exposures the features are for.
+        keep: Snapshots that stay, newest days first, beside this one and the one pointed to.
 
     Raises:
         SnapshotError: A table or column is missing, a key is null or repeated, or the day has no features at all.
@@ -93,7 +96,7 @@ def publish(lake: Lake, settings: Settings, surfaces: Mapping[str, Surface], day
         if current is None or not files.exists(f"{FOLDER}/{current}") or _day_of(current) <= day:
             current = name
             files.replace(POINTER, json.dumps({"id": name, "day": day.isoformat()}).encode())
-        _prune(files, {name, current})
+        _prune(files, {name, current}, keep)
     return Published(files.path(f"{FOLDER}/{name}"), day, digest, rows)
 
 
@@ -341,9 +344,9 @@ def _day_of(name: str) -> date:
     return date.fromisoformat(name[:10])
 
 
-def _prune(files: Files, keep: set[str]) -> None:
+def _prune(files: Files, pointed: set[str], keep: int) -> None:
     """Remove all but the newest folders; a server that still maps a removed one keeps its files until it lets go."""
     folders = [name for name in files.names(FOLDER) if files.path(f"{FOLDER}/{name}").is_dir()]
     newest = sorted(folders, key=lambda name: (_day_of(name), files.modified(f"{FOLDER}/{name}")), reverse=True)
-    for name in set(folders) - keep - set(newest[:KEEP]):
+    for name in set(folders) - pointed - set(newest[:keep]):
         files.remove_folder(f"{FOLDER}/{name}")

@@ -130,8 +130,9 @@ def spans(instance: dg.DagsterInstance, job: str) -> list[tuple[date, date]]:
 
 
 @contextmanager
-def daemon(environment: dict[str, str], log: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "deploy.cli", "ui", "--port", "0"]
+def daemon(environment: dict[str, str], log: Path, port: int = 0) -> Iterator[None]:
+    """Run the UI and its daemon."""
+    command = [sys.executable, "-m", "deploy.cli", "ui", "--port", str(port)]
     with log.open("w") as file:
         process = subprocess.Popen(
             command, env=environment, cwd=PROJECT_ROOT, stdout=file, stderr=file, start_new_session=True

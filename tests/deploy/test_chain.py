@@ -208,6 +208,7 @@ def test_nothing_is_written_outside_of_the_home(tiny_demo: Path) -> None:
     assert (tiny_demo / "lake" / "catalog.sqlite").exists()
 
 
+@pytest.mark.long
 def test_the_demo_run_again_goes_on_with_the_same_champions(
     tiny_demo: Path, report: dict[str, Any], run_command
 ) -> None:

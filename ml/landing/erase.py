@@ -1,0 +1,105 @@
+"""Taking rows out of landing files, in place: every other row stays as it was."""
+
+import csv
+import gzip
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ml.landing.contract import Column
+from ml.landing.readers import ROW, read_file
+
+
+def matching_rows(path: Path, columns: Mapping[str, Column], ids: Mapping[str, AbstractSet[str]]) -> set[int]:
+    """Return the numbers (from 1) of the rows that name somebody or something.
+
+    Args:
+        path: A landing file.
+        columns: The contract's columns of the table.
+        ids: {column: values}; a row matches if any column has one of its values. A row that cannot be split into
+            columns matches if its text has a value as a word of its own.
+
+    Raises:
+        UnreadableFile: The file is damaged or of an unknown format.
+    """
+    parsed = read_file(path, {name: columns[name] for name in ids if name in columns})
+    found: set[int] = set()
+    for name, values in ids.items():
+        if name in parsed.rows.columns and values:
+            wanted = parsed.rows[name].cast(pl.String).is_in(list(values)).fill_null(False)
+            found.update(parsed.rows[ROW].filter(wanted).to_list())
+    words = word_pattern(set().union(*ids.values()))
+    if words and parsed.broken.height:
+        found.update(n for n, text in parsed.broken.select(ROW, "content").iter_rows() if words.search(text))
+    return found
+
+
+def word_pattern(values: AbstractSet[str]) -> "re.Pattern[str] | None":
+    """Return a pattern that finds any of some values where it is no part of a longer word; None without values."""
+    if not values:
+        return None
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, sorted(values)))})(?![\w-])")
+
+
+def erase_rows(path: Path, rows: AbstractSet[int]) -> None:
+    """Replace a landing file by one without some rows; a reader sees the whole of one or of the other.
+
+    Args:
+        path: A file that ``matching_rows`` has read.
+        rows: Numbers of the rows, from 1.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.erasing")
+    try:
+        if path.name.endswith(".parquet"):
+            _erase_parquet(path, rows, scratch)
+        else:
+            packed = path.name.endswith(".gz")
+            content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+            kept = _without_lines(content, rows) if path.name.endswith(".jsonl") else _without_records(content, rows)
+            scratch.write_bytes(gzip.compress(kept, mtime=0) if packed else kept)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _erase_parquet(path: Path, rows: AbstractSet[int], scratch: Path) -> None:
+    at = 0
+    with pq.ParquetFile(path) as file, pq.ParquetWriter(scratch, file.schema_arrow) as writer:
+        for batch in file.iter_batches():
+            numbers = range(at + 1, at + batch.num_rows + 1)
+            writer.write_batch(batch.filter(pa.array([n not in rows for n in numbers])))
+            at += batch.num_rows
+
+
+def _without_lines(content: bytes, rows: AbstractSet[int]) -> bytes:
+    lines = content.split(b"\n")
+    return b"\n".join(line for number, line in enumerate(lines, 1) if number not in rows)
+
+
+def _without_records(content: bytes, rows: AbstractSet[int]) -> bytes:
+    """Drop CSV records; the bytes of the others stay, line breaks within quotes included."""
+    text = io.StringIO(content.decode("utf-8", errors="surrogateescape"), newline="")
+    kept: list[str] = []
+    taken: list[str] = []
+
+    def tapped() -> Iterator[str]:
+        for line in text:
+            taken.append(line)
+            yield line
+
+    csv.field_size_limit(sys.maxsize)
+    number = -1  # of the header is 0
+    for record in csv.reader(tapped()):
+        number += bool(record)  # empty lines have no number
+        if not record or number == 0 or number not in rows:
+            kept += taken
+        taken.clear()
+    return "".join(kept).encode("utf-8", errors="surrogateescape")
