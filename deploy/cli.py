@@ -140,6 +140,24 @@ def _require_idle(settings: Any) -> None:
 
 
 @app.command()
+def settings(
+    example: Annotated[
+        bool, typer.Option("--example", help="Print .env.example: every setting with its default.")
+    ] = False,
+) -> None:
+    """Show every setting, its value in this home, and who gave it; secrets are not shown."""
+    from deploy.configuration import as_example, rows
+
+    if example:
+        print(as_example(), end="")
+        return
+    table = Table("variable", "value", "from", "", box=None)
+    for row in rows(_settings()):
+        table.add_row(row.variable, escape(row.value), row.source, escape(row.meaning))
+    console.print(table)
+
+
+@app.command()
 def demo(
     source: Annotated[str, typer.Option(help="simulator or kuairand.")] = "simulator",
     kuairand_dir: Annotated[Path | None, typer.Option(help="Unpacked KuaiRand-Pure folder.")] = None,
