@@ -11,6 +11,7 @@ KILLS ?= 5
 RELEASE_KILLS ?= 200
 SEEDS ?= 20
 REQUESTS ?= 10000
+DAYS ?= 30
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ export DO_NOT_TRACK ?= 1
 export GX_ANALYTICS_ENABLED ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test ui study kills night lint lock clean
+.PHONY: help install demo test ui study kills fuzz healthy night backfills lint lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,6 +64,9 @@ healthy: $(BIN)/.dev ## Judge healthy candidates of SEEDS=20 other seeds: DEMO=p
 
 night: $(BIN)/.dev ## Let the daemon run an app's nights: files arrive, change and come late, releases follow
 	$(BIN)/python -m pytest -s --timeout=3600 tests/campaigns/campaign_night.py
+
+backfills: $(BIN)/.dev ## Run overlapping backfills of DAYS=30 through the UI's API, beside sensors and schedule, against a serial run
+	DAYS=$(DAYS) $(BIN)/python -m pytest -s --timeout=7200 tests/campaigns/campaign_backfills.py
 
 lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 	$(BIN)/ruff check .
