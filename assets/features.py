@@ -1,14 +1,17 @@
 """Features: dbt builds daily aggregates, trailing features, examples and teacher inputs from the landed tables."""
 
+import importlib.metadata
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+from packaging.version import Version
 
 from assets.landing import EMPTY, data_version
 from assets.manifest import manifest_path
@@ -134,11 +137,19 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
     return [base_tables, ranking_tables, serving_snapshot]
 
 
+class InstalledDbt(DbtCliResource):
+    """The dbt of this environment; its version is known without `dbt --version`, which takes seconds and asks PyPI."""
+
+    @cached_property
+    def _cli_version(self) -> Version:
+        return Version(importlib.metadata.version("dbt-core"))
+
+
 def dbt_resource(settings: Settings) -> DbtCliResource:
     """Return the dbt command line bound to the project and to this home's lake."""
     os.environ.update(dbt_environment(settings))
     beside = Path(sys.executable).parent / "dbt"  # the environment need not be activated
-    return DbtCliResource(
+    return InstalledDbt(
         project_dir=str(DBT_PROJECT_DIR),
         profiles_dir=str(DBT_PROJECT_DIR),
         dbt_executable=str(beside) if beside.exists() else "dbt",

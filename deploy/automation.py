@@ -267,6 +267,9 @@ def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.Sche
     ) -> dg.RunRequest | dg.SkipReason:
         from ml.pipeline import newest_partition
 
+        # A schedule's run keys hold for one tick: a release that is being made would be asked for again.
+        if context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=_NOT_ENDED), limit=1):
+            return dg.SkipReason(f"a release of {surface.name} is being made")
         day, why = newest_partition(settings, surface)
         if day is None:
             return dg.SkipReason(why)

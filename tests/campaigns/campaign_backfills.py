@@ -219,9 +219,7 @@ def test_overlapping_backfills_beside_sensors_and_schedule_end_as_a_serial_run(
         assert {BASE_JOB, RANKING_JOB} <= jobs, "both sensors were to ask for runs meanwhile"
         assert any(name.endswith("_release_job") for name in jobs), "the schedule was to ask for a release meanwhile"
         failed = [run for run in runs if run.status is not dg.DagsterRunStatus.SUCCESS]
-        told = [(run.job_name, run.status, reasons(instance, run.run_id)) for run in failed]
-        # A release may be asked for before all of its days are labelled, and says so; nothing else may fail.
-        assert all(name.endswith("_release_job") for name, _, _ in told), told
+        assert not failed, [(run.job_name, run.status, reasons(instance, run.run_id)) for run in failed]
         assert not [lock for lock in LOCKS if lock in log.read_text(encoding="utf-8").lower()]
         assert not [lock for lock in LOCKS for run in runs if lock in reasons(instance, run.run_id).lower()]
     assert tables(busy.settings()) == before

@@ -140,7 +140,7 @@ def test_sensors_and_schedules_of_a_finished_demo_ask_for_nothing_and_say_why(ti
     home = Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
     repository = build_definitions(home).get_repository_def()
     said = {}
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.from_config(str(tiny_demo / "dagster")) as instance:
         for name in ("landing_sensor", "teacher_sensor"):
             outcome = tick(home, name, instance)
             assert not outcome.run_requests
@@ -155,6 +155,18 @@ def test_sensors_and_schedules_of_a_finished_demo_ask_for_nothing_and_say_why(ti
     assert said["landing_sensor"] == "every complete day is landed as it is"
     assert "has labelled every day" in said["teacher_sensor"]
     assert said["homepage_release_schedule"] == f"the candidate of {home.last_day} was made already"
+
+
+def test_the_schedule_asks_for_no_second_release_while_one_is_being_made(tiny_demo: Path):
+    home = Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
+    repository = build_definitions(home).get_repository_def()
+    schedule = next(s for s in repository.schedule_defs if s.name == "homepage_release_schedule")
+    with dg.DagsterInstance.from_config(str(tiny_demo / "dagster")) as instance:
+        context = dg.build_schedule_context(instance=instance, repository_def=repository, resources={"settings": home})
+        job = repository.get_job("homepage_release_job")
+        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        assert schedule.evaluate_tick(context).skip_message == "a release of homepage is being made"
+        instance.delete_run(run.run_id)
 
 
 def test_another_pinned_teacher_relabels_the_days_that_students_see(tiny_demo: Path, tmp_path: Path):
