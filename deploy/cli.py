@@ -140,6 +140,25 @@ def _require_idle(settings: Any) -> None:
 
 
 @app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="Where the copy goes, best on another disk.")]) -> None:
+    """Copy the lake's catalog while everything goes on; data files and releases are plain files that never change."""
+    from ml.backup import back_up
+
+    console.print(f"wrote {back_up(_settings(), folder)}")
+
+
+@app.command()
+def restore(copy: Annotated[Path, typer.Argument(help="A copy that `crossfade backup` wrote.")]) -> None:
+    """Put a copy of the catalog back, while nothing else runs, if every data file that it names is there."""
+    from ml.backup import restore as run
+
+    settings = _settings()
+    _require_idle(settings)
+    aside = run(settings, copy)
+    console.print(f"restored; the catalog that was there is now {aside}. What landed since then will land again.")
+
+
+@app.command()
 def settings(
     example: Annotated[
         bool, typer.Option("--example", help="Print .env.example: every setting with its default.")
