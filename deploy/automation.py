@@ -27,7 +27,7 @@ RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "re
 BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
 
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-_NOT_ENDED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
+NOT_ENDED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 _LOOK_BACK = timedelta(minutes=10)
 
 
@@ -268,7 +268,7 @@ def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.Sche
         from ml.pipeline import newest_partition
 
         # A schedule's run keys hold for one tick: a release that is being made would be asked for again.
-        if context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=_NOT_ENDED), limit=1):
+        if context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=NOT_ENDED), limit=1):
             return dg.SkipReason(f"a release of {surface.name} is being made")
         day, why = newest_partition(settings, surface)
         if day is None:
@@ -280,7 +280,7 @@ def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.Sche
 
 def _days_under_way(settings: Settings, instance: dg.DagsterInstance, *jobs: str) -> set[date]:
     """Return the days of the runs of jobs that have not ended: what they will leave is not known yet."""
-    runs = [run for job in jobs for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=_NOT_ENDED))]
+    runs = [run for job in jobs for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=NOT_ENDED))]
     return {day for run in runs if (span := span_of(run.tags)) for day in settings.days(*span)}
 
 

@@ -94,11 +94,9 @@ def _require_sound(copy: Path) -> None:
 
 def _missing_files(settings: Settings) -> list[str]:
     """Return the data files of a catalog's newest state that are not there."""
-    tables = "select table_schema, table_name from information_schema.tables where table_catalog = ?"
     listed = f"select data_file, delete_file from ducklake_list_files('{ALIAS}', ?, schema => ?)"
     with Lake(settings) as lake:
-        found = lake.connection.execute(f"{tables} and table_type = 'BASE TABLE'", [ALIAS]).fetchall()
-        rows = [row for schema, name in found for row in lake.connection.execute(listed, [name, schema]).fetchall()]
+        rows = [r for schema, name in lake.tables() for r in lake.connection.execute(listed, [name, schema]).fetchall()]
     files = [file for row in rows for file in row if file]
     return [] if settings.lake_url else [file for file in files if not Path(file).exists()]
 

@@ -147,14 +147,12 @@ def _named_by_files(settings: Settings, person: _Person, progress: Progress) -> 
 
 def _columns(lake: Lake) -> dict[str, list[tuple[str, str]]]:
     """Return {table: [(column, type)]} of the tables that name people."""
-    query = """
-        select c.table_schema || '.' || c.table_name, c.column_name, c.data_type
-        from information_schema.columns as c join information_schema.tables as t
-            using (table_catalog, table_schema, table_name)
-        where c.table_catalog = ? and t.table_type = 'BASE TABLE' and c.column_name in (?, ?, ?) order by all"""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for table, column, kind in lake.connection.execute(query, [ALIAS, USER, ACCOUNT, EXPOSURE]).fetchall():
-        found.setdefault(table, []).append((column, kind))
+    named = (USER, ACCOUNT, EXPOSURE)
+    found = {}
+    for schema, name in lake.tables():
+        table = f"{schema}.{name}"
+        if columns := [(column, kind) for column, kind in lake.columns(table).items() if column in named]:
+            found[table] = columns
     return found
 
 

@@ -92,7 +92,7 @@ def compact(lake: Lake) -> int:
         The tables that were merged.
     """
     merged = 0
-    for schema, table in _tables(lake):
+    for schema, table in lake.tables():
         call = f"call ducklake_merge_adjacent_files('{ALIAS}', ?, schema => ?)"
         merged += bool(lake.retry(lambda c=call, t=table, s=schema: lake.connection.execute(c, [t, s]).fetchall()))
     return merged
@@ -134,11 +134,6 @@ def _old_snapshots(lake: Lake, pinned: Iterable[int], keep_days: float) -> tuple
     found = lake.connection.execute(query, [datetime.now(UTC) - timedelta(days=keep_days)]).fetchall()
     kept = set(pinned)
     return len(found), sorted(snapshot for snapshot, stays in found if not stays and snapshot not in kept)
-
-
-def _tables(lake: Lake) -> list[tuple[str, str]]:
-    query = "select table_schema, table_name from information_schema.tables where table_catalog = ? order by all"
-    return lake.connection.execute(query, [ALIAS]).fetchall()
 
 
 def _stale_runs(settings: Settings) -> Iterator[Path]:

@@ -78,6 +78,13 @@ class Lake:
         )
         return self.connection.execute(query, [ALIAS, schema, name]).fetchone() is not None
 
+    def tables(self) -> list[tuple[str, str]]:
+        """Return (schema, name) of every table, in order; views are none."""
+        query = """
+            select table_schema, table_name from information_schema.tables
+            where table_catalog = ? and table_type = 'BASE TABLE' order by all"""
+        return self.connection.execute(query, [ALIAS]).fetchall()
+
     def columns(self, table: str) -> dict[str, str]:
         """Return the columns of ``schema.table`` with their DuckDB types, in order."""
         rows = self.connection.execute(f"describe {ALIAS}.{table}").fetchall()

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,11 +16,12 @@ import dagster as dg
 import httpx
 import pytest
 
-from deploy.automation import BASE_JOB, RANKING_JOB
+from deploy.automation import BASE_JOB, NOT_ENDED, RANKING_JOB
 from ml.lake import ALIAS, Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.simulator.write import write_landing
 from tests.campaigns.campaign_night import FIRST, PATIENCE_S, daemon
+from tests.conftest import free_port
 
 DAYS = int(os.environ.get("DAYS", "30"))
 ALONE = 3
@@ -158,12 +158,6 @@ class Ui:
         return time.monotonic() - started
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def answers(port: int) -> None:
     end = time.monotonic() + PATIENCE_S
     while True:
@@ -227,17 +221,11 @@ def test_overlapping_backfills_beside_sensors_and_schedule_end_as_a_serial_run(
 
 def quiet(instance: dg.DagsterInstance) -> None:
     """Wait until no run has been under way for a while."""
-    active = [
-        dg.DagsterRunStatus.QUEUED,
-        dg.DagsterRunStatus.STARTING,
-        dg.DagsterRunStatus.STARTED,
-        dg.DagsterRunStatus.NOT_STARTED,
-    ]
     end, still = time.monotonic() + 2 * PATIENCE_S, 0
     while still < 5:
         assert time.monotonic() < end, "runs never end"
         time.sleep(3)
-        still = 0 if instance.get_runs(dg.RunsFilter(statuses=active)) else still + 1
+        still = 0 if instance.get_runs(dg.RunsFilter(statuses=NOT_ENDED)) else still + 1
 
 
 def reasons(instance: dg.DagsterInstance, run_id: str) -> str:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from ml.pipeline import read_evaluation
 from ml.settings import Settings
 from ml.store.releases import Release, ReleaseStore
 from ml.surfaces.spec import load_surfaces
+from tests.conftest import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "new_surface.md"
@@ -98,12 +98,6 @@ def edit(path: Path, text: str) -> None:
         assert content.count(old) == 1, f"{path.name} has these lines {content.count(old)} times:{old}"
         content = content.replace(old, new)
     path.write_text(content[1:], encoding="utf-8")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
