@@ -11,6 +11,7 @@ KILLS ?= 5
 RELEASE_KILLS ?= 200
 SEEDS ?= 20
 REQUESTS ?= 10000
+SWAPS ?= 200
 DAYS ?= 30
 ARGS ?=
 
@@ -22,7 +23,7 @@ export DO_NOT_TRACK ?= 1
 export GX_ANALYTICS_ENABLED ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test ui study kills fuzz healthy night backfills lint lock clean
+.PHONY: help install demo test ui study kills fuzz load healthy night backfills lint lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +59,9 @@ kills: $(BIN)/.dev ## Kill a study at KILLS=5 and promotions at RELEASE_KILLS=20
 
 fuzz: $(BIN)/.dev ## Send the server REQUESTS=10000 requests that nobody would send
 	REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s --timeout=7200 tests/campaigns/campaign_fuzz.py
+
+load: $(BIN)/.dev ## Swap champions SWAPS=200 times, some of which do not load, while four clients ask
+	SWAPS=$(SWAPS) $(BIN)/python -m pytest -s --timeout=7200 tests/campaigns/campaign_load.py
 
 healthy: $(BIN)/.dev ## Judge healthy candidates of SEEDS=20 other seeds: DEMO=path/to/a/finished/demo/home, or it is made first
 	SEEDS=$(SEEDS) DEMO=$(DEMO) $(BIN)/python -m pytest -s --timeout=14400 tests/campaigns/campaign_healthy.py

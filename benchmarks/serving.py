@@ -7,9 +7,6 @@ The home holds a champion and published features, as after `make demo`. The serv
 
 import argparse
 import http.client
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from benchmarks.process import crossfade
 from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from deploy.serving.protocol import HEADER, TensorSpec
 from deploy.serving.rank import prepare, read_request
 from deploy.serving.run import request_example
-from ml.settings import PROJECT_ROOT, Settings
+from ml.settings import Settings
 
 _WARM_UP = 100
 
@@ -55,9 +53,8 @@ def main() -> None:
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
-    server, address = start(settings)
-    try:
-        connection = http.client.HTTPConnection(address, timeout=30)
+    with crossfade(settings) as (url, _):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
         infer = f"/v2/models/{options.surface}/infer"
         ways = {
             "bare session.run": lambda: served.released.model.run(feeds),
@@ -67,9 +64,6 @@ def main() -> None:
             "GET /v2/health/live": lambda: get(connection, "/v2/health/live"),
         }
         times = measure(ways, options.requests)
-    finally:
-        server.terminate()
-        server.wait()
     print(f"{options.surface}: {options.candidates} candidates, {len(feeds)} inputs, {options.requests} requests each")
     print(f"{'':24}{'p50 ms':>10}{'p99 ms':>10}")
     for name, values in times.items():
@@ -102,29 +96,6 @@ def binary_request(tensors: dict[str, TensorSpec], feeds: dict[str, np.ndarray])
     ]
     head = orjson.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}})
     return head + b"".join(value.tobytes() for value in feeds.values()), {HEADER: str(len(head))}
-
-
-def start(settings: Settings) -> tuple[subprocess.Popen, str]:
-    """Start the server as users do and return its process and address."""
-    code = (
-        "import sys; from deploy.serving.run import serve; from ml.settings import Settings; serve(Settings(), port=0)"
-    )
-    environment = {**os.environ, "CROSSFADE_HOME": str(settings.home), "PYTHONPATH": str(PROJECT_ROOT)}
-    server = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    address = server.stdout.readline().split("http://")[1].split()[0]
-    for _ in range(600):
-        connection = http.client.HTTPConnection(address, timeout=30)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            if connection.getresponse().status == 200:
-                return server, address
-        except ConnectionRefusedError:
-            pass
-        finally:
-            connection.close()
-        time.sleep(0.1)
-    raise RuntimeError(f"the server on {address} did not get ready")
 
 
 def post(connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str]) -> bytes:

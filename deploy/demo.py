@@ -112,7 +112,9 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
             _execute(settings, job, instance, seconds, release_chain(surface), partition=partition, may_refuse=True)
 
     with _timed(seconds, "serve"):
-        answers = {name: ask_server(settings, name) for name in _released(settings, surfaces)}
+        from deploy.serving.run import example_answer
+
+        answers = {name: example_answer(settings, name) for name in _released(settings, surfaces)}
     seconds["total"] = time.perf_counter() - began
     report = build_report(settings, seconds, answers)
     path = settings.reports_dir / "demo.json"
@@ -121,18 +123,6 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     scratch.write_text(json.dumps(report, indent=2), encoding="utf-8")
     scratch.replace(path)
     return report
-
-
-def ask_server(settings: Settings, surface: str) -> dict[str, Any]:
-    """Start the server on a free port, send one /rank request for ``surface`` over HTTP and return its answer."""
-    import httpx
-
-    from deploy.serving.run import request_example, serving
-
-    with serving(settings) as url:
-        answer = httpx.post(f"{url}/rank", json=request_example(settings, surface), timeout=30)
-    answer.raise_for_status()
-    return answer.json()
 
 
 def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping[str, Any]) -> dict[str, Any]:

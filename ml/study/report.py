@@ -128,17 +128,14 @@ def findings(
         real = {(lift.surface, lift.task): lift for lift in of(technique)}
         nulls = [lift for labels in NULLS for lift in of(f"{technique} {labels}")]
         if nulls:
-            found.append(
-                Finding(
-                    f"The nulls of `{technique}` stay below a quarter of its lift.",
-                    all(null.hi < real[null.surface, null.task].lift / 4 for null in nulls),
-                    "; ".join(
-                        f"{x.surface} {x.task}, {x.arm.split()[-1]}: up to {100 * x.hi:+.2f} of "
-                        f"{100 * real[x.surface, x.task].lift:+.2f}"
-                        for x in nulls
-                    ),
-                )
+            claim = f"The nulls of `{technique}` stay below a quarter of its lift."
+            over = [null for null in nulls if null.hi >= real[null.surface, null.task].lift / 4]
+            evidence = "; ".join(
+                f"{'**not below** ' if x in over else ''}{x.surface} {x.task}, {x.arm.split()[-1]}: up to "
+                f"{100 * x.hi:+.2f} of {100 * real[x.surface, x.task].lift:+.2f}"
+                for x in sorted(nulls, key=lambda null: null not in over)
             )
+            found.append(Finding(claim, not over, evidence))
     counterparts = {(c.surface, c.task) for c in judged if c.arm == TEACHER.name}
     if direct := [c.change for c in judged if c.arm == "direct" and c.change and (c.surface, c.task) in counterparts]:
         found.append(

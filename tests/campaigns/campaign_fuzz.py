@@ -3,61 +3,22 @@
 import itertools
 import json
 import os
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import psutil
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.process import crossfade
 from deploy.serving.protocol import HEADER
-from ml.settings import PROJECT_ROOT
 from tests.deploy.serving.tiny_home import Home, binary_request, rank_body, tiny_settings
 
 REQUESTS = int(os.environ.get("REQUESTS", "10000"))
 GROWTH_MB = 64
 """What the process may grow by in the second half: more than noise, less than a leak of ten kilobytes a request."""
 _TURNS = itertools.count()
-
-
-@contextmanager
-def server(home: Home) -> Iterator[tuple[str, psutil.Process]]:
-    """Run the server in a process of its own; yield its address and the process."""
-    environment = {
-        **os.environ,
-        "CROSSFADE_HOME": str(home.settings.home),
-        "CROSSFADE_LAST_DAY": str(home.settings.last_day),
-    }
-    command = [sys.executable, "-m", "deploy.cli", "serve", "--port", "0"]
-    log = home.settings.home / "serve.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        yield address(log, process), psutil.Process(process.pid)
-        assert process.poll() is None, log.read_text()[-3000:]
-    finally:
-        process.kill()
-        process.wait()
-
-
-def address(log: Path, process: "subprocess.Popen[bytes]") -> str:
-    """Return where the server listens, once it is ready."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        assert process.poll() is None, log.read_text()
-        found = [word for word in log.read_text().replace('"', " ").split() if word.startswith("http://127.0.0.1:")]
-        with suppress(httpx.TransportError):
-            if found and httpx.get(f"{found[0]}/v2/health/ready").status_code == 200:
-                return found[0]
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
 
 
 def fuzz(strategy: st.SearchStrategy, send, examples: int) -> Counter[int]:
@@ -132,7 +93,7 @@ def test_no_request_makes_the_server_fail_die_or_grow(tmp_path: Path):
     home.publish()
     home.promote("homepage", 1)
     home.promote("radio", 1)
-    with server(home) as (url, process), httpx.Client(base_url=url, timeout=30) as client:
+    with crossfade(home.settings) as (url, process), httpx.Client(base_url=url, timeout=30) as client:
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         operations = [found.ok() for found in schema.get_all_operations()]
         assert len(operations) > 8

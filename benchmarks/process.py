@@ -1,0 +1,105 @@
+"""A server as a user starts it: ``crossfade serve`` in a process of its own, on a free port."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+
+from ml.settings import PROJECT_ROOT, Settings
+
+READY_S = 120
+"""A server that is not ready after this time does not start."""
+
+
+@contextmanager
+def crossfade(settings: Settings, cores: set[int] | None = None) -> Iterator[tuple[str, psutil.Process]]:
+    """Serve a home while the block runs; yield the base URL and the process, which must live to the end.
+
+    Args:
+        settings: Names the home.
+        cores: Cores that the process may use; all without.
+
+    Raises:
+        RuntimeError: The server ended; the message has the end of its log.
+    """
+    environment = {"CROSSFADE_HOME": str(settings.home), "PYTHONPATH": str(PROJECT_ROOT)}
+    if settings.last_day:
+        environment["CROSSFADE_LAST_DAY"] = str(settings.last_day)
+    command = [sys.executable, "-m", "deploy.cli", "serve", "--port", "0"]
+    with running(command, _url_in, "/v2/health/ready", environment=environment, cores=cores) as found:
+        yield found
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    url_in: Callable[[str], str | None],
+    ready: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    folder: Path = PROJECT_ROOT,
+    cores: set[int] | None = None,
+) -> Iterator[tuple[str, psutil.Process]]:
+    """Run a server while the block runs; yield its base URL and its process.
+
+    Args:
+        command: What starts it.
+        url_in: Finds the base URL in what it printed; None while it is not there.
+        ready: Path that answers 200 once the server is ready.
+        environment: Variables beside those of this process.
+        folder: Where it starts.
+        cores: Cores that it and its children may use; all without.
+
+    Raises:
+        RuntimeError: It ended, or was not ready in time; the message has the end of its log.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "log"
+        with log.open("w", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                list(command),
+                env={**os.environ, **(environment or {})},
+                cwd=folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=(lambda: os.sched_setaffinity(0, cores)) if cores else None,
+            )
+        try:
+            yield _wait(process, log, url_in, ready), psutil.Process(process.pid)
+            if process.poll() is not None:
+                raise RuntimeError(f"{command[0]} ended with {process.returncode}: {_end(log)}")
+        finally:
+            for child in (*psutil.Process(process.pid).children(recursive=True), process):
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    child.kill()
+            process.wait()
+
+
+def _wait(process: "subprocess.Popen[bytes]", log: Path, url_in: Callable[[str], str | None], ready: str) -> str:
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}: {_end(log)}")
+        url = url_in(log.read_text(encoding="utf-8"))
+        with suppress(httpx.TransportError):
+            if url and httpx.get(url + ready).status_code == 200:
+                return url
+        time.sleep(0.1)
+    raise RuntimeError(f"the server was not ready after {READY_S} s: {_end(log)}")
+
+
+def _end(log: Path) -> str:
+    return log.read_text(encoding="utf-8")[-3000:]
+
+
+def _url_in(printed: str) -> str | None:
+    found = [word for word in printed.split() if word.startswith("http://127.0.0.1:")]
+    return found[0] if found else None

@@ -1,0 +1,287 @@
+"""Latency and throughput under load beside public servers with the same ONNX file, each pinned to one core.
+
+    python -m benchmarks.servers [--home .crossfade] [--surface homepage] [--candidates 200] [--clients 1 2 4 8]
+
+The home holds a champion and published features, as after `make demo`. MLServer and BentoML are installed in
+environments of their own below ``--environments``, since they need other versions than Crossfade; their code is in
+``benchmarks/servers/``. All servers have one process and one inference thread on core 0, the clients core 1. Closed
+loop: a client asks again when it has its answer. The ways take turns, and their scores must be equal.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from benchmarks.process import crossfade, running
+from benchmarks.serving import binary_request
+from deploy.serving.engine import Engine
+from deploy.serving.metrics import Metrics
+from deploy.serving.rank import prepare, read_request
+from deploy.serving.run import request_example
+from ml.settings import PROJECT_ROOT, Settings
+from ml.store.releases import MODEL, ReleaseStore
+from tests.conftest import free_port
+
+SERVER_CORES, CLIENT_CORES = {0}, {1}
+FOLDER = PROJECT_ROOT / "benchmarks" / "servers"
+
+
+class Way(NamedTuple):
+    """One way to ask one server for the scores of the same candidates."""
+
+    name: str
+    address: str
+    path: str
+    body: bytes
+    headers: dict[str, str]
+    scores: Callable[[bytes], list[float]] | None
+
+
+class Load(NamedTuple):
+    """What clients saw: seconds of each request, and the time that all took."""
+
+    seconds: np.ndarray
+    span: float
+
+
+def main() -> None:
+    """Print a table per number of clients, and write all of it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=None)
+    parser.add_argument("--surface", default="homepage")
+    parser.add_argument("--candidates", type=int, default=200)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each turn")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "crossfade" / "servers")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file")
+    options = parser.parse_args()
+    settings = Settings(**({"home": options.home.absolute()} if options.home else {}))
+    champion = ReleaseStore(settings.artifacts_dir).champion(options.surface)
+    if champion is None:
+        parser.error(f"{options.surface} has no champion in {settings.home}; run `make demo`")
+    model = champion.release.path / MODEL
+    with ExitStack() as stack:
+        url, _ = stack.enter_context(crossfade(settings, SERVER_CORES))
+        ways = crossfade_ways(settings, options.surface, options.candidates, url.removeprefix("http://"))
+        feeds = feeds_of(settings, options.surface, options.candidates)
+        for start in (mlserver_way, bentoml_way):
+            ways.append(start(stack, options.environments, model, feeds))
+        os.sched_setaffinity(0, CLIENT_CORES)
+        agree(ways)
+        found = {clients: loads(ways, clients, options.seconds, options.turns) for clients in options.clients}
+    rows = [row for clients, by_way in found.items() for row in table(clients, by_way)]
+    told = "one core for the server, one for the clients"
+    print(f"{options.surface}: {options.candidates} candidates, {len(feeds)} inputs; {told}")
+    for row in rows:
+        print(
+            f"{row['clients']:3} clients  {row['way']:34}{row['per_second']:8.0f} req/s"
+            f"   p50 {row['p50_ms']:7.2f}   p99 {row['p99_ms']:7.2f} ms   p99 / Crossfade's {row['p99_ratio']:5.2f}"
+        )
+    if options.out:
+        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def feeds_of(settings: Settings, surface: str, candidates: int) -> dict[str, np.ndarray]:
+    """Return the model's inputs for the example request of a surface, {name: [candidates] or [candidates, length]}."""
+    engine = Engine(settings, Metrics())
+    engine.refresh()
+    body = example_body(settings, surface, candidates)
+    return prepare(read_request(body, candidates), engine.served[surface], engine, Metrics())
+
+
+def example_body(settings: Settings, surface: str, candidates: int) -> bytes:
+    """Return a /rank request of so many candidates."""
+    request = request_example(settings, surface)
+    shown = request["candidates"]
+    request["candidates"] = [shown[i % len(shown)] for i in range(candidates)]
+    return orjson.dumps(request)
+
+
+def crossfade_ways(settings: Settings, surface: str, candidates: int, address: str) -> list[Way]:
+    """Return the ways to ask Crossfade's server."""
+    engine = Engine(settings, Metrics())
+    engine.refresh()
+    tensors = engine.served[surface].released.tensors
+    feeds = feeds_of(settings, surface, candidates)
+    binary, headers = binary_request(tensors, feeds)
+    infer = f"/v2/models/{surface}/infer"
+    ranked = example_body(settings, surface, candidates)
+    plain = v2_body({name: tensors[name].datatype for name in feeds}, feeds)
+    json_headers = {"content-type": "application/json"}
+    return [
+        Way("Crossfade, JSON tensors", address, infer, plain, json_headers, v2_scores),
+        Way("Crossfade, binary tensors", address, infer, binary, headers, None),
+        Way("Crossfade, /rank with features", address, "/rank", ranked, json_headers, None),
+    ]
+
+
+def v2_body(datatypes: dict[str, str], feeds: dict[str, np.ndarray]) -> bytes:
+    """Return an inference request of the Open Inference Protocol v2 with JSON tensors."""
+    inputs = [
+        {"name": name, "shape": value.shape, "datatype": datatypes[name], "data": value.ravel()}
+        for name, value in feeds.items()
+    ]
+    return orjson.dumps({"inputs": inputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def v2_scores(answer: bytes) -> list[float]:
+    """Return the scores of an answer of the Open Inference Protocol v2."""
+    return next(output["data"] for output in orjson.loads(answer)["outputs"] if output["name"] == "score")
+
+
+def mlserver_way(stack: ExitStack, environments: Path, model: Path, feeds: dict[str, np.ndarray]) -> Way:
+    """Start MLServer and return the way to ask it."""
+    binaries, port = environment(environments, "mlserver"), free_port()
+    ports = {"MLSERVER_HTTP_PORT": port, "MLSERVER_GRPC_PORT": free_port(), "MLSERVER_METRICS_PORT": free_port()}
+    url, _ = stack.enter_context(
+        running(
+            [str(binaries / "mlserver"), "start", str(FOLDER / "mlserver")],
+            lambda _: f"http://127.0.0.1:{port}",
+            "/v2/models/ranker/ready",
+            environment={"MODEL": str(model), **{name: str(value) for name, value in ports.items()}},
+            folder=FOLDER / "mlserver",
+            cores=SERVER_CORES,
+        )
+    )
+    datatypes = {name: "INT64" if value.dtype == np.int64 else "FP32" for name, value in feeds.items()}
+    return Way(
+        "MLServer, JSON tensors",
+        url.removeprefix("http://"),
+        "/v2/models/ranker/infer",
+        v2_body(datatypes, feeds),
+        {"content-type": "application/json"},
+        v2_scores,
+    )
+
+
+def bentoml_way(stack: ExitStack, environments: Path, model: Path, feeds: dict[str, np.ndarray]) -> Way:
+    """Start BentoML and return the way to ask it."""
+    binaries, port = environment(environments, "bentoml"), free_port()
+    url, _ = stack.enter_context(
+        running(
+            [str(binaries / "bentoml"), "serve", "service:Ranker", "--host", "127.0.0.1", "--port", str(port)],
+            lambda _: f"http://127.0.0.1:{port}",
+            "/readyz",
+            environment={"MODEL": str(model), "BENTOML_DO_NOT_TRACK": "1"},
+            folder=FOLDER / "bentoml",
+            cores=SERVER_CORES,
+        )
+    )
+    return Way(
+        "BentoML, JSON",
+        url.removeprefix("http://"),
+        "/predict",
+        orjson.dumps({"columns": feeds}, option=orjson.OPT_SERIALIZE_NUMPY),
+        {"content-type": "application/json"},
+        lambda answer: orjson.loads(answer)["score"],
+    )
+
+
+def environment(environments: Path, server: str) -> Path:
+    """Return the folder of programs of a server's own environment, which is made once."""
+    folder = environments / server
+    done = folder / "installed"
+    requirements = FOLDER / server / "requirements.txt"
+    if not done.exists() or done.read_text() != requirements.read_text():
+        print(f"installing {requirements.relative_to(PROJECT_ROOT)} into {folder}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--requirement", requirements], check=True)
+        done.write_text(requirements.read_text())
+    return folder / "bin"
+
+
+def agree(ways: list[Way]) -> None:
+    """Refuse to compare servers that do not compute the same."""
+    answers = {way.name: way.scores(post(connect(way), way)) for way in ways if way.scores}
+    (first, expected), *others = answers.items()
+    for name, scores in others:
+        if not np.allclose(scores, expected, rtol=1e-5, atol=1e-6):
+            raise SystemExit(f"{name} and {first} give other scores")
+
+
+def loads(ways: list[Way], clients: int, seconds: float, turns: int) -> dict[str, Load]:
+    """Load every way in turn and return what the clients saw."""
+    found: dict[str, list[Load]] = {way.name: [] for way in ways}
+    for _ in range(turns):
+        for way in ways:
+            load(way, clients, seconds / 5)
+            found[way.name].append(load(way, clients, seconds))
+    return {
+        name: Load(np.concatenate([one.seconds for one in several]), sum(one.span for one in several))
+        for name, several in found.items()
+    }
+
+
+def load(way: Way, clients: int, seconds: float) -> Load:
+    """Let so many clients ask for so long."""
+    times: list[list[float]] = [[] for _ in range(clients)]
+    end = time.perf_counter() + seconds
+
+    def ask(mine: list[float]) -> None:
+        connection = connect(way)
+        while (began := time.perf_counter()) < end:
+            post(connection, way)
+            mine.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    asking = [threading.Thread(target=ask, args=(mine,)) for mine in times]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    return Load(np.concatenate(times), time.perf_counter() - began)
+
+
+def table(clients: int, found: dict[str, Load]) -> list[dict[str, Any]]:
+    """Return a row per way; the reference is the first."""
+    tails = {name: float(np.quantile(load.seconds, 0.99)) for name, load in found.items()}
+    reference = next(iter(tails.values()))
+    return [
+        {
+            "clients": clients,
+            "way": name,
+            "requests": len(load.seconds),
+            "per_second": len(load.seconds) / load.span,
+            "p50_ms": 1e3 * float(np.median(load.seconds)),
+            "p99_ms": 1e3 * tails[name],
+            "p999_ms": 1e3 * float(np.quantile(load.seconds, 0.999)),
+            "p99_ratio": tails[name] / reference,
+        }
+        for name, load in found.items()
+    ]
+
+
+def connect(way: Way) -> http.client.HTTPConnection:
+    """Open a connection that stays."""
+    return http.client.HTTPConnection(way.address, timeout=60)
+
+
+def post(connection: http.client.HTTPConnection, way: Way) -> bytes:
+    """Send one request and return the answer.
+
+    Raises:
+        RuntimeError: The server refused it.
+    """
+    connection.request("POST", way.path, way.body, way.headers)
+    response = connection.getresponse()
+    content = response.read()
+    if response.status != 200:
+        raise RuntimeError(f"{way.name}: {response.status}: {content[:300]!r}")
+    return content
+
+
+if __name__ == "__main__":
+    main()
