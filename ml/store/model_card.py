@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from ml.store.manifest import Manifest
-from ml.store.verdicts import Outcome, Override, Verdict
+from ml.store.verdicts import Check, Outcome, Override, Verdict
 
 _TEMPLATE = Path(__file__).with_name("model_card.html.j2")
 _NONE = "\N{EN DASH}"
@@ -45,12 +45,19 @@ def render_model_card(
         evaluation=evaluation,
         quality=_quality(results, manifest.kind),
         slices=_slices(results, manifest.kind),
+        costs=_costs(verdict),
         images=images,
         limits=_limits(manifest, verdict, results),
         train_rows=sum(d.rows for d in manifest.examples if d.day in manifest.train_days),
         eval_rows=sum(d.rows for d in manifest.examples if d.day in manifest.eval_days),
         label_rows=sum(d.rows for d in manifest.soft_labels),
     )
+
+
+def _costs(verdict: Verdict) -> list[Check]:
+    """Return what guard 8 measured: time to the first answer and of a request, and their ratio to the champion's."""
+    measured = [check for guard in verdict.guards if guard.name == "serving" for check in guard.checks]
+    return [check for check in measured if isinstance(check.value, float)]
 
 
 def _quality(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:

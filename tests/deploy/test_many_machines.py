@@ -1,18 +1,27 @@
 """The same graph on a Postgres catalog and storage with data and releases in an object store, by settings alone."""
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import dagster as dg
 import duckdb
+import httpx
 import pytest
 
 from ml.lake import ALIAS, Lake, attach_path
-from ml.settings import Settings
+from ml.settings import PROJECT_ROOT, Settings
 from ml.store.releases import MODEL, ReleaseStore
-from tests.conftest import POSTGRES_PASSWORD, run_crossfade
+from tests.conftest import POSTGRES_PASSWORD, free_port, home_environment, run_crossfade
+from tests.deploy.test_containers import SERVICES
 
+SURFACE = "radio"
 WITH_TIMES = {"landing.ledger"}
 
 
@@ -30,15 +39,19 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(postgres: Callable[[str], str], s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The demo on the tiny world, with everything shared on servers."""
-    home = tmp_path_factory.mktemp("cluster") / "home"
+    """The demo on the tiny world with one surface, with everything shared on servers."""
+    folder = tmp_path_factory.mktemp("cluster")
+    home, surfaces = folder / "home", folder / "surfaces"
+    surfaces.mkdir()
+    shutil.copy(PROJECT_ROOT / "tests" / "surfaces" / f"{SURFACE}.yaml", surfaces)
     environment = {
         "CROSSFADE_CATALOG_URL": postgres("catalog"),
         "CROSSFADE_DAGSTER_URL": postgres("dagster").replace("postgresql://", "postgresql+psycopg2://"),
         "CROSSFADE_LAKE_URL": f"{s3}/lake",
         "CROSSFADE_ARTIFACTS_URL": f"{s3}/artifacts",
+        "CROSSFADE_SURFACES_DIR": str(surfaces),
     }
-    printed = run_crossfade(home, "demo", "--preset", "tiny", timeout=900, **environment)
+    printed = run_crossfade(home, "demo", "--preset", "tiny", timeout=600, **environment)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -56,18 +69,19 @@ def tables(settings: Settings) -> dict[str, tuple[int, str]]:
 
 def test_tables_and_releases_equal_those_of_one_machine(cluster: Cluster, tiny_demo: Path) -> None:
     alone = Settings(home=tiny_demo, threads=1, catalog_url=None, lake_url=None, artifacts_url=None)
-    assert tables(cluster.settings()) == tables(alone)
+    here, there = tables(cluster.settings()), tables(alone)
+    assert len(here) > 25 and {name for name in there if name not in here} == {n for n in there if "homepage" in n}
+    assert here == {name: there[name] for name in here}
     stores = [ReleaseStore(settings.artifacts_dir) for settings in (cluster.settings(), alone)]
-    for surface in ("homepage", "radio"):
-        here, there = (champion.release.record.files for store in stores if (champion := store.champion(surface)))
-        assert here[MODEL] == there[MODEL], "the same bytes are served"
+    served, alike = (champion.release.record.files for store in stores if (champion := store.champion(SURFACE)))
+    assert served[MODEL] == alike[MODEL], "the same bytes are served"
 
 
 def test_lake_runs_and_releases_lie_on_the_servers(cluster: Cluster) -> None:
     settings = cluster.settings()
     assert not settings.catalog_path.exists() and not (settings.lake_dir / "data").exists()
     assert not (cluster.home / "artifacts").exists() and not list(settings.dagster_home.rglob("*.db"))
-    assert ReleaseStore(settings.artifacts_dir).champion("homepage") is not None
+    assert ReleaseStore(settings.artifacts_dir).champion(SURFACE) is not None
     with Lake(settings) as lake:
         files = lake.sql(f"select data_file from ducklake_list_files('{ALIAS}', 'stg_items', schema => 'features')")
         assert all(name.startswith("s3://") for name in files["data_file"].to_pylist()) and len(files)
@@ -93,3 +107,45 @@ def test_an_address_that_is_none_is_refused_without_showing_it(tmp_path: Path) -
     with pytest.raises(ValueError, match="CROSSFADE_CATALOG_URL is no address") as refused:
         attach_path(settings)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("service", "seen"), [("webserver", "/server_info"), ("server", "/v2/health/ready"), ("daemon", None)]
+)
+def test_the_compose_files_commands_run_on_these_servers(cluster: Cluster, service: str, seen: str | None) -> None:
+    """The commands of deploy/compose.yaml as processes of this machine, on a free port of loopback."""
+    command, port = [str(word) for word in SERVICES[service]["command"]], str(free_port())
+    command = [{"0.0.0.0": "127.0.0.1", "3000": port, "8080": port}.get(word, word) for word in command]
+    command[0] = str(Path(sys.executable).parent / command[0])
+    log = cluster.home / f"{service}.log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            command,
+            env=home_environment(cluster.home, **cluster.environment),
+            cwd=PROJECT_ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            end = time.monotonic() + 120
+            while not (answers(f"http://127.0.0.1:{port}{seen}") if seen else has_heartbeat(cluster)):
+                assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+                time.sleep(0.5)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(60)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def has_heartbeat(cluster: Cluster) -> bool:
+    with dg.DagsterInstance.from_config(str(cluster.settings().dagster_home)) as instance:
+        return bool(instance.get_daemon_heartbeats())

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 from ml.store.manifest import Manifest
 from ml.store.model_card import render_model_card
-from ml.store.verdicts import Override
+from ml.store.verdicts import Check, Guard, Outcome, Override
 
 FIGURE = {
     "inputs": "serving",
@@ -59,6 +59,26 @@ def test_the_card_shows_figures_guards_days_and_limits_and_is_well_formed(shop) 
     for told in ("0.8123", "+0.0112", "+0.0040 to +0.0180", "2026-01-27", "score shift", "guard 6", "3 rows, fewer"):
         assert told in page
     assert "0.9999" not in page
+
+
+def test_the_card_says_what_a_request_costs_where_it_was_measured(shop) -> None:
+    passed = {"outcome": Outcome.PASS, "threshold": "<= 20"}
+    checks = (
+        Check(name="milliseconds_of_200_rows", value=0.9712, **passed),
+        Check(name="champion_over_candidate", value=1.02, interval=(0.98, 1.05), **passed),
+        Check(name="feature_schema", value="abc", **passed),
+    )
+    candidate = shop.candidate(0)
+    guards = (
+        *shop.judge(candidate).verdict.guards,
+        Guard(number=8, name="serving", outcome=Outcome.PASS, checks=checks),
+    )
+    verdict = shop.judge(candidate).verdict.model_copy(update={"guards": guards})
+    page = render_model_card(Manifest.from_bytes(candidate.read("manifest.json"), "m"), verdict, release="r1")
+    section = page.split("What it costs to serve")[1].split("</section>")[0]
+    told = ("Milliseconds of 200 rows", "0.9712", "Champion over candidate", "1.0200", "(0.9800 to 1.0500)")
+    assert all(text in section for text in told) and "abc" not in section
+    assert "What it costs to serve" not in _card(shop)
 
 
 def test_the_card_needs_nothing_from_elsewhere(shop) -> None:
