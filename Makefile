@@ -45,7 +45,7 @@ demo: $(BIN)/.runtime ## Run the main job to its end: SOURCE=simulator, or SOURC
 
 test: $(BIN)/.dev ## Run lint and tests; ARGS="..." goes to pytest
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
 	$(BIN)/crossfade ui

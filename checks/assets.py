@@ -8,6 +8,7 @@ import dagster as dg
 from assets.names import surface_key
 from assets.partitions import day_partitions, partition_days, student_partitions
 from checks.names import EXAMPLES_CHECK, GUARDS, SOFT_LABELS_CHECK, VERDICT_CHECK, guard_check
+from ml.lake import Lake
 from ml.settings import Settings
 from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict
 from ml.surfaces.spec import Surface
@@ -36,7 +37,8 @@ def _examples(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
     ) -> dg.AssetCheckResult:
         from checks.gate import check_examples
 
-        return _result(check_examples(settings, surface, partition_days(context)))
+        with Lake(settings) as lake:
+            return _result(check_examples(lake, surface, partition_days(context)))
 
     return examples_are_sound
 
@@ -55,8 +57,8 @@ def _soft_labels(settings: Settings, surface: Surface) -> dg.AssetChecksDefiniti
         from checks.gate import check_soft_labels
         from ml.teacher.contract import teacher_contract
 
-        contract = teacher_contract(settings)
-        return _result(check_soft_labels(settings, surface, partition_days(context), contract))
+        with Lake(settings) as lake:
+            return _result(check_soft_labels(lake, surface, partition_days(context), teacher_contract(settings)))
 
     return soft_labels_are_sound
 

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 from checks import gx
@@ -54,8 +56,9 @@ def judge(
     store = store or ReleaseStore(settings.artifacts_dir)
     candidate.verify()
     key = store.verdict_key(surface, candidate)
-    judgement = _Judgement(settings, surface, candidate, evaluation, store, key, checkpoint)
-    guards = tuple(_guard(number, judgement.checks(number)) for number in GUARDS)
+    with ExitStack() as lakes:
+        judgement = _Judgement(settings, surface, candidate, evaluation, store, key, checkpoint, lakes)
+        guards = tuple(_guard(number, judgement.checks(number)) for number in GUARDS)
     verdict = Verdict(
         key=key,
         partition=judgement.manifest.partition,
@@ -68,47 +71,41 @@ def judge(
     return store.verdicts.write(verdict)
 
 
-def check_examples(
-    settings: Settings, surface: Surface, days: Sequence[date], *, snapshot: int | None = None
-) -> list[Check]:
-    """Run guard 1 over some days of the lake, or of one of its snapshots."""
+def check_examples(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:
+    """Run guard 1 over some days of the lake, as it is or at the snapshot that it shows."""
     from checks.suites.data import FEATURES, data_rows, data_suite, features_suite
     from ml.gate.data import measure_examples, measure_features
 
-    with Lake(settings, snapshot=snapshot) as lake:
-        measured = measure_examples(lake, surface, days)
-        compared = measure_features(lake, surface, days)
+    measured = measure_examples(lake, surface, days)
+    compared = measure_features(lake, surface, days)
     checks = gx.validate(data_rows(measured, days), data_suite(surface.gate.data, days))
     if compared is None:
         return [*checks, Check(name=FEATURES, outcome=Outcome.WARN, detail=_NO_FEATURES)]
     return checks + gx.validate([{**row, "day": str(row["day"])} for row in compared], features_suite())
 
 
-def check_soft_labels(
-    settings: Settings, surface: Surface, days: Sequence[date], contract: Contract, *, snapshot: int | None = None
-) -> list[Check]:
-    """Run guard 2 over some days of the lake, or of one of its snapshots."""
+def check_soft_labels(lake: Lake, surface: Surface, days: Sequence[date], contract: Contract) -> list[Check]:
+    """Run guard 2 over some days of the lake, as it is or at the snapshot that it shows."""
     from checks.suites.soft_labels import RESCORE, rescore_suite, soft_labels_suite
     from ml.gate.data import measure_soft_labels
     from ml.teacher.labels import rescore
 
     gate = surface.gate.soft_labels
-    with Lake(settings, snapshot=snapshot) as lake:
-        measured = measure_soft_labels(
-            lake,
-            surface,
-            days,
-            teacher_version=contract.version,
-            contract_hash=contract.contract_hash,
-            outputs=len(contract.outputs),
-            inputs=len(contract.inputs),
-        )
-        rows = [{**row, "day": str(row["day"])} for row in measured]
-        checks = gx.validate(rows, soft_labels_suite(gate, days))
-        try:
-            difference = rescore(lake, settings, surface.name, contract, days, gate.rescore_rows, settings.seed)
-        except ValueError as error:  # rows that cannot be scored again; the checks above say what is wrong with them
-            return [*checks, Check(name=RESCORE, outcome=Outcome.FAIL, detail=f"could not be scored again: {error}")]
+    measured = measure_soft_labels(
+        lake,
+        surface,
+        days,
+        teacher_version=contract.version,
+        contract_hash=contract.contract_hash,
+        outputs=len(contract.outputs),
+        inputs=len(contract.inputs),
+    )
+    rows = [{**row, "day": str(row["day"])} for row in measured]
+    checks = gx.validate(rows, soft_labels_suite(gate, days))
+    try:
+        difference = rescore(lake, lake.settings, surface.name, contract, days, gate.rescore_rows, lake.settings.seed)
+    except ValueError as error:  # rows that cannot be scored again; the checks above say what is wrong with them
+        return [*checks, Check(name=RESCORE, outcome=Outcome.FAIL, detail=f"could not be scored again: {error}")]
     n = min(gate.rescore_rows, sum(row["labels"] for row in measured))
     return checks + gx.validate([{"difference": difference, "n": n}], rescore_suite(gate))
 
@@ -147,11 +144,23 @@ class _Judgement:
         store: ReleaseStore,
         key: VerdictKey,
         checkpoint: Artifact | None,
+        lakes: ExitStack,
     ) -> None:
+        self._lakes = lakes
         self.settings, self.surface, self.candidate, self.evaluation = settings, surface, candidate, evaluation
         self.store, self.key, self._checkpoint = store, key, checkpoint
         self.manifest = Manifest.from_bytes(candidate.read(MANIFEST), f"{candidate.path}/{MANIFEST}")
         self.days = sorted({*self.manifest.train_days, *self.manifest.eval_days})
+
+    @cached_property
+    def past(self) -> Lake:
+        """The lake at the manifest's snapshot."""
+        return self._lakes.enter_context(Lake(self.settings, snapshot=self.manifest.snapshot))
+
+    @cached_property
+    def present(self) -> Lake:
+        """The lake as it is: it has the predictions, which are newer than the rows that were learnt from."""
+        return self._lakes.enter_context(Lake(self.settings))
 
     def checks(self, number: int) -> Callable[[], tuple[list[Check], str]]:
         """Return the function that runs one guard and returns (checks, note)."""
@@ -183,13 +192,12 @@ class _Judgement:
         return champion
 
     def _data(self) -> tuple[list[Check], str]:
-        return check_examples(self.settings, self.surface, self.days, snapshot=self.manifest.snapshot), ""
+        return check_examples(self.past, self.surface, self.days), ""
 
     def _soft_labels(self) -> tuple[list[Check], str]:
         if self.manifest.teacher is None:
             return [], "trained without a teacher"
-        contract = self._contract()
-        return check_soft_labels(self.settings, self.surface, self.days, contract, snapshot=self.manifest.snapshot), ""
+        return check_soft_labels(self.past, self.surface, self.days, self._contract()), ""
 
     def _quality(self) -> tuple[list[Check], str]:
         from checks.suites.quality import choice_suite, quality_suite
@@ -251,8 +259,7 @@ class _Judgement:
             return [], "the first candidate: no champion to compare with"
         gate, days = self.surface.gate.shift, self.manifest.eval_days
         candidate, serving = load_model(self.candidate.path), load_model(champion.release.path)
-        with Lake(self.settings, snapshot=self.manifest.snapshot) as lake:
-            rows = measure_shift(lake, self.surface, candidate, serving, days, top=gate.top)
+        rows = measure_shift(self.past, self.surface, candidate, serving, days, top=gate.top)
         return gx.validate(rows, shift_suite(gate, rows)), ""
 
     def _onnx(self) -> tuple[list[Check], str]:
@@ -267,12 +274,10 @@ class _Judgement:
         checks += gx.validate([{"megabytes": model_bytes(model) / 1e6}], size_suite(gate))
         if gx.worst(checks) is Outcome.FAIL:
             return checks, "not compared with its checkpoint"
-        with Lake(self.settings, snapshot=manifest.snapshot) as lake:
-            order = "ts desc, exposure_id"
-            rows = example_rows(lake, surface, manifest.eval_days, order=order, limit=gate.max_batch)
+        order = "ts desc, exposure_id"
+        rows = example_rows(self.past, surface, manifest.eval_days, order=order, limit=gate.max_batch)
         parity = measure_parity(surface, model, self._exported(), rows, max_batch=gate.max_batch)
-        with Lake(self.settings) as lake:
-            evaluated = measure_predictions(lake, surface, rows, model, manifest.partition, manifest.kind)
+        evaluated = measure_predictions(self.present, surface, rows, model, manifest.partition, manifest.kind)
         return checks + gx.validate([*parity, evaluated], parity_suite(gate, [*parity, evaluated])), ""
 
     def _exported(self) -> Artifact:
@@ -320,14 +325,12 @@ class _Judgement:
         manifest, surface = self.manifest, self.surface
         champion = self._champion()
         release = champion.release if champion else None
-        with Lake(self.settings, snapshot=manifest.snapshot) as lake:
-            contract = self._contract()
-            origins = compare_origins(
-                lake, self.settings, surface, manifest, contract, self.evaluation, release, self._reference()
-            )
-            leaks = measure_leaks(lake, surface, manifest.eval_days, self.evaluation, manifest.kind)
-        with Lake(self.settings) as lake:
-            origins.append(compare_figures(lake, surface, manifest, contract, self.evaluation))
+        contract = self._contract()
+        origins = compare_origins(
+            self.past, self.settings, surface, manifest, contract, self.evaluation, release, self._reference()
+        )
+        leaks = measure_leaks(self.past, surface, manifest.eval_days, self.evaluation, manifest.kind)
+        origins.append(compare_figures(self.present, surface, manifest, contract, self.evaluation))
         tasks = [task for task, spec in surface.tasks.items() if spec.kind == "binary"]
         checks = gx.validate(origins, origins_suite(origins))
         checks += gx.validate(leaks, leaks_suite(surface.gate.provenance, tasks)) if tasks else []

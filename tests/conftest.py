@@ -26,7 +26,8 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLA
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests marked ``long`` out unless -k, -m or a test's own name asks for them."""
+    """Leave tests marked ``long`` out unless -k, -m or a test's own name asks for them; begin ``early`` ones first."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
     asked = config.option.keyword or config.option.markexpr or any("::" in argument for argument in config.args)
     left_out = [] if asked else [item for item in items if item.get_closest_marker("long")]
     if left_out:

@@ -57,7 +57,7 @@ FAULTS = {
 def test_healthy_examples_pass(home, lake: Lake, toolbox) -> None:
     from checks.gate import check_examples
 
-    checks = check_examples(*home, home[0].days(toolbox.FIRST, toolbox.PARTITION))
+    checks = check_examples(lake, home[1], home[0].days(toolbox.FIRST, toolbox.PARTITION))
     assert _failed(checks) == set()
     assert {"rows", "null_share", "label_rate_ctr", "days_behind"} <= {check.name for check in checks}
 
@@ -69,7 +69,7 @@ def test_a_fault_of_the_examples_fails_its_check(home, lake: Lake, toolbox, name
     day = toolbox.FIRST
     lake.replace_days("features.examples_tiny", FAULTS[name](toolbox.examples(day)), [day])
     days = home[0].days(day, toolbox.PARTITION)
-    checks = check_examples(*home, days)
+    checks = check_examples(lake, home[1], days)
     assert name in _failed(checks)
     assert next(c for c in checks if c.name == name).detail == str(day)
     assert _failed(checks) <= {name, "bad_labels", "values_unlike_their_features"}
@@ -80,7 +80,7 @@ def test_without_feature_tables_the_values_are_not_compared_and_that_is_shown(ho
 
     lake.connection.execute("alter table lake.features.feat_item rename to feat_elsewhere")
     try:
-        checks = check_examples(*home, [toolbox.FIRST])
+        checks = check_examples(lake, home[1], [toolbox.FIRST])
     finally:
         lake.connection.execute("alter table lake.features.feat_elsewhere rename to feat_item")
     shown = next(check for check in checks if check.name == "values_unlike_their_features")
@@ -101,8 +101,8 @@ def test_a_day_without_examples_fails_and_a_missing_newest_day_is_not_fresh(home
     from checks.gate import check_examples
 
     beyond = toolbox.PARTITION + timedelta(days=1)
-    assert {"rows", "null_share", "label_rate_ctr", "days_behind"} <= _failed(check_examples(*home, [beyond]))
-    assert "days_behind" in _failed(check_examples(*home, [toolbox.PARTITION, beyond]))
+    assert {"rows", "null_share", "label_rate_ctr", "days_behind"} <= _failed(check_examples(lake, home[1], [beyond]))
+    assert "days_behind" in _failed(check_examples(lake, home[1], [toolbox.PARTITION, beyond]))
 
 
 def test_guard_1_reads_the_snapshot_that_it_is_given(home, lake: Lake, toolbox) -> None:
@@ -111,8 +111,9 @@ def test_guard_1_reads_the_snapshot_that_it_is_given(home, lake: Lake, toolbox) 
     day = toolbox.FIRST
     before = lake.snapshot()
     lake.replace_days("features.examples_tiny", toolbox.examples(day).slice(0, 5), [day])
-    assert "rows" in _failed(check_examples(*home, [day]))
-    assert _failed(check_examples(*home, [day], snapshot=before)) == set()
+    assert "rows" in _failed(check_examples(lake, home[1], [day]))
+    with Lake(home[0], snapshot=before) as past:
+        assert _failed(check_examples(past, home[1], [day])) == set()
 
 
 def _labels(lake: Lake, toolbox) -> pa.Table:
@@ -142,12 +143,12 @@ def labels(home, lake: Lake, toolbox) -> Iterator[pa.Table]:
     lake.replace_days("ml.soft_labels_tiny", table, [toolbox.FIRST])
 
 
-def test_healthy_soft_labels_pass(home, toolbox) -> None:
+def test_healthy_soft_labels_pass(home, lake: Lake, toolbox) -> None:
     from checks.gate import check_soft_labels
     from ml.teacher.contract import load_contract
 
     days = home[0].days(toolbox.FIRST, toolbox.PARTITION)
-    assert _failed(check_soft_labels(*home, days, load_contract(home[0].teacher))) == set()
+    assert _failed(check_soft_labels(lake, home[1], days, load_contract(home[0].teacher))) == set()
 
 
 @pytest.mark.parametrize("name", LABEL_FAULTS)
@@ -157,7 +158,7 @@ def test_a_fault_of_the_soft_labels_fails_its_check(home, lake: Lake, labels: pa
 
     contract = load_contract(home[0].teacher)
     lake.replace_days("ml.soft_labels_tiny", LABEL_FAULTS[name](labels), [toolbox.FIRST])
-    checks = check_soft_labels(*home, [toolbox.FIRST], contract)
+    checks = check_soft_labels(lake, home[1], [toolbox.FIRST], contract)
     assert name in _failed(checks)
 
 

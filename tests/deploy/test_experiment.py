@@ -23,6 +23,8 @@ from ml.settings import PROJECT_ROOT, Settings
 from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 
+pytestmark = pytest.mark.early
+
 ONE = Design(
     name="one",
     description="One small world.",

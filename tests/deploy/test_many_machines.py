@@ -21,6 +21,8 @@ from ml.store.releases import MODEL, ReleaseStore
 from tests.conftest import POSTGRES_PASSWORD, free_port, home_environment, run_crossfade
 from tests.deploy.test_containers import SERVICES
 
+pytestmark = pytest.mark.early
+
 SURFACE = "radio"
 WITH_TIMES = {"landing.ledger"}
 

@@ -25,6 +25,8 @@ from ml.store.releases import Release, ReleaseStore
 from ml.surfaces.spec import load_surfaces
 from tests.conftest import free_port
 
+pytestmark = pytest.mark.early
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "new_surface.md"
 COPIED = ("assets", "checks", "dbt_project", "deploy", "ml", "workspace.yaml")

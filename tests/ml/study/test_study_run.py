@@ -17,6 +17,8 @@ from ml.study.report import NoTrials, study_rows, write_report
 from ml.study.run import TRIALS_TABLE, Progress, plan, run_study
 from ml.study.worlds import worlds_dir
 
+pytestmark = pytest.mark.early
+
 STUDY = """
 one:
   description: One small world.
