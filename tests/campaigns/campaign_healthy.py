@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from checks.gate import judge
@@ -38,6 +39,7 @@ def test_no_healthy_candidate_fails(demo: Path, name: str):
     surface = load_surfaces(settings)[name]
     assert settings.last_day is not None
     day, decisions, reasons = settings.last_day, Counter[str](), Counter[str]()
+    differences: dict[str, list[tuple[float, float]]] = {}
     for seed in range(1001, 1001 + SEEDS):
         began = time.monotonic()
         for role in ("control", "student"):
@@ -51,7 +53,15 @@ def test_no_healthy_candidate_fails(demo: Path, name: str):
         reasons.update(
             f"guard {g.number} {g.outcome}: {c.name}" for g in told for c in g.checks if c.outcome == g.outcome
         )
+        for check in (check for guard in verdict.guards for check in guard.checks):
+            if check.name.endswith("_minus_champion") and check.interval and isinstance(check.value, float):
+                half = (check.interval[1] - check.interval[0]) / 2
+                differences.setdefault(check.name, []).append((check.value, half))
         why = "; ".join(verdict.failures())[:300]
         print(f"{name} seed {seed}: {verdict.decision} in {time.monotonic() - began:.0f} s {why}", flush=True)
     print(f"{name}: {dict(decisions)} of {SEEDS}; {dict(reasons)}", flush=True)
+    for check, seen in differences.items():
+        (mean, half), spread = np.mean(seen, axis=0), np.std(np.array(seen)[:, 0], ddof=1) if SEEDS > 1 else np.nan
+        told = f"mean {mean:+.4f}, half a user interval {half:.4f}, standard deviation over seeds {spread:.4f}"
+        print(f"{name} {check}: {told}", flush=True)
     assert decisions["fail"] == 0, reasons
