@@ -76,18 +76,20 @@ class ExpectMeasureBetween(MeasuredExpectation):
 
 
 class ExpectIntervalAbove(MeasuredExpectation):
-    """Expect a paired difference to be non-inferior (``judge_interval``); ``doubt`` is what inconclusive counts as."""
+    """Expect a paired difference, one of ``comparisons``, to be non-inferior: see ``judge_interval``."""
 
     margin: float
-    doubt: str = Outcome.INCONCLUSIVE.value
+    comparisons: int = 1
+    wide: str = Outcome.INCONCLUSIVE.value
 
-    success_keys: ClassVar[tuple[str, ...]] = ("margin", "where", "doubt")
+    success_keys: ClassVar[tuple[str, ...]] = ("margin", "where", "comparisons", "wide")
 
     def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
         """Judge ``value``, ``lo`` and ``hi`` of the one row."""
         row = _one(rows)
-        outcome, reason = judge_interval(_number(row["value"]), _number(row["lo"]), _number(row["hi"]), self.margin)
-        return _outcome(row, Outcome(self.doubt) if outcome is Outcome.INCONCLUSIVE else outcome, reason)
+        value, lo, hi = (_number(row[name]) for name in ("value", "lo", "hi"))
+        judged = judge_interval(value, lo, hi, self.margin, comparisons=self.comparisons, wide=Outcome(self.wide))
+        return _outcome(row, *judged)
 
 
 class ExpectImprovement(MeasuredExpectation):

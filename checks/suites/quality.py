@@ -1,5 +1,6 @@
 """Guard 3: good enough, better than popularity, not worse than champion and reference; and the right one of the two."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from ml.surfaces.spec import QualityGate
 
 def quality_suite(gate: dict[str, QualityGate], rows: Sequence[dict[str, Any]]) -> Any:
     """Return the suite over ``measure_quality``."""
-    return gx.suite("quality", [_expectation(gate[row["task"]], row) for row in rows])
+    counts = Counter(row["comparison"] for row in rows)
+    return gx.suite("quality", [_expectation(gate[row["task"]], row, counts[row["comparison"]]) for row in rows])
 
 
 def choice_suite(chosen: str) -> Any:
@@ -21,7 +23,7 @@ def choice_suite(chosen: str) -> Any:
     return gx.suite("choice", [ExpectStated(**gx.named("candidate", f"{chosen}, by the evaluation"))])
 
 
-def _expectation(limits: QualityGate, row: dict[str, Any]) -> Any:
+def _expectation(limits: QualityGate, row: dict[str, Any], comparisons: int) -> Any:
     from great_expectations.expectations.metadata_types import FailureSeverity
 
     from checks.expectations.measured import ExpectImprovement, ExpectIntervalAbove, ExpectMeasureBetween
@@ -36,11 +38,12 @@ def _expectation(limits: QualityGate, row: dict[str, Any]) -> Any:
     if comparison == CHAMPION:
         threshold = f">= {-limits.margin:g}, interval not below 0 nor wider than {2 * limits.margin:g}"
         named = gx.named(f"{name}_minus_champion", threshold)
-        return ExpectIntervalAbove(where=where, margin=limits.margin, **named)
+        return ExpectIntervalAbove(where=where, margin=limits.margin, comparisons=comparisons, **named)
     if comparison == REFERENCE:
         margin = limits.reference_margin or 2 * limits.margin
         named = gx.named(f"{name}_minus_reference", f">= {-margin:g}, interval not below 0")
-        return ExpectIntervalAbove(where=where, margin=margin, doubt=Outcome.WARN.value, **named)
+        wide = Outcome.WARN.value
+        return ExpectIntervalAbove(where=where, margin=margin, comparisons=comparisons, wide=wide, **named)
     assert comparison == RIVAL, comparison
     named = gx.named(f"{name}_student_minus_control", "interval not below 0")
     bounds = {"min_value": 0, "count": "n", "shown": "value"}

@@ -248,7 +248,8 @@ def _rows(task: str, comparison: str, value: float, lo: float, hi: float, **more
     [
         (0.01, -0.01, 0.03, "pass"),
         (-0.06, -0.1, -0.01, "fail"),
-        (-0.06, -0.2, 0.1, "fail"),
+        (-0.06, -0.2, 0.1, "inconclusive"),
+        (-0.02, -0.03, -0.01, "inconclusive"),
         (0.0, -0.1, 0.1, "inconclusive"),
         (-0.02, -0.06, 0.02, "warn"),
     ],
@@ -267,8 +268,9 @@ def test_the_champion_is_compared_by_interval_and_margin(world, value, lo, hi, o
     [
         (0.0, -0.05, 0.05, "pass"),
         (-0.07, -0.11, 0.01, "warn"),
-        (-0.12, -0.3, 0.1, "fail"),
-        (-0.02, -0.03, -0.01, "fail"),
+        (-0.12, -0.3, 0.1, "inconclusive"),
+        (-0.12, -0.2, -0.1, "fail"),
+        (-0.02, -0.03, -0.01, "inconclusive"),
         (0.0, -0.4, 0.4, "warn"),
     ],
 )

@@ -74,7 +74,8 @@ def test_the_worst_row_is_named() -> None:
     ("value", "lo", "hi", "outcome"),
     [
         (0.001, -0.002, 0.004, Outcome.PASS),
-        (-0.01, -0.02, 0.0, Outcome.FAIL),
+        (-0.01, -0.02, -0.001, Outcome.FAIL),
+        (-0.01, -0.02, 0.0, Outcome.INCONCLUSIVE),
         (0, -0.02, 0.02, Outcome.INCONCLUSIVE),
         (None, None, None, Outcome.INCONCLUSIVE),
     ],

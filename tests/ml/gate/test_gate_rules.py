@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ml.gate.rules import days_to_decide, judge_interval
 from ml.store.verdicts import Outcome
@@ -12,9 +14,9 @@ NAN = float("nan")
         (0.001, -0.002, 0.004, Outcome.PASS),
         (-0.001, -0.003, 0.001, Outcome.PASS),
         (0.02, 0.001, 0.04, Outcome.PASS),
-        (-0.002, -0.003, -0.001, Outcome.FAIL),
+        (-0.002, -0.003, -0.001, Outcome.INCONCLUSIVE),
         (-0.02, -0.05, -0.0001, Outcome.FAIL),
-        (-0.006, -0.02, 0.01, Outcome.FAIL),
+        (-0.006, -0.02, 0.01, Outcome.INCONCLUSIVE),
         (0.001, -0.01, 0.012, Outcome.INCONCLUSIVE),
         (-0.002, -0.0065, 0.002, Outcome.WARN),
         (NAN, -0.1, 0.1, Outcome.INCONCLUSIVE),
@@ -24,6 +26,33 @@ NAN = float("nan")
 )
 def test_a_difference_is_judged_by_interval_and_margin(value: float, lo: float, hi: float, outcome: Outcome) -> None:
     assert judge_interval(value, lo, hi, margin=0.005)[0] is outcome
+
+
+def test_one_of_many_comparisons_fails_by_an_interval_as_wide_as_they_need() -> None:
+    assert judge_interval(-0.018, -0.035, -0.001, margin=0.015)[0] is Outcome.FAIL
+    assert judge_interval(-0.018, -0.035, -0.001, margin=0.015, comparisons=9)[0] is Outcome.INCONCLUSIVE
+    assert judge_interval(-0.05, -0.07, -0.03, margin=0.015, comparisons=9)[0] is Outcome.FAIL
+
+
+@given(
+    value=st.floats(-0.1, 0.1),
+    below=st.floats(0, 0.1),
+    above=st.floats(0, 0.1),
+    margin=st.floats(1e-4, 0.05),
+    comparisons=st.integers(1, 50),
+    wide=st.sampled_from([Outcome.INCONCLUSIVE, Outcome.WARN]),
+)
+def test_what_is_worse_by_its_interval_or_beyond_the_margin_is_never_promoted(
+    value: float, below: float, above: float, margin: float, comparisons: int, wide: Outcome
+) -> None:
+    lo, hi = value - below, value + above
+    outcome, reason = judge_interval(value, lo, hi, margin, comparisons=comparisons, wide=wide)
+    if value < -margin or hi < 0:
+        assert outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE), reason
+    if outcome is Outcome.FAIL:
+        assert value < -margin and hi < 0
+    if lo >= 0:
+        assert outcome is Outcome.PASS
 
 
 def test_the_days_still_needed_follow_from_the_width() -> None:
