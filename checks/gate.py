@@ -215,8 +215,11 @@ class _Judgement:
         if gx.worst(checks) is Outcome.INCONCLUSIVE:
             days = len(self.manifest.eval_days)
             compared = [row for row in rows if row["comparison"] == CHAMPION and row["lo"] is not None]
-            more = [days_to_decide(row["lo"], row["hi"], gate[row["task"]].margin, days) for row in compared]
-            notes.append(f"about {max(more, default=days)} more evaluation days would decide")
+            more = max(
+                [days_to_decide(row["lo"], row["hi"], gate[row["task"]].margin, days) for row in compared], default=days
+            )
+            if more:
+                notes.append(f"about {more} more evaluation days would decide")
         if not reference:
             confirmed = self.store.reference(self.surface.name)
             detail = (
