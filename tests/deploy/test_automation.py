@@ -112,10 +112,18 @@ def test_base_and_ranking_tables_are_jobs_of_their_own_because_windows_lie_betwe
 
 def tick(settings: Settings, name: str, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
     repository = build_definitions(settings).get_repository_def()
-    context = dg.build_sensor_context(
+    # Left open, a context keeps the storage of an instance that is gone as the current one.
+    with dg.build_sensor_context(
         instance=instance, repository_def=repository, resources={"settings": settings}, cursor=cursor
-    )
-    return repository.get_sensor_def(name).evaluate_tick(context)
+    ) as context:
+        return repository.get_sensor_def(name).evaluate_tick(context)
+
+
+def evaluate(settings: Settings, schedule: dg.ScheduleDefinition, instance: dg.DagsterInstance, repository: Any) -> Any:
+    with dg.build_schedule_context(
+        instance=instance, repository_def=repository, resources={"settings": settings}
+    ) as context:
+        return schedule.evaluate_tick(context)
 
 
 def test_the_landing_sensor_asks_for_each_range_once_and_for_the_same_files_with_the_same_key(
@@ -146,10 +154,7 @@ def test_sensors_and_schedules_of_a_finished_demo_ask_for_nothing_and_say_why(ti
             assert not outcome.run_requests
             said[name] = outcome.skip_message
         for schedule in (s for s in repository.schedule_defs if s.name.endswith("_release_schedule")):
-            context = dg.build_schedule_context(
-                instance=instance, repository_def=repository, resources={"settings": home}
-            )
-            outcome = schedule.evaluate_tick(context)
+            outcome = evaluate(home, schedule, instance, repository)
             assert not outcome.run_requests
             said[schedule.name] = outcome.skip_message
     assert said["landing_sensor"] == "every complete day is landed as it is"
@@ -162,10 +167,9 @@ def test_the_schedule_asks_for_no_second_release_while_one_is_being_made(tiny_de
     repository = build_definitions(home).get_repository_def()
     schedule = next(s for s in repository.schedule_defs if s.name == "homepage_release_schedule")
     with dg.DagsterInstance.from_config(str(tiny_demo / "dagster")) as instance:
-        context = dg.build_schedule_context(instance=instance, repository_def=repository, resources={"settings": home})
         job = repository.get_job("homepage_release_job")
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-        assert schedule.evaluate_tick(context).skip_message == "a release of homepage is being made"
+        assert evaluate(home, schedule, instance, repository).skip_message == "a release of homepage is being made"
         instance.delete_run(run.run_id)
 
 
