@@ -262,20 +262,39 @@ class Mark(NamedTuple):
 def forest(groups: Mapping[str, Sequence[Mark]], label: str) -> tuple[Figure, Axes]:
     """Plot estimates with their intervals, x100, one below the other, each group under its heading.
 
+    A few marks far from all others do not set the scale: what lies beyond the axis is an arrow with its figure.
+
     Args:
         groups: {heading: marks}, from the top.
         label: Of the horizontal axis.
     """
     figure, axes = canvas(1.6 + 0.3 * sum(map(len, groups.values())) + 0.35 * len(groups))
+    farthest = [100 * max(abs(mark.lo), abs(mark.hi)) for marks in groups.values() for mark in marks]
+    reach = min(max(farthest), 1.5 * float(np.quantile(farthest, 0.8))) if farthest else 1.0
     place, places, names = 0.0, [], []
     for heading, marks in groups.items():
         names.append(heading)
         places.append(place)
         place -= 1
         for mark in marks:
-            axes.plot([100 * mark.lo, 100 * mark.hi], [place, place], color=mark.colour, linewidth=2)
+            line = np.clip([100 * mark.lo, 100 * mark.hi], -reach, reach)
+            axes.plot(line, [place, place], color=mark.colour, linewidth=2)
             face = "white" if mark.hollow else mark.colour
-            axes.plot(100 * mark.estimate, place, "o", color=mark.colour, markerfacecolor=face, markersize=6.5)
+            at, shape = float(np.clip(100 * mark.estimate, -reach, reach)), "o"
+            if abs(100 * mark.estimate) > reach:
+                shape = ">" if at > 0 else "<"
+                aside = (-10, 0) if at > 0 else (10, 0)
+                axes.annotate(
+                    f"{100 * mark.estimate:+.1f}",
+                    (at, place),
+                    aside,
+                    textcoords="offset points",
+                    ha="right" if at > 0 else "left",
+                    va="center",
+                    fontsize="small",
+                    color=mark.colour,
+                )
+            axes.plot(at, place, shape, color=mark.colour, markerfacecolor=face, markersize=6.5)
             names.append(mark.name)
             places.append(place)
             place -= 1
@@ -284,6 +303,7 @@ def forest(groups: Mapping[str, Sequence[Mark]], label: str) -> tuple[Figure, Ax
     axes.set_yticks(places, names)
     axes.set_xlabel(label)
     axes.set_ylim(places[-1] - 0.8, 0.8)
+    axes.set_xlim(-1.05 * reach, 1.05 * reach)
     return figure, axes
 
 
