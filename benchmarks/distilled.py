@@ -1,6 +1,6 @@
 """What the distilled student costs at serving, beside its control: operators, bytes, time of a request.
 
-    python benchmarks/distilled.py [--home .crossfade] [--partition 2026-02-01]
+    python -m benchmarks.distilled [--home .crossfade] [--partition 2026-02-01]
 
 The home holds checkpoints of both, as after `make demo`. Both are exported and asked in turn in a clean process.
 """

@@ -1,6 +1,7 @@
 """A server as a user starts it: ``crossfade serve`` in a process of its own, on a free port."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -77,10 +78,14 @@ def running(
             if process.poll() is not None:
                 raise RuntimeError(f"{command[0]} ended with {process.returncode}: {_end(log)}")
         finally:
-            for child in (*psutil.Process(process.pid).children(recursive=True), process):
-                with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                    child.kill()
-            process.wait()
+            _kill(process)
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody uses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _wait(process: "subprocess.Popen[bytes]", log: Path, url_in: Callable[[str], str | None], ready: str) -> str:
@@ -94,6 +99,18 @@ def _wait(process: "subprocess.Popen[bytes]", log: Path, url_in: Callable[[str],
                 return url
         time.sleep(0.1)
     raise RuntimeError(f"the server was not ready after {READY_S} s: {_end(log)}")
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End it and what it started, which may have sessions of its own; it may have ended itself."""
+    children: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def _end(log: Path) -> str:

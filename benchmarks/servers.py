@@ -24,18 +24,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from benchmarks.process import crossfade, running
-from benchmarks.serving import binary_request
-from deploy.serving.engine import Engine
-from deploy.serving.metrics import Metrics
-from deploy.serving.rank import prepare, read_request
-from deploy.serving.run import request_example
+from benchmarks.process import crossfade, free_port, running
+from benchmarks.serving import Example, post
 from ml.settings import PROJECT_ROOT, Settings
 from ml.store.releases import MODEL, ReleaseStore
-from tests.conftest import free_port
 
 SERVER_CORES, CLIENT_CORES = {0}, {1}
 FOLDER = PROJECT_ROOT / "benchmarks" / "servers"
+JSON = {"content-type": "application/json"}
 
 
 class Way(NamedTuple):
@@ -75,16 +71,16 @@ def main() -> None:
     model = champion.release.path / MODEL
     with ExitStack() as stack:
         url, _ = stack.enter_context(crossfade(settings, SERVER_CORES))
-        ways = crossfade_ways(settings, options.surface, options.candidates, url.removeprefix("http://"))
-        feeds = feeds_of(settings, options.surface, options.candidates)
+        example = Example.of(settings, options.surface, options.candidates)
+        ways = crossfade_ways(example, options.surface, url.removeprefix("http://"))
         for start in (mlserver_way, bentoml_way):
-            ways.append(start(stack, options.environments, model, feeds))
+            ways.append(start(stack, options.environments, model, example))
         os.sched_setaffinity(0, CLIENT_CORES)
         agree(ways)
         found = {clients: loads(ways, clients, options.seconds, options.turns) for clients in options.clients}
     rows = [row for clients, by_way in found.items() for row in table(clients, by_way)]
     told = "one core for the server, one for the clients"
-    print(f"{options.surface}: {options.candidates} candidates, {len(feeds)} inputs; {told}")
+    print(f"{options.surface}: {options.candidates} candidates, {len(example.feeds)} inputs; {told}")
     for row in rows:
         print(
             f"{row['clients']:3} clients  {row['way']:34}{row['per_second']:8.0f} req/s"
@@ -94,47 +90,14 @@ def main() -> None:
         options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def feeds_of(settings: Settings, surface: str, candidates: int) -> dict[str, np.ndarray]:
-    """Return the model's inputs for the example request of a surface, {name: [candidates] or [candidates, length]}."""
-    engine = Engine(settings, Metrics())
-    engine.refresh()
-    body = example_body(settings, surface, candidates)
-    return prepare(read_request(body, candidates), engine.served[surface], engine, Metrics())
-
-
-def example_body(settings: Settings, surface: str, candidates: int) -> bytes:
-    """Return a /rank request of so many candidates."""
-    request = request_example(settings, surface)
-    shown = request["candidates"]
-    request["candidates"] = [shown[i % len(shown)] for i in range(candidates)]
-    return orjson.dumps(request)
-
-
-def crossfade_ways(settings: Settings, surface: str, candidates: int, address: str) -> list[Way]:
+def crossfade_ways(example: Example, surface: str, address: str) -> list[Way]:
     """Return the ways to ask Crossfade's server."""
-    engine = Engine(settings, Metrics())
-    engine.refresh()
-    tensors = engine.served[surface].released.tensors
-    feeds = feeds_of(settings, surface, candidates)
-    binary, headers = binary_request(tensors, feeds)
     infer = f"/v2/models/{surface}/infer"
-    ranked = example_body(settings, surface, candidates)
-    plain = v2_body({name: tensors[name].datatype for name in feeds}, feeds)
-    json_headers = {"content-type": "application/json"}
     return [
-        Way("Crossfade, JSON tensors", address, infer, plain, json_headers, v2_scores),
-        Way("Crossfade, binary tensors", address, infer, binary, headers, None),
-        Way("Crossfade, /rank with features", address, "/rank", ranked, json_headers, None),
+        Way("Crossfade, JSON tensors", address, infer, example.plain, JSON, v2_scores),
+        Way("Crossfade, binary tensors", address, infer, example.binary, example.binary_headers, None),
+        Way("Crossfade, /rank with features", address, "/rank", example.ranked, JSON, None),
     ]
-
-
-def v2_body(datatypes: dict[str, str], feeds: dict[str, np.ndarray]) -> bytes:
-    """Return an inference request of the Open Inference Protocol v2 with JSON tensors."""
-    inputs = [
-        {"name": name, "shape": value.shape, "datatype": datatypes[name], "data": value.ravel()}
-        for name, value in feeds.items()
-    ]
-    return orjson.dumps({"inputs": inputs}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def v2_scores(answer: bytes) -> list[float]:
@@ -142,7 +105,7 @@ def v2_scores(answer: bytes) -> list[float]:
     return next(output["data"] for output in orjson.loads(answer)["outputs"] if output["name"] == "score")
 
 
-def mlserver_way(stack: ExitStack, environments: Path, model: Path, feeds: dict[str, np.ndarray]) -> Way:
+def mlserver_way(stack: ExitStack, environments: Path, model: Path, example: Example) -> Way:
     """Start MLServer and return the way to ask it."""
     binaries, port = environment(environments, "mlserver"), free_port()
     ports = {"MLSERVER_HTTP_PORT": port, "MLSERVER_GRPC_PORT": free_port(), "MLSERVER_METRICS_PORT": free_port()}
@@ -156,18 +119,11 @@ def mlserver_way(stack: ExitStack, environments: Path, model: Path, feeds: dict[
             cores=SERVER_CORES,
         )
     )
-    datatypes = {name: "INT64" if value.dtype == np.int64 else "FP32" for name, value in feeds.items()}
-    return Way(
-        "MLServer, JSON tensors",
-        url.removeprefix("http://"),
-        "/v2/models/ranker/infer",
-        v2_body(datatypes, feeds),
-        {"content-type": "application/json"},
-        v2_scores,
-    )
+    address = url.removeprefix("http://")
+    return Way("MLServer, JSON tensors", address, "/v2/models/ranker/infer", example.plain, JSON, v2_scores)
 
 
-def bentoml_way(stack: ExitStack, environments: Path, model: Path, feeds: dict[str, np.ndarray]) -> Way:
+def bentoml_way(stack: ExitStack, environments: Path, model: Path, example: Example) -> Way:
     """Start BentoML and return the way to ask it."""
     binaries, port = environment(environments, "bentoml"), free_port()
     url, _ = stack.enter_context(
@@ -184,8 +140,8 @@ def bentoml_way(stack: ExitStack, environments: Path, model: Path, feeds: dict[s
         "BentoML, JSON",
         url.removeprefix("http://"),
         "/predict",
-        orjson.dumps({"columns": feeds}, option=orjson.OPT_SERIALIZE_NUMPY),
-        {"content-type": "application/json"},
+        orjson.dumps({"columns": example.feeds}, option=orjson.OPT_SERIALIZE_NUMPY),
+        JSON,
         lambda answer: orjson.loads(answer)["score"],
     )
 
@@ -205,7 +161,7 @@ def environment(environments: Path, server: str) -> Path:
 
 def agree(ways: list[Way]) -> None:
     """Refuse to compare servers that do not compute the same."""
-    answers = {way.name: way.scores(post(connect(way), way)) for way in ways if way.scores}
+    answers = {way.name: way.scores(send(connect(way), way)) for way in ways if way.scores}
     (first, expected), *others = answers.items()
     for name, scores in others:
         if not np.allclose(scores, expected, rtol=1e-5, atol=1e-6):
@@ -233,7 +189,7 @@ def load(way: Way, clients: int, seconds: float) -> Load:
     def ask(mine: list[float]) -> None:
         connection = connect(way)
         while (began := time.perf_counter()) < end:
-            post(connection, way)
+            send(connection, way)
             mine.append(time.perf_counter() - began)
 
     began = time.perf_counter()
@@ -269,18 +225,9 @@ def connect(way: Way) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(way.address, timeout=60)
 
 
-def post(connection: http.client.HTTPConnection, way: Way) -> bytes:
-    """Send one request and return the answer.
-
-    Raises:
-        RuntimeError: The server refused it.
-    """
-    connection.request("POST", way.path, way.body, way.headers)
-    response = connection.getresponse()
-    content = response.read()
-    if response.status != 200:
-        raise RuntimeError(f"{way.name}: {response.status}: {content[:300]!r}")
-    return content
+def send(connection: http.client.HTTPConnection, way: Way) -> bytes:
+    """Ask once and return the answer."""
+    return post(connection, way.path, way.body, way.headers)
 
 
 if __name__ == "__main__":

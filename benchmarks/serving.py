@@ -1,6 +1,6 @@
 """Latency of one client on loopback, against a bare ``session.run`` of the same rows, interleaved in one run.
 
-    python benchmarks/serving.py [--home .crossfade] [--surface homepage] [--candidates 200] [--requests 1000]
+    python -m benchmarks.serving [--home .crossfade] [--surface homepage] [--candidates 200] [--requests 1000]
 
 The home holds a champion and published features, as after `make demo`. The server is a process of its own.
 """
@@ -10,12 +10,13 @@ import http.client
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 
 from benchmarks.process import crossfade
-from deploy.serving.engine import Engine
+from deploy.serving.engine import Engine, Served
 from deploy.serving.metrics import Metrics
 from deploy.serving.protocol import HEADER, TensorSpec
 from deploy.serving.rank import prepare, read_request
@@ -34,33 +35,16 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     options = parser.parse_args()
     settings = Settings(**({"home": options.home} if options.home else {}))
-    request = request_example(settings, options.surface)
-    shown = request["candidates"]
-    request["candidates"] = [shown[i % len(shown)] for i in range(options.candidates)]
-    body = orjson.dumps(request)
-
-    engine = Engine(settings, Metrics())
-    engine.refresh()
-    served = engine.served[options.surface]
-    feeds = prepare(read_request(body, options.candidates), served, engine, Metrics())
-    binary, headers = binary_request(served.released.tensors, feeds)
-    plain = orjson.dumps(
-        {
-            "inputs": [
-                {"name": n, "shape": v.shape, "datatype": served.released.tensors[n].datatype, "data": v}
-                for n, v in feeds.items()
-            ]
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
+    example = Example.of(settings, options.surface, options.candidates)
+    feeds, headers = example.feeds, example.binary_headers
     with crossfade(settings) as (url, _):
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
         infer = f"/v2/models/{options.surface}/infer"
         ways = {
-            "bare session.run": lambda: served.released.model.run(feeds),
-            "/rank": lambda: post(connection, "/rank", body, {}),
-            "infer, binary tensors": lambda: post(connection, infer, binary, headers),
-            "infer, JSON tensors": lambda: post(connection, infer, plain, {}),
+            "bare session.run": lambda: example.served.released.model.run(feeds),
+            "/rank": lambda: post(connection, "/rank", example.ranked, {}),
+            "infer, binary tensors": lambda: post(connection, infer, example.binary, headers),
+            "infer, JSON tensors": lambda: post(connection, infer, example.plain, {}),
             "GET /v2/health/live": lambda: get(connection, "/v2/health/live"),
         }
         times = measure(ways, options.requests)
@@ -69,6 +53,40 @@ def main() -> None:
     for name, values in times.items():
         median, tail = np.percentile(values, [50, 99]) * 1e3
         print(f"{name:24}{median:10.2f}{tail:10.2f}")
+
+
+class Example(NamedTuple):
+    """One request for a surface's champion, in each way to ask.
+
+    Attributes:
+        served: The champion with its features, in this process.
+        feeds: The model's inputs, {name: [candidates] or [candidates, length]}.
+        ranked: Body for ``/rank``.
+        binary: Body of the inference request with binary tensors.
+        binary_headers: Its headers.
+        plain: Body of the inference request with JSON tensors.
+    """
+
+    served: Served
+    feeds: dict[str, np.ndarray]
+    ranked: bytes
+    binary: bytes
+    binary_headers: dict[str, str]
+    plain: bytes
+
+    @classmethod
+    def of(cls, settings: Settings, surface: str, candidates: int) -> "Example":
+        """Return the example request of a surface, its items repeated to so many candidates."""
+        request = request_example(settings, surface)
+        shown = request["candidates"]
+        request["candidates"] = [shown[i % len(shown)] for i in range(candidates)]
+        ranked = orjson.dumps(request)
+        engine = Engine(settings, Metrics())
+        engine.refresh()
+        served = engine.served[surface]
+        feeds = prepare(read_request(ranked, candidates), served, engine, Metrics())
+        tensors = served.released.tensors
+        return cls(served, feeds, ranked, *binary_request(tensors, feeds), json_request(tensors, feeds))
 
 
 def measure(ways: dict[str, Callable[[], object]], requests: int) -> dict[str, list[float]]:
@@ -98,23 +116,36 @@ def binary_request(tensors: dict[str, TensorSpec], feeds: dict[str, np.ndarray])
     return head + b"".join(value.tobytes() for value in feeds.values()), {HEADER: str(len(head))}
 
 
+def json_request(tensors: dict[str, TensorSpec], feeds: dict[str, np.ndarray]) -> bytes:
+    """Return the body of an inference request with JSON tensors."""
+    inputs = [
+        {"name": name, "shape": value.shape, "datatype": tensors[name].datatype, "data": value.ravel()}
+        for name, value in feeds.items()
+    ]
+    return orjson.dumps({"inputs": inputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 def post(connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """Send one request and return the answer."""
+    """Send one request and return the answer.
+
+    Raises:
+        RuntimeError: The server refused it.
+    """
     connection.request("POST", path, body, headers)
-    return _answer(connection)
+    return _answer(connection, path)
 
 
 def get(connection: http.client.HTTPConnection, path: str) -> bytes:
     """Fetch one path."""
     connection.request("GET", path)
-    return _answer(connection)
+    return _answer(connection, path)
 
 
-def _answer(connection: http.client.HTTPConnection) -> bytes:
+def _answer(connection: http.client.HTTPConnection, path: str) -> bytes:
     response = connection.getresponse()
     content = response.read()
     if response.status != 200:
-        raise RuntimeError(f"{response.status}: {content[:300]!r}")
+        raise RuntimeError(f"{path}: {response.status}: {content[:300]!r}")
     return content
 
 

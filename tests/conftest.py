@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -85,6 +84,8 @@ def tiny_demo(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A server of S3 on loopback with an empty bucket; the environment names it."""
+    from benchmarks.process import free_port
+
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -143,13 +144,6 @@ def run_crossfade(home: Path, *arguments: str, timeout: float = 120, **environme
 def run_command() -> Callable[..., str]:
     """The function ``run_crossfade``."""
     return run_crossfade
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody uses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def home_environment(home: Path, **more: str) -> dict[str, str]:

@@ -15,8 +15,11 @@ def slices_suite(gate: SliceGate, quality: dict[str, QualityGate], rows: Sequenc
 
     from checks.expectations.measured import ExpectIntervalAbove, ExpectMeasureBetween, ExpectNotClearlyBelow
 
-    judged = [row for row in rows if row["n"] >= gate.min_rows and row["positives"] >= gate.min_positives]
-    compared = {"wide": Outcome.WARN.value, "comparisons": sum(row["comparison"] != ABSOLUTE for row in judged)}
+    def enough(row: dict[str, Any]) -> bool:
+        return row["n"] >= gate.min_rows and row["positives"] >= gate.min_positives
+
+    comparisons = sum(row["comparison"] != ABSOLUTE and enough(row) for row in rows)
+    compared = {"wide": Outcome.WARN.value, "comparisons": comparisons}
     expected: list[Any] = []
     for row in rows:
         where = {"slice": row["slice"], "task": row["task"], "comparison": row["comparison"]}
@@ -27,7 +30,7 @@ def slices_suite(gate: SliceGate, quality: dict[str, QualityGate], rows: Sequenc
                 named = gx.named(f"{row['slice']}_{row['task']}_{_COUNTS[column]}", gx.between(least))
                 bounds = {"min_value": least, "where": where, "count": "n", "severity": FailureSeverity.WARNING}
                 expected.append(ExpectMeasureBetween(column=column, **bounds, **named))
-        if row not in judged:
+        if not enough(row):
             continue
         if row["comparison"] == ABSOLUTE:
             least = limits.min - margin

@@ -3,6 +3,7 @@
 import math
 from statistics import NormalDist
 
+from ml.evaluation.bootstrap import CONFIDENCE
 from ml.store.verdicts import Outcome
 
 
@@ -30,8 +31,8 @@ def judge_interval(
     """
     if not all(math.isfinite(v) for v in (value, lo, hi)):
         return wide, f"undefined: {value} ({lo} to {hi})"
-    normal = NormalDist()
-    family = value + (hi - value) * normal.inv_cdf(1 - 0.025 / comparisons) / normal.inv_cdf(0.975)
+    normal, tail = NormalDist(), (1 - CONFIDENCE) / 2
+    family = value + (hi - value) * normal.inv_cdf(1 - tail / comparisons) / normal.inv_cdf(1 - tail)
     if value < -margin and family < 0:
         return Outcome.FAIL, f"worse by more than {margin:g}: the interval lies below 0"
     if value < -margin:

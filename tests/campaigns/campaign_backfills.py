@@ -16,12 +16,12 @@ import dagster as dg
 import httpx
 import pytest
 
+from benchmarks.process import free_port
 from deploy.automation import BASE_JOB, NOT_ENDED, RANKING_JOB
 from ml.lake import ALIAS, Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.simulator.write import write_landing
 from tests.campaigns.campaign_night import FIRST, PATIENCE_S, daemon
-from tests.conftest import free_port
 
 DAYS = int(os.environ.get("DAYS", "30"))
 ALONE = 3

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import date
 from pathlib import Path
 
 import httpx
@@ -21,7 +20,7 @@ from ml.study.analysis import lifts
 from ml.study.design import load_design
 from ml.study.report import study_rows
 from ml.study.run import TRIALS_TABLE
-from tests.deploy.serving.tiny_home import DAY, Home, rank_body, tiny_settings
+from tests.deploy.serving.tiny_home import Home, number_of, rank_body, tiny_settings
 from tests.ml.store.conftest import opens_valid
 
 KILLS = int(os.environ.get("KILLS", "5"))
@@ -132,11 +131,6 @@ def churn(folder: Path) -> None:
             home.store.rollback("homepage", by="churn", reason="every third")
         if number % 5 == 0:
             home.store.retire("homepage", keep=3)
-
-
-def number_of(release: str) -> int:
-    """Return the number that a tiny home's release writes into its scores."""
-    return (date.fromisoformat(release[:10]) - DAY).days
 
 
 def start(script: Path, home: Path, designs: Path) -> "subprocess.Popen[bytes]":

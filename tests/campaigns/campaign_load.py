@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.process import crossfade
 from tests.deploy.serving.test_serving_swap import BROKEN, wait_until
-from tests.deploy.serving.tiny_home import DAY, ITEMS, Home, rank_body, tiny_settings
+from tests.deploy.serving.tiny_home import DAY, ITEMS, Home, number_of, rank_body, tiny_settings
 
 SWAPS = int(os.environ.get("SWAPS", "200"))
 CLIENTS = 4
@@ -80,11 +80,6 @@ def clients(url: str) -> Iterator[list[Answers]]:
         for process in running:
             process.kill()
             process.join()
-
-
-def number_of(release: str) -> int:
-    """Return the number that the tiny home's release writes into its scores."""
-    return (date.fromisoformat(release[:10]) - DAY).days
 
 
 def test_swaps_under_load_fail_no_request_mix_no_answer_and_leave_memory_flat(tmp_path: Path):

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,7 @@ COMPOSE = (PROJECT_ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
 SERVICES = yaml.safe_load(COMPOSE)["services"]
 
 
-def test_the_files_that_an_image_gets_are_all_that_the_graph_needs(
-    prepared_home: Path, tmp_path: Path, run_command: Callable[..., str]
-) -> None:
+def test_the_files_that_an_image_gets_are_all_that_the_graph_needs(prepared_home: Path, tmp_path: Path) -> None:
     copied = [word for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.M) for word in line.split()[:-1]]
     for name in copied:
         source = PROJECT_ROOT / name

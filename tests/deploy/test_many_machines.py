@@ -14,10 +14,11 @@ import duckdb
 import httpx
 import pytest
 
+from benchmarks.process import free_port
 from ml.lake import ALIAS, Lake, attach_path
 from ml.settings import PROJECT_ROOT, Settings
 from ml.store.releases import MODEL, ReleaseStore
-from tests.conftest import POSTGRES_PASSWORD, free_port, home_environment, run_crossfade
+from tests.conftest import POSTGRES_PASSWORD, home_environment, run_crossfade
 from tests.deploy.test_containers import SERVICES
 
 pytestmark = pytest.mark.early

@@ -18,12 +18,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.process import free_port
 from ml.lake import Lake
 from ml.pipeline import read_evaluation
 from ml.settings import Settings
 from ml.store.releases import Release, ReleaseStore
 from ml.surfaces.spec import load_surfaces
-from tests.conftest import free_port
 
 pytestmark = pytest.mark.early
 

@@ -212,6 +212,11 @@ class Home:
         return candidate, key, partition
 
 
+def number_of(release: str) -> int:
+    """Return the number that a release of a tiny home writes into its scores."""
+    return (date.fromisoformat(release[:10]) - DAY).days
+
+
 def rank_body(surface: str = "homepage", user: str | None = "u1", items: int = 20, **more: Any) -> dict[str, Any]:
     candidates = [{"item_id": f"i{number}"} for number in range(items)]
     if surface == "homepage":
