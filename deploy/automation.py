@@ -2,8 +2,8 @@
 
 Files that arrive or change become their days' base tables (`landing_sensor`), those the ranking tables and soft labels
 of every day that can see them (`ranking_sensor`); another teacher relabels what students train on (`teacher_sensor`);
-once a day each surface gets a student of its newest final day (`<surface>_release_schedule`). Failed checks leave a run
-green, so `failed_check_sensor` tells of them; `serving_health_sensor` takes back a champion that the server does not
+once a day each surface gets a student of its newest final day (`<surface>_release_schedule`), where the declared
+conditions (`deploy/conditions.py`) did not make one as soon as its data was there. Failed checks leave a run green, so `failed_check_sensor` tells of them; `serving_health_sensor` takes back a champion that the server does not
 load. All are off until somebody turns them on in the UI, or in the settings.
 """
 
@@ -268,7 +268,7 @@ def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.Sche
         from ml.pipeline import newest_partition
 
         # A schedule's run keys hold for one tick: a release that is being made would be asked for again.
-        if context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=NOT_ENDED), limit=1):
+        if _being_made(context.instance, surface, job.name):
             return dg.SkipReason(f"a release of {surface.name} is being made")
         day, why = newest_partition(settings, surface)
         if day is None:
@@ -276,6 +276,13 @@ def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.Sche
         return dg.RunRequest(run_key=f"{surface.name} {day}", partition_key=day.isoformat())
 
     return schedule
+
+
+def _being_made(instance: dg.DagsterInstance, surface: Surface, job: str) -> bool:
+    """Return whether a release is under way, in its job or in a run that a condition asked for."""
+    first = surface_key(surface.name, RELEASE_CHAIN[0])
+    runs = instance.get_runs(dg.RunsFilter(statuses=NOT_ENDED))
+    return any(run.job_name == job or first in (run.asset_selection or ()) for run in runs)
 
 
 def _days_under_way(settings: Settings, instance: dg.DagsterInstance, *jobs: str) -> set[date]:

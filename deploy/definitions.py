@@ -20,6 +20,7 @@ from assets.study import build_study  # noqa: E402
 from assets.teacher import build_teacher  # noqa: E402
 from checks.assets import build_checks  # noqa: E402
 from deploy.automation import build_jobs, build_schedules, build_sensors  # noqa: E402
+from deploy.conditions import build_follow_sensor, declare  # noqa: E402
 from ml.settings import Settings  # noqa: E402
 from ml.surfaces.spec import load_surfaces  # noqa: E402
 
@@ -50,10 +51,10 @@ def build_definitions(
         assets += build_release(settings, surface)
     assets.append(build_study())
     return dg.Definitions(
-        assets=assets,
+        assets=declare(assets, surfaces),
         asset_checks=build_checks(settings, surfaces),
         jobs=jobs,
-        sensors=build_sensors(settings, surfaces, jobs),
+        sensors=[*build_sensors(settings, surfaces, jobs), build_follow_sensor(settings, surfaces)],
         schedules=build_schedules(settings, surfaces, jobs),
         resources={"settings": settings, "progress": progress or ProgressResource(), "dbt": dbt_resource(settings)},
         loggers=dict(loggers or {}),

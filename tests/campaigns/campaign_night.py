@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -22,6 +22,8 @@ from ml.store.releases import ReleaseStore
 
 FIRST = date(2026, 1, 1)
 PATIENCE_S = 900.0
+SCHEDULED_AFTER_MINUTES = 6
+"""When the day's schedule fires, once: after the first files' labels, so that what comes later is the conditions'."""
 
 
 def test_files_that_arrive_change_and_come_late_become_releases_of_exactly_their_days(
@@ -29,17 +31,19 @@ def test_files_that_arrive_change_and_come_late_become_releases_of_exactly_their
 ) -> None:
     landing, home = tmp_path / "landing", tmp_path / "home"
     teacher = tiny_demo / "teacher" / "contract.yaml"
+    once = datetime.now(UTC) + timedelta(minutes=SCHEDULED_AFTER_MINUTES)
     environment = {
         **os.environ,
         "CROSSFADE_HOME": str(home),
         "CROSSFADE_SOURCE": "files",
         "CROSSFADE_LANDING_DIR": str(landing),
         "CROSSFADE_FIRST_DAY": str(FIRST),
+        "CROSSFADE_LAST_DAY": str(day(11)),
         "CROSSFADE_SURFACES_DIR": str(PROJECT_ROOT / "tests" / "surfaces"),
         "CROSSFADE_TEACHER": str(teacher),
         "CROSSFADE_AUTOMATION": "true",
         "CROSSFADE_SENSOR_SECONDS": "5",
-        "CROSSFADE_RELEASE_CRON": "* * * * *",
+        "CROSSFADE_RELEASE_CRON": f"{once:%M %H} * * *",
     }
     written = tmp_path / "written"
     write_landing(Settings(home=tmp_path / "simulator", landing_dir=written, simulator_preset="tiny"), days=12)
@@ -50,6 +54,7 @@ def test_files_that_arrive_change_and_come_late_become_releases_of_exactly_their
         source="files",
         landing_dir=landing,
         first_day=FIRST,
+        last_day=day(11),
         surfaces_dir=PROJECT_ROOT / "tests" / "surfaces",
         teacher=teacher,
     )
@@ -69,8 +74,11 @@ def test_files_that_arrive_change_and_come_late_become_releases_of_exactly_their
 
         arrive(written, landing, [11])
         wait("the release of the next day", lambda: {champion("homepage"), champion("radio")} == {day(11)})
+        followed = instance.get_runs(dg.RunsFilter(tags={"dagster/from_automation_condition": "true"}))
+        made = {key for run in followed for key in run.asset_selection or ()}
+        assert {dg.AssetKey([surface, "release"]) for surface in ("homepage", "radio")} <= made
         assert spans(instance, BASE_JOB)[1:] == [(day(11), day(11))]
-        assert spans(instance, RANKING_JOB)[1:] == [(day(10), day(10))]
+        assert spans(instance, RANKING_JOB)[1:] == [(day(10), day(11))]
 
         before = content(settings)
         folder = landing / "listens" / f"day={day(4)}"
@@ -78,9 +86,9 @@ def test_files_that_arrive_change_and_come_late_become_releases_of_exactly_their
         correct(file)
         wait("the ranking tables of a late correction", lambda: len(spans(instance, RANKING_JOB)) == 3)
         assert spans(instance, BASE_JOB)[2:] == [(day(4), day(4))]
-        assert spans(instance, RANKING_JOB)[2:] == [(day(3), day(10))]
+        assert spans(instance, RANKING_JOB)[2:] == [(day(3), day(11))]
         after = content(settings)
-        assert {d for d in before if before[d] != after[d]} <= {day(d) for d in range(3, 11)}
+        assert {d for d in before if before[d] != after[d]} <= {day(d) for d in range(3, 12)}
         assert before[day(4)] != after[day(4)]
         failed = [run for run in instance.get_runs() if run.status is dg.DagsterRunStatus.FAILURE]
         assert not failed, [run.job_name for run in failed]

@@ -167,10 +167,18 @@ def test_the_schedule_asks_for_no_second_release_while_one_is_being_made(tiny_de
     repository = build_definitions(home).get_repository_def()
     schedule = next(s for s in repository.schedule_defs if s.name == "homepage_release_schedule")
     with dg.DagsterInstance.from_config(str(tiny_demo / "dagster")) as instance:
-        job = repository.get_job("homepage_release_job")
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-        assert evaluate(home, schedule, instance, repository).skip_message == "a release of homepage is being made"
-        instance.delete_run(run.run_id)
+        asked = [
+            dg.DagsterRun(job_name="homepage_release_job", status=dg.DagsterRunStatus.STARTED),
+            dg.DagsterRun(
+                job_name="__ASSET_JOB",
+                status=dg.DagsterRunStatus.STARTED,
+                asset_selection=frozenset({dg.AssetKey(["homepage", "training_set"])}),
+            ),
+        ]
+        for run in asked:
+            instance.add_run(run)
+            assert evaluate(home, schedule, instance, repository).skip_message == "a release of homepage is being made"
+            instance.delete_run(run.run_id)
 
 
 def test_another_pinned_teacher_relabels_the_days_that_students_see(tiny_demo: Path, tmp_path: Path):
