@@ -1,6 +1,7 @@
 """Landing: raw event files become typed tables; bad rows go to quarantine with their reason."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -11,6 +12,9 @@ from ml.lake import LANDING, Lake
 from ml.landing.contract import load_contract
 from ml.settings import Settings
 from ml.surfaces.spec import load_surfaces
+
+if TYPE_CHECKING:
+    from ml.landing.load import LandingReport
 
 EMPTY = (0, "empty")
 """Row count and content hash of a day without rows."""
@@ -61,32 +65,32 @@ def build_landing(settings: Settings) -> dg.AssetsDefinition:
     def landing(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: ProgressResource
     ) -> Iterator[dg.MaterializeResult]:
-        from ml.landing.load import load_days
+        from ml.landing.load import DaysFailed, load_days
 
         days = partition_days(context)
         tables = [key.path[-1] for key in sorted(context.selected_asset_keys)]
         with Lake(settings) as lake:
-            reports = load_days(
-                lake,
-                settings,
-                days,
-                surfaces=set(load_surfaces(settings)),
-                tables=tables,
-                progress=progress.of(context),
-            )
+            try:
+                reports = load_days(
+                    lake,
+                    settings,
+                    days,
+                    surfaces=set(load_surfaces(settings)),
+                    tables=tables,
+                    progress=progress.of(context),
+                )
+            except DaysFailed as error:
+                # The step fails, but what landed is to be seen: who retries asks for the failed days alone.
+                for report in error.reports:
+                    key, partition = landing_key(report.table), report.day.isoformat()
+                    context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=_counts(report)))
+                raise
             versions = {t: lake.day_versions(f"{LANDING}.{t}", days[0], days[-1]) for t in tables}
         for table in tables:
             mine = [report for report in reports if report.table == table]
             for report in mine:
                 context.add_asset_metadata(
-                    {
-                        "dagster/partition_row_count": report.rows_loaded,
-                        "rows_in": report.rows_in,
-                        "rows_quarantined": report.rows_quarantined,
-                        "quarantine_reasons": dg.MetadataValue.json(report.reasons),
-                        "files": len(report.files),
-                        "content_hash": versions[table].get(report.day, EMPTY)[1],
-                    },
+                    {**_counts(report), "content_hash": versions[table].get(report.day, EMPTY)[1]},
                     asset_key=landing_key(table),
                     partition_key=report.day.isoformat(),
                 )
@@ -96,6 +100,16 @@ def build_landing(settings: Settings) -> dg.AssetsDefinition:
             )
 
     return landing
+
+
+def _counts(report: "LandingReport") -> dict[str, Any]:
+    return {
+        "dagster/partition_row_count": report.rows_loaded,
+        "rows_in": report.rows_in,
+        "rows_quarantined": report.rows_quarantined,
+        "quarantine_reasons": dg.MetadataValue.json(report.reasons),
+        "files": len(report.files),
+    }
 
 
 def data_version(hashes: list[str]) -> dg.DataVersion:

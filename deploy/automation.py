@@ -1,15 +1,16 @@
 """Jobs, sensors and schedules: the parts of the graph that people ask for by name, and what asks for them at night.
 
-Files that arrive or change become their days' base tables (`landing_sensor`), those the ranking tables and soft labels
-of every day that can see them (`ranking_sensor`); another teacher relabels what students train on (`teacher_sensor`);
-once a day each surface gets a student of its newest final day (`<surface>_release_schedule`), where the declared
-conditions (`deploy/conditions.py`) did not make one as soon as its data was there. Failed checks leave a run green, so `failed_check_sensor` tells of them; `serving_health_sensor` takes back a champion that the server does not
-load. All are off until somebody turns them on in the UI, or in the settings.
+Files that arrive or change become their days' base tables (`landing_sensor`; `landed_days_sensor` for the days beside
+one that did not land), those the ranking tables and soft labels of every day that can see them (`ranking_sensor`).
+Another teacher relabels what students train on (`teacher_sensor`). Once a day each surface gets a student of its
+newest final day (`<surface>_release_schedule`), where the declared conditions (`deploy/conditions.py`) made none as
+soon as its data was there. Failed checks leave a run green, so `failed_check_sensor` tells of them;
+`serving_health_sensor` takes back a champion that the server does not load. All are off until somebody turns them on.
 """
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -134,18 +135,50 @@ def build_sensors(
         from ml.landing.changes import changed_days
 
         changes, busy = changed_days(settings), _days_under_way(settings, context.instance, BASE_JOB)
-        ready = {day: files for day, files in changes.ready.items() if day not in busy}
-        if not ready and changes.ready:
-            return dg.SkipReason(f"{len(changes.ready)} days are being landed")
+        too_old = _beyond_horizon(settings, changes.ready)
+        ready = {day: files for day, files in changes.ready.items() if day not in busy | too_old}
         if not ready:
-            waiting = [f"{day} waits: {'; '.join(reasons)}" for day, reasons in list(changes.waiting.items())[:3]]
-            return dg.SkipReason("; ".join(waiting) or "every complete day is landed as it is")
+            told = [f"{day} waits: {'; '.join(reasons)}" for day, reasons in list(changes.waiting.items())[:3]]
+            told += [
+                f"{first} to {last} changed more than {settings.late_horizon_days} days late: its tables are stale "
+                f"until somebody materializes {BASE_JOB} and {RANKING_JOB} for it"
+                for first, last in ranges(list(too_old))
+            ]
+            if landing := busy.intersection(changes.ready):
+                told.append(f"{len(landing)} days are being landed")
+            return dg.SkipReason("; ".join(told) or "every complete day is landed as it is")
         requests = []
         for first, last in ranges(list(ready)):
             hashes = [h for day, h in ready.items() if first <= day <= last]
             # The same bytes are asked for once: a day that failed waits for other files, or for a person.
             key = f"{first} to {last} {digest(hashes)[:16]}"
             requests.append(dg.RunRequest(run_key=key, tags=range_tags(first, last)))
+        return dg.SensorResult(run_requests=requests)
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.FAILURE,
+        monitored_jobs=[base],
+        request_job=base,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
+        description="After a range in which days did not land: base tables of the days that did.",
+    )
+    def landed_days_sensor(
+        context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.SensorResult | dg.SkipReason:
+        from ml.landing.changes import changed_days
+
+        run, changes = context.dagster_run.run_id, changed_days(settings)
+        span = span_of(context.dagster_run.tags)
+        asked = settings.days(*span) if span else []
+        bad = {*changes.ready, *changes.waiting}.intersection(asked)
+        landed = _landed(settings).intersection(asked) - bad
+        if not bad or not landed:
+            return dg.SkipReason(f"run {run} did not fail by some of its days: see its message")
+        requests = [
+            dg.RunRequest(run_key=f"{run} {first}", tags=range_tags(first, last))
+            for first, last in ranges(list(landed))
+        ]
         return dg.SensorResult(run_requests=requests)
 
     @dg.run_status_sensor(
@@ -159,7 +192,7 @@ def build_sensors(
     def ranking_sensor(
         context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]
     ) -> dg.RunRequest | dg.SkipReason:
-        changed, landed = span_of(context.dagster_run.tags), _newest_landed(settings)
+        changed, landed = span_of(context.dagster_run.tags), max(_landed(settings), default=None)
         if changed is None:
             return dg.SkipReason(f"run {context.dagster_run.run_id} names no day")
         span = affected(settings, *changed, landed) if landed else None
@@ -179,7 +212,7 @@ def build_sensors(
         from ml.teacher.contract import ContractError, teacher_contract
         from ml.teacher.labels import unlabelled_days
 
-        landed = _newest_landed(settings)
+        landed = max(_landed(settings), default=None)
         if landed is None:
             return dg.SkipReason("nothing has landed")
         try:
@@ -238,7 +271,14 @@ def build_sensors(
         skipped = None if requests else dg.SkipReason(told or "every champion is served")
         return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=cursor)
 
-    return [landing_sensor, ranking_sensor, teacher_sensor, failed_check_sensor, serving_health_sensor]
+    return [
+        landing_sensor,
+        landed_days_sensor,
+        ranking_sensor,
+        teacher_sensor,
+        failed_check_sensor,
+        serving_health_sensor,
+    ]
 
 
 def build_schedules(
@@ -296,12 +336,21 @@ def _rollback_config(surface: str, reason: str) -> dict[str, Any]:
     return {"ops": {move_pointer_back.name: {"config": config}}}
 
 
-def _newest_landed(settings: Settings) -> date | None:
+def _landed(settings: Settings) -> set[date]:
     from ml.lake import Lake
     from ml.landing.ledger import LABEL_TABLE, landed_days
 
     with Lake(settings) as lake:
-        return max(landed_days(lake, LABEL_TABLE), default=None)
+        return set(landed_days(lake, LABEL_TABLE))
+
+
+def _beyond_horizon(settings: Settings, changed: Collection[date]) -> set[date]:
+    """Return the landed days among ``changed`` that lie so far back that nothing is built again without a command."""
+    landed = _landed(settings)
+    if not landed:
+        return set()
+    horizon = max(landed) - timedelta(days=settings.late_horizon_days)
+    return {day for day in changed if day in landed and day < horizon}
 
 
 def _failed_checks(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[dict[str, Any]], str]:

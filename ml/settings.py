@@ -46,6 +46,9 @@ class Settings(BaseSettings):
         description="Landing tables that a day may lack; every other table of the contract is required.",
     )
     feature_window_days: int = Field(default=14, ge=1, le=90, description="W: days that trailing features look back.")
+    late_horizon_days: int = Field(
+        default=90, ge=0, description="A landed day that changes later than this waits for a command."
+    )
     surfaces_dir: Path | None = Field(default=None, description="Surface YAML files; default by `source`.")
     teacher: Path | None = Field(
         default=None, description="contract.yaml of the frozen teacher; default: the demo teacher trained in this home."

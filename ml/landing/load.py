@@ -6,7 +6,7 @@ stay as they were. Nothing is held in memory beyond one day.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
@@ -19,6 +19,8 @@ from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, read_file
 from ml.landing.readiness import SUCCESS, data_files, input_hash, landed_tables, table_folder
 from ml.progress import Progress, Step, silent
 from ml.settings import Settings
+
+_DAYS_TOLD = 5
 
 QUARANTINE, LEDGER = f"{LANDING}.quarantine", f"{LANDING}.ledger"
 QUARANTINE_COLUMNS = {
@@ -71,6 +73,23 @@ class QuarantineLimitExceeded(LandingError):
     def __init__(self, day: date, reports: Sequence[LandingReport], message: str) -> None:
         super().__init__(message)
         self.day = day
+        self.reports = list(reports)
+
+
+class DaysFailed(LandingError):
+    """Days of a range that did not land; the others did.
+
+    Attributes:
+        failures: {day: why}.
+        reports: Those of the days that landed.
+    """
+
+    def __init__(self, failures: Mapping[date, LandingError], reports: Sequence[LandingReport]) -> None:
+        days = len(failures) + len({report.day for report in reports})
+        told = "\n".join(f"{day}: {error}" for day, error in list(failures.items())[:_DAYS_TOLD])
+        more = f"\nand {len(failures) - _DAYS_TOLD} more" if len(failures) > _DAYS_TOLD else ""
+        super().__init__(f"{len(failures)} of {days} days did not land, the others did:\n{told}{more}")
+        self.failures = dict(failures)
         self.reports = list(reports)
 
 
@@ -148,7 +167,8 @@ def load_days(
         UnreadableFile: A file is damaged or of an unknown format.
         ContractError: A file lacks a required column or has an unknown one.
         DayIncomplete: A required table has neither file nor ``_SUCCESS``.
-        QuarantineLimitExceeded: Too many bad rows. Days before the failing one stay landed.
+        QuarantineLimitExceeded: Too many bad rows.
+        DaysFailed: Of several days, some failed for one of these reasons. Every other day landed.
     """
     contract = load_contract(settings)
     names = list(contract.tables) if tables is None else list(tables)
@@ -156,24 +176,41 @@ def load_days(
         contract.table(name)
     init_tables(lake)
     reports: list[LandingReport] = []
+    failures: dict[date, LandingError] = {}
     days = sorted(set(days))
     for done, day in enumerate(days, 1):
-        _, absent = landed_tables(settings, day)
-        if lacking := [name for name in absent if name in names]:
-            raise DayIncomplete(
-                f"{day}: required tables {', '.join(lacking)} have no file and no {SUCCESS}, "
-                f"such as in {table_folder(settings, lacking[0], day)}"
-            )
-        landed = [_read_table(settings, contract, name, day, surfaces) for name in names]
-        day_reports = [item.report for item in landed]
-        bad = pl.concat([item.bad for item in landed])
-        if message := _too_many(settings, day, landed):
-            lake.retry(lambda bad=bad, day=day: _write_quarantine(lake, day, names, bad))
-            raise QuarantineLimitExceeded(day, day_reports, message)
-        lake.retry(lambda landed=landed, bad=bad, day=day: _write_day(lake, day, names, landed, bad))
-        reports += day_reports
-        loaded, lost = sum(r.rows_loaded for r in day_reports), sum(r.rows_quarantined for r in day_reports)
+        try:
+            mine = _load_day(lake, settings, contract, day, names, surfaces)
+        except LandingError as error:
+            if len(days) == 1:
+                raise
+            failures[day] = error
+            progress(Step("landing", done, len(days), line=f"{day} did not land: {error}"))
+            continue
+        reports += mine
+        loaded, lost = sum(r.rows_loaded for r in mine), sum(r.rows_quarantined for r in mine)
         progress(Step("landing", done, len(days), line=f"{day}, {loaded:,} rows landed, {lost:,} quarantined"))
+    if failures:
+        raise DaysFailed(failures, reports)
+    return reports
+
+
+def _load_day(
+    lake: Lake, settings: Settings, contract: Contract, day: date, names: Sequence[str], surfaces: set[str]
+) -> list[LandingReport]:
+    _, absent = landed_tables(settings, day)
+    if lacking := [name for name in absent if name in names]:
+        raise DayIncomplete(
+            f"{day}: required tables {', '.join(lacking)} have no file and no {SUCCESS}, "
+            f"such as in {table_folder(settings, lacking[0], day)}"
+        )
+    landed = [_read_table(settings, contract, name, day, surfaces) for name in names]
+    reports = [item.report for item in landed]
+    bad = pl.concat([item.bad for item in landed])
+    if message := _too_many(settings, day, landed):
+        lake.retry(lambda: _write_quarantine(lake, day, names, bad))
+        raise QuarantineLimitExceeded(day, reports, message)
+    lake.retry(lambda: _write_day(lake, day, names, landed, bad))
     return reports
 
 

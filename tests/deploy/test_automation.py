@@ -14,7 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.automation import BASE_JOB, RANGE_END, RANGE_START, RANKING_JOB, _failed_checks, affected, ranges
+from assets.landing import build_landing
+from assets.progress import ProgressResource
+from deploy.automation import (
+    BASE_JOB,
+    RANGE_END,
+    RANGE_START,
+    RANKING_JOB,
+    _beyond_horizon,
+    _failed_checks,
+    affected,
+    range_tags,
+    ranges,
+)
 from deploy.definitions import build_definitions
 from ml.lake import Lake
 from ml.landing.changes import changed_days
@@ -142,6 +154,64 @@ def test_the_landing_sensor_asks_for_each_range_once_and_for_the_same_files_with
         ("2026-01-06", "2026-01-11"),
     ]
     assert [r.run_key for r in asked] == [r.run_key for r in again]
+
+
+def test_a_change_beyond_the_horizon_waits_for_a_command_and_a_day_that_never_landed_does_not(settings: Settings):
+    home = settings.model_copy(update={"late_horizon_days": 4})
+    days = [FIRST + timedelta(days=d) for d in range(11)]
+    landed = [day for day in days if day != days[1]]
+    with Lake(home) as lake:
+        init_tables(lake)
+        load_days(lake, home, landed, {"homepage", "radio"})
+    for day in (days[5], days[6]):
+        [file] = (home.landing_dir / "users" / f"day={day}").glob("*.parquet")
+        shutil.copyfile(file, file.with_name("late.parquet"))
+    assert _beyond_horizon(home, changed_days(home).ready) == {days[5]}
+    assert list(changed_days(home).ready) == [days[1], days[5], days[6]]
+
+
+def test_a_bad_day_is_seen_alone_and_the_days_beside_it_go_on(settings: Settings, prepared_home: Path, tmp_path: Path):
+    home = settings.model_copy(update={"home": shutil.copytree(prepared_home, tmp_path / "copy")})
+    days = [FIRST + timedelta(days=d) for d in range(4)]
+    (home.landing_dir / "listens" / f"day={days[1]}" / "bad.parquet").write_bytes(b"no parquet")
+    repository = build_definitions(home).get_repository_def()
+    sensor = repository.get_sensor_def("landed_days_sensor")
+    with dg.DagsterInstance.ephemeral() as instance:
+        resources = {"settings": home, "progress": ProgressResource()}
+        told = dg.materialize(
+            [build_landing(home)],
+            instance=instance,
+            resources=resources,
+            tags=range_tags(days[0], days[3]),
+            raise_on_error=False,
+        )
+        assert not told.success
+        [failure] = told.get_step_failure_events()
+        assert "1 of 4 days did not land" in str(failure.step_failure_data.error)
+        seen = instance.get_materialized_partitions(dg.AssetKey(["landing", "listens"]))
+        assert seen == {str(days[0]), str(days[2]), str(days[3])}
+
+        def after(first: int, last: int) -> Any:
+            run = dg.DagsterRun(job_name=BASE_JOB, tags=range_tags(days[first], days[last]))
+            context = dg.build_run_status_sensor_context(
+                sensor_name=sensor.name,
+                dagster_instance=instance,
+                dagster_run=run,
+                dagster_event=failure,
+                resources={"settings": home},
+                repository_def=repository,
+            )
+            with context:
+                return run.run_id, sensor(context)
+
+        run, result = after(0, 3)
+        asked = [(r.run_key, r.tags[RANGE_START], r.tags[RANGE_END]) for r in result.run_requests]
+        assert asked == [
+            (f"{run} {days[0]}", str(days[0]), str(days[0])),
+            (f"{run} {days[2]}", str(days[2]), str(days[3])),
+        ]
+        for first, last in ((1, 1), (2, 3)):
+            assert isinstance(after(first, last)[1], dg.SkipReason), "what failed by itself is a person's to look at"
 
 
 def test_sensors_and_schedules_of_a_finished_demo_ask_for_nothing_and_say_why(tiny_demo: Path):

@@ -13,7 +13,7 @@ import pytest
 
 from ml.lake import Lake
 from ml.landing.contract import ContractError, load_contract
-from ml.landing.load import DayIncomplete, QuarantineLimitExceeded, init_tables, load_days
+from ml.landing.load import DayIncomplete, DaysFailed, QuarantineLimitExceeded, init_tables, load_days
 from ml.landing.readers import UnreadableFile
 from ml.landing.readiness import input_hash
 from ml.progress import Step
@@ -602,6 +602,27 @@ def test_too_many_bad_rows_fail_the_day_but_stay_visible(settings: Settings, lak
     path.write_bytes(to_csv(bad.tail(198)))
     (report, *_) = load_days(lake, strict, [DAY], SURFACES)
     assert (report.rows_loaded, report.rows_quarantined) == (197, 1)
+
+
+def test_a_bad_day_fails_alone_and_the_days_beside_it_land(settings: Settings, lake: Lake) -> None:
+    days = [DAY + timedelta(days=number) for number in range(4)]
+    for number, day in enumerate(days):
+        rows = exposures(f"d{number}", 3).with_columns(pl.col("ts") + timedelta(days=number))
+        put(settings, "exposures", "a.csv", to_csv(rows), day)
+    put(settings, "exposures", "b.parquet", b"no parquet", days[1])
+    put(settings, "exposures", "b.xlsx", b"PK", days[2])
+    with pytest.raises(DaysFailed, match="2 of 4 days did not land, the others did") as raised:
+        load_days(lake, settings, days, SURFACES)
+    assert list(raised.value.failures) == days[1:3]
+    assert all(text in str(raised.value) for text in (str(days[1]), "b.parquet", str(days[2]), "unknown format"))
+    landed = [days[0], days[3]]
+    assert sorted({report.day for report in raised.value.reports}) == landed
+    counts = lake.sql("select day, count(*) as n from landing.exposures group by day order by day").to_pylist()
+    assert counts == [{"day": day, "n": 3} for day in landed]
+    for name, day in (("b.parquet", days[1]), ("b.xlsx", days[2])):
+        (settings.landing_dir / "exposures" / f"day={day}" / name).unlink()
+    load_days(lake, settings, days[1:3], SURFACES)
+    assert lake.sql("select distinct day from landing.exposures").num_rows == len(days)
 
 
 def test_one_broken_table_fails_a_day_that_is_fine_as_a_whole(settings: Settings, lake: Lake) -> None:
