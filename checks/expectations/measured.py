@@ -8,12 +8,17 @@ import math
 from abc import abstractmethod
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import pandas as pd
 from great_expectations.compatibility.pydantic import fields
 from great_expectations.expectations.expectation import BatchExpectation
+from scipy import stats
 
 from ml.gate.rules import judge_interval
 from ml.store.verdicts import Outcome
+
+IMPOSSIBLE = 0.001
+"""Probability below which chance is no explanation."""
 
 
 class MeasuredExpectation(BatchExpectation):
@@ -73,6 +78,51 @@ class ExpectMeasureBetween(MeasuredExpectation):
         low = self.min_value - value if self.min_value is not None else -math.inf
         high = value - self.max_value if self.max_value is not None else -math.inf
         return max(low, high)
+
+
+class ExpectRateBetween(MeasuredExpectation):
+    """Expect a share of positives within bounds, in every row and over all of them.
+
+    One that lies outside fails where chance cannot be the reason: by an exact one-sided binomial test against the
+    bound, corrected (Bonferroni) for the number of rows. Otherwise there are too few labels to say, which warns.
+    ``count`` is the column of n, ``label`` the one that names a row.
+    """
+
+    column: str
+    count: str
+    label: str
+    min_value: float
+    max_value: float
+
+    success_keys: ClassVar[tuple[str, ...]] = ("column", "count", "label", "min_value", "max_value", "where")
+
+    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+        """Return the share that is hardest to explain by chance, and what it counts as."""
+        if rows.empty:
+            return _result(False, None, "nothing was measured")
+        rates, n = (
+            _series(pd.to_numeric(rows[name], errors="coerce")).to_numpy(float, na_value=np.nan)
+            for name in (self.column, self.count)
+        )
+        names = [str(name) for name in _series(rows[self.label])]
+        if not (np.isfinite(rates) & (n > 0)).all():
+            worst = int(np.argmin(np.isfinite(rates) & (n > 0)))
+            return _result(False, float(rates[worst]), names[worst], 0)
+        rates, n, names = np.append(rates, np.average(rates, weights=n)), np.append(n, n.sum()), [*names, "all days"]
+        positives = np.rint(rates * n)
+        chance = np.minimum(
+            np.where(rates < self.min_value, stats.binom.cdf(positives, n, self.min_value), 1.0),
+            np.where(rates > self.max_value, stats.binom.sf(positives - 1, n, self.max_value), 1.0),
+        )
+        worst = int(chance.argmin())
+        outcome = Outcome.PASS if chance[worst] == 1.0 else Outcome.WARN
+        detail = names[worst]
+        if chance[worst] < IMPOSSIBLE / len(rates):
+            outcome = Outcome.FAIL
+        elif outcome is Outcome.WARN:
+            detail += f": too few labels to tell it from chance (p {chance[worst]:.2g})"
+        shown = float(rates[worst]), detail, int(n[worst])
+        return _result(outcome is Outcome.PASS, *shown, outcome=outcome.value)
 
 
 class ExpectIntervalAbove(MeasuredExpectation):

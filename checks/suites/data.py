@@ -14,10 +14,10 @@ FEATURES = "values_unlike_their_features"
 def data_suite(gate: DataGate, days: Sequence[date]) -> Any:
     """Return the suite over ``measure_examples``."""
     built_in = gx.expectations()
-    from checks.expectations.measured import ExpectMeasureBetween
+    from checks.expectations.measured import ExpectMeasureBetween, ExpectRateBetween
 
-    def bounded(column: str, low: float | None, high: float | None, count: str = "rows") -> Any:
-        bounds = {"min_value": low, "max_value": high, "label": "day", "count": count}
+    def bounded(column: str, low: float | None, high: float | None) -> Any:
+        bounds = {"min_value": low, "max_value": high, "label": "day", "count": "rows"}
         return ExpectMeasureBetween(column=column, **bounds, **gx.named(column, gx.between(low, high)))
 
     expected = [
@@ -28,9 +28,10 @@ def data_suite(gate: DataGate, days: Sequence[date]) -> Any:
         bounded("null_share", 0, gate.max_null_share),
         bounded("days_behind", 0, 0),
     ]
-    expected += [
-        bounded(f"label_rate_{task}", low, high, f"labelled_{task}") for task, (low, high) in gate.label_rate.items()
-    ]
+    for task, (low, high) in gate.label_rate.items():
+        rate, bounds = f"label_rate_{task}", {"min_value": low, "max_value": high, "label": "day"}
+        named = gx.named(rate, gx.between(low, high))
+        expected.append(ExpectRateBetween(column=rate, count=f"labelled_{task}", **bounds, **named))
     return gx.suite("data", expected)
 
 

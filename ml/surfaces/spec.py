@@ -151,7 +151,9 @@ class DataGate(_Model):
     """Guard 1."""
 
     min_rows: int = Field(ge=1, description="Rows a day must have")
-    label_rate: dict[str, tuple[float, float]] = Field(description="Bounds of the mean label per binary task")
+    label_rate: dict[str, tuple[float, float]] = Field(
+        description="Bounds of the daily mean label per binary task; fails beyond chance, warns within"
+    )
     max_null_share: float = Field(ge=0, le=1, description="Nulls allowed in any input column")
 
 

@@ -3,9 +3,14 @@
 from collections.abc import Iterator
 from datetime import timedelta
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 from ml.gate.data import measure_examples
 from ml.lake import Lake
@@ -178,3 +183,32 @@ def test_a_null_share_names_the_input(home, lake: Lake, toolbox) -> None:
     (row,) = measure_examples(lake, home[1], [day])
     assert (row["null_share"], row["null_input"]) == (1.0, "item_id")
     assert pc.sum(pc.is_null(table["item_id"])).as_py() == 0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5_000), st.floats(0, 1)), min_size=1, max_size=8),
+    st.floats(0.001, 0.2),
+)
+def test_a_label_rate_fails_only_beyond_chance_and_is_never_passed_over(days: list[tuple[int, float]], low: float):
+    from checks.expectations.measured import ExpectRateBetween
+
+    n = [count for count, _ in days]
+    rates = [round(count * rate) / count for count, rate in days]
+    frame = pd.DataFrame({"day": [str(d) for d in range(len(n))], "rate": rates, "n": n})
+    expected = ExpectRateBetween(column="rate", count="n", label="day", min_value=low, max_value=0.9)
+    outcome = Outcome(expected.judged(frame)["result"]["details"]["outcome"])
+    pooled = np.average(rates, weights=n)
+    inside = all(low <= rate <= 0.9 for rate in [*rates, pooled])
+    assert (outcome is Outcome.PASS) == inside
+    gone = [count for count, rate in zip(n, rates, strict=True) if rate == 0]
+    if sum(gone) == sum(n) and (1 - low) ** sum(n) < 1e-6:
+        assert outcome is Outcome.FAIL, "labels that are gone from every day are gone, however few a day has"
+    if outcome is Outcome.FAIL:
+        tests = [*zip(rates, n, strict=True), (pooled, sum(n))]
+        p = min(
+            stats.binomtest(round(r * c), c, low, "less").pvalue if r < low else
+            stats.binomtest(round(r * c), c, 0.9, "greater").pvalue if r > 0.9 else 1.0
+            for r, c in tests
+        )  # fmt: skip
+        assert p < 0.001
