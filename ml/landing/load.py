@@ -46,6 +46,8 @@ SMALL_TABLE = 100
 TABLE_FACTOR = 10
 """One table may lose this many times the share that the day may lose."""
 _CONTENT_CHARACTERS = 2_000
+_LOOKS = 5
+"""A day whose files change each time that it is read fails after so many."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def load_days(
 
     Raises:
         UnreadableFile: A file is damaged or of an unknown format.
+        LandingError: Files are replaced faster than they can be read.
         ContractError: A file lacks a required column or has an unknown one.
         DayIncomplete: A required table has neither file nor ``_SUCCESS``.
         QuarantineLimitExceeded: Too many bad rows.
@@ -204,7 +207,7 @@ def _load_day(
             f"{day}: required tables {', '.join(lacking)} have no file and no {SUCCESS}, "
             f"such as in {table_folder(settings, lacking[0], day)}"
         )
-    landed = [_read_table(settings, contract, name, day, surfaces) for name in names]
+    landed = _read_day(settings, contract, names, day, surfaces)
     reports = [item.report for item in landed]
     bad = pl.concat([item.bad for item in landed])
     if message := _too_many(settings, day, landed):
@@ -212,6 +215,23 @@ def _load_day(
         raise QuarantineLimitExceeded(day, reports, message)
     lake.retry(lambda: _write_day(lake, day, names, landed, bad))
     return reports
+
+
+def _read_day(
+    settings: Settings, contract: Contract, names: Sequence[str], day: date, surfaces: set[str]
+) -> list[_Landed]:
+    """Read tables of a day as they were at one moment: again, if a file was replaced while they were read."""
+    for _ in range(_LOOKS):
+        before = input_hash(settings, day, names)
+        try:
+            landed = [_read_table(settings, contract, name, day, surfaces) for name in names]
+        except (LandingError, FileNotFoundError):
+            if input_hash(settings, day, names) == before:
+                raise
+            continue
+        if input_hash(settings, day, names) == before:
+            return landed
+    raise LandingError(f"{day}: files were replaced while they were read, {_LOOKS} times; land the day when they rest")
 
 
 def _read_table(settings: Settings, contract: Contract, name: str, day: date, surfaces: set[str]) -> _Landed:

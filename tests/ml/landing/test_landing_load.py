@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ml.lake import Lake
-from ml.landing.contract import ContractError, load_contract
+import ml.landing.load
+from ml.lake import ALIAS, Lake
+from ml.landing.changes import changed_days
+from ml.landing.contract import ContractError, LandingError, load_contract
+from ml.landing.ledger import LEDGER
 from ml.landing.load import DayIncomplete, DaysFailed, QuarantineLimitExceeded, init_tables, load_days
 from ml.landing.readers import UnreadableFile
 from ml.landing.readiness import input_hash
@@ -729,3 +732,59 @@ def test_progress_tells_each_day(settings: Settings, lake: Lake) -> None:
     steps: list[Step] = []
     load_days(lake, settings, [DAY], SURFACES, progress=steps.append)
     assert steps == [Step("landing", 1, 1, line="2026-01-02, 3 rows landed, 1 quarantined")]
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+@pytest.mark.parametrize("write", [to_csv, to_jsonl, to_parquet])
+def test_files_that_are_replaced_while_they_are_read_land_as_one_version_whose_hash_the_ledger_has(
+    settings: Settings, lake: Lake, monkeypatch: pytest.MonkeyPatch, moment: str, write: Callable[..., bytes]
+) -> None:
+    suffix = write.__name__.removeprefix("to_")
+    put(settings, "listens", "_SUCCESS", b"")
+    paths = [put(settings, "listens", f"{part}.{suffix}", write(listens(f"old {part}"))) for part in "ab"]
+    pending, read_file = list(paths), ml.landing.load.read_file
+
+    def replace_all() -> None:
+        while pending:
+            path = pending.pop()
+            scratch = path.with_name(f".{path.name}")
+            scratch.write_bytes(write(listens(f"corrected {path.name[0]}", 3)))
+            scratch.replace(path)
+
+    def read(path: Path, *arguments):
+        if moment == "before" or (moment == "between" and path == paths[1]):
+            replace_all()
+        found = read_file(path, *arguments)
+        if moment == "after" and path == paths[1]:
+            replace_all()
+        return found
+
+    monkeypatch.setattr(ml.landing.load, "read_file", read)
+    [report] = load_days(lake, settings, [DAY], SURFACES, tables=["listens"])
+    ids = lake.sql(f"select listen_id from {ALIAS}.landing.listens order by all")["listen_id"].to_pylist()
+    assert ids == [f"corrected {part}{i}" for part in "ab" for i in range(3)]
+    assert report.rows_in == report.rows_loaded == 6
+    [(known,)] = lake.connection.execute(f"select input_hash from {ALIAS}.{LEDGER}").fetchall()
+    assert known == input_hash(settings, DAY, ["listens"])
+
+    assert not changed_days(settings).ready
+    put(settings, "listens", f"a.{suffix}", write(listens("late", 4)))
+    assert list(changed_days(settings).ready) == [DAY], "what comes after the day was read is landed next"
+
+
+def test_a_day_whose_files_never_rest_fails_and_stays_as_it_was(
+    settings: Settings, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read_file, times = put(settings, "listens", "a.csv", to_csv(listens("old"))), ml.landing.load.read_file, []
+    load_days(lake, settings, [DAY], SURFACES, tables=["listens"])
+
+    def read(*arguments):
+        times.append(1)
+        path.write_bytes(to_csv(listens("restless", 2 + len(times))))
+        return read_file(*arguments)
+
+    monkeypatch.setattr(ml.landing.load, "read_file", read)
+    with pytest.raises(LandingError, match=r"2026-01-02: files were replaced while they were read"):
+        load_days(lake, settings, [DAY], SURFACES, tables=["listens"])
+    ids = lake.sql(f"select listen_id from {ALIAS}.landing.listens order by all")["listen_id"].to_pylist()
+    assert ids == ["old0", "old1"]
