@@ -42,7 +42,7 @@ def measure_serving(candidate: Path, champion: Path | None, *, timeout_s: float)
     from ml.evaluation.bootstrap import CONFIDENCE
 
     command = [sys.executable, "-m", "ml.gate.probe", str(candidate), *([str(champion)] if champion else [])]
-    began = time.time()
+    began = time.monotonic()
     try:
         done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as error:
@@ -75,7 +75,7 @@ def main(folders: list[str]) -> None:
         for output, values in model.run(feeds[name]).items():
             if not np.isfinite(values).all():
                 raise SystemExit(f"{name}: output {output} of random rows is not finite")
-    ready_at = time.time()
+    ready_at = time.monotonic()  # one clock for all processes of a machine, which nobody moves
     times: dict[str, list[float]] = {name: [] for name in models}
     for done in range(_WARM_ROUNDS + ROUNDS):
         for name, model in models.items():

@@ -82,7 +82,9 @@ def missing(settings: Settings, day: date, now: float | None = None) -> list[str
             continue
         last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
         quiet = (now - last) / 60
-        if quiet < settings.quiet_minutes:
+        if quiet < -1:
+            reasons.append(f"{table}: no {SUCCESS}, and the last change is dated {-quiet:.0f} minutes in the future")
+        elif quiet < settings.quiet_minutes:
             reasons.append(
                 f"{table}: no {SUCCESS}, and the last change is {max(quiet, 0):.0f} minutes old; "
                 f"complete after {settings.quiet_minutes:g}"
