@@ -9,6 +9,7 @@ STUDY ?= demo
 OUT ?= docs/results.md
 KILLS ?= 5
 RELEASE_KILLS ?= 200
+CHAOS_KILLS ?= 100
 SEEDS ?= 20
 REQUESTS ?= 10000
 SWAPS ?= 200
@@ -23,7 +24,7 @@ export DO_NOT_TRACK ?= 1
 export GX_ANALYTICS_ENABLED ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test ui study kills fuzz load healthy night backfills lint lock clean
+.PHONY: help install demo test ui study kills fuzz load healthy night backfills chaos lint lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -71,6 +72,9 @@ night: $(BIN)/.dev ## Let the daemon run an app's nights: files arrive, change a
 
 backfills: $(BIN)/.dev ## Run overlapping backfills of DAYS=30 through the UI's API, beside sensors and schedule, against a serial run
 	DAYS=$(DAYS) $(BIN)/python -m pytest -s --timeout=7200 tests/campaigns/campaign_backfills.py
+
+chaos: $(BIN)/.dev ## Kill workers, daemon, webserver, Postgres and the machine at CHAOS_KILLS=100 random instants, landing to release
+	CHAOS_KILLS=$(CHAOS_KILLS) $(BIN)/python -m pytest -s --timeout=21600 tests/campaigns/campaign_chaos.py
 
 lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 	$(BIN)/ruff check .

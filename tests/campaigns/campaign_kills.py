@@ -20,6 +20,7 @@ from ml.study.analysis import lifts
 from ml.study.design import load_design
 from ml.study.report import study_rows
 from ml.study.run import TRIALS_TABLE
+from tests.campaigns.instance import start
 from tests.deploy.serving.tiny_home import Home, number_of, rank_body, tiny_settings
 from tests.ml.store.conftest import opens_valid
 
@@ -51,12 +52,12 @@ def test_a_study_killed_at_random_moments_ends_with_the_table_of_an_undisturbed_
     designs.write_text(STUDY)
     script.write_text(RUN)
     began = time.monotonic()
-    assert start(script, tmp_path / "undisturbed", designs).wait() == 0
+    assert study(script, tmp_path / "undisturbed", designs).wait() == 0
     whole = time.monotonic() - began
 
     home, moments, kills = tmp_path / "killed", random.Random(0), 0
     while kills < KILLS:
-        process = start(script, home, designs)
+        process = study(script, home, designs)
         wait = moments.uniform(0.05, 0.6) * whole
         try:
             code = process.wait(timeout=wait)
@@ -69,7 +70,7 @@ def test_a_study_killed_at_random_moments_ends_with_the_table_of_an_undisturbed_
         assert code == 0
         print(f"finished before kill {kills + 1}; the rest starts from nothing", flush=True)
         home = tmp_path / f"killed-{kills}"
-    assert start(script, home, designs).wait() == 0
+    assert study(script, home, designs).wait() == 0
 
     assert held(home) == held(tmp_path / "undisturbed")
     design = load_design("one", designs)
@@ -133,10 +134,9 @@ def churn(folder: Path) -> None:
             home.store.retire("homepage", keep=3)
 
 
-def start(script: Path, home: Path, designs: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, str(script), str(home), str(designs)]
+def study(script: Path, home: Path, designs: Path) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
-    return subprocess.Popen(command, env=environment, start_new_session=True)
+    return start([sys.executable, str(script), str(home), str(designs)], environment)
 
 
 def held(home: Path) -> dict[tuple[str, ...], float]:

@@ -2,12 +2,8 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -19,9 +15,8 @@ from ml.landing.readiness import SUCCESS
 from ml.settings import PROJECT_ROOT, Settings
 from ml.simulator.write import write_landing
 from ml.store.releases import ReleaseStore
+from tests.campaigns.instance import FIRST, daemon, day, wait
 
-FIRST = date(2026, 1, 1)
-PATIENCE_S = 900.0
 SCHEDULED_AFTER_MINUTES = 6
 """When the day's schedule fires, once: after the first files' labels, so that what comes later is the conditions'."""
 
@@ -94,10 +89,6 @@ def test_files_that_arrive_change_and_come_late_become_releases_of_exactly_their
         assert not failed, [run.job_name for run in failed]
 
 
-def day(number: int) -> date:
-    return FIRST + timedelta(days=number)
-
-
 def arrive(source: Path, landing: Path, days: "range | list[int]") -> None:
     """Copy the files of some days, each table's _SUCCESS last."""
     for table in sorted(source.iterdir()):
@@ -135,26 +126,3 @@ def spans(instance: dg.DagsterInstance, job: str) -> list[tuple[date, date]]:
     """Return the days of the successful runs of a job, oldest first."""
     runs = instance.get_runs(dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS]))
     return [tuple(date.fromisoformat(run.tags[tag]) for tag in (RANGE_START, RANGE_END)) for run in reversed(runs)]
-
-
-@contextmanager
-def daemon(environment: dict[str, str], log: Path, port: int = 0) -> Iterator[None]:
-    """Run the UI and its daemon."""
-    command = [sys.executable, "-m", "deploy.cli", "ui", "--port", str(port)]
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command, env=environment, cwd=PROJECT_ROOT, stdout=file, stderr=file, start_new_session=True
-        )
-        try:
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(60)
-
-
-def wait(what: str, done: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not done():
-        assert time.monotonic() < end, f"waited {PATIENCE_S:g} s for {what}"
-        time.sleep(2)
-    print(f"{what}: seen", flush=True)

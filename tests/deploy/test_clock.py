@@ -1,13 +1,9 @@
 """A clock that moves: backwards by a day, forwards by a year, within steps and between them."""
 
 import os
-import random
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -18,6 +14,7 @@ from ml.landing.readiness import missing, table_folder
 from ml.settings import PROJECT_ROOT, Settings
 from ml.store.releases import MODEL, ReleaseStore
 from tests.campaigns.instance import tables
+from tests.conftest import home_environment
 
 MOVES = ("-1d", "+365d", "+0d")
 PROBE = """
@@ -28,56 +25,58 @@ print("ready", measure_serving(Path(sys.argv[1]), None, timeout_s=300)["ready_s"
 """
 
 
-@contextmanager
-def moving_clock(folder: Path, every_s: float = 5.0) -> Iterator[dict[str, str]]:
-    """Yield the environment of processes whose clock somebody moves all the time while the block runs."""
-    file, stop, moments = folder / "clock", threading.Event(), random.Random(0)
+class Clock:
+    """The clock of the processes that get ``environment``; ``move`` puts it elsewhere."""
 
-    def put(offset: str) -> None:
-        scratch = file.with_suffix(".new")
-        scratch.write_text(f"{offset}\n")
-        scratch.replace(file)
+    def __init__(self, folder: Path) -> None:
+        self.file, self.moves = folder / "clock", 0
+        self.environment = {
+            **libfaketime.get_reload_information()[1],
+            "FAKETIME_TIMESTAMP_FILE": str(self.file),
+            "FAKETIME_NO_CACHE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.move()
 
-    def move() -> None:
-        while not stop.wait(moments.uniform(0, every_s)):
-            put(moments.choice(MOVES))
-
-    put(MOVES[0])
-    mover = threading.Thread(target=move)
-    mover.start()
-    _, library = libfaketime.get_reload_information()
-    try:
-        yield {**library, "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1"}
-    finally:
-        stop.set()
-        mover.join()
+    def move(self) -> None:
+        scratch = self.file.with_suffix(".new")
+        scratch.write_text(f"{MOVES[self.moves % len(MOVES)]}\n")
+        scratch.replace(self.file)
+        self.moves += 1
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_tables_and_served_bytes_do_not_depend_on_the_clock(
-    run_command: Callable[..., str], tiny_demo: Path, tmp_path: Path
-) -> None:
-    home = tmp_path / "home"
-    with moving_clock(tmp_path) as environment:
-        run_command(home, "demo", "--preset", "tiny", timeout=1500, **environment)
-    moved, calm = (
-        Settings(home=h, surfaces_dir=PROJECT_ROOT / "tests" / "surfaces", threads=1) for h in (home, tiny_demo)
-    )
+def test_tables_and_served_bytes_do_not_depend_on_the_clock(tiny_demo: Path, tmp_path: Path) -> None:
+    home, clock = tmp_path / "home", Clock(tmp_path)
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "demo", "--preset", "tiny"]
+    environment = home_environment(home, **clock.environment)
+    with subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout
+        for _ in demo.stdout:  # a step ended, or told how far it is
+            clock.move()
+    assert demo.returncode == 0 and clock.moves > 20
+    surfaces_dir = PROJECT_ROOT / "tests" / "surfaces"
+    moved, calm = (Settings(home=folder, surfaces_dir=surfaces_dir, threads=1) for folder in (home, tiny_demo))
     assert tables(moved) == tables(calm)
-    stores = [ReleaseStore(settings.artifacts_dir) for settings in (moved, calm)]
     for surface in ("homepage", "radio"):
-        here, there = (champion.release.record.files for store in stores if (champion := store.champion(surface)))
-        assert here[MODEL] == there[MODEL], "the same bytes are served"
+        here, there = (ReleaseStore(settings.artifacts_dir).champion(surface) for settings in (moved, calm))
+        assert here and there, f"no release of {surface}"
+        assert here.release.record.files[MODEL] == there.release.record.files[MODEL], "the same bytes are served"
 
 
 def test_the_gate_does_not_time_a_candidate_by_a_clock_that_may_be_moved(tiny_demo: Path, tmp_path: Path) -> None:
     [release] = (tiny_demo / "artifacts" / "releases" / "homepage").iterdir()
-    with moving_clock(tmp_path, every_s=0.02) as environment:
-        run = [sys.executable, "-c", PROBE, str(release)]
-        done = subprocess.run(run, env={**os.environ, **environment}, cwd=PROJECT_ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert 0 < float(done.stdout.split()[-1]) < 300
+    clock = Clock(tmp_path)
+    command = [sys.executable, "-c", PROBE, str(release)]
+    with subprocess.Popen(
+        command, env={**os.environ, **clock.environment}, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True
+    ) as probe:
+        while probe.poll() is None:
+            clock.move()
+            time.sleep(0.01)
+        assert probe.stdout and probe.returncode == 0
+        assert 0 < float(probe.stdout.read().split()[-1]) < 300
 
 
 def test_files_that_are_dated_in_the_future_say_what_they_wait_for(tmp_path: Path) -> None:

@@ -1,9 +1,6 @@
 """The same graph on a Postgres catalog and storage with data and releases in an object store, by settings alone."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,19 +8,18 @@ from pathlib import Path
 
 import dagster as dg
 import duckdb
-import httpx
 import pytest
 
 from benchmarks.process import free_port
 from ml.lake import ALIAS, Lake, attach_path
-from ml.settings import PROJECT_ROOT, Settings
+from ml.settings import Settings
 from ml.store.releases import MODEL, ReleaseStore
-from tests.conftest import POSTGRES_PASSWORD, home_environment, run_crossfade
-from tests.deploy.test_containers import SERVICES
+from tests.campaigns.instance import answers, process, tables
+from tests.campaigns.instance import service as command_of
+from tests.conftest import home_environment, run_crossfade
+from tests.postgres import PASSWORD
 
 pytestmark = pytest.mark.early
-
-WITH_TIMES = {"landing.ledger"}
 
 
 @dataclass
@@ -55,15 +51,6 @@ def cluster(postgres: Callable[[str], str], s3: str, tmp_path_factory: pytest.Te
         yield Cluster(home, environment, printed)
 
 
-def tables(settings: Settings) -> dict[str, tuple[int, str]]:
-    with Lake(settings) as lake:
-        names = lake.sql(
-            "select table_schema || '.' || table_name as name from information_schema.tables where table_catalog = ?",
-            [ALIAS],
-        )["name"].to_pylist()
-        return {name: lake.content_hash(f"{ALIAS}.{name}") for name in sorted(set(names) - WITH_TIMES)}
-
-
 def test_tables_and_releases_equal_those_of_one_machine(cluster: Cluster, tiny_demo: Path) -> None:
     alone = Settings(home=tiny_demo, threads=1, catalog_url=None, lake_url=None, artifacts_url=None)
     assert tables(cluster.settings()) == tables(alone)
@@ -84,14 +71,14 @@ def test_lake_runs_and_releases_lie_on_the_servers(cluster: Cluster) -> None:
 
 
 def test_no_secret_is_written_or_printed(cluster: Cluster) -> None:
-    secret = POSTGRES_PASSWORD.encode()
-    assert POSTGRES_PASSWORD not in cluster.printed and POSTGRES_PASSWORD not in attach_path(cluster.settings())
+    secret = PASSWORD.encode()
+    assert PASSWORD not in cluster.printed and PASSWORD not in attach_path(cluster.settings())
     found = [p for p in cluster.home.rglob("*") if p.is_file() and secret in p.read_bytes()]
     assert not found
 
 
 def test_a_wrong_password_is_refused_without_showing_it(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = os.environ["CROSSFADE_CATALOG_URL"].replace(POSTGRES_PASSWORD, "guessed-at")
+    url = os.environ["CROSSFADE_CATALOG_URL"].replace(PASSWORD, "guessed-at")
     monkeypatch.setenv("CROSSFADE_CATALOG_URL", url)
     with pytest.raises(duckdb.Error, match="password authentication failed") as refused:
         Lake(Settings(home=cluster.home))
@@ -110,36 +97,13 @@ def test_an_address_that_is_none_is_refused_without_showing_it(tmp_path: Path) -
 )
 def test_the_compose_files_commands_run_on_these_servers(cluster: Cluster, service: str, seen: str | None) -> None:
     """The commands of deploy/compose.yaml as processes of this machine, on a free port of loopback."""
-    command, port = [str(word) for word in SERVICES[service]["command"]], str(free_port())
-    command = [{"0.0.0.0": "127.0.0.1", "3000": port, "8080": port}.get(word, word) for word in command]
-    command[0] = str(Path(sys.executable).parent / command[0])
-    log = cluster.home / f"{service}.log"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            command,
-            env=home_environment(cluster.home, **cluster.environment),
-            cwd=PROJECT_ROOT,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            end = time.monotonic() + 120
-            while not (answers(f"http://127.0.0.1:{port}{seen}") if seen else has_heartbeat(cluster)):
-                assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
-                time.sleep(0.5)
-        finally:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(60)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
+    port, log = free_port(), cluster.home / f"{service}.log"
+    environment = home_environment(cluster.home, **cluster.environment)
+    with process(command_of(service, port), environment, log) as running:
+        end = time.monotonic() + 120
+        while not (answers(f"http://127.0.0.1:{port}{seen}") if seen else has_heartbeat(cluster)):
+            assert running.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+            time.sleep(0.5)
 
 
 def has_heartbeat(cluster: Cluster) -> bool:
