@@ -37,8 +37,10 @@ class Postgres:
         end = time.monotonic() + _START_S
         while True:
             try:
-                return self.server.ensure_postgres_running()
-            except subprocess.SubprocessError:
+                self.server.ensure_postgres_running()
+                self.server.psql("select 1")
+                return
+            except (subprocess.SubprocessError, AssertionError):  # it is not ready yet
                 assert time.monotonic() < end, "Postgres does not start again"
                 time.sleep(0.5)
 
