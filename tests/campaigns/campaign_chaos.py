@@ -61,7 +61,7 @@ PER_STAGE = 9
 """Kills after which a stage is left in peace to end: late stages are hit as well as early ones."""
 VICTIMS = {"worker": 8, "daemon": 3, "machine": 3, "webserver": 2, "postgres": 4}
 """How often each is chosen, of 20. The machine is everything but Postgres."""
-LOOK_S = 2.0
+LOOK_S = 5.0
 AWAY = (httpx.HTTPError, DBAPIError, DagsterPostgresException, AssertionError)
 """What somebody who asks meets while something is down; they ask again."""
 
@@ -192,7 +192,7 @@ def converge(app: App, ui: Ui, instance: dg.DagsterInstance, stage_begins: Calla
     """Ask for everything and, until it is done, for what failed; ``meanwhile`` is called all the time."""
     for stage in stages(app, ui):
         stage_begins()
-        end, look = time.monotonic() + 2 * PATIENCE_S, 0.0
+        end, look = time.monotonic() + 4 * PATIENCE_S, 0.0
         open_tasks = list(stage)
         while open_tasks:
             meanwhile()
@@ -248,6 +248,7 @@ class Chaos:
         except AWAY:
             return
         if not found:
+            self.due = time.monotonic() + 1
             return
         victim, hit = self.random.choices(list(VICTIMS), list(VICTIMS.values()))[0], found
         if victim == "worker":
