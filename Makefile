@@ -22,6 +22,7 @@ export CROSSFADE_HOME ?= $(HOME_DIR)
 export DAGSTER_TELEMETRY_ENABLED ?= false
 export DO_NOT_TRACK ?= 1
 export GX_ANALYTICS_ENABLED ?= false
+export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test ui study kills fuzz load healthy night backfills chaos lint lock clean

@@ -58,6 +58,7 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
                 "rows": report.rows,
                 "rows_per_second": report.rows_per_second,
                 "defaulted_inputs": dg.MetadataValue.json(report.defaulted_inputs),
+                "rows_by_node": dg.MetadataValue.json(report.rows_by_node),
                 "scores": dg.MetadataValue.json({task: s.model_dump() for task, s in report.outputs.items()}),
             },
             data_version=data_version([day.content_hash for day in report.days]),

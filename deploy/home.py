@@ -31,6 +31,7 @@ OF_A_PROCESS = {
     "alert_url",
     "catalog_url",
     "dagster_url",
+    "ray_address",
     "threads",
     "memory_limit",
 }

@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     demo: bool = Field(default=False, description="This home holds a demo, which may rebuild it from nothing.")
     seed: int = Field(default=1, ge=0, description="Seed of students, bootstraps and samples.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of torch and DuckDB.")
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^(auto|(ray://)?[^/:\s]+:\d+)$",
+        description="Ray cluster that scores soft labels in place of this process's threads: auto, host:port from one "
+        "of its nodes, or ray://host:port from elsewhere; needs the extra `ray`.",
+    )
     memory_limit: str = Field(default="2GB", description="Memory that DuckDB may use before it spills to disk.")
     automation: bool = Field(default=False, description="Sensors and schedules are on unless somebody turns them off.")
     sensor_seconds: int = Field(default=60, ge=1, description="Least seconds between two looks of a sensor.")

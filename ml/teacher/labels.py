@@ -9,11 +9,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml.lake import ALIAS, FEATURES, ML, Lake
 from ml.progress import Progress, Step, silent
 from ml.settings import Settings
-from ml.teacher.columns import InputColumns, TeacherRows
+from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract
+from ml.teacher.scoring import KEY, Scorer, on_threads, scorer
 
 if TYPE_CHECKING:
     from ml.teacher.runtime import TeacherModel
@@ -96,6 +97,7 @@ class LabelReport(_Model):
     defaulted_inputs: dict[str, float] = Field(description="Share of rows that took the default, per input")
     absent_inputs: tuple[str, ...] = Field(description="Inputs for which the app has no column at all")
     outputs: dict[str, ScoreSummary]
+    rows_by_node: dict[str, int] = Field(description="Rows that each node of a Ray cluster scored; empty without one")
     seconds: float
     rows_per_second: float = Field(description="From opening the teacher to the commit, without this report's figures")
     snapshot: int
@@ -137,7 +139,7 @@ def label_days(
     Args:
         lake: The lake; ``features.teacher_inputs_<surface>`` must exist, and ``features.stg_teacher_scores`` for landed
             scores. A column matches the contract's input of its name; a missing column or cell takes the default.
-        settings: Home and threads.
+        settings: Home, and what scores: threads, or a Ray cluster.
         surface_name: The surface.
         contract: The teacher; labels of its other versions stay beside the new ones.
         days: Days to label; a day without examples ends up without labels.
@@ -148,17 +150,20 @@ def label_days(
         TeacherRefused: The teacher is malformed.
         ColumnError: A column cannot be what the contract wants.
         LabelError: A table is missing, or a score is not finite. Whatever is raised, no row is written.
+        ClusterError: The Ray cluster of the settings cannot be used.
     """
     started = time.perf_counter()
     days = sorted(set(days))
     with _opened(contract) as model, _spool(settings) as folder, _frugal(lake):
         reader = _Reader(lake, surface_name, contract, withheld)
         init_soft_labels(lake, surface_name)
+        defaulted: Counter[str] = Counter()
+        nodes: Counter[str] = Counter()
         if model is None:
-            defaulted: dict[str, int] = {}
             _spool_landed(reader, days, folder, progress)
         else:
-            defaulted = _spool_inferred(model, reader, days, folder, settings.threads, progress)
+            with scorer(settings, model, reader.columns) as scored:
+                _spool_inferred(scored, reader, days, folder, progress, defaulted, nodes)
         snapshot = _commit(lake, reader.labels, contract, days, folder)
         labelled = time.perf_counter() - started
         summaries = _summaries(lake, contract, folder)
@@ -191,9 +196,10 @@ def label_days(
         examples=seen,
         coverage=rows / seen if seen else 1.0,
         defaulted_share=sum(d.defaulted_share * d.rows for d in per_day) / rows if rows else 0.0,
-        defaulted_inputs={name: count / rows if rows else 0.0 for name, count in defaulted.items()},
+        defaulted_inputs={item.name: defaulted[item.name] / rows if rows else 0.0 for item in contract.inputs},
         absent_inputs=reader.columns.absent,
         outputs=summaries,
+        rows_by_node=dict(sorted(nodes.items())),
         seconds=time.perf_counter() - started,
         rows_per_second=rows / max(labelled, 1e-9),
         snapshot=snapshot,
@@ -282,8 +288,9 @@ def rescore(
         if model is None:
             parts = (part for day in days for part in reader.landed(day))
         else:
-            rows = reader.batches(condition, [days, list(stored)])
-            parts = ((ids, scores) for ids, _, scores in _scored(model, reader, rows, settings.threads))
+            rows = ((None, batch) for batch in reader.batches(condition, [days, list(stored)]))
+            scored = on_threads(model, reader.columns, settings.threads)(rows)
+            parts = ((part.exposure_ids, part.scores) for _, part in scored)
         for exposure_ids, scores in parts:
             wanted = np.isin(exposure_ids, list(stored))
             again |= dict(zip(exposure_ids[wanted].tolist(), scores[wanted].tolist(), strict=True))
@@ -305,7 +312,7 @@ class _Reader:
                 raise LabelError(f"the lake has no table {table}; build it first")
         columns = {name: kind for name, kind in lake.columns(self.inputs).items() if name not in withheld}
         self.columns = InputColumns(contract.inputs, columns, self.inputs)
-        self._select = ", ".join(["exposure_id", *self.columns.select])
+        self._select = ", ".join([KEY, *self.columns.select])
 
     def examples(self, days: Iterable[date]) -> dict[date, int]:
         """Count the rows per day."""
@@ -317,14 +324,9 @@ class _Reader:
         return self.batches("day = ?" + (" order by exposure_id" if rows <= SORTED_ROWS else ""), [day])
 
     def batches(self, condition: str, parameters: Sequence[object]) -> Iterator[pa.RecordBatch]:
-        """Stream the rows that meet a condition, as ``score`` takes them."""
+        """Stream the rows that meet a condition, as a scorer takes them."""
         query = f"select {self._select} from {ALIAS}.{self.inputs} where {condition}"
         yield from self.lake.batches(query, parameters, rows=BATCH_ROWS)
-
-    def score(self, model: "TeacherModel", rows: pa.RecordBatch) -> tuple[np.ndarray, TeacherRows, np.ndarray]:
-        """Return exposure ids [n], inputs and scores [n, outputs] of a batch."""
-        inputs = self.columns.read(rows, "exposure_id")
-        return rows.column("exposure_id").to_numpy(), inputs, model.score(inputs.inputs)
 
     def landed_query(self, day: date) -> tuple[str, list[object]]:
         """Return the query of one day's landed scores by exposure; the last one landed counts.
@@ -369,37 +371,32 @@ def _opened(contract: Contract) -> Iterator["TeacherModel | None"]:
         model.close()
 
 
-def _scored(
-    model: "TeacherModel", reader: _Reader, batches: Iterable[pa.RecordBatch], threads: int
-) -> Iterator[tuple[np.ndarray, TeacherRows, np.ndarray]]:
-    """Convert and score batches on ``threads`` threads while the next are read; yields as ``score`` does, in order."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="teacher") as pool:
-        running: deque[Future[tuple[np.ndarray, TeacherRows, np.ndarray]]] = deque()
-        for batch in batches:
-            running.append(pool.submit(reader.score, model, batch))
-            if len(running) > threads:
-                yield running.popleft().result()
-        for scored in running:
-            yield scored.result()
-
-
 def _spool_inferred(
-    model: "TeacherModel", reader: _Reader, days: list[date], folder: Path, threads: int, progress: Progress
-) -> dict[str, int]:
-    """Score every row of ``days`` into one Parquet file per day; return how often each input took its default."""
-    defaulted = dict.fromkeys((item.name for item in reader.contract.inputs), 0)
+    scored: Scorer,
+    reader: _Reader,
+    days: list[date],
+    folder: Path,
+    progress: Progress,
+    defaulted: Counter[str],
+    nodes: Counter[str],
+) -> None:
+    """Score every row of ``days`` into one Parquet file per day.
+
+    Count in ``defaulted`` how often each input took its default, and in ``nodes`` the rows that each node scored.
+    """
     counts = reader.examples(days)
-    for done, day in enumerate(days, 1):
-        rows = counts.get(day, 0)
-        if rows:
-            with _writer(folder, day) as writer:
-                for exposure_ids, batch, scores in _scored(model, reader, reader.day(day, rows), threads):
-                    _check_finite(reader, exposure_ids, scores)
-                    writer.write_batch(_spooled(day, exposure_ids, scores, batch.defaulted))
-                    for name, count in batch.defaulted_by_input.items():
-                        defaulted[name] += count
-        progress(Step(reader.labels, done, len(days), line=f"{day}, {rows:,} rows scored"))
-    return defaulted
+    # One stream over all days: no core waits at the end of a day.
+    batches = ((day, batch) for day in days if counts.get(day) for batch in reader.day(day, counts[day]))
+    for day, parts in groupby(scored(batches), key=lambda part: part[0]):
+        rows = 0
+        with _writer(folder, day) as writer:
+            for _, part in parts:
+                _check_finite(reader, part.exposure_ids, part.scores)
+                writer.write_batch(_spooled(day, part.exposure_ids, part.scores, part.defaulted))
+                rows += len(part.scores)
+                defaulted.update(part.defaulted_by_input)
+                nodes.update({part.node: len(part.scores)} if part.node else {})
+        progress(Step(reader.labels, days.index(day) + 1, len(days), line=f"{day}, {rows:,} rows scored"))
 
 
 def _spool_landed(reader: _Reader, days: list[date], folder: Path, progress: Progress) -> None:
