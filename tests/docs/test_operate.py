@@ -3,11 +3,13 @@
 import ast
 import re
 import shlex
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import click
 import pytest
+from typer import TyperException
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from deploy.cli import app
@@ -30,17 +32,33 @@ def test_a_recipe_is_executed_by_tests_that_exist(recipe: str) -> None:
     assert not [f"{file}::{test}" for file, test in named if test not in functions(PROJECT_ROOT / file)]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_of_the_runbook_is_taken_by_the_command_line(line: str) -> None:
-    command, arguments = get_command(app), shlex.split(line)
-    context = click.Context(command)
-    while isinstance(command, click.Group):
+@pytest.fixture(autouse=True)
+def _login_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "ann")  # who promotes, unless the command says it
+
+
+def assert_taken(arguments: Sequence[str]) -> None:
+    """Parse the arguments of `crossfade`; raises where a command, argument or option is unknown."""
+    command = get_command(app)
+    context = command.make_context("crossfade", list(arguments), resilient_parsing=True)
+    while isinstance(command, TyperGroup):
         name, *arguments = arguments
         found = command.get_command(context, name)
         assert found is not None, f"no command {name!r}"
         command = found
-        context = click.Context(command, parent=context)
-    command.make_context(line, list(arguments))  # parses; raises where an argument or option is unknown
+        context = command.make_context(name, list(arguments), parent=context, resilient_parsing=True)
+    command.make_context(str(command.name), list(arguments))
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_runbook_is_taken_by_the_command_line(line: str) -> None:
+    assert_taken(shlex.split(line))
+
+
+def test_a_command_that_there_is_none_of_would_be_noticed() -> None:
+    for line in ("nothing", "release nothing homepage", "tidy --nothing", "release show"):
+        with pytest.raises((AssertionError, TyperException)):
+            assert_taken(line.split())
 
 
 def test_every_variable_of_the_runbook_is_a_setting() -> None:
