@@ -1,9 +1,9 @@
 """Labelling on two Ray nodes of this machine against one process with one thread and with two.
 
-Run: ``python -m benchmarks.nodes [--rows 20000] [--days 5] [--repeats 3] [--bottom 1024 1024]``. Both nodes have one CPU
-and share this machine's cores with the labelling, which reads rows and writes labels: what is seen is the price of
-sending rows and scores, not what more machines give. Timed as in ``benchmarks.labelling``, from opening the teacher to
-the commit; connecting and opening the teacher on the nodes are in it. Ways take turns, each in a fresh process.
+Run: ``python -m benchmarks.nodes [--rows 20000] [--days 5] [--repeats 3] [--bottom 1024 1024]``. Both nodes have one
+CPU and share this machine's cores with the labelling, which reads rows and writes labels: what is seen is the price
+of sending rows and scores, not what more machines give. Timed as in ``benchmarks.labelling``, from opening the teacher
+to the commit; connecting and opening the teacher on the nodes are in it. Ways take turns, each in a fresh process.
 """
 
 import argparse
