@@ -21,6 +21,7 @@ import pytest
 from assets.names import surface_key
 from assets.progress import ProgressResource
 from assets.soft_labels import build_soft_labels
+from benchmarks.process import free_port
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
@@ -75,7 +76,10 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_TMPDIR", "/tmp")  # paths of its sockets have to be short
         from ray.cluster_utils import Cluster
 
-        made = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        port = free_port()
+        head = NODE | {"include_dashboard": False, "ray_client_server_port": port}
+        made: Any = Cluster(initialize_head=True, head_node_args=head)
+        made.client_address = f"ray://127.0.0.1:{port}"
         yield made
         made.shutdown()
 
@@ -143,22 +147,6 @@ def test_two_nodes_give_the_bits_of_one_process_and_each_says_what_it_scored(
     assert alone.rows_by_node == {}
 
 
-def test_nothing_listens_beyond_loopback(two_nodes: Any) -> None:
-    heads = [process for process in psutil.process_iter() if process.ppid() in (os.getpid(), 1)]
-    seen = 0
-    for process in {p for head in heads for p in (head, *head.children(recursive=True))}:
-        try:
-            if "ray" not in " ".join(process.cmdline()):
-                continue
-            for connection in process.net_connections():
-                if connection.status == psutil.CONN_LISTEN:
-                    seen += 1
-                    assert connection.laddr.ip.removeprefix("::ffff:") == "127.0.0.1", process.cmdline()
-        except psutil.NoSuchProcess:
-            continue
-    assert seen > 4
-
-
 def test_a_worker_that_is_killed_costs_only_its_batch(
     two_nodes: Any, lake: Lake, settings: Settings, slow: Contract, write_inputs: Write, days: list[date]
 ) -> None:
@@ -194,8 +182,9 @@ def test_a_node_that_is_lost_costs_only_its_batches(
     assert lost and content(together) == content(alone)
 
 
+@pytest.mark.parametrize("from_elsewhere", [False, True])
 def test_a_worker_needs_no_file_of_the_home(
-    two_nodes: Any, lake: Lake, teacher_folder: Write, write_inputs: Write, days: list[date]
+    from_elsewhere: bool, two_nodes: Any, lake: Lake, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:
     contract = load_contract(teacher_folder())
     rows = write_inputs(days[:1])[days[0]]
@@ -204,7 +193,8 @@ def test_a_worker_needs_no_file_of_the_home(
     batch = pa.record_batch({k: pa.array(list(v) if v.ndim == 2 else v) for k, v in rows.items()})
     batch = batch.set_column(2, "age", batch["age"].cast(pa.float32()))
     here = [part.scores for _, part in on_threads(open_teacher(contract), columns, 1)([("k", batch)])]
-    with on_nodes(two_nodes.address, contract, columns) as scored:
+    address = two_nodes.client_address if from_elsewhere else two_nodes.address
+    with on_nodes(address, contract, columns) as scored:
         shutil.rmtree(contract.folder)
         there = [(key, part.scores) for key, part in scored([("k", batch)])]
     assert there[0][0] == "k" and there[0][1].tobytes() == here[0].tobytes()
@@ -262,6 +252,22 @@ def test_the_asset_tells_the_rows_of_each_node_and_gives_the_demos_labels(
     with Lake(settings) as lake:
         assert lake.content_hash("lake.ml.soft_labels_homepage") == before
     assert surface_key("homepage", "soft_labels") in asset.keys
+
+
+def test_nothing_listens_beyond_loopback(two_nodes: Any) -> None:
+    heads = [process for process in psutil.process_iter() if process.ppid() in (os.getpid(), 1)]
+    seen = 0
+    for process in {p for head in heads for p in (head, *head.children(recursive=True))}:
+        try:
+            if "ray" not in " ".join(process.cmdline()):
+                continue
+            for connection in process.net_connections():
+                if connection.status == psutil.CONN_LISTEN:
+                    seen += 1
+                    assert connection.laddr.ip.removeprefix("::ffff:") == "127.0.0.1", process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+    assert seen > 4
 
 
 def test_without_ray_or_without_a_cluster_the_error_names_the_setting_and_no_row_is_written(
