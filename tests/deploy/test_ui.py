@@ -1,0 +1,110 @@
+"""The Dagster UI as a person uses it: a browser opens the graph, launches a backfill, and reads why a gate failed."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from benchmarks.process import free_port, running
+from tests.conftest import home_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MISSING = "no Chromium: apt-get install --no-install-recommends chromium"
+PATIENCE_MS = 240_000
+MAX_ECE = 0.0001
+"""A calibration that no model has: the gate fails, and says so."""
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None and os.environ.get("CI") != "true", reason=MISSING)
+
+
+@pytest.fixture(scope="module")
+def ui(tiny_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `crossfade ui` on the tiny demo, whose homepage has a gate that nothing passes."""
+    surfaces = tmp_path_factory.mktemp("surfaces")
+    for name, more in {"homepage": f"gate: {{calibration: {{max_ece: {MAX_ECE}}}}}\n", "radio": ""}.items():
+        text = f"extends: {ROOT}/tests/surfaces/{name}.yaml\n{more}"
+        (surfaces / f"{name}.yaml").write_text(text, encoding="utf-8")
+    port = free_port()
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "ui", "--port", str(port)]
+    environment = home_environment(tiny_demo, CROSSFADE_SURFACES_DIR=str(surfaces))
+    with running(command, lambda _: f"http://127.0.0.1:{port}", "/server_info", environment=environment) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def page(ui: str) -> Iterator[Page]:
+    """One page of a browser for the module."""
+    assert CHROMIUM, MISSING
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(base_url=ui, viewport={"width": 1600, "height": 1000})
+        context.add_init_script("localStorage.setItem('communityNux', '1')")  # no dialog of welcome
+        context.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        yield context.new_page()
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def picture(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
+    """A function that takes a picture of the page; CROSSFADE_PICTURES names a folder to look at afterwards."""
+    given = os.environ.get("CROSSFADE_PICTURES")
+    folder = Path(given) if given else tmp_path_factory.mktemp("pictures")
+    return lambda name: (page.screenshot(path=folder / f"{name}.png"), None)[1]
+
+
+@pytest.fixture(scope="module")
+def backfill(page: Page, picture: Callable[[str], None]) -> str:
+    """The id of a backfill of two days that was launched from the graph."""
+    page.goto("/asset-groups")
+    expect(page.get_by_text("Global asset lineage")).to_be_visible()
+    for group in ("landing", "features", "teacher", "homepage", "radio", "study"):
+        expect(page.get_by_text(group, exact=True).first).to_be_visible()
+    picture("graph")
+    page.goto("/assets/radio/soft_labels")
+    expect(page.get_by_text("If it fails")).to_be_visible()
+    picture("soft_labels")
+    page.get_by_role("button", name="Materialize").first.click()
+    days = page.get_by_placeholder("ex:")
+    days.fill("[2026-01-08...2026-01-09]")
+    days.press("Enter")
+    expect(page.get_by_text("2 partitions")).to_be_visible()
+    expect(page.get_by_text("Backfills all partitions in a single run.")).to_be_visible()
+    picture("materialize")
+    page.get_by_role("button", name="Launch backfill").click()
+    created = page.get_by_text(re.compile(r"Created backfill \w+"))
+    expect(created).to_be_visible()
+    return created.inner_text().split()[2]
+
+
+def test_a_failed_gate_says_why_with_value_and_threshold(
+    page: Page, picture: Callable[[str], None], backfill: str
+) -> None:
+    page.goto("/assets/homepage/onnx")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_role("button", name="Latest").click()
+    page.get_by_role("button", name="Launch 1 run").click()
+    page.goto("/assets/homepage/onnx?view=checks&checkDetail=guard_05_calibration")
+    expect(page.get_by_text(re.compile(rf"ctr_ece is 0\.\d+, wanted 0 to {MAX_ECE}"))).to_be_visible()
+    picture("failed_check")
+    page.get_by_text("[Show Markdown]").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("cell", name=f"0 to {MAX_ECE}").first).to_be_visible()
+    picture("failed_check_table")
+    page.goto("/assets/homepage/onnx?view=checks&checkDetail=verdict")
+    expect(page.get_by_text("guard 5 (calibration) fail")).to_be_visible()
+    picture("failed_verdict")
+
+
+def test_a_backfill_launched_in_the_ui_is_watched_to_its_end(
+    page: Page, picture: Callable[[str], None], backfill: str
+) -> None:
+    page.goto(f"/runs/b/{backfill}")
+    expect(page.get_by_text("Completed", exact=False).or_(page.get_by_text("Success")).first).to_be_visible()
+    picture("backfill")
