@@ -191,6 +191,13 @@ class _Judgement:
             raise RuntimeError(f"the champion changed from {self.key.champion} to {found} while the gate was judging")
         return champion
 
+    def _compared(self) -> Champion | None:
+        """Return the champion, which the evaluation has to know."""
+        champion = self._champion()
+        if champion is not None and "champion" not in self.evaluation.models:
+            raise RuntimeError(f"evaluated before {champion.release.id} was champion: materialize `evaluation` again")
+        return champion
+
     def _data(self) -> tuple[list[Check], str]:
         return check_examples(self.past, self.surface, self.days), ""
 
@@ -205,7 +212,7 @@ class _Judgement:
         from ml.gate.rules import days_to_decide
 
         kind, gate = self.manifest.kind, self.surface.gate.quality
-        champion = self._champion() is not None
+        champion = self._compared() is not None
         reference = self._reference() is not None
         rows = measure_quality(self.evaluation, self.surface, kind, champion=champion, reference=reference)
         chosen = chosen_kind(self.evaluation, self.surface)
@@ -239,7 +246,7 @@ class _Judgement:
 
         if not self.surface.slices:
             return [], "the surface declares no slices"
-        champion = self._champion() is not None
+        champion = self._compared() is not None
         rows = measure_slices(self.evaluation, self.surface, self.manifest.kind, champion=champion)
         return gx.validate(rows, slices_suite(self.surface.gate.slices, self.surface.gate.quality, rows)), ""
 

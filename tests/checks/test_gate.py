@@ -441,7 +441,7 @@ def test_against_a_champion_the_evaluation_must_have_scored_it(world, evaluation
     verdict = _judge(world, evaluation, store, candidate=again)
     assert verdict.key.champion == pointer.release
     assert verdict.guard(3).outcome is Outcome.FAIL
-    assert "champion" in verdict.guard(3).reason
+    assert f"before {pointer.release} was champion: materialize `evaluation` again" in verdict.guard(3).reason
     assert "evaluated champion" in _failed(verdict, 10)
     assert verdict.guard(9).outcome is Outcome.PASS
     assert verdict.guard(6).outcome is Outcome.WARN, "the same scores, but too few users for their rankings"
