@@ -16,7 +16,7 @@ from tests.postgres import PASSWORD, Postgres
 
 ROOT = Path(__file__).resolve().parent.parent
 
-for name in [name for name in os.environ if name.startswith("CROSSFADE_")]:
+for name in [name for name in os.environ if name.startswith("CROSSFADE_") and name != "CROSSFADE_PICTURES"]:
     del os.environ[name]
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"

@@ -56,7 +56,11 @@ def picture(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     """A function that takes a picture of the page; CROSSFADE_PICTURES names a folder to look at afterwards."""
     given = os.environ.get("CROSSFADE_PICTURES")
     folder = Path(given) if given else tmp_path_factory.mktemp("pictures")
-    return lambda name: (page.screenshot(path=folder / f"{name}.png"), None)[1]
+
+    def take(name: str) -> None:
+        page.screenshot(path=folder / f"{name}.png")
+
+    return take
 
 
 @pytest.fixture(scope="module")
