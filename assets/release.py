@@ -1,11 +1,17 @@
 """Export and release: the candidate becomes an ONNX model, and serving only if its verdict says so."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from assets.names import OWNER, surface_key
 from assets.partitions import partition_day, student_partitions
 from ml.settings import Settings
 from ml.surfaces.spec import Surface
+
+if TYPE_CHECKING:
+    from ml.store.releases import Pointer
 
 
 def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinition]:
@@ -24,7 +30,8 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
         description=(
             f"The candidate of {surface.name}: raw columns in, one output per task and the ranking score out, no "
             "distillation head. The gate is the set of checks on this asset.\n\n"
-            "**If a check fails**: its table names guard, value and threshold; the champion goes on serving."
+            "**If it fails**: a failed check has value and threshold in its table, and the champion goes on serving; "
+            "an export that fails names the operator or the missing evaluation."
         ),
     )
     def onnx(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
@@ -53,21 +60,36 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
         deps=[surface_key(surface.name, "onnx")],
         description=(
             f"The champion of {surface.name}. Promotion reads the verdict about exactly these bytes again, and refuses "
-            "without one, whoever asks.\n\n**If it is refused**: the message has the reason; see the checks of `onnx`."
+            "without one, whoever asks.\n\n**If it fails**: promotion was refused, the message has the reason; see the "
+            "checks of `onnx`. The champion goes on serving."
         ),
     )
     def release(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         from ml.pipeline import promote_candidate
+        from ml.store.releases import ReleaseStore
 
         released = promote_candidate(settings, surface, partition_day(context), by=f"dagster run {context.run_id}")
+        history = ReleaseStore(settings.artifacts_dir).history(surface.name)
         return dg.MaterializeResult(
             metadata={
                 "release": released.id,
                 "path": dg.MetadataValue.path(str(released.path)),
                 "model_card": dg.MetadataValue.path(str(released.path / "model_card.html")),
                 "previous": released.previous or "none",
+                "champions": sum(entry.moves for entry in history),
+                "history": dg.MetadataValue.md(champion_history(history)),
             },
             data_version=dg.DataVersion(released.digest[:32]),
         )
 
     return [onnx, release]
+
+
+def champion_history(entries: "Sequence[Pointer]", newest: int = 20) -> str:
+    """Return the last entries of a champion log that changed what serves, as Markdown, newest first."""
+    moves = [entry for entry in entries if entry.moves][-newest:]
+    rows = [
+        f"| {e.at:%Y-%m-%d %H:%M} | {e.release} | {e.action} | {e.by} | {e.reason.replace('|', ' ')} |"
+        for e in reversed(moves)
+    ]
+    return "\n".join(["| at (UTC) | release | action | by | reason |", "|---|---|---|---|---|", *rows])

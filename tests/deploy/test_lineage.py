@@ -26,6 +26,16 @@ def release(settings: Settings) -> Release:
     return find_release(ReleaseStore(settings.artifacts_dir), "homepage")
 
 
+def test_the_release_asset_tells_the_history_of_champions(settings: Settings, release: Release) -> None:
+    from assets.release import champion_history
+
+    log = ReleaseStore(settings.artifacts_dir).history("homepage")
+    heading, _, newest, *older = champion_history(log).splitlines()
+    assert heading.startswith("| at (UTC) | release |")
+    assert f"| {release.id} | promote | dagster run " in newest
+    assert not older
+
+
 def test_the_lineage_of_a_release_reaches_snapshot_rows_landed_files_and_teacher(
     settings: Settings, release: Release
 ) -> None:
