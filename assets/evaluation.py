@@ -23,7 +23,9 @@ def build_evaluation(settings: Settings, surface: Surface) -> dg.AssetsDefinitio
         description=(
             f"Metrics of {surface.name} on {surface.window.eval_days} evaluation days, each difference with a "
             f"paired, user-clustered 95 % interval. "
-            f"Every figure can be recomputed from `ml.predictions_{surface.name}`."
+            f"Every figure can be recomputed from `ml.predictions_{surface.name}`.\n\n"
+            "**If it fails**: control or student of the day is missing, or a row has no soft label: materialize what "
+            "the message names. Bad figures are no failure; the checks of `onnx` judge them."
         ),
     )
     def evaluation(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:

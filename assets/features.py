@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
 from packaging.version import Version
 
 from assets.landing import EMPTY, data_version
@@ -24,19 +24,34 @@ from ml.settings import Settings
 from ml.surfaces.spec import Surface
 
 BASE, RANKING = "tag:base", "tag:ranking"
+TESTS = {
+    "key": "`{columns}` are filled, and together name one row.",
+    "filled": "`{columns}` are filled.",
+    "in_range": "`{ranges}` lie in their ranges.",
+    "covered_by": "`{columns}` of every row occur in `{to}`.",
+    "one_row_per_exposure": "The rows are exactly the exposures of `{surface}`.",
+    "accepted_values": "`{column_name}` is one of `{values}`.",
+    "relationships": "`{column_name}` of every row occurs in `{to}`.",
+}
+"""What each dbt test asks of a table, for people."""
+TEST_FAILS = (
+    "**If it fails**: the rows are in the table already, and nothing after it ran. The query below *Latest execution* "
+    "lists those that break it; correct what feeds the table, or its SQL, and materialize the day again."
+)
 SLOWLY_CHANGING = ("stg_items", "stg_users")
 
 
 class Translator(DagsterDbtTranslator):
-    """Gives dbt models their keys, groups, owners and partition mappings.
+    """Gives dbt models their keys, groups, owners, descriptions and partition mappings.
 
     Args:
         window_days: Days that trailing features look back.
+        surfaces: Their owners own their examples and teacher inputs too.
     """
 
-    def __init__(self, window_days: int) -> None:
+    def __init__(self, window_days: int, surfaces: Mapping[str, Surface]) -> None:
         super().__init__(DagsterDbtTranslatorSettings(enable_asset_checks=True))
-        self.window_days = window_days
+        self.window_days, self.surfaces = window_days, surfaces
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
         """Return ``<surface>/examples`` and the like for a surface's models, ``features/<model>`` for the others."""
@@ -51,8 +66,33 @@ class Translator(DagsterDbtTranslator):
         return {"stg": "staging", "int": "intermediate"}.get(prefix, "features")
 
     def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
-        """Return the owners declared in the model's meta, or the platform team."""
-        return list(_meta(dbt_resource_props).get("owners", [OWNER]))
+        """Return the owners declared in the model's meta, or the platform team and the surface's owner."""
+        surface = self.surfaces.get(_meta(dbt_resource_props).get("group", ""))
+        return list(_meta(dbt_resource_props).get("owners", [OWNER, surface.owner] if surface else [OWNER]))
+
+    def get_description(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        """Return what the model is, what to do when it fails, and its SQL."""
+        described, fails = dbt_resource_props.get("description"), _all_meta(dbt_resource_props).get("if_it_fails")
+        told = f"{described}\n\n**If it fails**: {fails}" if fails else described
+        return super().get_description({**dbt_resource_props, "description": told})
+
+    def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return where the SQL is, for the UI's link to an editor."""
+        sql = dg.LocalFileCodeReference(file_path=str(DBT_PROJECT_DIR / dbt_resource_props["original_file_path"]))
+        references = dg.CodeReferencesMetadataValue(code_references=[sql])
+        return {**super().get_metadata(dbt_resource_props), "dagster/code_references": references}
+
+    def get_asset_check_spec(
+        self, asset_spec: dg.AssetSpec, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
+    ) -> dg.AssetCheckSpec | None:
+        """Return the check of a dbt test, which says what it asks of the table and what to do when it fails."""
+        spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
+        test = manifest["nodes"][unique_id].get("test_metadata")
+        if spec is None or test is None:
+            return spec
+        listed = {k: ", ".join(map(str, v)) if isinstance(v, list | dict) else v for k, v in test["kwargs"].items()}
+        asked = TESTS.get(test["name"], "No row of the test's query.").format(**listed)
+        return spec._replace(description=f"{asked}\n\n{TEST_FAILS}")
 
     def get_partition_mapping(
         self, dbt_resource_props: Mapping[str, Any], dbt_parent_resource_props: Mapping[str, Any]
@@ -82,7 +122,7 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
         raise FileNotFoundError(
             f"no dbt manifest at {manifest}; run `crossfade init` once, and after a change in dbt_project/"
         )
-    translator = Translator(settings.feature_window_days)
+    translator = Translator(settings.feature_window_days, surfaces)
     common: dict[str, Any] = {
         "manifest": manifest,
         "exclude": " ".join(excluded_surfaces(surfaces)) or None,
@@ -203,5 +243,8 @@ def _table_of(context: dg.AssetExecutionContext, key: dg.AssetKey) -> str:
 
 
 def _meta(properties: Mapping[str, Any]) -> Mapping[str, Any]:
-    meta = properties.get("meta") or properties.get("config", {}).get("meta") or {}
-    return meta.get("dagster", {})
+    return _all_meta(properties).get("dagster", {})
+
+
+def _all_meta(properties: Mapping[str, Any]) -> Mapping[str, Any]:
+    return properties.get("meta") or properties.get("config", {}).get("meta") or {}

@@ -1,6 +1,7 @@
 """Landing: raw event files become typed tables; bad rows go to quarantine with their reason."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -15,6 +16,9 @@ from ml.surfaces.spec import load_surfaces
 
 if TYPE_CHECKING:
     from ml.landing.load import LandingReport
+
+_REASONS = 10
+"""Reasons of quarantine, the commonest first, that are plotted each."""
 
 EMPTY = (0, "empty")
 """Row count and content hash of a day without rows."""
@@ -35,6 +39,7 @@ def build_landing(settings: Settings) -> dg.AssetsDefinition:
             owners=[OWNER],
             kinds={"parquet", "duckdb"},
             skippable=True,
+            freshness_policy=_freshness(settings, name),
             code_version=contract.digest,
             metadata={
                 "dagster/table_name": f"lake.landing.{name}",
@@ -108,8 +113,17 @@ def _counts(report: "LandingReport") -> dict[str, Any]:
         "rows_in": report.rows_in,
         "rows_quarantined": report.rows_quarantined,
         "quarantine_reasons": dg.MetadataValue.json(report.reasons),
+        **{f"quarantined: {reason}": rows for reason, rows in list(report.reasons.items())[:_REASONS]},
         "files": len(report.files),
     }
+
+
+def _freshness(settings: Settings, table: str) -> dg.FreshnessPolicy | None:
+    """Return how old a required table of a live source may get: older ones make the server not ready some day."""
+    if settings.last_day is not None or table in settings.optional_tables:
+        return None
+    days = settings.max_feature_age_days
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(days=days + 1), warn_window=timedelta(hours=36))
 
 
 def data_version(hashes: list[str]) -> dg.DataVersion:

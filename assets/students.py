@@ -10,6 +10,12 @@ from ml.pipeline import Role, make_training_set, train_model
 from ml.settings import Settings
 from ml.surfaces.spec import Surface
 
+_FAILS = (
+    "**If it fails**: the training set of the day is missing, or training diverged: the message names the step. "
+    "Materialize `training_set` and this again, or lower `learning_rate` in the surface's YAML; the champion goes on "
+    "serving."
+)
+
 
 class StudentConfig(dg.Config):
     """How one student is trained."""
@@ -100,11 +106,11 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
     control = ranker(
         "control",
         "The same network, rows, order and seed as the student, without soft labels: "
-        "what distillation is measured against.",
+        f"what distillation is measured against.\n\n{_FAILS}",
     )
     student = ranker(
         "student",
         f"The ranker that also learns the teacher's soft labels ({surface.distillation.technique}); the heads that "
-        "learn them never serve.",
+        f"learn them never serve.\n\n{_FAILS}",
     )
     return [training_set, control, student]

@@ -27,6 +27,9 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
 
         It never sees an event of the app. It stands in for a foreign teacher: to use your own, set
         `CROSSFADE_TEACHER` to its `contract.yaml`, and this asset leaves the graph.
+
+        **If it fails**: the message names the setting or the day of source logs that is missing; an earlier teacher
+        stays as it is.
         """
         from ml.teacher.contract import teacher_contract
         from ml.teacher.demo import read_card, train_demo_teacher

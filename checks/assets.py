@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from math import isfinite
 
 import dagster as dg
 
@@ -30,7 +31,9 @@ def _examples(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
         name=EXAMPLES_CHECK,
         blocking=True,
         partitions_def=day_partitions(settings),
-        description="Guard 1: every day has enough rows, unique keys, finite values, plausible label rates.",
+        description="Guard 1: every day has enough rows, unique keys, finite values, plausible label rates."
+        "\n\n**If it fails**: the reason names day, value and threshold; look at that day in the landing zone and its "
+        "quarantine, correct it, and run `base_tables_job` and `ranking_tables_job` for it. Nothing learns from it.",
     )
     def examples_are_sound(
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
@@ -49,7 +52,9 @@ def _soft_labels(settings: Settings, surface: Surface) -> dg.AssetChecksDefiniti
         name=SOFT_LABELS_CHECK,
         blocking=True,
         partitions_def=day_partitions(settings),
-        description="Guard 2: every example has one finite label of the pinned teacher; scoring again gives the same.",
+        description="Guard 2: every example has one finite label of the pinned teacher; scoring again gives the same."
+        "\n\n**If it fails**: materialize the day again if coverage is low or scores are others; where more inputs are "
+        "defaulted, a column of `teacher_inputs` is empty: see `defaulted_inputs` of the asset.",
     )
     def soft_labels_are_sound(
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
@@ -70,8 +75,12 @@ def _gate(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
     def spec(name: str, description: str) -> dg.AssetCheckSpec:
         return dg.AssetCheckSpec(name, asset=key, blocking=True, description=description, partitions_def=partitions)
 
-    specs = [spec(guard_check(number), _MEANING[number]) for number in GUARDS]
-    specs.append(spec(VERDICT_CHECK, "The gate's decision about exactly this candidate; promotion reads it again."))
+    specs = [spec(guard_check(number), f"{_MEANING[number]}\n\n**If it fails**: {_CURE[number]}") for number in GUARDS]
+    decision = (
+        "The gate's decision about exactly this candidate; promotion reads it again.\n\n**If it fails**: the champion "
+        "goes on serving. The reason names each guard that failed; what to do stands there."
+    )
+    specs.append(spec(VERDICT_CHECK, decision))
 
     @dg.multi_asset_check(specs=specs, name=f"{surface.name}_gate")
     def gate(
@@ -103,7 +112,12 @@ def _result(checks: Sequence[Check]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not failed,
         description="; ".join(f"{c.name} is {_text(c.value)}, wanted {c.threshold}" for c in failed) or None,
-        metadata={"checks": dg.MetadataValue.md(_table(checks)), "failed": len(failed), "checked": len(checks)},
+        metadata={
+            "checks": dg.MetadataValue.md(_table(checks)),
+            "failed": len(failed),
+            "checked": len(checks),
+            **_numbers(checks),
+        },
     )
 
 
@@ -120,6 +134,7 @@ def _guard_result(key: dg.AssetKey, guards: Sequence[Guard], stored: Sequence[St
             "outcome": outcome.value,
             "checks": dg.MetadataValue.md(_table(checks) if checks else "Nothing was measured."),
             "verdict": dg.MetadataValue.path(str(stored[-1].path)),
+            **_numbers(guards[-1].checks),
         },
     )
 
@@ -159,6 +174,11 @@ def _table(checks: Sequence[Check]) -> str:
     return "\n".join(lines)
 
 
+def _numbers(checks: Sequence[Check]) -> dict[str, float]:
+    """Return what was measured under the checks' names; the UI plots it over the partitions."""
+    return {c.name: c.value for c in checks if isinstance(c.value, float) and isfinite(c.value)}
+
+
 def _text(value: float | str | None) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.6g}"
 
@@ -176,4 +196,21 @@ _MEANING = {
     8: "A clean process loads, warms and answers in time.",
     9: "The present champion can be restored.",
     10: "The manifest agrees with what the lake says; nothing knows the answer beforehand.",
+}
+
+_CURE = {
+    1: "a table changed after training: `examples_are_sound` names the day. Mend it and run the release job again.",
+    2: "labels changed or were lost after training: materialize `soft_labels` of the days named, then the release job.",
+    3: "a candidate that is worse is rightly refused. If the champion changed since, materialize `evaluation` again; "
+    "if the interval is too wide, wait for the days that the reason names.",
+    4: "the reason names the slice. Compare control and student there in `evaluation`; too few rows only warn.",
+    5: "the reason names the task. Look for a day whose label rate jumped, in `examples_are_sound`.",
+    6: "rankings would change at once for users: look for an input that jumped. If the change is wanted, a person says "
+    "so with `crossfade release override`.",
+    7: "the export is at fault, not the data: the reason names output or operator. Materialize `onnx` again; if that "
+    "fails, the versions of torch, onnx and onnxruntime changed.",
+    8: "a busy machine answers late: materialize `onnx` again when it is idle. A model that does not load says why.",
+    9: "the champion's files are damaged or gone: restore `artifacts/` from the backup before anything is promoted.",
+    10: "the reason names what is not as stated. After a change of surface, teacher, champion or rows, run the release "
+    "job again; an AUC that is too good is a leak, and no release.",
 }

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,38 @@ def test_definitions_load_in_a_fresh_interpreter_without_heavy_libraries(prepare
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads(result.stdout.strip().splitlines()[-1]) == []
+
+
+def test_every_asset_and_check_says_what_to_do_when_it_fails_and_every_asset_has_owner_and_source(
+    prepared_home: Path,
+) -> None:
+    from deploy.definitions import build_definitions
+    from ml.settings import Settings
+
+    definitions = build_definitions(Settings(home=prepared_home))
+    graph = definitions.resolve_asset_graph()
+    specs = [spec for spec in definitions.resolve_all_asset_specs() if spec.key in graph.materializable_asset_keys]
+    assert len(specs) > 40
+    for spec in specs:
+        assert (spec.description or "").count("**If it fails**: ") == 1, spec.key
+        assert spec.owners, spec.key
+        references = spec.metadata["dagster/code_references"].code_references
+        assert all(Path(reference.file_path).is_relative_to(ROOT) for reference in references), spec.key
+        assert any(r.file_path.endswith(".sql") for r in references) == ("dbt" in spec.kinds), spec.key
+    for key in graph.asset_check_keys:
+        assert (graph.get_check_spec(key).description or "").count("**If it fails**: ") == 1, key
+
+
+@pytest.mark.parametrize("last_day", [None, date(2026, 1, 31)])
+def test_what_a_live_source_has_to_land_gets_old_and_a_finite_source_does_not(
+    prepared_home: Path, last_day: date | None
+) -> None:
+    from assets.landing import build_landing
+    from ml.settings import Settings
+
+    settings = Settings(home=prepared_home, last_day=last_day)
+    watched = {spec.key.path[-1] for spec in build_landing(settings).specs if spec.freshness_policy}
+    assert watched == (set() if last_day else {"exposures", "listens", "items", "users"})
 
 
 def test_dagster_accepts_the_workspace(prepared_home: Path) -> None:

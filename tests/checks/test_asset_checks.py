@@ -82,6 +82,7 @@ def test_the_gate_shows_every_guard_and_writes_the_verdict(world, checks) -> Non
     assert stored.verdict.run_id == result.run_id
     quality = evaluations[guard_check(3)]
     assert "ctr_auc" in quality.metadata["checks"].value
+    assert 0.6 < quality.metadata["ctr_auc"].value < 1, "the UI plots numbers only"
     assert evaluations[guard_check(6)].metadata["outcome"].value == "not_evaluated"
     slices = evaluations[guard_check(4)]
     assert (slices.passed, slices.severity) == (False, dg.AssetCheckSeverity.WARN)
