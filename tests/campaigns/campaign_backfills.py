@@ -1,15 +1,17 @@
-"""Backfills through the UI's own API, two at once, beside sensors and the schedule. `make backfills DAYS=30`."""
+"""Backfills through the UI's own API: one, canceled and resumed, two at once beside sensors. `make backfills DAYS=30`."""
 
 import json
 import os
+import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from benchmarks.process import free_port
-from deploy.automation import BASE_JOB, RANKING_JOB
+from deploy.automation import BASE_JOB, RANKING_JOB, range_tags
 from ml.settings import Settings
 from tests.campaigns.instance import App, Ui, answers, apps, daemon, day, keys_of, quiet, reasons, tables, wait
 
@@ -35,6 +37,23 @@ def labelled(settings: Settings) -> dict[str, tuple[int, str]]:
     return {n: content for n, content in tables(settings).items() if not n.startswith("ml.") or "soft" in n}
 
 
+def one_by_one(ui: Ui, instance: dg.DagsterInstance, one: date) -> float:
+    """Build one day as the nightly jobs do, landing to soft labels, and return the seconds that it took."""
+    started = time.monotonic()
+    for job in (BASE_JOB, RANKING_JOB):
+        run = ui.run(job, range_tags(one, one))
+        ended = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
+        wait(f"{job} of {one}", lambda run=run: instance.get_run_by_id(run).status in ended)
+        assert instance.get_run_by_id(run).status is dg.DagsterRunStatus.SUCCESS, reasons(instance, run)
+    return time.monotonic() - started
+
+
+def under_way(instance: dg.DagsterInstance, backfill: str, step: str) -> bool:
+    """Tell whether a step of a backfill's run has begun."""
+    runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill}))
+    return any(found.step_key == step for run in runs for found in instance.get_run_step_stats(run.run_id))
+
+
 def test_overlapping_backfills_beside_sensors_and_schedule_end_as_a_serial_run(
     make_app: Callable[[str], App], tmp_path: Path
 ) -> None:
@@ -43,16 +62,27 @@ def test_overlapping_backfills_beside_sensors_and_schedule_end_as_a_serial_run(
     half = every[DAYS // 3 : 2 * DAYS // 3]
 
     port = free_port()
-    with daemon(serial.environment(), tmp_path / "serial.log", port):
+    with (
+        daemon(serial.environment(), tmp_path / "serial.log", port),
+        dg.DagsterInstance.from_config(str(serial.settings().dagster_home)) as instance,
+    ):
         wait("the UI", lambda: answers(f"http://127.0.0.1:{port}/server_info"))
         ui, keys = Ui(port), keys_of(serial.settings(), up_to_soft_labels)
         seconds = ui.wait([ui.backfill(keys, every)])
         print(f"one backfill of {DAYS} days: {seconds:.0f} s, {seconds / DAYS:.1f} s per day", flush=True)
         before = labelled(serial.settings())
-        alone = [ui.wait([ui.backfill(keys, [one])]) for one in every[-ALONE:]]
+        alone = [one_by_one(ui, instance, one) for one in every[-ALONE:]]
         mean = sum(alone) / ALONE
         print(f"one day alone: {mean:.0f} s; {DAYS} days cost {DAYS * mean / seconds:.1f} times as much one by one")
         assert labelled(serial.settings()) == before
+
+        canceled = ui.backfill(keys, half)
+        wait("a backfill in the middle of its run", lambda: under_way(instance, canceled, "base_tables"))
+        ui.cancel(canceled)
+        wait("its end", lambda: ui.status(canceled) == "CANCELED")
+        quiet(instance)
+        ui.wait([ui.backfill(keys, half)])
+        assert labelled(serial.settings()) == before, "what was canceled and launched again ends as if it never was"
 
     port = free_port()
     nightly = {"CROSSFADE_AUTOMATION": "true", "CROSSFADE_SENSOR_SECONDS": "5", "CROSSFADE_RELEASE_CRON": "* * * * *"}

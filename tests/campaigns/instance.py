@@ -26,6 +26,10 @@ from tests.deploy.test_containers import SERVICES
 FIRST = date(2026, 1, 1)
 PATIENCE_S = 900.0
 
+CANCEL = """
+mutation Cancel($id: String!) {
+  cancelPartitionBackfill(backfillId: $id) { __typename }
+}"""
 LAUNCH = """
 mutation Backfill($params: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $params) {
@@ -166,6 +170,10 @@ class Ui:
         answer = self.ask(AGAIN, params=params)["launchRunReexecution"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return answer["run"]["runId"]
+
+    def cancel(self, backfill: str) -> None:
+        answer = self.ask(CANCEL, id=backfill)["cancelPartitionBackfill"]
+        assert answer["__typename"] == "CancelBackfillSuccess", answer
 
     def status(self, backfill: str) -> str:
         answer = self.ask(STATUS, id=backfill)["partitionBackfillOrError"]
