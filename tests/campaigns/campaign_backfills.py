@@ -1,4 +1,4 @@
-"""Backfills through the UI's own API: one, canceled and resumed, two at once beside sensors. `make backfills DAYS=30`."""
+"""Backfills through the UI's own API: one canceled and resumed, two at once. `make backfills DAYS=30`."""
 
 import json
 import os
@@ -39,10 +39,9 @@ def labelled(settings: Settings) -> dict[str, tuple[int, str]]:
 
 def one_by_one(ui: Ui, instance: dg.DagsterInstance, one: date) -> float:
     """Build one day as the nightly jobs do, landing to soft labels, and return the seconds that it took."""
-    started = time.monotonic()
+    started, ended = time.monotonic(), (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
     for job in (BASE_JOB, RANKING_JOB):
         run = ui.run(job, range_tags(one, one))
-        ended = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
         wait(f"{job} of {one}", lambda run=run: instance.get_run_by_id(run).status in ended)
         assert instance.get_run_by_id(run).status is dg.DagsterRunStatus.SUCCESS, reasons(instance, run)
     return time.monotonic() - started
