@@ -1,5 +1,7 @@
 """Evaluation: teacher, control, student and champion on the days after training, with paired intervals."""
 
+import time
+
 import dagster as dg
 
 from assets.names import LAKE_WRITER, OWNER, surface_key
@@ -31,9 +33,11 @@ def build_evaluation(settings: Settings, surface: Surface) -> dg.AssetsDefinitio
     def evaluation(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         from ml.pipeline import evaluate_models
 
+        started = time.monotonic()
         evaluated = evaluate_models(settings, surface, partition_day(context))
         return dg.MaterializeResult(
             metadata={
+                "seconds": time.monotonic() - started,
                 **evaluated.numbers,
                 **{name: dg.MetadataValue.md(f"![{name}]({uri})") for name, uri in evaluated.plots.items()},
                 "summary": dg.MetadataValue.md(evaluated.summary),

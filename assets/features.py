@@ -213,11 +213,11 @@ def _described(context: dg.AssetExecutionContext, lake: Lake, event: dg.Output) 
     key = context.asset_key_for_output(event.output_name)
     table = _table_of(context, key)
     days = partition_days(context)
-    versions = lake.day_versions(table, days[0], days[-1])
+    versions, sizes = lake.day_versions(table, days[0], days[-1]), lake.day_bytes(table, days[0], days[-1])
     for day in days:
         rows, version = versions.get(day, EMPTY)
         context.add_asset_metadata(
-            {"dagster/partition_row_count": rows, "content_hash": version},
+            {"dagster/partition_row_count": rows, "bytes": sizes.get(day, 0), "content_hash": version},
             asset_key=key,
             partition_key=day.isoformat(),
         )

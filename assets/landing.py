@@ -1,5 +1,6 @@
 """Landing: raw event files become typed tables; bad rows go to quarantine with their reason."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ def build_landing(settings: Settings) -> dg.AssetsDefinition:
 
         days = partition_days(context)
         tables = [key.path[-1] for key in sorted(context.selected_asset_keys)]
+        started = time.monotonic()
         with Lake(settings) as lake:
             try:
                 reports = load_days(
@@ -90,12 +92,19 @@ def build_landing(settings: Settings) -> dg.AssetsDefinition:
                     key, partition = landing_key(report.table), report.day.isoformat()
                     context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=_counts(report)))
                 raise
+            seconds = (time.monotonic() - started) / len(days) / len(tables)
             versions = {t: lake.day_versions(f"{LANDING}.{t}", days[0], days[-1]) for t in tables}
+            sizes = {t: lake.day_bytes(f"{LANDING}.{t}", days[0], days[-1]) for t in tables}
         for table in tables:
             mine = [report for report in reports if report.table == table]
             for report in mine:
                 context.add_asset_metadata(
-                    {**_counts(report), "content_hash": versions[table].get(report.day, EMPTY)[1]},
+                    {
+                        **_counts(report),
+                        "bytes": sizes[table].get(report.day, 0),
+                        "seconds": seconds,
+                        "content_hash": versions[table].get(report.day, EMPTY)[1],
+                    },
                     asset_key=landing_key(table),
                     partition_key=report.day.isoformat(),
                 )

@@ -1,5 +1,6 @@
 """Export and release: the candidate becomes an ONNX model, and serving only if its verdict says so."""
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,11 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
     def onnx(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         from ml.pipeline import export_candidate
 
+        started = time.monotonic()
         exported = export_candidate(settings, surface, partition_day(context), run_id=context.run_id)
         return dg.MaterializeResult(
             metadata={
+                "seconds": time.monotonic() - started,
                 "path": dg.MetadataValue.path(str(exported.path)),
                 "candidate": exported.kind,
                 "bytes": exported.bytes,

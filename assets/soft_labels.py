@@ -31,7 +31,7 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
     def soft_labels(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: ProgressResource
     ) -> dg.MaterializeResult:
-        from ml.lake import Lake
+        from ml.lake import ML, Lake
         from ml.teacher.contract import teacher_contract
         from ml.teacher.labels import label_days
 
@@ -40,10 +40,12 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
             report = label_days(
                 lake, settings, surface.name, contract, partition_days(context), progress=progress.of(context)
             )
+            sizes = lake.day_bytes(f"{ML}.soft_labels_{surface.name}", report.days[0].day, report.days[-1].day)
         for day in report.days:
             context.add_asset_metadata(
                 {
                     "dagster/partition_row_count": day.rows,
+                    "bytes": sizes.get(day.day, 0),
                     "content_hash": day.content_hash,
                     "coverage": day.coverage,
                     "defaulted_input_share": day.defaulted_share,

@@ -1,5 +1,7 @@
 """Students: a training set is a query and a snapshot; control and student are trained on it alike."""
 
+import time
+
 import dagster as dg
 from pydantic import Field
 
@@ -48,9 +50,11 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
         ),
     )
     def training_set(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+        started = time.monotonic()
         made = make_training_set(settings, surface, partition_day(context))
         return dg.MaterializeResult(
             metadata={
+                "seconds": time.monotonic() - started,
                 "rows": made.train_rows + made.eval_rows,
                 "train_rows": made.train_rows,
                 "eval_rows": made.eval_rows,

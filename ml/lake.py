@@ -207,6 +207,19 @@ class Lake:
         rows = self.connection.execute(query, [start, end]).fetchall()
         return {day: (int(count), f"{int(total) % 2**128:032x}") for day, count, total in rows}
 
+    def day_bytes(self, table: str, start: date, end: date) -> dict[date, int]:
+        """Return {day: bytes of its data files} of the days of [start, end] that have files."""
+        catalog, (schema, name) = f"__ducklake_metadata_{ALIAS}", table.split(".")
+        query = f"""
+            select v.partition_value::date as day, sum(f.file_size_bytes)::bigint
+            from {catalog}.ducklake_data_file as f
+            join {catalog}.ducklake_file_partition_value as v using (data_file_id)
+            join {catalog}.ducklake_table as t on t.table_id = f.table_id and t.end_snapshot is null
+            join {catalog}.ducklake_schema as s on s.schema_id = t.schema_id and s.end_snapshot is null
+            where f.end_snapshot is null and s.schema_name = ? and t.table_name = ? and day between ? and ?
+            group by 1"""
+        return dict(self.connection.execute(query, [schema, name, start, end]).fetchall())
+
     def content_hash(self, relation: str, parameters: Iterable[object] = ()) -> tuple[int, str]:
         """Return (row count, order-free content hash) of a table name or a parenthesised query.
 

@@ -201,6 +201,33 @@ def test_release_materialized_alone_after_a_failed_check_is_refused(settings: Se
     assert ReleaseStore(settings.artifacts_dir).pointer("homepage") == before
 
 
+def test_every_day_and_every_step_tells_what_it_cost(settings: Settings) -> None:
+    from dagster import AssetKey, AssetRecordsFilter, DagsterInstance
+
+    by_day = {
+        "landing/listens": "landing.listens",
+        "features/feat_user": "features.feat_user",
+        "homepage/examples": "features.examples_homepage",
+        "homepage/soft_labels": "ml.soft_labels_homepage",
+    }
+    with DagsterInstance.from_config(str(settings.dagster_home)) as instance, Lake(settings) as lake:
+
+        def told(key: str) -> list[Any]:
+            records = instance.fetch_materializations(AssetRecordsFilter(AssetKey(key.split("/"))), limit=50).records
+            return [record.asset_materialization for record in records]
+
+        for key, table in by_day.items():
+            days = {m.partition: m.metadata for m in told(key)}
+            assert len(days) >= 10 and all(m["dagster/partition_row_count"].value > 0 for m in days.values()), key
+            files = lake.sql(
+                "select data_file_size_bytes as n from ducklake_list_files('lake', ?, schema => ?)",
+                table.split(".")[::-1],
+            )
+            assert sum(m["bytes"].value for m in days.values()) == sum(files["n"].to_pylist()), key
+        for key in ("landing/listens", *(f"homepage/{name}" for name in ("training_set", "evaluation", "onnx"))):
+            assert all(m.metadata["seconds"].value > 0 for m in told(key)), key
+
+
 def test_nothing_is_written_outside_of_the_home(tiny_demo: Path) -> None:
     for name in ("target", "logs", ".user.yml", "dbt_packages"):
         assert not (ROOT / "dbt_project" / name).exists()
