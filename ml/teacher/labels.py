@@ -387,16 +387,20 @@ def _spool_inferred(
     counts = reader.examples(days)
     # One stream over all days: no core waits at the end of a day.
     batches = ((day, batch) for day in days if counts.get(day) for batch in reader.day(day, counts[day]))
-    for day, parts in groupby(scored(batches), key=lambda part: part[0]):
+    by_day = groupby(scored(batches), key=lambda part: part[0])
+    following = next(by_day, None)
+    for done, day in enumerate(days, 1):
         rows = 0
-        with _writer(folder, day) as writer:
-            for _, part in parts:
-                _check_finite(reader, part.exposure_ids, part.scores)
-                writer.write_batch(_spooled(day, part.exposure_ids, part.scores, part.defaulted))
-                rows += len(part.scores)
-                defaulted.update(part.defaulted_by_input)
-                nodes.update({part.node: len(part.scores)} if part.node else {})
-        progress(Step(reader.labels, days.index(day) + 1, len(days), line=f"{day}, {rows:,} rows scored"))
+        if following and following[0] == day:
+            with _writer(folder, day) as writer:
+                for _, part in following[1]:
+                    _check_finite(reader, part.exposure_ids, part.scores)
+                    writer.write_batch(_spooled(day, part.exposure_ids, part.scores, part.defaulted))
+                    rows += len(part.scores)
+                    defaulted.update(part.defaulted_by_input)
+                    nodes.update({part.node: len(part.scores)} if part.node else {})
+            following = next(by_day, None)
+        progress(Step(reader.labels, done, len(days), line=f"{day}, {rows:,} rows scored"))
 
 
 def _spool_landed(reader: _Reader, days: list[date], folder: Path, progress: Progress) -> None:

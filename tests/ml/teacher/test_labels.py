@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from ml.lake import Lake
+from ml.progress import Step
 from ml.settings import Settings
 from ml.teacher import labels
 from ml.teacher.columns import ColumnError
@@ -89,6 +90,16 @@ def test_labelling_again_or_day_by_day_gives_the_same_hash(
         hashes[::-1]
     )
     assert stored(lake).num_rows == 1_500
+
+
+def test_every_day_is_told_in_order_also_one_without_examples(
+    lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
+) -> None:
+    write_inputs([days[1]], rows=10)
+    told: list[Step] = []
+    report = label_days(lake, settings, "home", load_contract(teacher_folder()), days, told.append)
+    assert [day.rows for day in report.days] == [0, 10, 0] and [step.done for step in told] == [1, 2, 3]
+    assert [step.line for step in told] == [f"{d}, {n} rows scored" for d, n in zip(days, (0, 10, 0), strict=True)]
 
 
 def test_missing_columns_cells_and_nan_take_the_default_and_are_counted(

@@ -23,6 +23,7 @@ from assets.progress import ProgressResource
 from assets.soft_labels import build_soft_labels
 from benchmarks.process import free_port
 from ml.lake import Lake
+from ml.progress import Step
 from ml.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
 from ml.teacher import labels
@@ -102,7 +103,14 @@ def slow(teacher_folder: Write, monkeypatch: pytest.MonkeyPatch) -> Contract:
 
 def label_on(cluster: Any, lake: Lake, settings: Settings, contract: Contract, days: list[date]) -> LabelReport:
     on_ray = settings.model_copy(update={"ray_address": cluster.address})
-    report = label_days(lake, on_ray, "home", contract, days)
+    ours = signal.getsignal(signal.SIGTERM)
+    handlers: list[object] = []
+
+    def told(step: Step) -> None:
+        handlers.append(signal.getsignal(signal.SIGTERM))
+
+    report = label_days(lake, on_ray, "home", contract, days, told)
+    assert handlers and set(handlers) == {ours}, "Dagster ends a run with this signal"
     assert sum(report.rows_by_node.values()) == report.rows == report.examples
     return report
 
