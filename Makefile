@@ -25,7 +25,7 @@ export GX_ANALYTICS_ENABLED ?= false
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test ui study kills fuzz load healthy night backfills chaos lint lock clean
+.PHONY: help install demo test ui study kills fuzz load healthy night backfills chaos bench lint lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -76,6 +76,10 @@ backfills: $(BIN)/.dev ## Run overlapping backfills of DAYS=30 through the UI's 
 
 chaos: $(BIN)/.dev ## Kill workers, daemon, webserver, Postgres and the machine at CHAOS_KILLS=100 random instants, landing to release
 	CHAOS_KILLS=$(CHAOS_KILLS) $(BIN)/python -m pytest -s --timeout=21600 tests/campaigns/campaign_chaos.py
+
+bench: $(BIN)/.dev ## Run the benchmarks beside their references, and write docs/benchmarks.md: ARGS="--quick", or "--home a/demo/home"
+	$(BIN)/python -m benchmarks all $(ARGS)
+	$(BIN)/python -m benchmarks page
 
 lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 	$(BIN)/ruff check .

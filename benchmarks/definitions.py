@@ -1,18 +1,18 @@
 """Loading of the definitions against ``import dagster, dagster_dbt``, in fresh interpreters that take turns.
 
-Run: ``python -m benchmarks.definitions [--repeats 9]``. The definitions are those of a fresh temporary home with the
-surfaces of the simulator.
+Run: ``python -m benchmarks.definitions [--repeats 9] [--quick]``. The definitions are those of a fresh
+temporary home with the surfaces of the simulator.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.record import HISTORY, interleaved, keep, rows
 from deploy.home import prepare
 from ml.settings import PROJECT_ROOT, Settings
 
@@ -33,24 +33,20 @@ def seconds(code: str, home: Path) -> float:
 
 
 def main() -> None:
-    """Print medians and their ratio."""
+    """Record medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="three repeats, nothing recorded")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="crossfade-definitions-") as scratch:
         home = Path(scratch) / "home"
         prepare(Settings(home=home))
-        taken: dict[str, list[float]] = {name: [] for name in WHAT}
         for code in WHAT.values():
             seconds(code, home)  # bytecode and file cache
-        for _ in range(given.repeats):
-            for name, code in WHAT.items():
-                taken[name].append(seconds(code, home))
-    for name, values in taken.items():
-        print(f"{name:30} {statistics.median(values):6.2f} s  ({min(values):.2f} to {max(values):.2f})")
-    reference, load = taken.values()
-    ratios = [b / a for a, b in zip(reference, load, strict=True)]
-    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        variants = {name: lambda code=code: seconds(code, home) for name, code in WHAT.items()}
+        taken = interleaved(variants, 3 if given.quick else given.repeats)
+    found = rows(taken, size=1, of="homes", unit="s", reference=next(iter(WHAT)))
+    keep("definitions", found, None if given.quick else HISTORY)
 
 
 if __name__ == "__main__":

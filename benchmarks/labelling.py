@@ -1,7 +1,7 @@
-"""Labelling against a bare onnxruntime loop, and its memory for 1x and 10x the rows.
+"""Labelling against a bare onnxruntime loop, and its memory, for 1x to 100x the rows.
 
-Run: ``python -m benchmarks.labelling [--rows 200000] [--days 10] [--repeats 3] [--threads 2] [--bottom 64 64]``; a
-teacher of six million parameters has ``--rows 20000 --bottom 2048 2048``. Everything happens in a temporary home:
+Run: ``python -m benchmarks.labelling [--rows 20000] [--days 10] [--repeats 3] [--threads 2] [--bottom 64 64]``; a
+teacher of six million parameters has ``--rows 2000 --bottom 2048 2048``. Everything happens in a temporary home:
 synthetic rows, a demo teacher trained on them, then one process per measurement. The bare loop scores the same rows
 in batches of the same size, from arrays that lie in memory already, with one intra-op thread (as each of labelling's
 threads does) or with all threads; only its loop is timed. Labelling is timed from opening the teacher to the commit:
@@ -11,7 +11,6 @@ validation, reading, defaults, scoring, spooling, writing; the content hashes af
 import argparse
 import json
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import onnxruntime as ort
 import pyarrow as pa
 import yaml
 
+from benchmarks import record
 from ml.lake import Lake
 from ml.settings import Settings
 from ml.teacher.columns import InputColumns
@@ -37,7 +37,9 @@ FIRST_DAY = date(2026, 1, 1)
 SOURCE_ROWS = 50_000
 IDS = {"source_user_id": 5_000, "source_item_id": 4_500, "source_creator_id": 700}
 NULL_SHARE = 0.1
-WHAT = ("one thread", "all threads", "label")
+WHAT = {"all threads": "bare loop, all threads", "one thread": "bare loop, one thread", "label": "labelling"}
+SURFACES = {"x1": 1, "x3": 3, "x10": 10, "x30": 30, "x100": 100}
+"""Surface: how many times the rows of the first."""
 
 
 def columns(inputs: Mapping[str, DemoInput], rows: int, rng: np.random.Generator, app: bool) -> dict[str, pa.Array]:
@@ -59,8 +61,8 @@ def columns(inputs: Mapping[str, DemoInput], rows: int, rng: np.random.Generator
     return made
 
 
-def prepare(home: Path, rows: int, days: int, bottom: list[int] | None) -> int:
-    """Write the source, train a teacher on it, and write teacher inputs for two surfaces of 1x and 10x the rows.
+def prepare(home: Path, rows: int, days: int, bottom: list[int] | None, surfaces: Mapping[str, int]) -> int:
+    """Write the source, train a teacher on it, and write teacher inputs for surfaces of growing size.
 
     Returns:
         The teacher's parameters.
@@ -85,7 +87,7 @@ def prepare(home: Path, rows: int, days: int, bottom: list[int] | None) -> int:
         inputs = columns(spec.inputs, SOURCE_ROWS, rng, app=False)
         source = keys(SOURCE_ROWS, FIRST_DAY, "impression_id") | inputs | labels
         lake.replace_days("features.source_examples", pa.table(source), [FIRST_DAY])
-        for surface, factor in (("small", 1), ("large", 10)):
+        for surface, factor in surfaces.items():
             for number in range(days):
                 day, n = FIRST_DAY + timedelta(days=number), rows * factor // days
                 table = pa.table(keys(n, day, "exposure_id") | columns(spec.inputs, n, rng, app=True))
@@ -145,13 +147,14 @@ def spawn(*arguments: object) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Record seconds per million rows and peak memory over rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000, help="rows of 1x")
+    parser.add_argument("--rows", type=int, default=20_000, help="rows of 1x")
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bottom", type=int, nargs="+", help="widths of the teacher's bottom; default the demo's")
+    parser.add_argument("--quick", action="store_true", help="the two smallest sizes once, nothing recorded")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "HOME", "SURFACE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     shared = ("--days", given.days, "--threads", given.threads)
@@ -159,25 +162,23 @@ def main() -> None:
         what, home, surface = given.measure
         print(json.dumps(measure(what, Path(home), surface, given.days, given.threads)))
         return
+    surfaces = dict(list(SURFACES.items())[:2]) if given.quick else SURFACES
+    reference = WHAT["all threads"]
+    found = []
     with tempfile.TemporaryDirectory(prefix="crossfade-labelling-") as folder:
-        print(f"a teacher of {prepare(Path(folder), given.rows, given.days, given.bottom):,} parameters")
-        ratios: dict[str, list[float]] = {"one thread": [], "all threads": []}
-        peaks: dict[str, list[float]] = {"small": [], "large": []}
-        print(f"{'':12} {'rows':>9} {'seconds':>8} {'rows/s':>9} {'peak MB':>8}")
-        for _ in range(given.repeats):
-            for surface in peaks:
-                found = {what: spawn("--measure", what, folder, surface, *shared) for what in WHAT}
-                for what, r in found.items():
-                    speed, peak = f"{r['rows_per_second']:>9.0f}", f"{r['peak_mb']:>8.0f}"
-                    print(f"{what:12} {r['rows']:>9.0f} {r['seconds']:>8.2f} {speed} {peak}", flush=True)
-                peaks[surface].append(found["label"]["peak_mb"])
-                if surface == "large":
-                    for what, values in ratios.items():
-                        values.append(found["label"]["rows_per_second"] / found[what]["rows_per_second"])
-        peak = {surface: statistics.median(values) for surface, values in peaks.items()}
-        for what, values in ratios.items():
-            print(f"throughput of labelling / {what}, 10x rows: {statistics.median(values):.2f} (aim >= 0.8)")
-        print(f"peak memory of labelling, 10x / 1x rows: {peak['large'] / peak['small']:.3f} (aim <= 1.10)")
+        print(f"a teacher of {prepare(Path(folder), given.rows, given.days, given.bottom, surfaces):,} parameters")
+        for surface in surfaces:
+            turns = [
+                {name: spawn("--measure", what, folder, surface, *shared) for what, name in WHAT.items()}
+                for _ in range(1 if given.quick else given.repeats)
+            ]
+            size = int(turns[0][reference]["rows"])
+            print(f"{size:,} rows", flush=True)
+            seconds = {name: [1e6 / turn[name]["rows_per_second"] for turn in turns] for name in WHAT.values()}
+            peaks = {name: [turn[name]["peak_mb"] for turn in turns] for name in WHAT.values()}
+            for values, unit in ((seconds, "s / M rows"), (peaks, "MB")):
+                found += record.rows(values, size=size, of="rows", unit=unit, reference=reference)
+    record.keep("labelling", found, None if given.quick else record.HISTORY)
 
 
 if __name__ == "__main__":

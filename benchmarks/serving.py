@@ -1,6 +1,6 @@
 """Latency of one client on loopback, against a bare ``session.run`` of the same rows, interleaved in one run.
 
-    python -m benchmarks.serving [--home .crossfade] [--surface homepage] [--candidates 200] [--requests 1000]
+    python -m benchmarks.serving [--home .crossfade] [--surface homepage] [--candidates 10 50 100 200 500]
 
 The home holds a champion and published features, as after `make demo`. The server is a process of its own.
 """
@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 
 from benchmarks.process import crossfade
+from benchmarks.record import HISTORY, Row, keep
 from deploy.serving.engine import Engine, Served
 from deploy.serving.metrics import Metrics
 from deploy.serving.protocol import HEADER, TensorSpec
@@ -24,6 +25,9 @@ from deploy.serving.run import request_example
 from ml.settings import Settings
 
 _WARM_UP = 100
+BARE = "bare session.run"
+TAIL_REQUESTS = 1000
+"""With fewer a 99th percentile is one or two requests."""
 
 
 def main() -> None:
@@ -31,28 +35,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, default=None)
     parser.add_argument("--surface", default="homepage")
-    parser.add_argument("--candidates", type=int, default=200)
+    parser.add_argument("--candidates", type=int, nargs="+", default=[10, 50, 100, 200, 500])
     parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--quick", action="store_true", help="100 requests of 10 candidates, nothing recorded")
     options = parser.parse_args()
     settings = Settings(**({"home": options.home} if options.home else {}))
-    example = Example.of(settings, options.surface, options.candidates)
-    feeds, headers = example.feeds, example.binary_headers
+    sizes, requests = ([10], 100) if options.quick else (options.candidates, options.requests)
+    found: list[Row] = []
     with crossfade(settings) as (url, _):
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
-        infer = f"/v2/models/{options.surface}/infer"
-        ways = {
-            "bare session.run": lambda: example.served.released.model.run(feeds),
-            "/rank": lambda: post(connection, "/rank", example.ranked, {}),
-            "infer, binary tensors": lambda: post(connection, infer, example.binary, headers),
-            "infer, JSON tensors": lambda: post(connection, infer, example.plain, {}),
-            "GET /v2/health/live": lambda: get(connection, "/v2/health/live"),
-        }
-        times = measure(ways, options.requests)
-    print(f"{options.surface}: {options.candidates} candidates, {len(feeds)} inputs, {options.requests} requests each")
-    print(f"{'':24}{'p50 ms':>10}{'p99 ms':>10}")
-    for name, values in times.items():
-        median, tail = np.percentile(values, [50, 99]) * 1e3
-        print(f"{name:24}{median:10.2f}{tail:10.2f}")
+        for candidates in sizes:
+            example = Example.of(settings, options.surface, candidates)
+            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+            times = measure(ways(example, connection, options.surface), requests)
+            found += latencies(times, candidates)
+    keep("serving", found, None if options.quick else HISTORY)
+
+
+def ways(example: "Example", connection: http.client.HTTPConnection, surface: str) -> dict[str, Callable[[], object]]:
+    """Return the ways to ask; the first is the reference."""
+    infer = f"/v2/models/{surface}/infer"
+    return {
+        BARE: lambda: example.served.released.model.run(example.feeds),
+        "/rank": lambda: post(connection, "/rank", example.ranked, {}),
+        "infer, binary tensors": lambda: post(connection, infer, example.binary, example.binary_headers),
+        "infer, JSON tensors": lambda: post(connection, infer, example.plain, {}),
+        "GET /v2/health/live": lambda: get(connection, "/v2/health/live"),
+    }
+
+
+def latencies(times: dict[str, list[float]], candidates: int) -> list[Row]:
+    """Return medians and 99th percentiles; the range of a ratio is over fifths of the requests."""
+    found = []
+    units = {50: "ms, median", 99: "ms, p99"}
+    if len(times[BARE]) < TAIL_REQUESTS:
+        del units[99]
+    for percentile, unit in units.items():
+        parts = {name: [np.percentile(p, percentile) for p in np.array_split(v, 5)] for name, v in times.items()}
+        whole = {name: float(np.percentile(values, percentile)) for name, values in times.items()}
+        for name in times:
+            ratios = [float(a / b) for a, b in zip(parts[name], parts[BARE], strict=True)]
+            middle = float(np.median(ratios))
+            value = 1e3 * whole[name]
+            found.append(Row(name, candidates, "candidates", value, unit, middle, BARE, min(ratios), max(ratios)))
+    return found
 
 
 class Example(NamedTuple):

@@ -1,12 +1,19 @@
-"""Rows per second of training a control, against a bare loop over tensors in memory and a per-row ``DataLoader``.
+"""Training a control against a bare loop over tensors in memory, a ``DataLoader`` of rows, and torch-rechub's trainer.
 
-Same rows, network, batch size, optimiser and one thread; the variants take turns, and medians are reported.
+Same rows, network, batch size, optimiser and one thread; the variants take turns, in CPU seconds.
 
-    python -m benchmarks.training [--rows 180000] [--repeats 5] [--surface homepage]
+    python -m benchmarks.training [--rows 180000] [--repeats 5] [--surface homepage] [--quick]
+
+Torch-rechub's trainer gets the radio's network, since it has one task without masked labels, at five batch sizes with
+a constant rate; it must reach the same AUC on later days. It is installed without its dependencies into a folder of
+its own below ``--environments``, so that both use the same torch.
 """
 
 import argparse
-import statistics
+import contextlib
+import io
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,17 +26,30 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as RowDataset
 
+from benchmarks.record import HISTORY, Row, interleaved, keep, rows
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.network import Ranker
-from ml.students.train import Batches, Clock, build_optimizer, build_ranker, deterministic, fit, prepare, train
+from ml.students.train import (
+    Batches,
+    Clock,
+    build_optimizer,
+    build_ranker,
+    deterministic,
+    fit,
+    prepare,
+    train,
+    validation_metrics,
+)
 from ml.surfaces.spec import Surface, load_surface
 
 FIRST_DAY = date(2026, 1, 1)
 ROW_LOADER_SHARE = 10
 """The per-row loader sees one in so many rows; it is slow, and its speed does not depend on how many."""
+AUC_TOLERANCE = 0.005
+"""Two trainers of one network; their losses are summed in another order."""
 
 
 class Rows(RowDataset):
@@ -82,46 +102,130 @@ def row_loader(ranker: Ranker, batches: Batches, surface: Surface) -> int:
 
 
 def main() -> None:
-    """Run the comparison and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Record the comparison with loops, and with another trainer over batch sizes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=180_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--surface", default="homepage")
+    parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "crossfade")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rows, once; nothing recorded")
     options = parser.parse_args()
-    surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{options.surface}.yaml")
-    surface = surface.model_copy(update={"training": surface.training.model_copy(update={"epochs": 1})})
-    window = surface.window
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(home=Path(folder), first_day=FIRST_DAY, threads=1)
-        training_set = _world(settings, surface, options.rows // window.train_days)
-        compare(settings, training_set, surface, options.repeats)
+    count, repeats = (options.rows // 10, 1) if options.quick else (options.rows, options.repeats)
+    torch.set_num_threads(1)
+    found: list[Row] = []
+    for name, run in ((options.surface, compare), ("radio", beside_rechub)):
+        surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
+        surface = _with(surface, epochs=1)
+        with tempfile.TemporaryDirectory() as folder:
+            settings = Settings(home=Path(folder), first_day=FIRST_DAY, threads=1)
+            training_set = _world(settings, surface, count // surface.window.train_days)
+            if run is beside_rechub:
+                sys.path.append(str(installed(options.environments / "trainers")))
+            found += run(settings, training_set, surface, repeats)
+    keep("training", found, None if options.quick else HISTORY)
 
 
-def compare(settings: Settings, training_set: TrainingSet, surface: Surface, repeats: int) -> None:
-    """Let the variants take turns and print medians."""
-    data = load(settings, training_set, surface, training_set.train_days, soft_labels=False)
+def compare(settings: Settings, training_set: TrainingSet, surface: Surface, repeats: int) -> list[Row]:
+    """Let the variants take turns and return CPU seconds per million rows, for five sizes."""
     technique = surface.distillation.technique
-    taught = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
-    variants: dict[str, Callable[[int], tuple[int, float]]] = {
-        "bare loop over tensors in memory": lambda _: _timed(bare_loop, data, surface),
-        "our loop (fit without preparing)": lambda _: _fit(data, surface, "none"),
-        f"our loop with {technique} heads": lambda _: _fit(taught, surface, technique),
-        "ours, reading, preparing and saving included": lambda i: _whole(settings, training_set, surface, i),
-        "DataLoader of rows": lambda _: _timed(row_loader, data, surface),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    rates: dict[str, list[float]] = {name: [] for name in variants}
-    for index in range(repeats):
-        for name, variant in variants.items():
-            rows, spent = variant(index)
-            seconds[name].append(spent)
-            rates[name].append(rows / spent)
-    bare = rates["bare loop over tensors in memory"]
-    print(f"{len(data):,} rows x {len(surface.inputs)} inputs, batch {surface.training.batch_size}, one thread")
-    print(f"{'':46}{'rows/s':>10}{'ratio':>8}{'CPU s':>8}")
-    for name, found in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(found, bare, strict=True))
-        print(f"{name:46}{statistics.median(found):10,.0f}{ratio:8.2f}{statistics.median(seconds[name]):8.2f}")
+    found = []
+    whole = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
+    for share in (16, 8, 4, 2, 1):
+        taught = whole.select(slice(0, len(whole) // share))
+        variants: dict[str, Callable[[], tuple[int, float]]] = {
+            "bare loop over tensors in memory": lambda data=taught: _timed(bare_loop, data, surface),
+            "our loop (fit without preparing)": lambda data=taught: _fit(data, surface, "none"),
+            f"our loop with {technique} heads": lambda data=taught: _fit(data, surface, technique),
+        }
+        if share == 1:
+            variants["ours, reading, preparing and saving included"] = lambda: _whole(settings, training_set, surface)
+            variants["DataLoader of rows"] = lambda data=taught: _timed(row_loader, data, surface)
+        taken = interleaved({name: lambda run=run: _cost(run()) for name, run in variants.items()}, repeats)
+        found += rows(taken, size=len(taught), of="rows", unit="CPU s / M rows", reference=next(iter(variants)))
+    return found
+
+
+def beside_rechub(settings: Settings, training_set: TrainingSet, surface: Surface, repeats: int) -> list[Row]:
+    """Let both trainers train one network at five batch sizes.
+
+    Raises:
+        SystemExit: They do not reach the same AUC.
+    """
+    data = load(settings, training_set, surface, training_set.train_days, soft_labels=False)
+    later = load(settings, training_set, surface, training_set.eval_days, soft_labels=False)
+    found = []
+    for size in (256, 512, 1024, 2048, 4096):
+        same = _with(surface, batch_size=size, final_rate=1.0, unknown_share=0.0)
+        trained: dict[str, Ranker] = {}
+
+        def ours(same: Surface = same, trained: dict[str, Ranker] = trained) -> float:
+            clock = Clock(time.process_time)
+            quiet = lambda step, steps, loss: None  # noqa: E731
+            trained["ours"], _, _ = fit(data, same, technique="none", seed=1, progress=quiet, clock=clock)
+            return _cost((len(data), clock.seconds["fit"]))
+
+        def theirs(same: Surface = same, trained: dict[str, Ranker] = trained) -> float:
+            seconds, trained["theirs"] = rechub(data, same)
+            return _cost((len(data), seconds))
+
+        taken = interleaved({"our loop": ours, "torch-rechub's trainer": theirs}, repeats)
+        left, right = (validation_metrics(ranker, later) for ranker in (trained["ours"], trained["theirs"]))
+        for task in surface.tasks:
+            if abs(left[task]["auc"] - right[task]["auc"]) > AUC_TOLERANCE:
+                raise SystemExit(f"batch {size}: AUC {left[task]['auc']:.4f} and {right[task]['auc']:.4f}")
+        found += rows(taken, size=size, of="rows a batch", unit="CPU s / M rows", reference="torch-rechub's trainer")
+    return found
+
+
+def rechub(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
+    """Train one epoch with torch-rechub; return its CPU seconds and the network."""
+    from torch_rechub.trainers.ctr_trainer import CTRTrainer
+    from torch_rechub.utils.data import TorchDataset
+
+    (task,) = surface.tasks
+    with deterministic(), contextlib.redirect_stderr(io.StringIO()):
+        ranker = build_ranker(data, surface, technique="none", seed=1)
+        batches = prepare(ranker, data, torch.device("cpu"))
+        dataset = TorchDataset({"rows": batches.rows, "dense": batches.dense}, batches.labels[task])
+        trainer = CTRTrainer(
+            Probability(ranker), optimizer_fn=lambda *_, **__: build_optimizer(ranker, surface.training)
+        )
+        start = time.process_time()
+        trainer.train_one_epoch(DataLoader(dataset, batch_size=surface.training.batch_size))
+        return time.process_time() - start, ranker.eval()
+
+
+class Probability(torch.nn.Module):
+    """The network as torch-rechub asks for one: columns in, a probability out."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        super().__init__()
+        self.ranker = ranker
+
+    def forward(self, columns: dict[str, Tensor]) -> Tensor:
+        """Return [n] probabilities of the one task."""
+        (task,) = self.ranker.surface.tasks
+        return torch.sigmoid(self.ranker.activations(columns["rows"], columns["dense"]).outputs[task])
+
+
+def installed(folder: Path) -> Path:
+    """Return the folder that holds the other trainer, which is installed once."""
+    requirements = PROJECT_ROOT / "benchmarks" / "trainers" / "requirements.txt"
+    done = folder / "installed"
+    if not done.exists() or done.read_text() != requirements.read_text():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder)]
+        subprocess.run([*command, "--requirement", str(requirements)], check=True)
+        done.write_text(requirements.read_text())
+    return folder
+
+
+def _with(surface: Surface, **recipe: float) -> Surface:
+    return surface.model_copy(update={"training": surface.training.model_copy(update=recipe)})
+
+
+def _cost(measured: tuple[int, float]) -> float:
+    count, seconds = measured
+    return 1e6 * seconds / count
 
 
 def _world(settings: Settings, surface: Surface, rows_per_day: int) -> TrainingSet:
@@ -148,10 +252,10 @@ def _fit(data: Dataset, surface: Surface, technique: str) -> tuple[int, float]:
     return len(data), clock.seconds["fit"]
 
 
-def _whole(settings: Settings, training_set: TrainingSet, surface: Surface, index: int) -> tuple[int, float]:
+def _whole(settings: Settings, training_set: TrainingSet, surface: Surface) -> tuple[int, float]:
     start = time.process_time()
-    out_dir = settings.home / f"run{index}"
-    checkpoint = train(settings, training_set, surface, technique="none", seed=1, out_dir=out_dir)
+    with tempfile.TemporaryDirectory(dir=settings.home) as folder:
+        checkpoint = train(settings, training_set, surface, technique="none", seed=1, out_dir=Path(folder) / "run")
     return checkpoint.meta["rows"], time.process_time() - start
 
 

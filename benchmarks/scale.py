@@ -1,0 +1,105 @@
+"""What a day of 10^9 exposures would cost: the measured costs carried on, with what that assumes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.record import number
+
+EXPOSURES = 1e9
+"""Exposures a day."""
+MILLION = 1e6
+WINDOW_DAYS = 28
+"""Days that a student learns from."""
+
+History = Mapping[str, Sequence[Mapping[str, Any]]]
+
+HEAD = """# At 10^9 exposures a day
+
+Costs measured at small sizes, carried on in a straight line; `python -m benchmarks page` computes every figure here
+from `benchmarks/history/`, and a test does so again. It is an estimate for planning. What it assumes:
+
+- The last two measured sizes give the cost of one more exposure; fixed costs fall away, and
+  nothing gets slower with size. Nothing at this size was run.
+- Hours are core hours of the machine that [benchmarks.md](benchmarks.md) describes, in CPU seconds of one thread.
+- The shape of the data stays: exposures per user, clicks per exposure, days in a window.
+"""
+
+TAIL = """
+## What breaks first, and what to change then
+
+1. **Memory of one DuckDB process**, when the aggregates of a trailing window no longer fit: DuckDB then
+   spills to disk and the costs above no longer hold. Partition `int_user_item_day` by a hash of the user beside the
+   day, and build `feat_user` and `feat_user_creator` a share at a time; their SQL groups by user, so
+   that shares are independent.
+2. **The tensors of a training window**, which lie in memory. Train on a sample of exposures, or read batches from the
+   files of the snapshot; the training set is already a query and a snapshot.
+3. **One writer of the lake** (the pool `lake_writer`). Features and labels of other days wait. A Postgres catalog
+   takes several writers of different tables; a pool per table is the change.
+4. **Labelling** needs no change of design: days and batches are independent, and a teacher behind an endpoint moves
+   the cost to its own machines.
+
+Serving does not depend on the exposures of a day but on requests per second; it grows by more processes
+behind one address.
+"""
+
+
+def marginal(found: History, stage: str, name: str, of: str, unit: str) -> float | None:
+    """Return the cost of one more of the size, between the two largest sizes of the newest record.
+
+    None when the history has fewer than two.
+    """
+    records = found.get(stage)
+    if not records:
+        return None
+    rows = [row for row in records[-1]["rows"] if (row["name"], row["of"], row["unit"]) == (name, of, unit)]
+    points = sorted((row["size"], row["value"]) for row in rows)
+    if len(points) < 2:
+        return None
+    (small, less), (large, more) = points[-2:]
+    return max(more - less, 0.0) / (large - small)
+
+
+def costs(found: History) -> dict[str, float]:
+    """Return {step: core hours for a day of ``EXPOSURES``}; a step that was not measured is left out."""
+    hours = {}
+    features = marginal(found, "features", "dbt build with tests, on the lake", "exposures a day", "CPU s")
+    if features is not None:
+        hours["features of the day (`feat_*`)"] = features * EXPOSURES / 3600
+    training = _value(found, "training", "our loop (fit without preparing)", "CPU s / M rows")
+    if training is not None:
+        hours["control or student, one epoch over one day's exposures"] = training * EXPOSURES / MILLION / 3600
+        hours[f"the same over {WINDOW_DAYS} days"] = WINDOW_DAYS * training * EXPOSURES / MILLION / 3600
+    labelling = _value(found, "labelling", "labelling", "s / M rows")
+    if labelling is not None:
+        hours["soft labels of the day"] = labelling * EXPOSURES / MILLION / 3600
+    return hours
+
+
+def scale_page(found: History) -> str:
+    """Return the Markdown of a history."""
+    lines = [HEAD, "| step | core hours | cores, to be done in 4 hours |", "|---|---:|---:|"]
+    lines += [f"| {step} | {number(hours)} | {number(max(hours / 4, 1))} |" for step, hours in costs(found).items()]
+    lines += ["", "Landing, the `int_*` tables and the gate are not in the table: they were not measured over sizes."]
+    memory = marginal(found, "features", "dbt build with tests, on the lake", "exposures a day", "MB")
+    if memory is not None:
+        needed = memory * EXPOSURES / 1024
+        lines += ["", f"Peak memory of building features, carried on without spilling: {number(needed)} GB."]
+    history = _range(found, "features", "same SQL, bare DuckDB on Parquet", "days of history", "CPU s")
+    if history:
+        (short, first), (long, last) = history
+        told = f"{number(first)} CPU s with {number(short)} days, {number(last)} with {number(long)}"
+        lines += ["", f"Length of history: features of equal days took {told} (bare SQL; fixed costs are least there)."]
+    return "\n".join(lines) + "\n" + TAIL
+
+
+def _value(found: History, stage: str, name: str, unit: str) -> float | None:
+    records = found.get(stage)
+    rows = [row for row in records[-1]["rows"] if (row["name"], row["unit"]) == (name, unit)] if records else []
+    return max(rows, key=lambda row: row["size"])["value"] if rows else None
+
+
+def _range(found: History, stage: str, name: str, of: str, unit: str) -> list[tuple[float, float]]:
+    records = found.get(stage)
+    rows = records[-1]["rows"] if records else []
+    points = sorted((r["size"], r["value"]) for r in rows if (r["name"], r["of"], r["unit"]) == (name, of, unit))
+    return [points[0], points[-1]] if len(points) > 1 else []
