@@ -72,7 +72,11 @@ def scaled(found: History) -> dict[str, tuple[Curves, str, str]]:
         for (of, unit), curves in grouped.items():
             enough = {name: sorted(points) for name, points in curves.items() if len(dict(points)) >= SIZES}
             if enough:
-                plots["-".join((stage, *of.split(), *unit.replace("/", "per").split())) + ".png"] = enough, of, unit
+                plots["-".join((stage, *of.split(), *unit.replace("/", "per").replace(",", "").split())) + ".png"] = (
+                    enough,
+                    of,
+                    unit,
+                )
     return plots
 
 

@@ -27,6 +27,8 @@ from `benchmarks/history/`, and a test does so again. It is an estimate for plan
 TAIL = """
 ## What breaks first, and what to change then
 
+The order is what the design leads one to expect; none of it was run.
+
 1. **Memory of one DuckDB process**, when the aggregates of a trailing window no longer fit: DuckDB then
    spills to disk and the costs above no longer hold. Partition `int_user_item_day` by a hash of the user beside the
    day, and build `feat_user` and `feat_user_creator` a share at a time; their SQL groups by user, so
@@ -79,7 +81,9 @@ def scale_page(found: History) -> str:
     """Return the Markdown of a history."""
     lines = [HEAD, "| step | core hours | cores, to be done in 4 hours |", "|---|---:|---:|"]
     lines += [f"| {step} | {number(hours)} | {number(max(hours / 4, 1))} |" for step, hours in costs(found).items()]
-    lines += ["", "Landing, the `int_*` tables and the gate are not in the table: they were not measured over sizes."]
+    absent = [stage for stage in ("features", "labelling", "training") if not found.get(stage)]
+    absent += ["landing", "the `int_*` tables", "the gate"]
+    lines += ["", f"Not in the table, since no record of theirs is in the history: {', '.join(absent)}."]
     memory = marginal(found, "features", "dbt build with tests, on the lake", "exposures a day", "MB")
     if memory is not None:
         needed = memory * EXPOSURES / 1024
