@@ -218,7 +218,8 @@ def outcome(settings: Settings) -> dict[str, object]:
         champion = store.champion(surface)
         assert champion, f"no release of {surface}"
         models[surface] = champion.release.record.files[MODEL]
-    return {**tables(settings), **counts, **models}
+    # A checkpoint names the snapshot that it learnt from, and with it the commits before.
+    return {**tables(settings, but=("landed_at", "model_hash")), **counts, **models}
 
 
 class Chaos:

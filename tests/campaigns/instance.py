@@ -18,7 +18,6 @@ import httpx
 
 from deploy.automation import NOT_ENDED
 from ml.lake import ALIAS, Lake
-from ml.landing.ledger import LEDGER
 from ml.settings import PROJECT_ROOT, Settings
 from ml.simulator.write import write_landing
 from tests.deploy.test_containers import SERVICES
@@ -257,10 +256,12 @@ def reasons(instance: dg.DagsterInstance, run_id: str) -> str:
     )
 
 
-def tables(settings: Settings) -> dict[str, tuple[int, str]]:
-    """Return the rows and the content hash of every table; when a day was landed is no content."""
-    relations = {f"{ALIAS}.{LEDGER}": f"(select * exclude (landed_at) from {ALIAS}.{LEDGER})"}
+def tables(settings: Settings, but: Sequence[str] = ("landed_at",)) -> dict[str, tuple[int, str]]:
+    """Return the rows and the content hash of every table without some columns; when a day was landed is no content."""
     with Lake(settings) as lake:
         query = "select table_schema || '.' || table_name as n from information_schema.tables where table_catalog = ?"
-        names = sorted(lake.sql(query, [ALIAS])["n"].to_pylist())
-        return {n: lake.content_hash(relations.get(f"{ALIAS}.{n}", f"{ALIAS}.{n}")) for n in names}
+        relations = {}
+        for name in sorted(lake.sql(query, [ALIAS])["n"].to_pylist()):
+            columns = ", ".join(column for column in lake.columns(name) if column not in but)
+            relations[name] = f"(select {columns} from {ALIAS}.{name})"
+        return {name: lake.content_hash(relation) for name, relation in relations.items()}
