@@ -262,6 +262,6 @@ def tables(settings: Settings, but: Sequence[str] = ("landed_at",)) -> dict[str,
         query = "select table_schema || '.' || table_name as n from information_schema.tables where table_catalog = ?"
         relations = {}
         for name in sorted(lake.sql(query, [ALIAS])["n"].to_pylist()):
-            columns = ", ".join(column for column in lake.columns(name) if column not in but)
+            columns = ", ".join(f'"{column}"' for column in lake.columns(name) if column not in but)
             relations[name] = f"(select {columns} from {ALIAS}.{name})"
         return {name: lake.content_hash(relation) for name, relation in relations.items()}
