@@ -5,7 +5,7 @@
     python -m benchmarks all [--quick] [--home .crossfade]
     python -m benchmarks page             # writes docs/benchmarks.md, its plots, and docs/scale.md
 
-Stages that ask a served champion need a home that `make demo` filled.
+Stages that ask a served champion need a home that `make demo` filled; `nodes` needs the extra `ray`.
 """
 
 import ast
@@ -18,13 +18,15 @@ from ml.settings import PROJECT_ROOT
 
 ALONE = ("definitions", "features", "labelling", "training")
 WITH_HOME = ("serving", "distilled", "servers")
+WITH_RAY = ("nodes",)
+STAGES = (*ALONE, *WITH_HOME, *WITH_RAY)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the first word asks for; return the exit code."""
     match arguments:
         case []:
-            print("\n".join(f"{stage:12} {about(stage)}" for stage in (*ALONE, *WITH_HOME)))
+            print("\n".join(f"{stage:12} {about(stage)}" for stage in STAGES))
             return 0
         case ["page"]:
             from benchmarks.page import write
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
             else:
                 print(f"left out, since they need --home: {', '.join(WITH_HOME)}")
             return max(codes)
-        case [stage, *rest] if stage in (*ALONE, *WITH_HOME):
+        case [stage, *rest] if stage in STAGES:
             return run(stage, rest)
     print(__doc__, file=sys.stderr)
     return 2
