@@ -209,7 +209,7 @@ def test_the_code_location_serves_the_graph_with_the_values_arguments(prepared_h
             while subprocess.run(health, env=environment, cwd=PROJECT_ROOT, capture_output=True).returncode:
                 assert server.poll() is None and time.monotonic() < end
         finally:
-            server.terminate()
+            server.kill()  # what a pod gets whose grace period is over
 
 
 def test_triton_is_pointed_at_what_promotion_publishes(built_demo: Path) -> None:

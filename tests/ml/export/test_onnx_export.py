@@ -85,7 +85,8 @@ def test_no_row_gives_nan_and_all_unknown_ids_score_alike(student: Path, exporte
     one = {name: np.repeat(values[:1], 3, axis=0) for name, values in columns.items()}
     one["user_id"] = np.array([-1, 2**63 - 1, 424242])
     scores = predict(ranker, one)["score"]
-    assert scores[0] == scores[1] == scores[2]
+    # Rows of one batch go through different vector instructions on some processors, which round the last bit otherwise.
+    np.testing.assert_allclose(scores, np.repeat(scores[:1], 3), rtol=1e-6)
 
 
 def test_the_file_is_clean(exported: Export, surface: Surface):
