@@ -80,8 +80,15 @@ def costs(found: History) -> dict[str, float]:
 
 def scale_page(found: History) -> str:
     """Return the Markdown of a history."""
-    lines = [HEAD, "| step | core hours | cores, to be done in 4 hours |", "|---|---:|---:|"]
-    lines += [f"| {step} | {number(hours)} | {number(max(hours / 4, 1))} |" for step, hours in costs(found).items()]
+    lines, estimated = [HEAD], costs(found)
+    if not estimated:
+        return (
+            "\n".join([HEAD, "**Nothing is estimated yet**: no record of a stage that it takes is in the history."])
+            + "\n"
+            + TAIL
+        )
+    lines += ["| step | core hours | cores, to be done in 4 hours |", "|---|---:|---:|"]
+    lines += [f"| {step} | {number(hours)} | {number(max(hours / 4, 1))} |" for step, hours in estimated.items()]
     absent = [stage for stage in ("features", "labelling", "training") if not found.get(stage)]
     absent += ["landing", "the `int_*` tables", "the gate"]
     lines += ["", f"Not in the table, since no record of theirs is in the history: {', '.join(absent)}."]
