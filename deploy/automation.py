@@ -346,7 +346,7 @@ def _landed(settings: Settings) -> set[date]:
 
 def _beyond_horizon(settings: Settings, changed: Collection[date]) -> set[date]:
     """Return the landed days among ``changed`` that lie so far back that nothing is built again without a command."""
-    landed = _landed(settings)
+    landed = _landed(settings) if changed else set()  # most looks find nothing: they need not open the lake again
     if not landed:
         return set()
     horizon = max(landed) - timedelta(days=settings.late_horizon_days)
