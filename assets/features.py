@@ -1,23 +1,20 @@
 """Features: dbt builds daily aggregates, trailing features, examples and teacher inputs from the landed tables."""
 
-import importlib.metadata
 import json
-import os
-import sys
 from collections.abc import Iterator, Mapping
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
-from packaging.version import Version
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtProject, dbt_assets
+from dagster_dbt.asset_utils import get_subset_selection_for_context
+from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
+from dagster_dbt.dbt_manifest import validate_manifest
 
 from assets.landing import EMPTY, data_version
-from assets.manifest import manifest_path
+from assets.manifest import PARSED, manifest_path
 from assets.names import LAKE_WRITER, OWNER
 from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
-from ml.features import DBT_PROJECT_DIR, dbt_environment, dbt_vars, excluded_surfaces
+from ml.features import DBT_PROJECT_DIR, dbt_vars, excluded_surfaces, stream_dbt
 from ml.lake import FEATURES, Lake
 from ml.landing.ledger import require_final
 from ml.settings import Settings
@@ -131,19 +128,16 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
         "backfill_policy": dg.BackfillPolicy.single_run(),
         "pool": LAKE_WRITER,
     }
+    base, ranking = {**common, "select": BASE}, {**common, "select": RANKING}
 
-    @dbt_assets(select=BASE, name="base_tables", **common)
-    def base_tables(
-        context: dg.AssetExecutionContext, dbt: DbtCliResource, settings: dg.ResourceParam[Settings]
-    ) -> Iterator[Any]:
-        yield from _build(context, dbt, settings, surfaces)
+    @dbt_assets(name="base_tables", **base)
+    def base_tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[Any]:
+        yield from _build(context, settings, surfaces, base)
 
-    @dbt_assets(select=RANKING, name="ranking_tables", **common)
-    def ranking_tables(
-        context: dg.AssetExecutionContext, dbt: DbtCliResource, settings: dg.ResourceParam[Settings]
-    ) -> Iterator[Any]:
+    @dbt_assets(name="ranking_tables", **ranking)
+    def ranking_tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[Any]:
         require_final(settings, partition_days(context))
-        yield from _build(context, dbt, settings, surfaces)
+        yield from _build(context, settings, surfaces, ranking)
 
     @dg.asset(
         key=dg.AssetKey(["features", "serving_snapshot"]),
@@ -177,36 +171,37 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
     return [base_tables, ranking_tables, serving_snapshot]
 
 
-class InstalledDbt(DbtCliResource):
-    """The dbt of this environment; its version is known without `dbt --version`, which takes seconds and asks PyPI."""
-
-    @cached_property
-    def _cli_version(self) -> Version:
-        return Version(importlib.metadata.version("dbt-core"))
-
-
-def dbt_resource(settings: Settings) -> DbtCliResource:
-    """Return the dbt command line bound to the project and to this home's lake."""
-    os.environ.update(dbt_environment(settings))
-    beside = Path(sys.executable).parent / "dbt"  # the environment need not be activated
-    return InstalledDbt(
-        project_dir=str(DBT_PROJECT_DIR),
-        profiles_dir=str(DBT_PROJECT_DIR),
-        dbt_executable=str(beside) if beside.exists() else "dbt",
-    )
-
-
 def _build(
-    context: dg.AssetExecutionContext, dbt: DbtCliResource, settings: Settings, surfaces: Mapping[str, Surface]
+    context: dg.AssetExecutionContext,
+    settings: Settings,
+    surfaces: Mapping[str, Surface],
+    chosen: Mapping[str, Any],
 ) -> Iterator[Any]:
-    days = partition_days(context)
-    variables = dbt_vars(settings, surfaces, days[0], days[-1])
-    target = settings.home / "dbt" / "runs" / context.run_id
-    command = ["build", "--exclude-resource-types", "unit_test", "--vars", json.dumps(variables)]
-    invocation = dbt.cli(command, context=context, target_path=target)
+    """Build the chosen models that this run asks for, and yield Dagster's events of dbt's."""
+    days, target = partition_days(context), str(settings.home / "dbt" / "runs" / context.run_id)
+    file, translator = chosen["manifest"], chosen["dagster_dbt_translator"]
+    manifest = validate_manifest(file)
+    selection, indirect = get_subset_selection_for_context(
+        context=context,
+        manifest=manifest,
+        select=chosen["select"],
+        exclude=chosen["exclude"],
+        selector=None,
+        dagster_dbt_translator=translator,
+        current_dbt_indirect_selection_env=None,
+    )
+    variables = json.dumps(dbt_vars(settings, surfaces, days[0], days[-1]))
+    arguments = ["build", "--exclude-resource-types", "unit_test", "--vars", variables, *selection]
+    arguments += ["--target-path", target, "--log-path", target]
+    if indirect:
+        arguments += ["--indirect-selection", indirect]
     with Lake(settings) as lake:
-        for event in invocation.stream():
-            yield _described(context, lake, event) if isinstance(event, dg.Output) else event
+        for told in stream_dbt(settings, arguments, parsed=file.with_name(PARSED)):
+            if told["info"]["level"] != "debug":
+                print(told["info"]["msg"], flush=True)  # the run's log of what dbt says
+            message = DbtCoreCliEventMessage(raw_event=told, event_history_metadata={})
+            for event in message.to_default_asset_events(manifest, translator, context):
+                yield _described(context, lake, event) if isinstance(event, dg.Output) else event
 
 
 def _described(context: dg.AssetExecutionContext, lake: Lake, event: dg.Output) -> dg.Output:

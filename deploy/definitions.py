@@ -10,7 +10,7 @@ for category in (dg.PreviewWarning, dg.BetaWarning):
 
 from assets.evaluation import build_evaluation  # noqa: E402
 from assets.experiment import build_experiment  # noqa: E402
-from assets.features import build_features, dbt_resource  # noqa: E402
+from assets.features import build_features  # noqa: E402
 from assets.landing import build_landing  # noqa: E402
 from assets.progress import ProgressResource  # noqa: E402
 from assets.release import build_release  # noqa: E402
@@ -56,7 +56,7 @@ def build_definitions(
         jobs=jobs,
         sensors=[*build_sensors(settings, surfaces, jobs), build_follow_sensor(settings, surfaces)],
         schedules=build_schedules(settings, surfaces, jobs),
-        resources={"settings": settings, "progress": progress or ProgressResource(), "dbt": dbt_resource(settings)},
+        resources={"settings": settings, "progress": progress or ProgressResource()},
         loggers=dict(loggers or {}),
         executor=dg.in_process_executor,
     )

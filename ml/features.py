@@ -7,10 +7,12 @@ examples, teacher inputs) of a day reads the base tables of its trailing window,
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any, Literal
 
 from ml.lake import attach_options, attach_path, duckdb_settings, extensions, lake_environment
@@ -78,22 +80,81 @@ def build_arguments(
     return [*arguments, "--vars", json.dumps(dbt_vars(settings, surfaces, from_day, to_day))]
 
 
-def run_dbt(settings: Settings, arguments: list[str], *, project_dir: Path = DBT_PROJECT_DIR) -> Any:
+def run_dbt(
+    settings: Settings,
+    arguments: Sequence[str],
+    *,
+    project_dir: Path = DBT_PROJECT_DIR,
+    parsed: Path | None = None,
+    told: Callable[[dict[str, Any]], None] | None = None,
+) -> Any:
     """Run dbt in this process, quietly, and return dbt's result.
+
+    Args:
+        settings: Name the lake.
+        arguments: The command and its options.
+        project_dir: The dbt project.
+        parsed: The project's parser's output (``partial_parse.msgpack``), for the same SQL. Without it dbt parses anew,
+            as it does whenever a variable has another value, and every day is another value.
+        told: Called with each of dbt's events, as its JSON log has them.
 
     Raises:
         DbtError: A model or test failed, or the project does not compile.
     """
     from dbt.cli.main import dbtRunner
+    from dbt.contracts.graph.manifest import Manifest
+    from dbt_common.events.functions import msg_to_dict
 
+    manifest = Manifest.from_msgpack(parsed.read_bytes()) if parsed else None
+    if manifest:
+        manifest.build_flat_graph()
+        manifest.rebuild_ref_lookup()
+    callbacks = [lambda event: told(msg_to_dict(event))] if told else []
     folders = ["--project-dir", str(project_dir), "--profiles-dir", str(project_dir)]
     with _environment(dbt_environment(settings)):
-        outcome = dbtRunner().invoke(["--quiet", *arguments, *folders])
+        outcome = dbtRunner(manifest, callbacks).invoke(["--quiet", *arguments, *folders])
     if not outcome.success:
         results = getattr(outcome.result, "results", None) or []
         failed = [f"{r.node.name}: {r.message}" for r in results if str(r.status) in ("error", "fail", "runtime error")]
         raise DbtError("; ".join(failed) or str(outcome.exception or outcome.result))
     return outcome.result
+
+
+def stream_dbt(settings: Settings, arguments: Sequence[str], *, parsed: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Run dbt as ``run_dbt`` does, in a thread of this process, and yield its events as they happen.
+
+    In this process dbt ends with it: a process of its own would outlive a killed worker and write on. Whoever leaves
+    the events early stops dbt after the query that is running.
+
+    Raises:
+        DbtError: At the end, as ``run_dbt`` does.
+    """
+    events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+    stopped, failed = Event(), list[BaseException]()
+
+    def tell(event: dict[str, Any]) -> None:
+        # The one kind of event at which dbt expects an error: the node fails, as do all after it.
+        if stopped.is_set() and event["info"]["name"] == "SQLQuery":
+            raise DbtError("stopped")
+        events.put(event)
+
+    def work() -> None:
+        try:
+            run_dbt(settings, arguments, parsed=parsed, told=tell)
+        except BaseException as error:  # raised where the events are read
+            failed.append(error)
+        finally:
+            events.put(None)
+
+    thread = Thread(target=work, name="dbt", daemon=True)
+    thread.start()
+    try:
+        yield from iter(events.get, None)
+    finally:
+        stopped.set()
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def project_hash(project_dir: Path = DBT_PROJECT_DIR) -> str:

@@ -12,14 +12,16 @@ from contextlib import contextmanager, suppress
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-import duckdb
-import pyarrow as pa
 from pydantic import SecretStr
 
 from ml.settings import Settings
+
+if TYPE_CHECKING:  # the definitions load without an engine
+    import duckdb
+    import pyarrow as pa
 
 ALIAS = "lake"
 LANDING, FEATURES, ML = "landing", "features", "ml"
@@ -88,11 +90,11 @@ class Lake:
         rows = self.connection.execute(f"describe {ALIAS}.{table}").fetchall()
         return {name: kind for name, kind, *_ in rows}
 
-    def sql(self, query: str, parameters: Iterable[object] = ()) -> pa.Table:
+    def sql(self, query: str, parameters: Iterable[object] = ()) -> "pa.Table":
         """Run one query and return all rows as an Arrow table."""
         return self.connection.execute(query, list(parameters)).to_arrow_table()
 
-    def batches(self, query: str, parameters: Iterable[object] = (), rows: int = 65_536) -> pa.RecordBatchReader:
+    def batches(self, query: str, parameters: Iterable[object] = (), rows: int = 65_536) -> "pa.RecordBatchReader":
         """Run one query and stream its rows as Arrow batches of about ``rows`` rows, in order."""
         return self.connection.execute(query, list(parameters)).to_arrow_reader(rows)
 
@@ -102,8 +104,10 @@ class Lake:
         return int(row[0]) if row else 0
 
     @contextmanager
-    def transaction(self, message: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    def transaction(self, message: str) -> "Iterator[duckdb.DuckDBPyConnection]":
         """Open one transaction; commit at the end, roll back on any exception. ``message`` names the commit."""
+        import duckdb
+
         self.connection.execute("begin transaction")
         try:
             yield self.connection
@@ -116,6 +120,8 @@ class Lake:
 
     def retry(self, step: Callable[[], T], *, attempts: int = 6) -> T:
         """Run ``step`` (a whole transaction), again after a conflict with another writer, with growing pauses."""
+        import duckdb
+
         for attempt in range(attempts):
             try:
                 return step()
@@ -129,7 +135,7 @@ class Lake:
     def replace_days(
         self,
         table: str,
-        rows: pa.Table,
+        rows: "pa.Table",
         days: Iterable[date],
         *,
         day_column: str = "day",
@@ -170,7 +176,7 @@ class Lake:
         self.retry(step)
         return self.snapshot()
 
-    def append(self, table: str, rows: pa.Table, message: str, *, attempts: int = 12) -> None:
+    def append(self, table: str, rows: "pa.Table", message: str, *, attempts: int = 12) -> None:
         """Add rows to a table in one commit; it is created with the Arrow schema of ``rows``, which may be empty.
 
         Args:
@@ -292,13 +298,15 @@ _checked: dict[str, tuple[Path, tuple[int, ...]]] = {}
 """Files of the extensions whose signature this process has checked, with what they looked like then."""
 
 
-def _connect(names: Sequence[str]) -> duckdb.DuckDBPyConnection:
+def _connect(names: Sequence[str]) -> "duckdb.DuckDBPyConnection":
     """Return a connection with extensions loaded.
 
     DuckDB hashes an extension's 35 MB at each load to check its signature, which is most of what opening a lake costs.
     A file that this process has checked, and that nobody has touched since, is loaded without; the permission to do so
     ends with the loading.
     """
+    import duckdb
+
     known = all(name in _checked and _looks(_checked[name][0]) == _checked[name][1] for name in names)
     connection = duckdb.connect(config={"allow_unsigned_extensions": str(known).lower()})
     for name in names:

@@ -10,10 +10,9 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from ml.lake import Lake
 from ml.progress import Progress, Step, silent
@@ -22,7 +21,12 @@ from ml.store.artifacts import Artifact, ArtifactStore
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ml.store.verdicts import Override
+
+    Arrays = dict[str, np.ndarray]
+    Scoring = Callable[[Mapping[str, np.ndarray]], Arrays]
 
 Role = Literal["control", "student"]
 
@@ -198,7 +202,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
     for inputs in ("serving", "logged"):
         data = load(settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking=inputs)
         arrays = {name: column.numpy() for name, column in data.inputs.items()}
-        scores: dict[Model, tuple[str, dict[str, np.ndarray]]] = {
+        scores: dict[Model, tuple[str, Arrays]] = {
             role: (hashes[role], predict(ranker, arrays)) for role, ranker in rankers.items()
         }
         scores |= {name: (model_hash, score(arrays)) for name, (model_hash, score) in released.items()}
@@ -247,7 +251,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
                 numbers[f"{task}_{metric}_{model}"] = evaluation.metric(model, task)
         numbers[f"{task}_{metric}_student_minus_control"] = evaluation.difference("student", "control", task).estimate
     return Evaluated(
-        numbers={name: float(value) for name, value in numbers.items() if np.isfinite(value)},
+        numbers={name: float(value) for name, value in numbers.items() if isfinite(value)},
         plots={name: data_uri(png) for name, png in plots.items()},
         summary=markdown_summary(evaluation, surface),
         digest=stored.digest[:32],
@@ -502,7 +506,7 @@ def git_commit() -> str | None:
 
 def _released_models(
     settings: Settings, surface: Surface
-) -> dict[Literal["champion", "reference"], tuple[str, Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]]]:
+) -> dict[Literal["champion", "reference"], "tuple[str, Scoring]"]:
     """Return hash and scoring function of the champion, and of the reference release where that is another one."""
     from ml.store.releases import ReleaseStore
 
@@ -517,15 +521,17 @@ def _released_models(
     return found
 
 
-def scoring(onnx: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+def scoring(onnx: Path) -> "Scoring":
     """Return a function that scores raw columns with an exported model; a release's path names it."""
+    import numpy as np
+
     from ml.export.onnx import session_of
 
     model = session_of(onnx)
     names = [item.name for item in model.get_inputs()]
     outputs = [item.name for item in model.get_outputs()]
 
-    def score(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def score(arrays: "Mapping[str, np.ndarray]") -> "Arrays":
         if absent := [name for name in names if name not in arrays]:
             raise MissingInput(f"{onnx} wants {absent}, which the surface no longer has")
         values = model.run(outputs, {name: arrays[name] for name in names})

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ml.documents import load_yaml
 from ml.settings import Settings
 
 CONTRACT_FILE = Path(__file__).parent / "contract.yaml"
@@ -163,7 +164,7 @@ def load_contract(settings: Settings) -> Contract:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ContractError(f"{path}: {error}") from error
     if not isinstance(content, dict):

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ml.documents import load_yaml
 
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
 
@@ -43,7 +44,7 @@ def load_preset(name: str) -> Preset:
     Raises:
         ValueError: No preset has that name.
     """
-    presets = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    presets = load_yaml(PRESETS_FILE)
     if name not in presets:
         raise ValueError(f"unknown preset {name!r}; {PRESETS_FILE.name} has {', '.join(presets)}")
     return Preset.model_validate(presets[name])

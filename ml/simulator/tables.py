@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
+from ml.documents import load_yaml
 from ml.landing.contract import CONTRACT_FILE
 from ml.simulator.music import MusicDay
 from ml.simulator.population import AGE_BANDS, CATEGORIES, COUNTRIES, DEVICES, GENRES, Population
@@ -45,7 +45,7 @@ _TYPES = {
 @cache
 def schema_of(table: str) -> pa.Schema:
     """Return the Arrow schema of a table of the landing contract, column order and nullability included."""
-    columns = yaml.safe_load(CONTRACT_FILE.read_text(encoding="utf-8"))["tables"][table]["columns"]
+    columns = load_yaml(CONTRACT_FILE)["tables"][table]["columns"]
     return pa.schema(
         [pa.field(name, _TYPES[spec["type"]], nullable=spec.get("nullable", False)) for name, spec in columns.items()]
     )

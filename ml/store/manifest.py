@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ml.lake import ALIAS, FEATURES, Lake
 from ml.store.sealed import DamagedError
 from ml.teacher.contract import Teacher
-from ml.teacher.labels import label_hashes
 
 
 class Record(BaseModel):
@@ -78,6 +77,8 @@ def soft_label_content(
     lake: Lake, surface: str, days: Iterable[date], teacher_version: str, contract_hash: str
 ) -> tuple[DayContent, ...]:
     """Return the identity of each day of a surface's soft labels of one teacher."""
+    from ml.teacher.labels import label_hashes
+
     return _content(label_hashes(lake, surface, teacher_version, contract_hash, days))
 
 

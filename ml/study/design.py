@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml.landing.kuairand import APP_TABS
+from ml.documents import load_yaml
 from ml.settings import PROJECT_ROOT
 from ml.surfaces.spec import ON_TASKS, Surface, Technique
 
@@ -227,6 +226,8 @@ class World(_Model):
 
     def has(self, surface: str) -> bool:
         """Tell whether a surface has events here; KuaiRand's radio has none where the homepage has all tabs."""
+        from ml.landing.kuairand import APP_TABS
+
         return surface != "radio" or not set(self.homepage_tabs or ()) >= set(APP_TABS)
 
 
@@ -338,7 +339,7 @@ class Design(_Model):
 
 def design_names(path: Path = DESIGNS_FILE) -> list[str]:
     """Return the names of the studies of a file, in its order."""
-    return list(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return list(load_yaml(path))
 
 
 def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:
@@ -352,7 +353,7 @@ def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:
 
 def named_entry(path: Path, what: str, name: str) -> dict[str, Any]:
     """Return one entry of a YAML file of named things; ``what`` they are stands in the error that lists them."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    entries = load_yaml(path)
     if name not in entries:
         raise ValueError(f"no {what} {name!r}; there are {sorted(entries)}")
     return entries[name]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ml.documents import load_yaml
 from ml.features import build_arguments, project_hash, run_dbt
 from ml.lake import Lake
 from ml.landing.kuairand import log_days
@@ -156,7 +157,7 @@ def _make_teacher(settings: Settings, world: World, variant: TeacherVariant, fol
     folder.mkdir()
     if variant.days or variant.defaulted == 0:
         through = teacher_end(settings, surfaces)
-        spec = yaml.safe_load(settings.teacher_spec.read_text(encoding="utf-8"))
+        spec = load_yaml(settings.teacher_spec)
         if variant.defaulted == 0:
             spec["inputs"] = {name: item for name, item in spec["inputs"].items() if not item.get("source_only")}
         spec_file = folder / "spec.yaml"

@@ -4,17 +4,8 @@ import ast
 import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
-
-import numpy as np
-
-NUMPY: dict[str, Callable[..., Any]] = {
-    "sigmoid": lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)),
-    "exp": np.exp,
-    "log1p": np.log1p,
-    "clip": np.clip,
-}
-"""The functions over numpy arrays; a namespace for another library has the same names."""
 
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -44,17 +35,24 @@ class Expression:
     text: str
     names: frozenset[str]
 
-    def __call__(self, values: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]] = NUMPY) -> Any:
+    def __call__(self, values: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]] | None = None) -> Any:
         """Evaluate over arrays or tensors of one shape.
 
         Args:
             values: {task: array}; must hold ``names``.
-            functions: Implementation of ``sigmoid``, ``exp``, ``log1p`` and ``clip(x, low, high)``.
+            functions: Implementation of ``sigmoid``, ``exp``, ``log1p`` and ``clip(x, low, high)``; default is numpy's.
 
         Returns:
             Array of the shape of the values.
         """
-        return _evaluate(_tree(self.text), values, functions)
+        return _evaluate(_tree(self.text), values, functions or _of_numpy())
+
+
+@cache
+def _of_numpy() -> dict[str, Callable[..., Any]]:
+    import numpy as np
+
+    return {"sigmoid": lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)), "exp": np.exp, "log1p": np.log1p, "clip": np.clip}
 
 
 def parse(text: str, tasks: Collection[str]) -> Expression:

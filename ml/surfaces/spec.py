@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ml.documents import load_yaml
 from ml.settings import Settings
 from ml.surfaces.expression import parse
 
@@ -358,7 +359,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise SpecError(f"{path} extends itself")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path)
     except (OSError, yaml.YAMLError) as error:
         raise SpecError(f"{path}: {error}") from error
     if not isinstance(content, dict):

@@ -9,13 +9,16 @@ import math
 from datetime import date
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from ml.documents import load_yaml
 from ml.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CONTRACT_FILE = "contract.yaml"
 CARD_FILE = "card.json"
@@ -80,11 +83,13 @@ class TeacherOutput(_Model):
         """Name of the model's output that holds this task."""
         return self.output or self.task
 
-    def to_score(self, values: np.ndarray) -> np.ndarray:
+    def to_score(self, values: "np.ndarray") -> "np.ndarray":
         """Turn the teacher's numbers [n] into stored scores, float64 [n].
 
         Logits and values stay; a probability p becomes log(p / (1 - p)), and NaN where p lies outside [0, 1].
         """
+        import numpy as np
+
         values = np.asarray(values, dtype=np.float64)
         if self.kind != "probability":
             return values
@@ -212,7 +217,7 @@ def load_contract(path: Path) -> Contract:
     """
     path = path / CONTRACT_FILE if path.is_dir() else path
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ContractError(f"{path}: {error}") from error
     if not isinstance(content, dict):

@@ -23,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
+from ml.documents import load_yaml
 from ml.evaluation.metrics import auc
 from ml.lake import ALIAS, FEATURES, Lake
 from ml.progress import Progress, Step, silent
@@ -160,7 +161,7 @@ def load_demo_spec(path: Path) -> DemoSpec:
         ContractError: The file is missing, is no YAML mapping, or breaks a rule; names file and key.
     """
     try:
-        return DemoSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return DemoSpec.model_validate(load_yaml(path))
     except ValidationError as error:
         raise ContractError(f"{path}: {readable(error)}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
