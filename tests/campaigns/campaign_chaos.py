@@ -57,7 +57,7 @@ PIECES = 3
 """Backfills that are under way at once, each of some of the days."""
 PAUSE_S = (2.0, 40.0)
 """Between two kills; short ones are as likely as long ones, so that some hit a recovery and some late steps."""
-PER_STAGE = 9
+PER_STAGE = 17
 """Kills after which a stage is left in peace to end: late stages are hit as well as early ones."""
 VICTIMS = {"worker": 8, "daemon": 3, "machine": 3, "webserver": 2, "postgres": 4}
 """How often each is chosen, of 20. The machine is everything but Postgres."""
