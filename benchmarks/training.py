@@ -1,12 +1,14 @@
-"""Training a control against a bare loop over tensors in memory, a ``DataLoader`` of rows, and torch-rechub's trainer.
+"""Training a control against a bare loop over tensors in memory, a ``DataLoader`` of rows, and two public libraries.
 
 Same rows, network, batch size, optimiser and one thread; the variants take turns, in CPU seconds.
 
     python -m benchmarks.training [--rows 180000] [--repeats 5] [--surface homepage] [--quick]
 
-Torch-rechub's trainer gets the radio's network, since it has one task without masked labels, at five batch sizes with
-a constant rate; it must reach the same AUC on later days. It is installed without its dependencies into a folder of
-its own below ``--environments``, so that both use the same torch.
+The trainers of torch-rechub and DeepCTR-Torch get the radio's network, since it has one task without masked labels,
+with our optimiser, at five batch sizes with a constant rate; all must reach the same AUC on later days. Each is fed as
+its examples do: torch-rechub from a dictionary with a column per input (and, at its best, from two tensors), DeepCTR-
+Torch from one matrix. They are installed without their dependencies into a folder of their own below
+``--environments``, so that all use the same torch.
 """
 
 import argparse
@@ -18,7 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -102,7 +106,7 @@ def row_loader(ranker: Ranker, batches: Batches, surface: Surface) -> int:
 
 
 def main() -> None:
-    """Record the comparison with loops, and with another trainer over batch sizes."""
+    """Record the comparison with loops, and with the libraries' trainers over batch sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=180_000)
     parser.add_argument("--repeats", type=int, default=5)
@@ -113,13 +117,13 @@ def main() -> None:
     count, repeats = (options.rows // 10, 1) if options.quick else (options.rows, options.repeats)
     torch.set_num_threads(1)
     found: list[Row] = []
-    for name, run in ((options.surface, compare), ("radio", beside_rechub)):
+    for name, run in ((options.surface, compare), ("radio", beside_libraries)):
         surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
         surface = _with(surface, epochs=1)
         with tempfile.TemporaryDirectory() as folder:
             settings = Settings(home=Path(folder), first_day=FIRST_DAY, threads=1)
             training_set = _world(settings, surface, count // surface.window.train_days)
-            if run is beside_rechub:
+            if run is beside_libraries:
                 sys.path.append(str(installed(options.environments / "trainers")))
             found += run(settings, training_set, surface, repeats)
     keep("training", found, None if options.quick else HISTORY)
@@ -145,8 +149,8 @@ def compare(settings: Settings, training_set: TrainingSet, surface: Surface, rep
     return found
 
 
-def beside_rechub(settings: Settings, training_set: TrainingSet, surface: Surface, repeats: int) -> list[Row]:
-    """Let both trainers train one network at five batch sizes.
+def beside_libraries(settings: Settings, training_set: TrainingSet, surface: Surface, repeats: int) -> list[Row]:
+    """Let each library's trainer train one network at five batch sizes.
 
     Raises:
         SystemExit: They do not reach the same AUC.
@@ -157,28 +161,34 @@ def beside_rechub(settings: Settings, training_set: TrainingSet, surface: Surfac
     for size in (256, 512, 1024, 2048, 4096):
         same = _with(surface, batch_size=size, final_rate=1.0, unknown_share=0.0)
         trained: dict[str, Ranker] = {}
+        variants: dict[str, Callable[[], float]] = {}
+        for name, run in (("our loop", ours), *LIBRARIES.items()):
 
-        def ours(same: Surface = same, trained: dict[str, Ranker] = trained) -> float:
-            clock = Clock(time.process_time)
-            quiet = lambda step, steps, loss: None  # noqa: E731
-            trained["ours"], _, _ = fit(data, same, technique="none", seed=1, progress=quiet, clock=clock)
-            return _cost((len(data), clock.seconds["fit"]))
+            def measure(name: str = name, run: Trainer = run, same: Surface = same, trained: dict = trained) -> float:
+                seconds, trained[name] = run(data, same)
+                return _cost((len(data), seconds))
 
-        def theirs(same: Surface = same, trained: dict[str, Ranker] = trained) -> float:
-            seconds, trained["theirs"] = rechub(data, same)
-            return _cost((len(data), seconds))
-
-        taken = interleaved({"our loop": ours, "torch-rechub's trainer": theirs}, repeats)
-        left, right = (validation_metrics(ranker, later) for ranker in (trained["ours"], trained["theirs"]))
+            variants[name] = measure
+        taken = interleaved(variants, repeats)
+        reached = {name: validation_metrics(ranker, later) for name, ranker in trained.items()}
         for task in surface.tasks:
-            if abs(left[task]["auc"] - right[task]["auc"]) > AUC_TOLERANCE:
-                raise SystemExit(f"batch {size}: AUC {left[task]['auc']:.4f} and {right[task]['auc']:.4f}")
-        found += rows(taken, size=size, of="rows a batch", unit="CPU s / M rows", reference="torch-rechub's trainer")
+            aucs = {name: float(metrics[task]["auc"]) for name, metrics in reached.items()}
+            print(f"batch {size}, {task}: " + ", ".join(f"{name} AUC {auc:.4f}" for name, auc in aucs.items()))
+            if max(aucs.values()) - min(aucs.values()) > AUC_TOLERANCE:
+                raise SystemExit(f"batch {size}: the trainers do not reach the same AUC")
+        found += rows(taken, size=size, of="rows a batch", unit="CPU s / M rows", reference="our loop")
     return found
 
 
-def rechub(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
-    """Train one epoch with torch-rechub; return its CPU seconds and the network."""
+def ours(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
+    """Train one epoch with our loop; return its CPU seconds and the network."""
+    clock = Clock(time.process_time)
+    ranker, _, _ = fit(data, surface, technique="none", seed=1, progress=lambda step, steps, loss: None, clock=clock)
+    return clock.seconds["fit"], ranker
+
+
+def rechub(data: Dataset, surface: Surface, *, packed: bool) -> tuple[float, Ranker]:
+    """Train one epoch with torch-rechub; its data set is a dictionary of columns, here of every input or of two."""
     from torch_rechub.trainers.ctr_trainer import CTRTrainer
     from torch_rechub.utils.data import TorchDataset
 
@@ -186,30 +196,81 @@ def rechub(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
     with deterministic(), contextlib.redirect_stderr(io.StringIO()):
         ranker = build_ranker(data, surface, technique="none", seed=1)
         batches = prepare(ranker, data, torch.device("cpu"))
-        dataset = TorchDataset({"rows": batches.rows, "dense": batches.dense}, batches.labels[task])
+        columns = {"rows": batches.rows, "dense": batches.dense} if packed else columns_of(ranker, batches)
         trainer = CTRTrainer(
             Probability(ranker), optimizer_fn=lambda *_, **__: build_optimizer(ranker, surface.training)
         )
+        dataset = TorchDataset(columns, batches.labels[task])
         start = time.process_time()
         trainer.train_one_epoch(DataLoader(dataset, batch_size=surface.training.batch_size))
         return time.process_time() - start, ranker.eval()
 
 
+def deepctr(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
+    """Train one epoch with DeepCTR-Torch, which lays all columns side by side as float32."""
+    import requests
+
+    with mock.patch.object(requests, "get", side_effect=OSError):  # it asks PyPI for a newer version of itself
+        from deepctr_torch.inputs import DenseFeat
+        from deepctr_torch.models.basemodel import BaseModel
+
+    class Adapter(BaseModel):
+        def __init__(self, ranker: Ranker, ids: int, width: int) -> None:
+            columns = [DenseFeat("columns", ids + width)]
+            super().__init__(columns, columns, l2_reg_linear=0.0, l2_reg_embedding=0.0)
+            self.network, self.ids = Probability(ranker), ids
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.network({"rows": x[:, : self.ids].long(), "dense": x[:, self.ids :]}).unsqueeze(1)
+
+    (task,) = surface.tasks
+    with deterministic(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        ranker = build_ranker(data, surface, technique="none", seed=1)
+        batches = prepare(ranker, data, torch.device("cpu"))
+        columns = torch.cat([batches.rows.float(), batches.dense], dim=1).numpy()
+        labels = batches.labels[task].numpy()
+        model = Adapter(ranker, batches.rows.shape[1], batches.dense.shape[1])
+        # Its loss is the sum over a batch; Adam does not see the factor, weight decay would.
+        model.compile(build_optimizer(ranker, surface.training), "binary_crossentropy")
+        start = time.process_time()
+        model.fit({"columns": columns}, labels, surface.training.batch_size, verbose=0, shuffle=False)
+        return time.process_time() - start, ranker.eval()
+
+
+Trainer = Callable[[Dataset, Surface], tuple[float, Ranker]]
+LIBRARIES: dict[str, Trainer] = {
+    "torch-rechub, a column per input": partial(rechub, packed=False),
+    "torch-rechub, ids and numbers packed": partial(rechub, packed=True),
+    "DeepCTR-Torch": deepctr,
+}
+
+
+def columns_of(ranker: Ranker, batches: Batches) -> dict[str, Tensor]:
+    """Return a column per input, as the library's examples have them: an id, a number or a vector per row."""
+    pre = ranker.preprocessing
+    ids = {name: batches.rows[:, place] for place, name in enumerate(pre.ids)}
+    return {**ids, **{name: batches.dense[:, part].squeeze(1) for name, part in pre.slices.items()}}
+
+
 class Probability(torch.nn.Module):
-    """The network as torch-rechub asks for one: columns in, a probability out."""
+    """The network as the libraries ask for one: columns in, a probability out."""
 
     def __init__(self, ranker: Ranker) -> None:
         super().__init__()
         self.ranker = ranker
 
     def forward(self, columns: dict[str, Tensor]) -> Tensor:
-        """Return [n] probabilities of the one task."""
+        """Return [n] probabilities of the one task; columns as those of ``columns_of``, or packed."""
         (task,) = self.ranker.surface.tasks
+        if "dense" not in columns:
+            pre = self.ranker.preprocessing
+            dense = [c if c.dim() > 1 else c.unsqueeze(1) for c in (columns[name] for name in pre.slices)]
+            columns = {"rows": torch.stack([columns[name] for name in pre.ids], 1), "dense": torch.cat(dense, 1)}
         return torch.sigmoid(self.ranker.activations(columns["rows"], columns["dense"]).outputs[task])
 
 
 def installed(folder: Path) -> Path:
-    """Return the folder that holds the other trainer, which is installed once."""
+    """Return the folder that holds the libraries, which are installed once."""
     requirements = PROJECT_ROOT / "benchmarks" / "trainers" / "requirements.txt"
     done = folder / "installed"
     if not done.exists() or done.read_text() != requirements.read_text():
