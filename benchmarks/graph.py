@@ -1,13 +1,14 @@
 """The graph, landing to soft labels: ranges of days, a day with little and with much history, and nothing to do.
 
-    python -m benchmarks.graph [--days 30] [--history 300] [--repeats 3] [--quick]
+    python -m benchmarks.graph [--days 30] [--history 300] [--repeats 3] [--folder FOLDER] [--prepare] [--quick]
 
 The app is the simulator's smallest, in files, with a teacher from elsewhere. A range is what a backfill of the UI and
 the sensors ask for: one run of ``base_tables_job``, one of ``ranking_tables_job``, each `dagster job execute` in a
 process of its own. One by one is the mean of the single days that took turns with the range, times its days. What one
 day costs is told by part: Dagster's record of its steps and dbt's of its models say how long each took. Nothing to do
 is a look of the landing sensor at a home in which every day is as it landed. Seconds are elapsed ones, the CPU seconds
-of processes and their children stand beside them.
+of processes and their children stand beside them. The history takes a quarter of an hour; in a ``--folder`` it is kept
+and gone on with, and ``--prepare`` stops before anything is timed.
 """
 
 import argparse
@@ -35,8 +36,9 @@ from ml.simulator.write import write_landing
 
 FIRST = date(2026, 1, 1)
 RANGES = (1, 3, 8, 15, 30)
-STEP = 30
+STEP = 90
 """Days of a range in which a long history is built."""
+JOBS = (BASE_JOB, RANKING_JOB)
 ONE_RANGE, ONE_BY_ONE = "one range", "one by one"
 PARTS = (
     "whole day",
@@ -98,28 +100,51 @@ def home(folder: Path, name: str, days: int) -> Settings:
     return settings
 
 
+def history_of(folder: Path, days: int, landed: int) -> Settings:
+    """Return the home of the folder in which so many days are built; go on where an earlier call ended."""
+    if not (folder / "teacher").exists():
+        labelling.prepare(folder, 1_000, 1, None, {"x1": 1})
+    landing = Settings(home=folder / "simulator", landing_dir=folder / "landing", simulator_preset="tiny")
+    write_landing(landing.model_copy(update={"first_day": FIRST}), days=landed)
+    settings = home(folder, f"{days} days", days)
+    for job in JOBS:  # labels of a day look into the next one: every day lands first
+        done = settings.home / f"{job}.days"
+        for start in range(int(done.read_text()) if done.exists() else 0, days, STEP):
+            end = min(start + STEP, days)
+            taken = execute(settings, job, start, end - 1)
+            done.write_text(str(end))
+            print(f"{job}: {end} of {days} days, {taken.wall:.0f} s", flush=True)
+    return settings
+
+
 def build(settings: Settings, first: int, last: int) -> Taken:
     """Build a range of days, landing to soft labels, as the sensors ask for it."""
+    base, ranking = (execute(settings, job, first, last) for job in JOBS)
+    parts = {part: base.parts[part] + ranking.parts[part] for part in PARTS}
+    return Taken(base.wall + ranking.wall, base.cpu + ranking.cpu, parts)
+
+
+def execute(settings: Settings, job: str, first: int, last: int) -> Taken:
+    """Execute a job for a range of days, in a process of its own.
+
+    Raises:
+        SystemExit: It failed; the message has the end of what it printed.
+    """
     days = range_tags(FIRST + timedelta(days=first), FIRST + timedelta(days=last))
-    walls, cpu, parts = [], 0.0, dict.fromkeys(PARTS, 0.0)
-    for job in (BASE_JOB, RANKING_JOB):
-        before, began = _cpu(), time.perf_counter()
-        command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "deploy.definitions", "-j", job]
-        done = subprocess.run(
-            [*command, "--tags", json.dumps(days)],
-            env=environment(settings),
-            cwd=PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        walls.append(time.perf_counter() - began)
-        cpu += _cpu() - before
-        if done.returncode:
-            raise SystemExit(f"{job} of {days} failed: {done.stdout[-2000:]}{done.stderr[-4000:]}")
-        for part, seconds in _parts(settings, job, walls[-1]).items():
-            parts[part] += seconds
-    return Taken(sum(walls), cpu, parts)
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "deploy.definitions", "-j", job]
+    before, began = _cpu(), time.perf_counter()
+    done = subprocess.run(
+        [*command, "--tags", json.dumps(days)],
+        env=environment(settings),
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall, cpu = time.perf_counter() - began, _cpu() - before
+    if done.returncode:
+        raise SystemExit(f"{job} of {days} failed: {done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return Taken(wall, cpu, _parts(settings, job, wall))
 
 
 def _parts(settings: Settings, job: str, wall: float) -> dict[str, float]:
@@ -189,21 +214,17 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=RANGES[-1], help="longest range, and days of the short history")
     parser.add_argument("--history", type=int, default=300, help="days of the long history")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where the homes are kept; default a temporary folder")
+    parser.add_argument("--prepare", action="store_true", help="only build the homes")
     parser.add_argument("--quick", action="store_true", help="three days of three and six, once; nothing recorded")
     given = parser.parse_args()
     days, history, repeats = (3, 6, 1) if given.quick else (given.days, given.history, given.repeats)
     with tempfile.TemporaryDirectory(prefix="crossfade-graph-") as scratch:
-        folder = Path(scratch)
-        labelling.prepare(folder, 1_000, 1, None, {"x1": 1})
-        landing = Settings(home=folder / "simulator", landing_dir=folder / "landing", simulator_preset="tiny")
-        write_landing(landing.model_copy(update={"first_day": FIRST}), days=history)
-        short, long = home(folder, "short", days), home(folder, "long", history)
-        build(short, 0, days - 1)
-        found = ranges(short, [size for size in RANGES if size <= days], repeats)
-        for start in range(0, history, STEP):
-            taken = build(long, start, min(start + STEP, history) - 1)
-            print(f"history up to day {start + STEP}: {taken.wall:.0f} s", flush=True)
-        homes = {days: short, history: long}
+        folder = given.folder.absolute() if given.folder else Path(scratch)
+        homes = {number: history_of(folder, number, history) for number in (days, history)}
+        if given.prepare:
+            return
+        found = ranges(homes[days], [size for size in RANGES if size <= days], repeats)
         last: dict[str, list[Taken]] = {f"day {number}": [] for number in homes}
         idle: dict[str, list[float]] = {f"nothing to do, {number} days landed": [] for number in homes}
         for _ in range(repeats):

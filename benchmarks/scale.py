@@ -21,7 +21,7 @@ from `benchmarks/history/`, and a test does so again. It is an estimate for plan
 - The last two measured sizes give the cost of one more exposure; fixed costs fall away, and
   nothing gets slower with size. Nothing at this size was run.
 - Hours are core hours of the machine that [benchmarks.md](benchmarks.md) describes: CPU time of one thread for
-  features and training, elapsed time of one thread for soft labels, so that there others' load is in the figure.
+  landing, features and training, elapsed time of one thread for soft labels, so that there others' load is in the figure.
 - The shape of the data stays: exposures per user, clicks per exposure, days in a window.
 """
 
@@ -65,6 +65,9 @@ def marginal(found: History, stage: str, name: str, of: str, unit: str) -> float
 def costs(found: History) -> dict[str, float]:
     """Return {step: core hours for a day of ``EXPOSURES``}; a step that was not measured is left out."""
     hours = {}
+    landing = _value(found, "landing", "landing, every row checked", "CPU s / M exposures")
+    if landing is not None:
+        hours["landing of the day, every row checked"] = landing * EXPOSURES / MILLION / 3600
     features = marginal(found, "features", "dbt build with tests, on the lake", "exposures a day", "CPU s")
     if features is not None:
         hours["features of the day (`feat_*`)"] = features * EXPOSURES / 3600
@@ -89,8 +92,8 @@ def scale_page(found: History) -> str:
         )
     lines += ["| step | core hours | cores, to be done in 4 hours |", "|---|---:|---:|"]
     lines += [f"| {step} | {number(hours)} | {number(max(hours / 4, 1))} |" for step, hours in estimated.items()]
-    absent = [stage for stage in ("features", "labelling", "training") if not found.get(stage)]
-    absent += ["landing", "the `int_*` tables", "the gate"]
+    absent = [stage for stage in ("landing", "features", "labelling", "training") if not found.get(stage)]
+    absent += ["the `int_*` tables", "the gate"]
     lines += ["", f"Not in the table, since no record of theirs is in the history: {', '.join(absent)}."]
     memory = marginal(found, "features", "dbt build with tests, on the lake", "exposures a day", "MB")
     if memory is not None:

@@ -66,7 +66,8 @@ def run_study(
     Args:
         settings: The home that keeps worlds and trials.
         design: What to run.
-        workers: Processes; default one per core. A world is made and used by one process.
+        workers: Processes; default one per core. A world is made and used by one process. Where the settings name a
+            Ray cluster, its nodes work instead; they see the home under the same path.
         report: Told of every stage and trial.
 
     Returns:
@@ -78,14 +79,14 @@ def run_study(
     init_trials(settings)
     planned = plan(settings, design, workers)
     began, done, fresh = time.monotonic(), 0, 0
-    trials: list[str] = []
+    trials: set[str] = set()
 
     def hear(message: tuple[str, str | None, bool]) -> None:
         nonlocal done, fresh
         what, trial, new = message
         if trial:
-            trials.append(trial)
-            done, fresh = done + 1, fresh + new
+            trials.add(trial)
+            done, fresh = len(trials), fresh + new
         left = (time.monotonic() - began) / fresh * (planned.trials - done) if fresh else None
         report(Progress(what, done, planned.trials, left))
 
@@ -95,8 +96,9 @@ def run_study(
         planned.workers,
         hear,
         lambda reason: report(Progress(reason, done, planned.trials, None)),
+        settings.ray_address,
     )
-    return sorted(set(trials))
+    return sorted(trials)
 
 
 def init_trials(settings: Settings) -> None:

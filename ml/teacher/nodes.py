@@ -4,35 +4,27 @@ Every batch is a stateless task, so that Ray itself runs it again where a worker
 same installation, but no file of the home: the teacher comes to them as bytes, rows and scores as Arrow and numpy.
 """
 
-import logging
-import signal
 import socket
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 
+from ml.cluster import ClusterError, connected
 from ml.study.design import code_hash
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import CONTRACT_FILE, Contract, load_contract, write_contract
 from ml.teacher.runtime import TeacherModel, TeacherRefused, open_teacher
 from ml.teacher.scoring import Key, Scored, Scorer, in_order, score
 
-_CONNECT_S = 10
 _WAITING_PER_CPU = 2
 """A batch is scored while the next one travels."""
-
-
-class ClusterError(RuntimeError):
-    """A Ray cluster that cannot be used; the message names its address."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ def on_nodes(address: str, contract: Contract, columns: InputColumns) -> Iterato
         ClusterError: Ray is not installed, the cluster cannot be reached, or it lost a batch more often than Ray tries.
         TeacherRefused, ColumnError: As in one process; raised while scores are read.
     """
-    with _connected(address) as ray:
+    with connected(address) as ray:
         teacher = pack(contract)
         packed = ray.put(teacher)
         task = ray.remote(scheduling_strategy="SPREAD")(_score)
@@ -135,32 +127,6 @@ def _score(packed: list[Any], contract_hash: str, columns: InputColumns, rows: p
         _opened[contract_hash] = unpack(ray.get(packed[0]))
     node = f"{socket.gethostname()} {ray.get_runtime_context().get_node_id()[:8]}"
     return score(_opened[contract_hash], columns, rows, node)
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    try:
-        import ray
-    except ImportError as error:
-        raise ClusterError(
-            f"CROSSFADE_RAY_ADDRESS={address}, but ray is not installed here: pip install 'crossfade[ray]'"
-        ) from error
-    # Ray takes SIGTERM for itself; Dagster ends a run with it.
-    ours = signal.getsignal(signal.SIGTERM)
-    try:
-        if address != "auto":  # Ray alone would try for minutes
-            host = urlsplit(address if "://" in address else f"//{address}")
-            socket.create_connection((host.hostname, host.port), timeout=_CONNECT_S).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except Exception as error:  # ray raises ConnectionError, RuntimeError, ValueError and its own
-        raise ClusterError(f"CROSSFADE_RAY_ADDRESS={address} cannot be reached: {error}") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, ours)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 def _versions() -> dict[str, str]:

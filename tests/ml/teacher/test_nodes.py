@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -21,7 +21,7 @@ import pytest
 from assets.names import surface_key
 from assets.progress import ProgressResource
 from assets.soft_labels import build_soft_labels
-from benchmarks.process import free_port
+from ml.cluster import ClusterError
 from ml.lake import Lake
 from ml.progress import Step
 from ml.settings import PROJECT_ROOT, Settings
@@ -30,7 +30,7 @@ from ml.teacher import labels
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract, load_contract
 from ml.teacher.labels import LabelError, LabelReport, label_days
-from ml.teacher.nodes import ClusterError, on_nodes, pack, unpack
+from ml.teacher.nodes import on_nodes, pack, unpack
 from ml.teacher.runtime import TeacherRefused, open_teacher
 from ml.teacher.scoring import on_threads
 from tests.conftest import ROOT
@@ -65,34 +65,6 @@ slow (int64[n] user, float[n, 1] age, float[n, 3] taste) => (float[n] click, flo
 """A teacher that takes long enough over a batch for something to be lost meanwhile."""
 
 SLOW_OUTPUTS = [{"task": "click", "kind": "logit"}, {"task": "seen", "kind": "probability", "output": "shares"}]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A cluster of one node on loopback, which knows no other address; the tests add the second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # otherwise 127.0.0.1 becomes the machine's address
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("RAY_TMPDIR", "/tmp")  # paths of its sockets have to be short
-        from ray.cluster_utils import Cluster
-
-        port = free_port()
-        head = NODE | {"include_dashboard": False, "ray_client_server_port": port}
-        made: Any = Cluster(initialize_head=True, head_node_args=head)
-        made.client_address = f"ray://127.0.0.1:{port}"
-        yield made
-        made.shutdown()
-
-
-NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 100 * 2**20}
-
-
-@pytest.fixture
-def two_nodes(cluster: Any) -> Any:
-    if not cluster.worker_nodes:
-        cluster.add_node(**NODE)
-    return cluster
 
 
 @pytest.fixture

@@ -1,0 +1,50 @@
+"""A Ray cluster, as ``CROSSFADE_RAY_ADDRESS`` names it: connecting, and what can go wrong with it."""
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+_CONNECT_S = 10
+
+
+class ClusterError(RuntimeError):
+    """A Ray cluster that cannot be used; the message names its address."""
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Connect to a cluster while the block runs, and yield the module ``ray``.
+
+    Args:
+        address: As ``Settings.ray_address``.
+
+    Raises:
+        ClusterError: Ray is not installed, or the cluster cannot be reached.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ClusterError(
+            f"CROSSFADE_RAY_ADDRESS={address}, but ray is not installed here: pip install 'crossfade[ray]'"
+        ) from error
+    # Ray takes SIGTERM for itself; Dagster ends a run with it.
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        if address != "auto":  # Ray alone would try for minutes
+            host = urlsplit(address if "://" in address else f"//{address}")
+            socket.create_connection((host.hostname, host.port), timeout=_CONNECT_S).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except Exception as error:  # ray raises ConnectionError, RuntimeError, ValueError and its own
+        raise ClusterError(f"CROSSFADE_RAY_ADDRESS={address} cannot be reached: {error}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
