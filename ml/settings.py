@@ -75,8 +75,8 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         default=None,
         pattern=r"^(auto|(ray://)?[^/:\s]+:\d+)$",
-        description="Ray cluster that scores soft labels in place of this process's threads: auto, host:port from one "
-        "of its nodes, or ray://host:port from elsewhere; needs the extra `ray`.",
+        description="Ray cluster that scores soft labels and takes the worlds of studies, in place of this process's "
+        "threads: auto, host:port from one of its nodes, or ray://host:port from elsewhere; needs the extra `ray`.",
     )
     memory_limit: str = Field(default="2GB", description="Memory that DuckDB may use before it spills to disk.")
     automation: bool = Field(default=False, description="Sensors and schedules are on unless somebody turns them off.")
