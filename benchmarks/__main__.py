@@ -17,7 +17,7 @@ from pathlib import Path
 from ml.settings import PROJECT_ROOT
 
 ALONE = ("definitions", "landing", "features", "labelling", "training", "graph")
-WITH_HOME = ("serving", "distilled", "servers")
+WITH_HOME = ("serving", "distilled", "servers", "alternatives")
 WITH_RAY = ("nodes",)
 STAGES = (*ALONE, *WITH_HOME, *WITH_RAY)
 

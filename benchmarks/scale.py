@@ -21,7 +21,7 @@ from `benchmarks/history/`, and a test does so again. It is an estimate for plan
 - The last two measured sizes give the cost of one more exposure; fixed costs fall away, and
   nothing gets slower with size. Nothing at this size was run.
 - Hours are core hours of the machine that [benchmarks.md](benchmarks.md) describes: CPU time of one thread for
-  landing, features and training, elapsed time of one thread for soft labels, so that there others' load is in the figure.
+  landing, features and training, elapsed time of one thread for soft labels, so that there others' load is in it.
 - The shape of the data stays: exposures per user, clicks per exposure, days in a window.
 """
 

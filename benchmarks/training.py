@@ -119,10 +119,10 @@ def main() -> None:
     found: list[Row] = []
     for name, run in ((options.surface, compare), ("radio", beside_libraries)):
         surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
-        surface = _with(surface, epochs=1)
+        surface = with_recipe(surface, epochs=1)
         with tempfile.TemporaryDirectory() as folder:
             settings = Settings(home=Path(folder), first_day=FIRST_DAY, threads=1)
-            training_set = _world(settings, surface, count // surface.window.train_days)
+            training_set = world(settings, surface, count // surface.window.train_days)
             if run is beside_libraries:
                 sys.path.append(str(installed(options.environments / "trainers")))
             found += run(settings, training_set, surface, repeats)
@@ -159,7 +159,7 @@ def beside_libraries(settings: Settings, training_set: TrainingSet, surface: Sur
     later = load(settings, training_set, surface, training_set.eval_days, soft_labels=False)
     found = []
     for size in (256, 512, 1024, 2048, 4096):
-        same = _with(surface, batch_size=size, final_rate=1.0, unknown_share=0.0)
+        same = with_recipe(surface, batch_size=size, final_rate=1.0, unknown_share=0.0)
         trained: dict[str, Ranker] = {}
         variants: dict[str, Callable[[], float]] = {}
         for name, run in (("our loop", ours), *LIBRARIES.items()):
@@ -280,7 +280,8 @@ def installed(folder: Path) -> Path:
     return folder
 
 
-def _with(surface: Surface, **recipe: float) -> Surface:
+def with_recipe(surface: Surface, **recipe: float) -> Surface:
+    """Return the surface with another training recipe."""
     return surface.model_copy(update={"training": surface.training.model_copy(update=recipe)})
 
 
@@ -289,7 +290,8 @@ def _cost(measured: tuple[int, float]) -> float:
     return 1e6 * seconds / count
 
 
-def _world(settings: Settings, surface: Surface, rows_per_day: int) -> TrainingSet:
+def world(settings: Settings, surface: Surface, rows_per_day: int) -> TrainingSet:
+    """Write synthetic examples of the surface's window, and return them as a training set."""
     window = surface.window
     days = window.train_days + window.eval_days
     with Lake(settings) as lake:
