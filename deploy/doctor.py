@@ -202,6 +202,19 @@ def _server(settings: Settings) -> Look:
     return State.GOOD, f"{settings.serve_url} is ready"
 
 
+def _cluster(settings: Settings) -> Look:
+    from ml.cluster import connected
+
+    if not settings.ray_address:
+        return State.GOOD, "CROSSFADE_RAY_ADDRESS names none"
+    with connected(settings.ray_address) as ray:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+    if not cpus:
+        return State.BAD, f"{len(nodes)} nodes without a CPU", "start nodes with --num-cpus"
+    return State.GOOD, f"{len(nodes)} nodes with {cpus} CPUs"
+
+
 EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
     "python": _python,
     "packages": _packages,
@@ -216,6 +229,7 @@ EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
     "releases": _releases,
     "features": _features,
     "server": _server,
+    "cluster": _cluster,
 }
 REMEDIES = {
     "home": "make it writable, or choose another CROSSFADE_HOME",
@@ -226,5 +240,6 @@ REMEDIES = {
     "releases": "crossfade release rollback SURFACE, or restore the folder from a backup",
     "features": "materialize features/serving_snapshot",
     "server": "start crossfade serve there, or unset CROSSFADE_SERVE_URL",
+    "cluster": "start Ray there (docs/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",
 }
 """What to do where a part raised."""

@@ -17,7 +17,7 @@ ALLOWED = {
     "checks": {"checks", "ml", "assets"},
     "deploy": {"deploy", "checks", "assets", "ml"},
 }
-HEAVY = ("torch", "onnx", "onnxruntime", "great_expectations")
+HEAVY = ("torch", "onnx", "onnxruntime", "great_expectations", "numpy", "pyarrow", "duckdb", "polars")
 
 
 def imported(path: Path) -> set[str]:

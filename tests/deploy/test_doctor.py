@@ -46,12 +46,16 @@ def test_what_is_broken_is_named_with_what_to_do(tiny_demo: Path, tmp_path: Path
     model.write_bytes(b"rot")
     (tmp_path / "contract.yaml").write_text("name: x")
     (tmp_path / "surfaces").mkdir()
-    states = found(tiny_demo, teacher=tmp_path / "contract.yaml", serve_url="http://127.0.0.1:9")
+    states = found(
+        tiny_demo, teacher=tmp_path / "contract.yaml", serve_url="http://127.0.0.1:9", ray_address="127.0.0.1:9"
+    )
     model.write_bytes(content)
     assert states["releases"][0] is State.BAD and "model.onnx" in states["releases"][1]
     assert "rollback" in states["releases"][2]
     assert states["teacher"][0] is State.BAD and "version" in states["teacher"][1]
     assert states["server"][0] is State.BAD
+    assert states["cluster"][0] is State.BAD and "127.0.0.1:9 cannot be reached" in states["cluster"][1]
+    assert "unset CROSSFADE_RAY_ADDRESS" in states["cluster"][2]
     assert found(tiny_demo, surfaces_dir=tmp_path / "surfaces")["surfaces"][0] is State.BAD
 
 
