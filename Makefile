@@ -14,6 +14,7 @@ SEEDS ?= 20
 REQUESTS ?= 10000
 SWAPS ?= 200
 DAYS ?= 30
+SERVERS ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -71,8 +72,8 @@ healthy: $(BIN)/.dev ## Judge healthy candidates of SEEDS=20 other seeds: DEMO=p
 night: $(BIN)/.dev ## Let the daemon run an app's nights: files arrive, change and come late, releases follow
 	$(BIN)/python -m pytest -s --timeout=3600 tests/campaigns/campaign_night.py
 
-backfills: $(BIN)/.dev ## Run overlapping backfills of DAYS=30 through the UI's API, beside sensors and schedule, against a serial run
-	DAYS=$(DAYS) $(BIN)/python -m pytest -s --timeout=7200 tests/campaigns/campaign_backfills.py
+backfills: $(BIN)/.dev ## Run overlapping backfills of DAYS=30 beside sensors and schedule, against a serial run; SERVERS=1: on Postgres and S3
+	DAYS=$(DAYS) SERVERS=$(SERVERS) $(BIN)/python -m pytest -s --timeout=7200 tests/campaigns/campaign_backfills.py
 
 chaos: $(BIN)/.dev ## Kill workers, daemon, webserver, Postgres and the machine at CHAOS_KILLS=100 random instants, landing to release
 	CHAOS_KILLS=$(CHAOS_KILLS) $(BIN)/python -m pytest -s --timeout=21600 tests/campaigns/campaign_chaos.py

@@ -1,4 +1,8 @@
-"""Backfills through the UI's own API: one canceled and resumed, two at once. `make backfills DAYS=30`."""
+"""Backfills through the UI's own API: one canceled and resumed, two at once. `make backfills DAYS=30`.
+
+With SERVERS=1 the two at once work on a Postgres catalog and storage with data and artifacts in an object store, and
+must leave the tables of the serial run on one machine.
+"""
 
 import json
 import os
@@ -16,6 +20,7 @@ from ml.settings import Settings
 from tests.campaigns.instance import App, Ui, answers, apps, daemon, day, keys_of, quiet, reasons, tables, wait
 
 DAYS = int(os.environ.get("DAYS", "30"))
+SERVERS = bool(os.environ.get("SERVERS"))
 ALONE = 3
 """Days that are built one by one, for the ratio."""
 
@@ -25,6 +30,20 @@ LOCKS = ("database is locked", "conflict", "could not serialize")
 @pytest.fixture(scope="module")
 def make_app(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., App]:
     return apps(tmp_path_factory.mktemp("app"), built_demo, DAYS)
+
+
+@pytest.fixture
+def servers(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Variables that move what machines share to servers; none unless they are asked for."""
+    if not SERVERS:
+        return {}
+    postgres, s3 = request.getfixturevalue("postgres"), request.getfixturevalue("s3")
+    return {
+        "CROSSFADE_CATALOG_URL": postgres("catalog"),
+        "CROSSFADE_DAGSTER_URL": postgres("dagster").replace("postgresql://", "postgresql+psycopg2://"),
+        "CROSSFADE_LAKE_URL": f"{s3}/lake",
+        "CROSSFADE_ARTIFACTS_URL": f"{s3}/artifacts",
+    }
 
 
 def up_to_soft_labels(key: dg.AssetKey) -> bool:
@@ -54,9 +73,9 @@ def under_way(instance: dg.DagsterInstance, backfill: str, step: str) -> bool:
 
 
 def test_overlapping_backfills_beside_sensors_and_schedule_end_as_a_serial_run(
-    make_app: Callable[[str], App], tmp_path: Path
+    make_app: Callable[..., App], servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serial, busy = make_app("serial"), make_app("busy")
+    serial, busy = make_app("serial"), make_app("busy", **servers)
     every = [day(number) for number in range(DAYS)]
     half = every[DAYS // 3 : 2 * DAYS // 3]
 
@@ -86,6 +105,8 @@ def test_overlapping_backfills_beside_sensors_and_schedule_end_as_a_serial_run(
     port = free_port()
     nightly = {"CROSSFADE_AUTOMATION": "true", "CROSSFADE_SENSOR_SECONDS": "5", "CROSSFADE_RELEASE_CRON": "* * * * *"}
     log = tmp_path / "busy.log"
+    for name, value in servers.items():
+        monkeypatch.setenv(name, value)
     with (
         daemon(busy.environment(**nightly), log, port),
         dg.DagsterInstance.from_config(str(busy.settings().dagster_home)) as instance,
