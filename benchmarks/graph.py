@@ -4,7 +4,7 @@
 
 The app is the simulator's smallest, in files, with a teacher from elsewhere. A range is what a backfill of the UI and
 the sensors ask for: one run of ``base_tables_job``, one of ``ranking_tables_job``, each `dagster job execute` in a
-process of its own. One by one is the mean of the single days that took turns with the range, times its days. What one
+process of its own. One by one is the single day of the same turn, times the range's days. What one
 day costs is told by part: Dagster's record of its steps and dbt's of its models say how long each took. Nothing to do
 is a look of the landing sensor at a home in which every day is as it landed. Seconds are elapsed ones, the CPU seconds
 of processes and their children stand beside them. The history takes a quarter of an hour; in a ``--folder`` it is kept
@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from statistics import mean
 
 import dagster as dg
 
@@ -193,19 +192,19 @@ def times(day: Taken, days: int) -> Taken:
 def ranges(settings: Settings, sizes: Sequence[int], repeats: int) -> list[Row]:
     """Compare ranges that end with the source's last day with their days one by one."""
     assert settings.last_day
-    end, found = (settings.last_day - FIRST).days, []
-    single: list[Taken] = []
-    for size in sizes:
-        taken: dict[str, list[Taken]] = {ONE_RANGE: [], ONE_BY_ONE: []}
-        for turn in range(repeats):
-            day = build(settings, end - turn % size, end - turn % size)
-            single.append(day)
-            taken[ONE_RANGE].append(day if size == 1 else build(settings, end - size + 1, end))
-            taken[ONE_BY_ONE].append(times(day, size))
-        print(f"{size} days: {mean(t.wall for t in taken[ONE_RANGE]):.0f} s", flush=True)
-        found += beside(taken, size=size, of="days", reference=ONE_BY_ONE)
-    shares = {part: [day.parts[part] for day in single] for part in PARTS}
-    return found + rows(shares, size=1, of="day by part", unit="s", reference=PARTS[0])
+    end = (settings.last_day - FIRST).days
+    taken: dict[int, dict[str, list[Taken]]] = {size: {ONE_RANGE: [], ONE_BY_ONE: []} for size in sizes}
+    for turn in range(repeats):
+        day = build(settings, end - turn, end - turn)
+        for size, found in taken.items():
+            found[ONE_RANGE].append(day if size == 1 else build(settings, end - size + 1, end))
+            found[ONE_BY_ONE].append(times(day, size))
+            print(f"{size} days: {found[ONE_RANGE][-1].wall:.0f} s", flush=True)
+    compared = [
+        row for size, found in taken.items() for row in beside(found, size=size, of="days", reference=ONE_BY_ONE)
+    ]
+    shares = {part: [day.parts[part] for day in taken[1][ONE_RANGE]] for part in PARTS}
+    return compared + rows(shares, size=1, of="day by part", unit="s", reference=PARTS[0])
 
 
 def main() -> None:
