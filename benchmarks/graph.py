@@ -25,6 +25,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
+import yaml
 
 from benchmarks import labelling
 from benchmarks.record import HISTORY, Row, keep, rows
@@ -81,6 +82,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "CROSSFADE_FIRST_DAY": str(FIRST),
         "CROSSFADE_LAST_DAY": str(settings.last_day),
         "CROSSFADE_TEACHER": str(settings.teacher),
+        "CROSSFADE_SURFACES_DIR": str(settings.surfaces_dir),
         "DAGSTER_HOME": str(settings.dagster_home),
     }
 
@@ -94,7 +96,12 @@ def home(folder: Path, name: str, days: int) -> Settings:
         first_day=FIRST,
         last_day=FIRST + timedelta(days=days - 1),
         teacher=folder / "teacher" / "contract.yaml",
+        surfaces_dir=folder / "surfaces",
     )
+    settings.surfaces_dir.mkdir(exist_ok=True)
+    for path in (PROJECT_ROOT / "ml" / "surfaces").glob("*.yaml"):
+        small = {"extends": str(path), "gate": {"data": {"min_rows": 1}}}  # the smallest app has days of 200 rows
+        (settings.surfaces_dir / path.name).write_text(yaml.safe_dump(small), encoding="utf-8")
     prepare(settings)
     return settings
 
