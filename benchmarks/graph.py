@@ -39,6 +39,8 @@ RANGES = (1, 3, 8, 15, 30)
 STEP = 90
 """Days of a range in which a long history is built."""
 JOBS = (BASE_JOB, RANKING_JOB)
+LAST_DAYS = 3
+"""Times at least that the newest day is built with each history."""
 ONE_RANGE, ONE_BY_ONE = "one range", "one by one"
 PARTS = (
     "whole day",
@@ -233,7 +235,7 @@ def main() -> None:
         found = ranges(homes[days], [size for size in RANGES if size <= days], repeats)
         last: dict[str, list[Taken]] = {f"day {number}": [] for number in homes}
         idle: dict[str, list[float]] = {f"nothing to do, {number} days landed": [] for number in homes}
-        for _ in range(repeats):
+        for _ in range(1 if given.quick else max(repeats, LAST_DAYS)):
             for number, settings in homes.items():
                 last[f"day {number}"].append(build(settings, number - 1, number - 1))
                 idle[f"nothing to do, {number} days landed"].append(nothing(settings))
