@@ -229,7 +229,9 @@ def ui(
     from ml.settings import PROJECT_ROOT
 
     settings = prepare(_settings())
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(PROJECT_ROOT / "workspace.yaml")]
+    # `dg dev`, which is to supersede it, serves projects of its own layout only.
+    command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev"]
+    command += ["-w", str(PROJECT_ROOT / "workspace.yaml")]
     command += ["-h", host, "-p", str(port)]
     console.print(f"Dagster UI on http://{host}:{port} for {settings.home}; stop with Ctrl-C")
     raise typer.Exit(subprocess.run(command, env=environment(settings), cwd=PROJECT_ROOT, check=False).returncode)

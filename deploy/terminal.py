@@ -107,9 +107,9 @@ class _StepLines(logging.Handler):
             case "ASSET_CHECK_EVALUATION":
                 check = event.event_specific_data
                 if not check.passed:
-                    colour = "red" if check.severity.value == "ERROR" else "yellow"
+                    colour, told = ("red", "failed") if check.severity.value == "ERROR" else ("yellow", "warns")
                     asset = "/".join(check.asset_key.path)
-                    _say(f"{at} [{colour}]check {check.check_name} of {asset} did not pass[/{colour}]")
+                    _say(f"{at} [{colour}]check {check.check_name} of {asset} {told}[/{colour}]")
 
 
 def _say(line: str) -> None:
