@@ -196,9 +196,9 @@ def _build(
     if indirect:
         arguments += ["--indirect-selection", indirect]
     with Lake(settings) as lake:
+        lake.trim_statistics()
         for told in stream_dbt(settings, arguments, parsed=file.with_name(PARSED)):
-            if told["info"]["level"] != "debug":
-                print(told["info"]["msg"], flush=True)  # the run's log of what dbt says
+            print(told["info"]["msg"], flush=True)  # the run's log of what dbt says
             message = DbtCoreCliEventMessage(raw_event=told, event_history_metadata={})
             for event in message.to_default_asset_events(manifest, translator, context):
                 yield _described(context, lake, event) if isinstance(event, dg.Output) else event

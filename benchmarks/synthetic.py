@@ -29,6 +29,7 @@ def write_world(
     users: int = 300,
     items: int = 200,
     teacher_noise: float = 0.5,
+    popularity: float = 0.0,
     seed: int = 0,
 ) -> None:
     """Write ``features.examples_<surface>`` and ``ml.soft_labels_<surface>`` for some days.
@@ -42,11 +43,11 @@ def write_world(
         users: Users that there are.
         items: Items that there are.
         teacher_noise: Deviation of the noise on the teacher's logits, whose signal has deviation 1.
+        popularity: Deviation of what an item is to everybody, beside each one's taste; a rank that is learnt soon.
         seed: Seed of everything.
     """
-    examples, soft_labels = world(
-        surface, first_day, days, rows_per_day, users=users, items=items, teacher_noise=teacher_noise, seed=seed
-    )
+    of = {"users": users, "items": items, "teacher_noise": teacher_noise, "popularity": popularity, "seed": seed}
+    examples, soft_labels = world(surface, first_day, days, rows_per_day, **of)
     all_days = [first_day + timedelta(days=d) for d in range(days)]
     lake.replace_days(f"{FEATURES}.examples_{surface.name}", examples, all_days)
     lake.replace_days(f"{ML}.soft_labels_{surface.name}", soft_labels, all_days)
@@ -71,6 +72,7 @@ def world(
     users: int,
     items: int,
     teacher_noise: float,
+    popularity: float = 0.0,
     seed: int,
 ) -> tuple[pa.Table, pa.Table]:
     """Return examples and soft labels as Arrow tables; see ``write_world``."""
@@ -79,6 +81,7 @@ def world(
     taste, appeal = rng.normal(size=(users, 4)), rng.normal(size=(items, 4))
     user, item = rng.integers(users, size=n), (items * rng.random(n) ** 1.5).astype(int)
     affinity = (taste[user] * appeal[item]).sum(1) / 2.0
+    affinity += popularity * np.random.default_rng(seed + 1).normal(size=items)[item]
     day = np.repeat(np.arange(days), rows_per_day)
     start = np.datetime64(first_day, "us")
     ts = start + (day * 86_400_000_000 + rng.integers(86_400_000_000, size=n)).astype("timedelta64[us]")

@@ -210,7 +210,8 @@ def deepctr(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
     """Train one epoch with DeepCTR-Torch, which lays all columns side by side as float32."""
     import requests
 
-    with mock.patch.object(requests, "get", side_effect=OSError):  # it asks PyPI for a newer version of itself
+    # It asks PyPI for a newer version of itself, and prints that it could not.
+    with mock.patch.object(requests, "get", side_effect=OSError), contextlib.redirect_stdout(io.StringIO()):
         from deepctr_torch.inputs import DenseFeat
         from deepctr_torch.models.basemodel import BaseModel
 
@@ -294,8 +295,9 @@ def world(settings: Settings, surface: Surface, rows_per_day: int) -> TrainingSe
     """Write synthetic examples of the surface's window, and return them as a training set."""
     window = surface.window
     days = window.train_days + window.eval_days
+    shape = {"rows_per_day": rows_per_day, "users": 2500, "items": 1500, "popularity": 1.0}
     with Lake(settings) as lake:
-        write_world(lake, surface, first_day=FIRST_DAY, days=days, rows_per_day=rows_per_day, users=2500, items=1500)
+        write_world(lake, surface, first_day=FIRST_DAY, days=days, **shape)
         partition = FIRST_DAY + timedelta(days=days)
         return build_training_set(lake, surface, partition, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
 

@@ -86,7 +86,7 @@ def run_dbt(
     *,
     project_dir: Path = DBT_PROJECT_DIR,
     parsed: Path | None = None,
-    told: Callable[[dict[str, Any]], None] | None = None,
+    told: Callable[[Any], None] | None = None,
 ) -> Any:
     """Run dbt in this process, quietly, and return dbt's result.
 
@@ -96,23 +96,21 @@ def run_dbt(
         project_dir: The dbt project.
         parsed: The project's parser's output (``partial_parse.msgpack``), for the same SQL. Without it dbt parses anew,
             as it does whenever a variable has another value, and every day is another value.
-        told: Called with each of dbt's events, as its JSON log has them.
+        told: Called with each of dbt's events (``EventMsg``), those for debugging too.
 
     Raises:
         DbtError: A model or test failed, or the project does not compile.
     """
     from dbt.cli.main import dbtRunner
     from dbt.contracts.graph.manifest import Manifest
-    from dbt_common.events.functions import msg_to_dict
 
     manifest = Manifest.from_msgpack(parsed.read_bytes()) if parsed else None
     if manifest:
         manifest.build_flat_graph()
         manifest.rebuild_ref_lookup()
-    callbacks = [lambda event: told(msg_to_dict(event))] if told else []
     folders = ["--project-dir", str(project_dir), "--profiles-dir", str(project_dir)]
     with _environment(dbt_environment(settings)):
-        outcome = dbtRunner(manifest, callbacks).invoke(["--quiet", *arguments, *folders])
+        outcome = dbtRunner(manifest, [told] if told else []).invoke(["--quiet", *arguments, *folders])
     if not outcome.success:
         results = getattr(outcome.result, "results", None) or []
         failed = [f"{r.node.name}: {r.message}" for r in results if str(r.status) in ("error", "fail", "runtime error")]
@@ -121,7 +119,9 @@ def run_dbt(
 
 
 def stream_dbt(settings: Settings, arguments: Sequence[str], *, parsed: Path | None = None) -> Iterator[dict[str, Any]]:
-    """Run dbt as ``run_dbt`` does, in a thread of this process, and yield its events as they happen.
+    """Run dbt as ``run_dbt`` does, in a thread of this process, and yield its events for people as they happen.
+
+    They are as its JSON log has them; those for debugging, nine of ten, are left out.
 
     In this process dbt ends with it: a process of its own would outlive a killed worker and write on. Whoever leaves
     the events early stops dbt after the query that is running.
@@ -129,14 +129,17 @@ def stream_dbt(settings: Settings, arguments: Sequence[str], *, parsed: Path | N
     Raises:
         DbtError: At the end, as ``run_dbt`` does.
     """
+    from dbt_common.events.functions import msg_to_dict
+
     events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
     stopped, failed = Event(), list[BaseException]()
 
-    def tell(event: dict[str, Any]) -> None:
+    def tell(event: Any) -> None:
         # The one kind of event at which dbt expects an error: the node fails, as do all after it.
-        if stopped.is_set() and event["info"]["name"] == "SQLQuery":
+        if stopped.is_set() and event.info.name == "SQLQuery":
             raise DbtError("stopped")
-        events.put(event)
+        if event.info.level != "debug":
+            events.put(msg_to_dict(event))
 
     def work() -> None:
         try:

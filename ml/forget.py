@@ -278,7 +278,7 @@ def _trained_on(lake: Lake, settings: Settings, user: str) -> dict[str, tuple[st
 def _learnt_from(lake: Lake, settings: Settings, release: Release, user: str) -> bool:
     manifest = release.manifest
     table = f"{ALIAS}.{FEATURES}.examples_{manifest.surface}"
-    query = f"select count(*) > 0 from {table} where user_id = ? and list_contains(?::date[], day)"
+    query = f"select count(*) > 0 from {table} where user_id = ? and day in (select unnest(?::date[]))"
     parameters = [id63(user), list(manifest.train_days)]
     try:
         with Lake(settings, snapshot=manifest.snapshot) as pinned:

@@ -165,10 +165,8 @@ class Lake:
                         c.execute(f"create table {ALIAS}.{table} as select * from _incoming limit 0")
                         c.execute(f"alter table {ALIAS}.{table} set partitioned by ({day_column})")
                     else:
-                        c.execute(
-                            f"delete from {ALIAS}.{table} where list_contains(?::date[], {day_column}) and ({where})",
-                            [days],
-                        )
+                        chosen = f"{day_column} in (select unnest(?::date[])) and ({where})"
+                        c.execute(f"delete from {ALIAS}.{table} where {chosen}", [days])
                     c.execute(f"insert into {ALIAS}.{table} by name select * from _incoming")
                 finally:
                     c.unregister("_incoming")
@@ -226,6 +224,22 @@ class Lake:
             group by 1"""
         return dict(self.connection.execute(query, [schema, name, start, end]).fetchall())
 
+    def trim_statistics(self) -> int:
+        """Remove from the catalog what it knows of columns by which no file is chosen; return the rows removed.
+
+        Each read that has a condition goes through the statistics of every column of every file of the lake (a SQLite
+        catalog has no index that DuckDB uses: https://github.com/duckdb/ducklake/issues/859). Those of the columns
+        that a table is partitioned by tell one day's files from another's, and stay. A file without statistics of a
+        column is read, and its Parquet footer has them still.
+        """
+        catalog = f"__ducklake_metadata_{ALIAS}"
+        partitions = f"{catalog}.ducklake_partition_column"
+        query = f"""
+            delete from {catalog}.ducklake_file_column_stats where table_id in (select table_id from {partitions})
+                and (table_id, column_id) not in (select (table_id, column_id) from {partitions})"""
+        [(removed,)] = self.retry(lambda: self.connection.execute(query).fetchall())
+        return int(removed)
+
     def content_hash(self, relation: str, parameters: Iterable[object] = ()) -> tuple[int, str]:
         """Return (row count, order-free content hash) of a table name or a parenthesised query.
 
@@ -242,7 +256,8 @@ class Lake:
     ) -> dict[date, tuple[int, str]]:
         """Return {day: ``content_hash`` of the rows of that ``day``} in one pass; a day without rows is there too."""
         names, total = self._summed_rows(relation, parameters)
-        query = f"select day, count(*), {total} from {relation} as t where list_contains(?::date[], day) group by day"
+        chosen = "day in (select unnest(?::date[]))"
+        query = f"select day, count(*), {total} from {relation} as t where {chosen} group by day"
         wanted = sorted(set(days))
         found = {
             day: (count, of) for day, count, of in self.connection.execute(query, [*parameters, wanted]).fetchall()

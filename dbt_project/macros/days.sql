@@ -68,7 +68,9 @@ where {{ built_days(before=var('feature_window_days'), after=-1) }}
                 interval 1 day
             ))::date as day
         ) as wanted
-        anti join {{ ref('int_day') }} as built on wanted.day = built.day
+        anti join (
+            select day from {{ ref('int_day') }} where {{ built_days(before=var('feature_window_days'), after=-1) }}
+        ) as built on wanted.day = built.day
         order by 1
     {%- endset -%}
     {%- set missing = run_query(query).columns[0].values() -%}

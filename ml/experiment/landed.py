@@ -65,7 +65,7 @@ def record_landed(lake: Lake, surface: Surface, days: Sequence[date]) -> pa.Tabl
         f"examples.user_id, count(distinct examples.session_id)::bigint as requests, count(*)::bigint as exposures, "
         f"{sums} from {ALIAS}.{examples} as examples inner join {ALIAS}.{FEATURES}.stg_exposures as shown "
         "on examples.day = shown.day and examples.exposure_id = shown.exposure_id "
-        "where list_contains(?::date[], examples.day) and shown.arm is not null and examples.user_id is not null "
+        "where examples.day in (select unnest(?::date[])) and shown.arm is not null and examples.user_id is not null "
         "group by all order by day, arm, user_id",
         [surface.name, list(days)],
     )

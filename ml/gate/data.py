@@ -40,7 +40,7 @@ def measure_examples(lake: Lake, surface: Surface, days: Sequence[date]) -> list
         select d.day, {", ".join(f"e.{_quote(name)}" for name in (*selected, *("nulls of " + n for n in nulls)))}
         from days as d left join (
             select day, {", ".join(columns)} from {ALIAS}.{FEATURES}.examples_{surface.name}
-            where list_contains(?::date[], day) group by day
+            where day in (select unnest(?::date[])) group by day
         ) as e on e.day = d.day order by d.day"""
     wanted = sorted(set(days))
     found = []
@@ -78,7 +78,7 @@ def measure_features(lake: Lake, surface: Surface, days: Sequence[date]) -> list
     query = f"""
         select e.day, count(*) as rows, count(*) filter (where {differs}) as other_values
         from {ALIAS}.{examples} as e {" ".join(joins)}
-        where list_contains(?::date[], e.day) group by e.day order by e.day"""
+        where e.day in (select unnest(?::date[])) group by e.day order by e.day"""
     return lake.sql(query, [sorted(set(days))]).to_pylist()
 
 
@@ -114,10 +114,11 @@ def measure_soft_labels(
         with days as (select unnest(?::date[]) as day),
         e as (
             select distinct day, exposure_id from {ALIAS}.{FEATURES}.examples_{surface.name}
-            where list_contains(?::date[], day)
+            where day in (select unnest(?::date[]))
         ),
         every as (
-            select *, teacher_version = ? and contract_hash = ? as own from {labels} where list_contains(?::date[], day)
+            select *, teacher_version = ? and contract_hash = ? as own from {labels}
+            where day in (select unnest(?::date[]))
         ),
         own as (
             select day, count(*) as labels, count(*) - count(distinct exposure_id) as duplicates,
@@ -160,7 +161,7 @@ def example_rows(lake: Lake, surface: Surface, days: Sequence[date], *, order: s
     Raises:
         ValueError: The days have no rows.
     """
-    query = f"select * from {ALIAS}.{FEATURES}.examples_{surface.name} where list_contains(?::date[], day) "
+    query = f"select * from {ALIAS}.{FEATURES}.examples_{surface.name} where day in (select unnest(?::date[])) "
     table = lake.sql(f"{query} order by {order} limit ?", [list(days), limit])
     if table.num_rows == 0:
         raise ValueError(f"examples_{surface.name} has no rows on {days[0]} to {days[-1]}")

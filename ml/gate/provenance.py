@@ -131,7 +131,7 @@ def measure_leaks(
     numbers = {name: spec.default for name, spec in surface.inputs.items() if spec.type == "number"}
     columns = dict.fromkeys([*tasks.values(), *numbers])
     selected = ", ".join('"' + c.replace('"', '""') + '"::double as "' + c.replace('"', '""') + '"' for c in columns)
-    query = f"select {selected} from {ALIAS}.{FEATURES}.examples_{surface.name} where list_contains(?::date[], day)"
+    query = f"select {selected} from {ALIAS}.{FEATURES}.examples_{surface.name} where day in (select unnest(?::date[]))"
     table = lake.sql(query, [list(days)])
     found: list[dict[str, Any]] = []
     for task, label in tasks.items():

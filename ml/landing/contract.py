@@ -13,6 +13,7 @@ adds typed columns to its tables and names columns to ignore::
 import hashlib
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -152,24 +153,24 @@ def load_contract(settings: Settings) -> Contract:
     Raises:
         ContractError: A file is no YAML or breaks a rule; names the file.
     """
-    content = _read(CONTRACT_FILE)
     own = settings.home / USER_FILE
+    file = own if own.exists() else CONTRACT_FILE
     try:
-        if own.exists():
-            _merge(content, _read(own))
-        return Contract.model_validate(content)
-    except ValueError as error:
-        raise ContractError(f"{own if own.exists() else CONTRACT_FILE}: {error}") from error
+        return _contract(own.read_bytes() if own.exists() else None)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ContractError(f"{file}: {error}") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = load_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ContractError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ContractError(f"{path} holds no mapping")
-    return content
+@lru_cache(maxsize=8)
+def _contract(extension: bytes | None) -> Contract:
+    """Return the canonical contract with an extension; a sensor asks for it once per day of the landing zone."""
+    content = load_yaml(CONTRACT_FILE)
+    if extension is not None:
+        own = yaml.safe_load(extension)
+        if not isinstance(own, dict):
+            raise ValueError("holds no mapping")
+        _merge(content, own)
+    return Contract.model_validate(content)
 
 
 def _merge(content: dict[str, Any], own: dict[str, Any]) -> None:

@@ -341,7 +341,7 @@ def _count(lake: Lake, spec: DemoSpec, days: Sequence[date]) -> dict[date, int]:
     for name in (*spec.inputs, *spec.labels):
         if name not in columns:
             raise TrainingError(f"{SOURCE_TABLE} has no column {name}")
-    query = f"select day, count(*) from {ALIAS}.{SOURCE_TABLE} where list_contains(?::date[], day) group by day"
+    query = f"select day, count(*) from {ALIAS}.{SOURCE_TABLE} where day in (select unnest(?::date[])) group by day"
     found = dict(lake.connection.execute(query, [list(days)]).fetchall())
     if missing := [day for day in days if not found.get(day)]:
         raise TrainingError(f"{SOURCE_TABLE} has no rows of {missing[0]}" + (", ..." if len(missing) > 1 else ""))

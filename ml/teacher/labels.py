@@ -273,7 +273,7 @@ def rescore(
     if not lake.table_exists(reader.labels):
         raise LabelError(f"{reader.labels} has no rows: the surface was never labelled")
     sample = lake.sql(
-        f"select exposure_id, scores from {ALIAS}.{reader.labels} where list_contains(?::date[], day) "
+        f"select exposure_id, scores from {ALIAS}.{reader.labels} where day in (select unnest(?::date[])) "
         f"and teacher_version = ? and contract_hash = ? order by md5(concat(exposure_id, '|', ?::bigint)) limit ?",
         [days, contract.version, contract.contract_hash, seed, n],
     )
@@ -283,7 +283,7 @@ def rescore(
         )
     stored = dict(zip(sample["exposure_id"].to_pylist(), sample["scores"].to_pylist(), strict=True))
     again: dict[int, Sequence[float]] = {}
-    condition = "list_contains(?::date[], day) and list_contains(?::bigint[], exposure_id)"
+    condition = "day in (select unnest(?::date[])) and list_contains(?::bigint[], exposure_id)"
     with _opened(contract) as model:
         if model is None:
             parts = (part for day in days for part in reader.landed(day))
@@ -316,7 +316,7 @@ class _Reader:
 
     def examples(self, days: Iterable[date]) -> dict[date, int]:
         """Count the rows per day."""
-        query = f"select day, count(*) from {ALIAS}.{self.inputs} where list_contains(?::date[], day) group by day"
+        query = f"select day, count(*) from {ALIAS}.{self.inputs} where day in (select unnest(?::date[])) group by day"
         return dict(self.lake.connection.execute(query, [list(days)]).fetchall())
 
     def day(self, day: date, rows: int) -> Iterator[pa.RecordBatch]:
@@ -445,7 +445,7 @@ def _commit(lake: Lake, table: str, contract: Contract, days: list[date], folder
     def step() -> None:
         with lake.transaction(f"{table}: teacher {contract.name} {contract.version}, {_span(days)}") as c:
             c.execute(
-                f"delete from {ALIAS}.{table} where list_contains(?::date[], day) "
+                f"delete from {ALIAS}.{table} where day in (select unnest(?::date[])) "
                 f"and teacher_version = ? and contract_hash = ?",
                 [days, contract.version, contract.contract_hash],
             )
@@ -479,7 +479,7 @@ def _summaries(lake: Lake, contract: Contract, folder: Path) -> dict[str, ScoreS
 
 def _defaulted_by_day(lake: Lake, table: str, contract: Contract, days: list[date]) -> dict[date, float]:
     query = (
-        f"select day, avg(defaulted_inputs) from {ALIAS}.{table} where list_contains(?::date[], day) "
+        f"select day, avg(defaulted_inputs) from {ALIAS}.{table} where day in (select unnest(?::date[])) "
         f"and teacher_version = ? and contract_hash = ? group by day"
     )
     return dict(lake.connection.execute(query, [days, contract.version, contract.contract_hash]).fetchall())
