@@ -122,6 +122,17 @@ def postgres(postgres_server: Postgres) -> Callable[[str], str]:
     return postgres_server.database
 
 
+@pytest.fixture(scope="module")
+def servers(postgres: Callable[[str], str], s3: str) -> dict[str, str]:
+    """Variables that move all that machines share to servers: catalog, runs, data and releases."""
+    return {
+        "CROSSFADE_CATALOG_URL": postgres("catalog"),
+        "CROSSFADE_DAGSTER_URL": postgres("dagster").replace("postgresql://", "postgresql+psycopg2://"),
+        "CROSSFADE_LAKE_URL": f"{s3}/lake",
+        "CROSSFADE_ARTIFACTS_URL": f"{s3}/artifacts",
+    }
+
+
 def _demo(home: Path) -> None:
     run_crossfade(home, "demo", "--preset", "tiny", timeout=600)
 

@@ -79,7 +79,8 @@ def measure_features(lake: Lake, surface: Surface, days: Sequence[date]) -> list
         select e.day, count(*) as rows, count(*) filter (where {differs}) as other_values
         from {ALIAS}.{examples} as e {" ".join(joins)}
         where e.day in (select unnest(?::date[])) group by e.day order by e.day"""
-    return lake.sql(query, [sorted(set(days))]).to_pylist()
+    wanted = sorted(set(days))
+    return lake.sql(query, [*[wanted[0], wanted[-1]] * len(joins), wanted]).to_pylist() if wanted else []
 
 
 def measure_soft_labels(
@@ -169,8 +170,10 @@ def example_rows(lake: Lake, surface: Surface, days: Sequence[date], *, order: s
 
 
 def _join(table: str, keys: Sequence[str]) -> str:
+    """Return the SQL that joins a feature table by its keys; two parameters bound the days whose files are opened."""
     pairs = [f"{table}.{k} = {'feat_item' if k == 'creator_id' else 'e'}.{_quote(k)}" for k in keys]
-    return f"left join {ALIAS}.{FEATURES}.{table} on {' and '.join([f'{table}.day = e.day', *pairs])}"
+    rows = f"(select * from {ALIAS}.{FEATURES}.{table} where day between ? and ?)"
+    return f"left join {rows} as {table} on {' and '.join([f'{table}.day = e.day', *pairs])}"
 
 
 def _differs(name: str, spec: Input, kind: str) -> str:

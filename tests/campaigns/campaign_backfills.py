@@ -33,17 +33,9 @@ def make_app(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 
 
 @pytest.fixture
-def servers(request: pytest.FixtureRequest) -> dict[str, str]:
+def shared(request: pytest.FixtureRequest) -> dict[str, str]:
     """Variables that move what machines share to servers; none unless they are asked for."""
-    if not SERVERS:
-        return {}
-    postgres, s3 = request.getfixturevalue("postgres"), request.getfixturevalue("s3")
-    return {
-        "CROSSFADE_CATALOG_URL": postgres("catalog"),
-        "CROSSFADE_DAGSTER_URL": postgres("dagster").replace("postgresql://", "postgresql+psycopg2://"),
-        "CROSSFADE_LAKE_URL": f"{s3}/lake",
-        "CROSSFADE_ARTIFACTS_URL": f"{s3}/artifacts",
-    }
+    return request.getfixturevalue("servers") if SERVERS else {}
 
 
 def up_to_soft_labels(key: dg.AssetKey) -> bool:
@@ -73,9 +65,9 @@ def under_way(instance: dg.DagsterInstance, backfill: str, step: str) -> bool:
 
 
 def test_overlapping_backfills_beside_sensors_and_schedule_end_as_a_serial_run(
-    make_app: Callable[..., App], servers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_app: Callable[..., App], shared: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serial, busy = make_app("serial"), make_app("busy", **servers)
+    serial, busy = make_app("serial"), make_app("busy", **shared)
     every = [day(number) for number in range(DAYS)]
     half = every[DAYS // 3 : 2 * DAYS // 3]
 
@@ -105,7 +97,7 @@ def test_overlapping_backfills_beside_sensors_and_schedule_end_as_a_serial_run(
     port = free_port()
     nightly = {"CROSSFADE_AUTOMATION": "true", "CROSSFADE_SENSOR_SECONDS": "5", "CROSSFADE_RELEASE_CRON": "* * * * *"}
     log = tmp_path / "busy.log"
-    for name, value in servers.items():
+    for name, value in shared.items():
         monkeypatch.setenv(name, value)
     with (
         daemon(busy.environment(**nightly), log, port),

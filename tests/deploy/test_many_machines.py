@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,20 +35,14 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(postgres: Callable[[str], str], s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The demo on the tiny world, with everything shared on servers."""
     home = tmp_path_factory.mktemp("cluster") / "home"
-    environment = {
-        "CROSSFADE_CATALOG_URL": postgres("catalog"),
-        "CROSSFADE_DAGSTER_URL": postgres("dagster").replace("postgresql://", "postgresql+psycopg2://"),
-        "CROSSFADE_LAKE_URL": f"{s3}/lake",
-        "CROSSFADE_ARTIFACTS_URL": f"{s3}/artifacts",
-    }
-    printed = run_crossfade(home, "demo", "--preset", "tiny", timeout=900, **environment)
+    printed = run_crossfade(home, "demo", "--preset", "tiny", timeout=900, **servers)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
+        for name, value in servers.items():
             patch.setenv(name, value)
-        yield Cluster(home, environment, printed)
+        yield Cluster(home, servers, printed)
 
 
 def test_tables_and_releases_equal_those_of_one_machine(cluster: Cluster, tiny_demo: Path) -> None:

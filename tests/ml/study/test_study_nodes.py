@@ -14,8 +14,6 @@ from ml.settings import Settings
 from ml.study.design import Design, load_design
 from ml.study.run import TRIALS_TABLE, Progress, run_study
 
-pytestmark = pytest.mark.early
-
 STUDY = """
 {name}:
   description: Small worlds.
@@ -47,6 +45,7 @@ def workers() -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith("ray::_on_node")]
 
 
+@pytest.mark.long
 def test_worlds_on_two_nodes_are_those_of_one_machine_although_a_worker_is_killed(
     two_nodes: Any, tmp_path: Path
 ) -> None:
