@@ -178,7 +178,8 @@ def main() -> None:
             peaks = {name: [turn[name]["peak_mb"] for turn in turns] for name in WHAT.values()}
             for values, unit in ((seconds, "s / M rows"), (peaks, "MB")):
                 found += record.rows(values, size=size, of="rows", unit=unit, reference=reference)
-    record.keep("labelling", found, None if given.quick else record.HISTORY)
+    stage = "labelling_large" if given.bottom else "labelling"  # a history of its own: other costs, another limit
+    record.keep(stage, found, None if given.quick else record.HISTORY)
 
 
 if __name__ == "__main__":
