@@ -32,7 +32,7 @@ from ml.surfaces.spec import load_surfaces
 
 DAY = date(2026, 11, 1)
 LONGEST = 300
-EXPOSURES = (2_000, 6_000, 20_000, 60_000, 200_000)
+EXPOSURES = (2_000, 20_000, 100_000, 300_000, 1_000_000)
 DAYS = (14, 30, 75, 150, LONGEST)
 OF_LONG_HISTORY = 3_000
 """Exposures of each day of a long history."""

@@ -114,13 +114,16 @@ def plot(curves: Curves, of: str, unit: str) -> bytes:
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
     for name, points in curves.items():
         axes.loglog(*zip(*points, strict=True), marker="o", label=f"{name} (slope {slope(points):.2f})")
     axes.set(xlabel=of, ylabel=unit)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    sizes = sorted({size for points in curves.values() for size, _ in points})
+    axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
     return out.getvalue()

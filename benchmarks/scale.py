@@ -38,7 +38,10 @@ The order is what the design leads one to expect; none of it was run.
    files of the snapshot; the training set is already a query and a snapshot.
 3. **One writer of the lake** (the pool `lake_writer`). Features and labels of other days wait. A Postgres catalog
    takes several writers of different tables; a pool per table is the change.
-4. **Labelling** needs no change of design: days and batches are independent, and a teacher behind an endpoint moves
+4. **The catalog's list of files.** Each read with a condition goes through a row per file of the lake. DuckLake asks a
+   Postgres catalog by an index on `ducklake_file_column_stats (table_id, column_id)` where somebody has made one
+   (<https://github.com/duckdb/ducklake/pull/1147>), and a SQLite catalog never.
+5. **Labelling** needs no change of design: days and batches are independent, and a teacher behind an endpoint moves
    the cost to its own machines.
 
 Serving does not depend on the exposures of a day but on requests per second; it grows by more processes

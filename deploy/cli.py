@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -192,10 +191,10 @@ def demo(
     report = run_demo(source, kuairand_dir=kuairand_dir, preset=preset, seed=seed)
     print_report(report)
     settings = _settings()
-    console.print(f"\nreport   {settings.reports_dir / 'demo.json'}")
+    console.print(f"\nreport   {settings.reports_dir / 'demo.json'}", soft_wrap=True)
     for name, surface in report["surfaces"].items():
         if surface["release"]:
-            console.print(f"release  {name}: {surface['release']['path']}")
+            console.print(f"release  {name}: {surface['release']['path']}", soft_wrap=True)
     console.print("look     make ui, then http://127.0.0.1:3000 (the graph, the plots, the checks)")
     console.print("serve    .venv/bin/crossfade serve, then POST /rank")
 
@@ -234,7 +233,9 @@ def ui(
     command += ["-w", str(PROJECT_ROOT / "workspace.yaml")]
     command += ["-h", host, "-p", str(port)]
     console.print(f"Dagster UI on http://{host}:{port} for {settings.home}; stop with Ctrl-C")
-    raise typer.Exit(subprocess.run(command, env=environment(settings), cwd=PROJECT_ROOT, check=False).returncode)
+    os.chdir(PROJECT_ROOT)
+    # In place of this process: whoever stops it stops the UI, and leaves no daemon behind.
+    os.execve(sys.executable, command, environment(settings))
 
 
 @app.command()

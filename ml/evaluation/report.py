@@ -128,7 +128,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
         console.print()
         console.print(_table(name, surface))
         for line in _outcome(surface):
-            console.print(line)
+            console.print(line, soft_wrap=True)  # a path is copied whole
     console.print(Text("AUC x 100. [..]: 95 % paired bootstrap over users. *: too few rows or positives.", style="dim"))
 
 

@@ -31,7 +31,9 @@ from ml.surfaces.spec import Surface
 log = logging.getLogger(__name__)
 
 MODEL, CONFIG, SCHEMA, MANIFEST = "model.onnx", "config.pbtxt", "schema.json", "manifest.json"
-CANDIDATE = (MODEL, CONFIG, SCHEMA, MANIFEST)
+SERVED = (MODEL, CONFIG, SCHEMA)
+"""Files of a candidate that say what is served."""
+CANDIDATE = (*SERVED, MANIFEST)
 """Files that every candidate holds."""
 CARD, VERDICT, RELEASE = "model_card.html", "verdict.json", "release.json"
 """Files that promotion adds."""
@@ -319,7 +321,8 @@ class ReleaseStore:
     ) -> Pointer:
         """Make ``candidate`` the champion if its verdict allows it; fails closed.
 
-        Promoting the champion again changes nothing but repairs the model repository.
+        Promoting the champion again changes nothing but repairs the model repository, also when another run has made
+        the same files for its day again.
 
         Args:
             surface: Name of the surface.
@@ -343,7 +346,7 @@ class ReleaseStore:
         if override is not None and not (override.by.strip() and override.reason.strip()):
             raise PromotionRefused(Refusal.OVERRIDE_UNSIGNED, "an override needs a name and a reason")
         manifest = _checked_candidate(surface, candidate, partition)
-        if state.last is not None and self._serves(state.last, candidate):
+        if state.last is not None and self._serves(state.last, candidate, partition):
             self.sync_repository(surface)
             return state.last
         stored, objections = self._objections(state, candidate, key, manifest)
@@ -667,9 +670,11 @@ class ReleaseStore:
                 entry = entry.model_copy(update={"challenger": state.last.challenger})
         return entry.model_copy(update=_place(state))
 
-    def _serves(self, pointer: Pointer, candidate: Artifact) -> bool:
+    def _serves(self, pointer: Pointer, candidate: Artifact, partition: date) -> bool:
+        """Tell whether the champion is this candidate; another run that made it again differs in its manifest alone."""
         try:
-            return self.release(pointer.surface, pointer.release).record.candidate == candidate.digest
+            files = self.release(pointer.surface, pointer.release).record.files
+            return pointer.partition == partition and all(files[n] == candidate.files[n] for n in SERVED)
         except (DamagedError, FileNotFoundError) as error:
             log.error("champion %s of %s is damaged: %s", pointer.release, pointer.surface, error)
             return False

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+
+from benchmarks.process import free_port, running
+from tests.conftest import home_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,6 +20,21 @@ def run(home: Path, *arguments: str, environment: dict[str, str] | None = None) 
     full = {**os.environ, "CROSSFADE_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})}
     command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", *arguments]
     return subprocess.run(command, env=full, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_who_ends_the_ui_ends_its_webserver_and_daemon(prepared_home: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "ui", "--port", str(port)]
+    environment = home_environment(prepared_home)
+    with (
+        pytest.raises(RuntimeError, match="ended with"),
+        running(command, lambda _: f"http://127.0.0.1:{port}", "/server_info", environment=environment) as (_, ui),
+    ):
+        started = ui.children(recursive=True)
+        assert {"dagster_webserver", "dagster._daemon"} <= {word for p in started for word in p.cmdline()}
+        ui.terminate()
+        _, alive = psutil.wait_procs([ui, *started], timeout=90)
+        assert not alive
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:

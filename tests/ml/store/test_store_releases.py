@@ -43,6 +43,23 @@ def test_promoting_the_champion_again_changes_nothing(shop) -> None:
     assert len(shop.store.history("homepage")) == 1
 
 
+def test_a_run_that_makes_the_champion_again_changes_nothing(shop) -> None:
+    pointer = shop.release(0)
+    again = shop.candidate(0, tamper=lambda manifest: manifest.update(run_ids={"onnx": "another run"}))
+    assert again.digest != shop.candidate(0).digest
+    shop.judge(again)
+    assert shop.promote(again) == pointer
+    assert len(shop.store.history("homepage")) == 1
+    # Other bytes of that day are another model, and the same bytes of another day another release.
+    other = shop.candidate(0, model=b"another model")
+    shop.judge(other)
+    with _refused(Refusal.NOT_NEWER):
+        shop.promote(other)
+    next_day = shop.candidate(1, model=b"model of 0")
+    shop.judge(next_day)
+    assert shop.promote(next_day).number == 2
+
+
 def test_no_verdict_means_no_promotion(shop) -> None:
     with _refused(Refusal.NO_VERDICT):
         shop.promote(shop.candidate(0))
