@@ -1,6 +1,7 @@
 """What a day of 10^9 exposures would cost: the measured costs carried on, with what that assumes."""
 
 from collections.abc import Mapping, Sequence
+from statistics import linear_regression
 from typing import Any
 
 from benchmarks.record import number
@@ -18,8 +19,9 @@ HEAD = """# At 10^9 exposures a day
 Costs measured at small sizes, carried on in a straight line; `python -m benchmarks page` computes every figure here
 from `benchmarks/history/`, and a test does so again. It is an estimate for planning. What it assumes:
 
-- The last two measured sizes give the cost of one more exposure; fixed costs fall away, and
-  nothing gets slower with size. Nothing at this size was run.
+- The line of least squares through the measured sizes gives the cost of one more exposure; fixed costs fall away, and
+  nothing gets slower with size. Nothing at this size was run. Where fixed costs are most of what was measured, as in
+  building features, the line is a rough guess.
 - Hours are core hours of the machine that [benchmarks.md](benchmarks.md) describes: CPU time of one thread for
   landing, features and training, elapsed time of one thread for soft labels, so that there others' load is in it.
 - The shape of the data stays: exposures per user, clicks per exposure, days in a window.
@@ -50,7 +52,7 @@ behind one address.
 
 
 def marginal(found: History, stage: str, name: str, of: str, unit: str) -> float | None:
-    """Return the cost of one more of the size, between the two largest sizes of the newest record.
+    """Return the cost of one more of the size: the slope of the line through all sizes of the newest record.
 
     None when the history has fewer than two.
     """
@@ -61,8 +63,7 @@ def marginal(found: History, stage: str, name: str, of: str, unit: str) -> float
     points = sorted((row["size"], row["value"]) for row in rows)
     if len(points) < 2:
         return None
-    (small, less), (large, more) = points[-2:]
-    return max(more - less, 0.0) / (large - small)
+    return max(linear_regression(*zip(*points, strict=True)).slope, 0.0)
 
 
 def costs(found: History) -> dict[str, float]:
