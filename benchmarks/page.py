@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any
 
 from benchmarks.record import HISTORY, number, read, table, told
@@ -103,9 +104,7 @@ def over_commits(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
     """Return the exponent b of the least squares fit value = a * size^b."""
-    xs, ys = [[math.log(pair[k]) for pair in points] for k in (0, 1)]
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+    return linear_regression(*zip(*((math.log(size), math.log(value)) for size, value in points), strict=True)).slope
 
 
 def plot(curves: Curves, of: str, unit: str) -> bytes:

@@ -15,4 +15,9 @@ def load_yaml(path: Path) -> Any:
     Raises:
         yaml.YAMLError: It is not YAML; the message has line and column.
     """
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+    return parse_yaml(path.read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """Return the content of YAML text, as ``load_yaml`` does."""
+    return yaml.load(text, Loader=_LOADER)

@@ -27,6 +27,9 @@ ALIAS = "lake"
 LANDING, FEATURES, ML = "landing", "features", "ml"
 """Schemas: landed tables, dbt models, tables written by ``ml``."""
 
+_CATALOG = f"__ducklake_metadata_{ALIAS}"
+"""Where DuckLake attaches its own tables."""
+
 _CONFLICTS = ("conflict", "database is locked", "could not serialize", "concurrent")
 T = TypeVar("T")
 
@@ -213,13 +216,13 @@ class Lake:
 
     def day_bytes(self, table: str, start: date, end: date) -> dict[date, int]:
         """Return {day: bytes of its data files} of the days of [start, end] that have files."""
-        catalog, (schema, name) = f"__ducklake_metadata_{ALIAS}", table.split(".")
+        schema, name = table.split(".")
         query = f"""
             select v.partition_value::date as day, sum(f.file_size_bytes)::bigint
-            from {catalog}.ducklake_data_file as f
-            join {catalog}.ducklake_file_partition_value as v using (data_file_id)
-            join {catalog}.ducklake_table as t on t.table_id = f.table_id and t.end_snapshot is null
-            join {catalog}.ducklake_schema as s on s.schema_id = t.schema_id and s.end_snapshot is null
+            from {_CATALOG}.ducklake_data_file as f
+            join {_CATALOG}.ducklake_file_partition_value as v using (data_file_id)
+            join {_CATALOG}.ducklake_table as t on t.table_id = f.table_id and t.end_snapshot is null
+            join {_CATALOG}.ducklake_schema as s on s.schema_id = t.schema_id and s.end_snapshot is null
             where f.end_snapshot is null and s.schema_name = ? and t.table_name = ? and day between ? and ?
             group by 1"""
         return dict(self.connection.execute(query, [schema, name, start, end]).fetchall())
@@ -232,10 +235,9 @@ class Lake:
         that a table is partitioned by tell one day's files from another's, and stay. A file without statistics of a
         column is read, and its Parquet footer has them still.
         """
-        catalog = f"__ducklake_metadata_{ALIAS}"
-        partitions = f"{catalog}.ducklake_partition_column"
+        partitions = f"{_CATALOG}.ducklake_partition_column"
         query = f"""
-            delete from {catalog}.ducklake_file_column_stats where table_id in (select table_id from {partitions})
+            delete from {_CATALOG}.ducklake_file_column_stats where table_id in (select table_id from {partitions})
                 and (table_id, column_id) not in (select (table_id, column_id) from {partitions})"""
         [(removed,)] = self.retry(lambda: self.connection.execute(query).fetchall())
         return int(removed)

@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ml.documents import load_yaml
+from ml.documents import load_yaml, parse_yaml
 from ml.settings import Settings
 
 CONTRACT_FILE = Path(__file__).parent / "contract.yaml"
@@ -166,7 +166,7 @@ def _contract(extension: bytes | None) -> Contract:
     """Return the canonical contract with an extension; a sensor asks for it once per day of the landing zone."""
     content = load_yaml(CONTRACT_FILE)
     if extension is not None:
-        own = yaml.safe_load(extension)
+        own = parse_yaml(extension)
         if not isinstance(own, dict):
             raise ValueError("holds no mapping")
         _merge(content, own)
