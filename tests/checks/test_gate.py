@@ -293,7 +293,8 @@ def test_a_confirmed_release_that_no_longer_serves_is_scored_and_must_have_been(
     first = _promoted(world, evaluation, store, world.candidate)
     store.confirm("tiny", by="test", reason="looks right")
     assert set(_released_models(settings, world.surface)) == {"champion"}, "the reference serves"
-    other = _variant(world, store, seed=5)
+    config = world.candidate.read("config.pbtxt")
+    other = _variant(world, store, {"config.pbtxt": config + b"# another model, for the store\n"})
     _promoted(world, evaluation, store, other, Override(by="test", reason="to have a newer champion"))
     released = _released_models(settings, world.surface)
     assert set(released) == {"champion", "reference"}
