@@ -80,9 +80,9 @@ def create_app(
     app.add_exception_handler(BadRequest, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.openapi = partial(_openapi, app)
-    _add_health(app, engine, metrics)
+    _add_rank(app, engine, metrics, limits)  # first: routes are tried in turn
     _add_models(app, engine, metrics, limits)
-    _add_rank(app, engine, metrics, limits)
+    _add_health(app, engine, metrics)
     return app
 
 

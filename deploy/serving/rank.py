@@ -106,12 +106,11 @@ def prepare(request: RankRequest, served: Served, engine: Engine, metrics: Metri
         raise BadRequest(stale, status=503)
     values = {"user_id": request.user_id, "session": request.session, "ts": request.ts, **(request.model_extra or {})}
     try:
-        feeds, users, items = served.released.plan.feeds(values, request.candidates, features)
+        feeds, unknown = served.released.plan.feeds(values, request.candidates, features)
     except RequestError as error:
         raise BadRequest(str(error), status=422) from error
-    for table, ids in (("feat_user", users), ("feat_item", items)):
-        if unknown := len(ids) - int(np.count_nonzero(features.knows(table, ids))):
-            metrics.unknown.labels(request.surface, table).inc(unknown)
+    for table, count in unknown.items():
+        metrics.unknown.labels(request.surface, table).inc(count)
     return feeds
 
 
@@ -143,10 +142,8 @@ def render(request: RankRequest, served: Served, values: dict[str, np.ndarray], 
     if bad := scores.size - int(np.count_nonzero(np.isfinite(scores))):
         metrics.not_finite.labels(request.surface).inc(bad)
     order = np.argsort(-scores, kind="stable")
-    names = [SCORE, *(name for name in values if name != SCORE)]
-    columns = [values[name][order].tolist() for name in names]
-    positions = order.tolist()
-    ids = [request.candidates[position]["item_id"] for position in positions]
-    keys = ("item_id", "index", *names)
-    items = [dict(zip(keys, row, strict=True)) for row in zip(ids, positions, *columns, strict=True)]
+    items = [{"item_id": request.candidates[place]["item_id"], "index": place} for place in order.tolist()]
+    for name in (SCORE, *(name for name in values if name != SCORE)):
+        for item, value in zip(items, values[name].take(order).tolist(), strict=True):
+            item[name] = value
     return orjson.dumps({"surface": request.surface, **served.label, "items": items})

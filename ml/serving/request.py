@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class RequestPlan:
 
     def feeds(
         self, request: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], features: BoundFeatures
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Build every input of the model.
 
         Args:
@@ -61,7 +62,7 @@ class RequestPlan:
             features: Features bound to the same inputs.
 
         Returns:
-            Inputs [n] or [n, length] by name, hashed user id [1], hashed item ids [n].
+            Inputs [n] or [n, length] by name, and {feature table: how many users or items it lacks}.
 
         Raises:
             RequestError: A key that is no `request` input, or a value of another type.
@@ -80,8 +81,8 @@ class RequestPlan:
             items = _column(_ID, self._read_id, columns[ITEM])
         for name, value, item in self._fixed:
             feeds[name] = np.full((rows, *item.shape), value, dtype=item.dtype)
-        feeds.update(features.lookup(users, items))
-        return feeds, users, items
+        found, unknown = features.lookup(users, items)
+        return feeds | found, unknown
 
     def _request_values(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if unknown := [key for key in request if key not in self._keys]:
@@ -103,7 +104,10 @@ class RequestPlan:
         if unknown := set().union(*candidates) - self._candidate_keys:
             i, key = next((i, key) for i, candidate in enumerate(candidates) for key in candidate if key in unknown)
             raise RequestError(f"unknown key candidates[{i}].{key}: {self._explain(key, self._candidate_keys)}")
-        columns = {name: [candidate.get(name) for candidate in candidates] for name in self._candidate_keys}
+        try:
+            columns = {name: list(map(itemgetter(name), candidates)) for name in self._candidate_keys}
+        except KeyError:  # what some candidate lacks takes its default
+            columns = {name: [candidate.get(name) for candidate in candidates] for name in self._candidate_keys}
         if None in columns[ITEM]:
             raise RequestError(f"candidates[{columns[ITEM].index(None)}] has no item_id")
         return columns
@@ -127,9 +131,8 @@ def _utc(ts: datetime | None) -> datetime:
 
 
 def _column(item: Input, read: Callable[[Any], Any], values: list[Any]) -> np.ndarray:
-    if item.dtype == "int64" and not item.shape:  # short cut of the common case; ``read`` does the same
-        hashed = [_hashed(v) if type(v) is str and len(v) <= _MAX_STRING else read(v) for v in values]
-        return np.array(hashed, dtype=np.int64)
+    if item.type in ("id", "category") and set(map(type, values)) == {str} and max(map(len, values)) <= _MAX_STRING:
+        return np.fromiter(map(_hashed, values), np.int64, len(values))  # the common case; ``read`` does the same
     return np.array([read(value) for value in values], dtype=item.dtype)
 
 

@@ -178,7 +178,7 @@ class BoundFeatures:
         [(_, matrix)] = _pack(snapshot.tables["feat_item"], {"creator_id": creator})
         self._creators = matrix[0]
 
-    def lookup(self, user_ids: np.ndarray, item_ids: np.ndarray) -> dict[str, np.ndarray]:
+    def lookup(self, user_ids: np.ndarray, item_ids: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Look up every `daily` input.
 
         Args:
@@ -186,16 +186,17 @@ class BoundFeatures:
             item_ids: int64 [n].
 
         Returns:
-            C-contiguous arrays [n] or [n, length] by input name; nulls and unknown keys hold the default.
+            C-contiguous arrays [n] or [n, length] by input name, where nulls and unknown keys hold the default; and
+            {``feat_user`` or ``feat_item``: how many of the ids it lacks}, tables that lack none left out.
         """
         rows = len(item_ids)
-        items = self._find("feat_item", item_ids)
+        users, items = self._find("feat_user", user_ids), self._find("feat_item", item_ids)
         creators = self._creators[items]
         found: dict[str, np.ndarray] = {}
         for table, packs in self._packs.items():
             match table:
                 case "feat_user":
-                    positions = self._find(table, user_ids)
+                    positions = users
                 case "feat_item":
                     positions = items
                 case "feat_creator":
@@ -209,7 +210,11 @@ class BoundFeatures:
                     found.update(zip(names, matrix.take(positions, axis=1), strict=True))
                 else:
                     found[names[0]] = matrix[0].take(positions, axis=0)
-        return found
+        lacking = {
+            table: int(np.count_nonzero(positions == len(self._keys[table][0])))
+            for table, positions in (("feat_user", users), ("feat_item", items))
+        }
+        return found, {table: count for table, count in lacking.items() if count}
 
     def knows(self, table: str, ids: np.ndarray) -> np.ndarray:
         """Return bool [n]: whether a table with one key has a row for each int64 id."""

@@ -104,7 +104,7 @@ def test_logged_requests_get_the_bytes_that_training_read(ready_home: Home) -> N
                     assert (value.dtype, value.shape) == (logged.dtype, logged.shape), key
                     assert value.tobytes() == logged.tobytes(), f"{name}: {key} of row {row}: {value} is not {logged}"
             assert served.features is not None
-            looked_up = served.features.lookup(trained["user_id"], trained["item_id"])
+            looked_up, _ = served.features.lookup(trained["user_id"], trained["item_id"])
             assert all(value.tobytes() == trained[key].tobytes() for key, value in looked_up.items())
 
 

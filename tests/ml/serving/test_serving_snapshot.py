@@ -70,7 +70,8 @@ def test_a_mapped_snapshot_outlives_its_folder(home: Home) -> None:
     assert path is not None
     shutil.rmtree(path)
     features = snapshot.bind(home.surfaces["homepage"].inputs)
-    assert features.lookup(np.array([id63("u1")]), np.array([id63("i1")]))["item_ctr"].shape == (1,)
+    found, _ = features.lookup(np.array([id63("u1")]), np.array([id63("i1")]))
+    assert found["item_ctr"].shape == (1,)
     assert published(home, 5).path.exists(), "a lost folder is published again"
 
 
@@ -123,7 +124,7 @@ def test_lookups_of_empty_tables_give_defaults(tmp_path: Path) -> None:
             lake.replace_days(f"features.{table}", columns, [DAY])
         snapshot = FeatureSnapshot.load(publish(lake, home.settings, home.surfaces, DAY).path)
     inputs = home.surfaces["homepage"].inputs
-    found = snapshot.bind(inputs).lookup(np.array([id63("u1")]), np.array([id63("i1"), id63("i2")]))
+    found, _ = snapshot.bind(inputs).lookup(np.array([id63("u1")]), np.array([id63("i1"), id63("i2")]))
     for name, item in inputs.items():
         if item.source and item.source.startswith(("feat_creator.", "feat_user_creator.")):
             assert found[name].tolist() == pa.array([item.default] * 2, pa.float32()).to_pylist(), name
