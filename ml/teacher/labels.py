@@ -36,9 +36,6 @@ LANDED_TABLE = f"{FEATURES}.stg_teacher_scores"
 """Scores that a sister team handed over."""
 
 BATCH_ROWS = 8_192
-SORTED_ROWS = 65_536
-"""A day of no more rows is scored in the order of its exposures, a larger one as it is stored."""
-
 _HELD_ROWS = 16_384
 """Rows of a partition that DuckDB may hold before it writes them; by default half a million per thread."""
 
@@ -319,9 +316,9 @@ class _Reader:
         query = f"select day, count(*) from {ALIAS}.{self.inputs} where day in (select unnest(?::date[])) group by day"
         return dict(self.lake.connection.execute(query, [list(days)]).fetchall())
 
-    def day(self, day: date, rows: int) -> Iterator[pa.RecordBatch]:
-        """Stream one day; ordered by exposure, unless sorting that many rows would take memory."""
-        return self.batches("day = ?" + (" order by exposure_id" if rows <= SORTED_ROWS else ""), [day])
+    def day(self, day: date) -> Iterator[pa.RecordBatch]:
+        """Stream one day as it is stored: what a row's scores are does not depend on the rows beside it."""
+        return self.batches("day = ?", [day])
 
     def batches(self, condition: str, parameters: Sequence[object]) -> Iterator[pa.RecordBatch]:
         """Stream the rows that meet a condition, as a scorer takes them."""
@@ -386,7 +383,7 @@ def _spool_inferred(
     """
     counts = reader.examples(days)
     # One stream over all days: no core waits at the end of a day.
-    batches = ((day, batch) for day in days if counts.get(day) for batch in reader.day(day, counts[day]))
+    batches = ((day, batch) for day in days if counts.get(day) for batch in reader.day(day))
     by_day = groupby(scored(batches), key=lambda part: part[0])
     following = next(by_day, None)
     for done, day in enumerate(days, 1):

@@ -35,10 +35,8 @@ def matrix(table: pa.Table) -> np.ndarray:
     return np.array(table["scores"].to_pylist())
 
 
-@pytest.mark.parametrize("sorted_rows", [65_536, 3_000])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_row_is_scored_as_in_one_batch(
-    sorted_rows: int,
     threads: int,
     lake: Lake,
     settings: Settings,
@@ -49,7 +47,6 @@ def test_every_row_is_scored_as_in_one_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(labels, "BATCH_ROWS", 2048)
-    monkeypatch.setattr(labels, "SORTED_ROWS", sorted_rows)
     contract = load_contract(teacher_folder())
     written = write_inputs(days, rows=7_000)
     report = label_days(lake, settings.model_copy(update={"threads": threads}), "home", contract, days)
