@@ -5,7 +5,8 @@ teacher of six million parameters has ``--rows 2000 --bottom 2048 2048``. Everyt
 synthetic rows, a demo teacher trained on them, then one process per measurement. The bare loop scores the same rows
 in batches of the same size, from arrays that lie in memory already, with one intra-op thread (as each of labelling's
 threads does) or with all threads; only its loop is timed. Labelling is timed from opening the teacher to the commit:
-validation, reading, defaults, scoring, spooling, writing; the content hashes after it are timed apart.
+validation, reading, defaults, scoring, spooling, writing; the content hashes after it are timed apart. Where the CPU
+time of labelling goes is told by part, at the largest size, with one thread.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,19 @@ from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract, load_contract
 from ml.teacher.demo import DemoInput, load_demo_spec, read_card, train_demo_teacher
 from ml.teacher.labels import BATCH_ROWS, label_days
+from ml.teacher.runtime import open_teacher
 
 FIRST_DAY = date(2026, 1, 1)
 SOURCE_ROWS = 50_000
 IDS = {"source_user_id": 5_000, "source_item_id": 4_500, "source_creator_id": 700}
 NULL_SHARE = 0.1
+PARTS = {
+    "label": "labelling, with its hashes",
+    "read": "reading",
+    "convert": "columns to arrays",
+    "score": "the teacher",
+    "rest": "writing, hashes and the rest",
+}
 WHAT = {"all threads": "bare loop, all threads", "one thread": "bare loop, one thread", "label": "labelling"}
 SURFACES = {"x1": 1, "x3": 3, "x10": 10, "x30": 30, "x100": 100}
 """Surface: how many times the rows of the first."""
@@ -122,6 +132,33 @@ def measure(what: str, home: Path, surface: str, days: int, threads: int) -> dic
     }
 
 
+def by_part(home: Path, surface: str, days: int) -> dict[str, float]:
+    """Return CPU seconds of each part of labelling; runs in a process of its own, with one thread."""
+    settings = Settings(home=home, first_day=FIRST_DAY, threads=1)
+    contract = load_contract(Path(str(settings.teacher)))
+    wanted = [FIRST_DAY + timedelta(days=number) for number in range(days)]
+    table, key = f"features.teacher_inputs_{surface}", "exposure_id"
+    found: Counter[str] = Counter()
+
+    def timed(part: str, work: Callable[[], Any]) -> Any:
+        started = time.process_time()
+        done = work()
+        found[part] += time.process_time() - started
+        return done
+
+    with Lake(settings) as lake:
+        timed("label", lambda: label_days(lake, settings, surface, contract, wanted))
+        columns = InputColumns(contract.inputs, lake.columns(table), table)
+        query = f"select {key}, {', '.join(columns.select)} from lake.{table} where day in (select unnest(?::date[]))"
+        batches = lake.batches(query, [wanted], rows=BATCH_ROWS)
+        teacher = open_teacher(contract)
+        while batch := timed("read", lambda: next(batches, None)):
+            rows = timed("convert", lambda batch=batch: columns.read(batch, key))
+            timed("score", lambda rows=rows: teacher.score(rows.inputs))
+    found["rest"] = found["label"] - found["read"] - found["convert"] - found["score"]
+    return dict(found)
+
+
 def bare_loop(contract: Contract, batches: list[dict[str, np.ndarray]], threads: int) -> float:
     """Return the seconds of a plain onnxruntime loop with that many intra-op threads."""
     options = ort.SessionOptions()
@@ -160,7 +197,10 @@ def main() -> None:
     shared = ("--days", given.days, "--threads", given.threads)
     if given.measure:
         what, home, surface = given.measure
-        print(json.dumps(measure(what, Path(home), surface, given.days, given.threads)))
+        if what == "parts":
+            print(json.dumps(by_part(Path(home), surface, given.days)))
+        else:
+            print(json.dumps(measure(what, Path(home), surface, given.days, given.threads)))
         return
     surfaces = dict(list(SURFACES.items())[:2]) if given.quick else SURFACES
     reference = WHAT["all threads"]
@@ -178,6 +218,10 @@ def main() -> None:
             peaks = {name: [turn[name]["peak_mb"] for turn in turns] for name in WHAT.values()}
             for values, unit in ((seconds, "s / M rows"), (peaks, "MB")):
                 found += record.rows(values, size=size, of="rows", unit=unit, reference=reference)
+        turns = [spawn("--measure", "parts", folder, surface, *shared) for _ in turns]
+        parts = {name: [1e6 * turn[part] / size for turn in turns] for part, name in PARTS.items()}
+        unit, whole = "CPU s / M rows", PARTS["label"]
+        found += record.rows(parts, size=size, of="rows by part", unit=unit, reference=whole)
     stage = "labelling_large" if given.bottom else "labelling"  # a history of its own: other costs, another limit
     record.keep(stage, found, None if given.quick else record.HISTORY)
 

@@ -1,6 +1,6 @@
 """Labelling on two Ray nodes of this machine against one process with one thread and with two.
 
-Run: ``python -m benchmarks.nodes [--rows 20000] [--days 5] [--repeats 3] [--bottom 1024 1024]``. Both nodes have one
+Run: ``python -m benchmarks.nodes [--rows 200000] [--days 5] [--repeats 3] [--bottom 1024 1024]``. Both nodes have one
 CPU and share this machine's cores with the labelling, which reads rows and writes labels: what is seen is the price
 of sending rows and scores, not what more machines give. Timed as in ``benchmarks.labelling``, from opening the teacher
 to the commit; connecting and opening the teacher on the nodes are in it. Ways take turns, each in a fresh process.
@@ -9,20 +9,22 @@ to the commit; connecting and opening the teacher on the nodes are in it. Ways t
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import record
 from benchmarks.labelling import FIRST_DAY, peak_megabytes, prepare
 from ml.lake import Lake
 from ml.settings import Settings
 from ml.teacher.contract import load_contract
 from ml.teacher.labels import label_days
 
+SURFACE = {"large": 1}
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 200 * 2**20}
 
 
@@ -41,12 +43,13 @@ def measure(home: Path, days: int, threads: int, address: str | None) -> dict[st
 
 
 def main() -> None:
-    """Print the table."""
+    """Record seconds per million rows of each way."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=20_000, help="a tenth of the rows")
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--days", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--bottom", type=int, nargs="+", help="widths of the teacher's bottom; default the demo's")
+    parser.add_argument("--quick", action="store_true", help="nothing recorded")
     parser.add_argument("--measure", nargs=3, metavar=("HOME", "THREADS", "ADDRESS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
@@ -59,26 +62,26 @@ def main() -> None:
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     cluster.add_node(**NODE)
+    ways = {"one thread": ("1", "-"), "two threads": ("2", "-"), "two nodes": ("1", cluster.address)}
+    hashes = set()
+
+    def spawn(way: str) -> float:
+        command = [sys.executable, "-m", "benchmarks.nodes", "--days", str(given.days), "--measure", folder, *ways[way]]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found = json.loads(output.splitlines()[-1])
+        hashes.add(tuple(found["hashes"]))
+        told = f"{found['rows_per_second']:>9,.0f} rows/s, peak {found['peak_mb']:,.0f} MB"
+        print(f"{way:12} {told} {found['rows_by_node'] or ''}", flush=True)
+        return 1e6 / found["rows_per_second"]
+
     with tempfile.TemporaryDirectory(prefix="crossfade-nodes-") as folder:
-        print(f"a teacher of {prepare(Path(folder), given.rows, given.days, given.bottom):,} parameters")
-        ways = {"one thread": ("1", "-"), "two threads": ("2", "-"), "two nodes": ("1", cluster.address)}
-        speeds: dict[str, list[float]] = {way: [] for way in ways}
-        hashes = set()
-        for _ in range(given.repeats):
-            for way, (threads, address) in ways.items():
-                command = [sys.executable, "-m", "benchmarks.nodes", "--days", str(given.days)]
-                command += ["--measure", folder, threads, address]
-                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                found = json.loads(output.splitlines()[-1])
-                speeds[way].append(found["rows_per_second"])
-                hashes.add(tuple(found["hashes"]))
-                told = f"{found['rows_per_second']:>9,.0f} rows/s, peak {found['peak_mb']:,.0f} MB"
-                print(f"{way:12} {told} {found['rows_by_node'] or ''}", flush=True)
+        print(f"a teacher of {prepare(Path(folder), given.rows, given.days, given.bottom, SURFACE):,} parameters")
+        taken = record.interleaved({way: partial(spawn, way) for way in ways}, given.repeats)
     cluster.shutdown()
-    for way in ("one thread", "two threads"):
-        ratios = [nodes / here for nodes, here in zip(speeds["two nodes"], speeds[way], strict=True)]
-        print(f"throughput of two nodes / {way}: {statistics.median(ratios):.2f}")
-    print(f"different tables: {len(hashes)} (aim 1)")
+    if len(hashes) > 1:
+        raise SystemExit(f"{len(hashes)} different tables; one was expected")
+    rows = record.rows(taken, size=given.rows, of="rows", unit="s / M rows", reference="one thread")
+    record.keep("nodes", rows, None if given.quick else record.HISTORY)
 
 
 if __name__ == "__main__":

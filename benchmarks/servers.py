@@ -1,6 +1,6 @@
 """Latency and throughput under load beside public servers with the same ONNX file, each pinned to one core.
 
-    python -m benchmarks.servers [--home .crossfade] [--surface homepage] [--candidates 200] [--clients 1 2 4 8]
+    python -m benchmarks.servers [--home .crossfade] [--surface homepage] [--candidates 200] [--clients 1 2 4 8 16]
 
 The home holds a champion and published features, as after `make demo`. MLServer and BentoML are installed in
 environments of their own below ``--environments``, since they need other versions than Crossfade; their code is in
@@ -9,8 +9,6 @@ loop: a client asks again when it has its answer. The ways take turns, and their
 """
 
 import argparse
-import http.client
-import json
 import os
 import subprocess
 import sys
@@ -19,13 +17,15 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 
+from benchmarks import record
+from benchmarks.client import Client
 from benchmarks.process import crossfade, free_port, running
-from benchmarks.serving import Example, post
+from benchmarks.serving import Example
 from ml.settings import PROJECT_ROOT, Settings
 from ml.store.releases import MODEL, ReleaseStore
 
@@ -53,16 +53,16 @@ class Load(NamedTuple):
 
 
 def main() -> None:
-    """Print a table per number of clients, and write all of it as JSON."""
+    """Record what each number of clients saw of each way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=None)
     parser.add_argument("--surface", default="homepage")
     parser.add_argument("--candidates", type=int, default=200)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--seconds", type=float, default=5.0, help="of each turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "crossfade" / "servers")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file")
+    parser.add_argument("--quick", action="store_true", help="1 client, one turn of a second; nothing recorded")
     options = parser.parse_args()
     settings = Settings(**({"home": options.home.absolute()} if options.home else {}))
     champion = ReleaseStore(settings.artifacts_dir).champion(options.surface)
@@ -77,17 +77,12 @@ def main() -> None:
             ways.append(start(stack, options.environments, model, example))
         os.sched_setaffinity(0, CLIENT_CORES)
         agree(ways)
-        found = {clients: loads(ways, clients, options.seconds, options.turns) for clients in options.clients}
-    rows = [row for clients, by_way in found.items() for row in table(clients, by_way)]
-    told = "one core for the server, one for the clients"
-    print(f"{options.surface}: {options.candidates} candidates, {len(example.feeds)} inputs; {told}")
-    for row in rows:
-        print(
-            f"{row['clients']:3} clients  {row['way']:34}{row['per_second']:8.0f} req/s"
-            f"   p50 {row['p50_ms']:7.2f}   p99 {row['p99_ms']:7.2f} ms   p99 / Crossfade's {row['p99_ratio']:5.2f}"
-        )
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        print(f"{options.surface}: {options.candidates} candidates, {len(example.feeds)} inputs")
+        found: list[record.Row] = []
+        for clients in [1] if options.quick else options.clients:
+            turns = (1, 1.0) if options.quick else (options.turns, options.seconds)
+            found += seen(loads(ways, clients, *turns), clients)
+    record.keep("servers", found, None if options.quick else record.HISTORY)
 
 
 def crossfade_ways(example: Example, surface: str, address: str) -> list[Way]:
@@ -161,24 +156,21 @@ def environment(environments: Path, server: str) -> Path:
 
 def agree(ways: list[Way]) -> None:
     """Refuse to compare servers that do not compute the same."""
-    answers = {way.name: way.scores(send(connect(way), way)) for way in ways if way.scores}
+    answers = {way.name: way.scores(send(Client(way.address), way)) for way in ways if way.scores}
     (first, expected), *others = answers.items()
     for name, scores in others:
         if not np.allclose(scores, expected, rtol=1e-5, atol=1e-6):
             raise SystemExit(f"{name} and {first} give other scores")
 
 
-def loads(ways: list[Way], clients: int, seconds: float, turns: int) -> dict[str, Load]:
-    """Load every way in turn and return what the clients saw."""
+def loads(ways: list[Way], clients: int, turns: int, seconds: float) -> dict[str, list[Load]]:
+    """Load every way in turn and return what the clients saw in each turn."""
     found: dict[str, list[Load]] = {way.name: [] for way in ways}
     for _ in range(turns):
         for way in ways:
             load(way, clients, seconds / 5)
             found[way.name].append(load(way, clients, seconds))
-    return {
-        name: Load(np.concatenate([one.seconds for one in several]), sum(one.span for one in several))
-        for name, several in found.items()
-    }
+    return found
 
 
 def load(way: Way, clients: int, seconds: float) -> Load:
@@ -187,9 +179,9 @@ def load(way: Way, clients: int, seconds: float) -> Load:
     end = time.perf_counter() + seconds
 
     def ask(mine: list[float]) -> None:
-        connection = connect(way)
+        client = Client(way.address)
         while (began := time.perf_counter()) < end:
-            send(connection, way)
+            send(client, way)
             mine.append(time.perf_counter() - began)
 
     began = time.perf_counter()
@@ -201,33 +193,30 @@ def load(way: Way, clients: int, seconds: float) -> Load:
     return Load(np.concatenate(times), time.perf_counter() - began)
 
 
-def table(clients: int, found: dict[str, Load]) -> list[dict[str, Any]]:
-    """Return a row per way; the reference is the first."""
-    tails = {name: float(np.quantile(load.seconds, 0.99)) for name, load in found.items()}
-    reference = next(iter(tails.values()))
+def seen(found: dict[str, list[Load]], clients: int) -> list[record.Row]:
+    """Return throughput and latencies of every way; the reference is the first, whose body the others are sent too."""
+    figures: dict[str, Callable[[Load], float]] = {
+        "requests/s": lambda load: len(load.seconds) / load.span,
+        "ms, median": lambda load: 1e3 * float(np.median(load.seconds)),
+        "ms, p99": lambda load: 1e3 * float(np.quantile(load.seconds, 0.99)),
+        "ms, p99.9": lambda load: 1e3 * float(np.quantile(load.seconds, 0.999)),
+    }
     return [
-        {
-            "clients": clients,
-            "way": name,
-            "requests": len(load.seconds),
-            "per_second": len(load.seconds) / load.span,
-            "p50_ms": 1e3 * float(np.median(load.seconds)),
-            "p99_ms": 1e3 * tails[name],
-            "p999_ms": 1e3 * float(np.quantile(load.seconds, 0.999)),
-            "p99_ratio": tails[name] / reference,
-        }
-        for name, load in found.items()
+        row
+        for unit, figure in figures.items()
+        for row in record.rows(
+            {name: [figure(load) for load in turns] for name, turns in found.items()},
+            size=clients,
+            of="clients",
+            unit=unit,
+            reference=next(iter(found)),
+        )
     ]
 
 
-def connect(way: Way) -> http.client.HTTPConnection:
-    """Open a connection that stays."""
-    return http.client.HTTPConnection(way.address, timeout=60)
-
-
-def send(connection: http.client.HTTPConnection, way: Way) -> bytes:
+def send(client: Client, way: Way) -> bytes:
     """Ask once and return the answer."""
-    return post(connection, way.path, way.body, way.headers)
+    return client.ask("POST", way.path, way.body, way.headers)
 
 
 if __name__ == "__main__":

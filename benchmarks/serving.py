@@ -6,21 +6,21 @@ The home holds a champion and published features, as after `make demo`. The serv
 """
 
 import argparse
-import http.client
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
+from benchmarks.client import Client
 from benchmarks.process import crossfade
-from benchmarks.record import HISTORY, Row, keep
+from benchmarks.record import HISTORY, Row, keep, rows
 from deploy.serving.engine import Engine, Served
 from deploy.serving.metrics import Metrics
 from deploy.serving.protocol import HEADER, TensorSpec
-from deploy.serving.rank import prepare, read_request
+from deploy.serving.rank import prepare, read_request, render
 from deploy.serving.run import request_example
 from ml.settings import Settings
 
@@ -45,22 +45,41 @@ def main() -> None:
     with crossfade(settings) as (url, _):
         for candidates in sizes:
             example = Example.of(settings, options.surface, candidates)
-            connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
-            times = measure(ways(example, connection, options.surface), requests)
+            client = Client(url.removeprefix("http://"))
+            times = measure(ways(example, client, options.surface), requests)
             found += latencies(times, candidates)
+            found += by_part(example, requests)
     keep("serving", found, None if options.quick else HISTORY)
 
 
-def ways(example: "Example", connection: http.client.HTTPConnection, surface: str) -> dict[str, Callable[[], object]]:
+def ways(example: "Example", client: Client, surface: str) -> dict[str, Callable[[], object]]:
     """Return the ways to ask; the first is the reference."""
     infer = f"/v2/models/{surface}/infer"
     return {
         BARE: lambda: example.served.released.model.run(example.feeds),
-        "/rank": lambda: post(connection, "/rank", example.ranked, {}),
-        "infer, binary tensors": lambda: post(connection, infer, example.binary, example.binary_headers),
-        "infer, JSON tensors": lambda: post(connection, infer, example.plain, {}),
-        "GET /v2/health/live": lambda: get(connection, "/v2/health/live"),
+        "/rank": lambda: client.ask("POST", "/rank", example.ranked),
+        "infer, binary tensors": lambda: client.ask("POST", infer, example.binary, example.binary_headers),
+        "infer, JSON tensors": lambda: client.ask("POST", infer, example.plain),
+        "GET /v2/health/live": lambda: client.ask("GET", "/v2/health/live"),
     }
+
+
+def by_part(example: "Example", requests: int) -> list[Row]:
+    """Return medians of what the server does for one ``/rank``, called in this process, beside the sum of all."""
+    metrics, engine, served = Metrics(), example.engine, example.served
+    request = read_request(example.ranked, len(example.candidates))
+    scores = served.released.model.run(example.feeds)
+    parts: dict[str, Callable[[], object]] = {
+        "reading the request": lambda: read_request(example.ranked, len(example.candidates)),
+        "ids and features": lambda: prepare(request, served, engine, metrics),
+        BARE: lambda: served.released.model.run(example.feeds),
+        "writing the answer": lambda: render(request, served, scores, metrics),
+    }
+    times = measure(parts, requests)
+    fifths = {name: [1e3 * float(np.median(part)) for part in np.array_split(times[name], 5)] for name in parts}
+    whole = "all but HTTP"
+    fifths = {whole: [sum(values) for values in zip(*fifths.values(), strict=True)], **fifths}
+    return rows(fifths, size=len(example.candidates), of="candidates by part", unit="ms, median", reference=whole)
 
 
 def latencies(times: dict[str, list[float]], candidates: int) -> list[Row]:
@@ -84,7 +103,9 @@ class Example(NamedTuple):
     """One request for a surface's champion, in each way to ask.
 
     Attributes:
-        served: The champion with its features, in this process.
+        engine: Holds it, in this process.
+        served: The champion with its features.
+        candidates: Items of the request.
         feeds: The model's inputs, {name: [candidates] or [candidates, length]}.
         ranked: Body for ``/rank``.
         binary: Body of the inference request with binary tensors.
@@ -92,7 +113,9 @@ class Example(NamedTuple):
         plain: Body of the inference request with JSON tensors.
     """
 
+    engine: Engine
     served: Served
+    candidates: list[dict[str, Any]]
     feeds: dict[str, np.ndarray]
     ranked: bytes
     binary: bytes
@@ -111,7 +134,8 @@ class Example(NamedTuple):
         served = engine.served[surface]
         feeds = prepare(read_request(ranked, candidates), served, engine, Metrics())
         tensors = served.released.tensors
-        return cls(served, feeds, ranked, *binary_request(tensors, feeds), json_request(tensors, feeds))
+        items = request["candidates"]
+        return cls(engine, served, items, feeds, ranked, *binary_request(tensors, feeds), json_request(tensors, feeds))
 
 
 def measure(ways: dict[str, Callable[[], object]], requests: int) -> dict[str, list[float]]:
@@ -148,30 +172,6 @@ def json_request(tensors: dict[str, TensorSpec], feeds: dict[str, np.ndarray]) -
         for name, value in feeds.items()
     ]
     return orjson.dumps({"inputs": inputs}, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def post(connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """Send one request and return the answer.
-
-    Raises:
-        RuntimeError: The server refused it.
-    """
-    connection.request("POST", path, body, headers)
-    return _answer(connection, path)
-
-
-def get(connection: http.client.HTTPConnection, path: str) -> bytes:
-    """Fetch one path."""
-    connection.request("GET", path)
-    return _answer(connection, path)
-
-
-def _answer(connection: http.client.HTTPConnection, path: str) -> bytes:
-    response = connection.getresponse()
-    content = response.read()
-    if response.status != 200:
-        raise RuntimeError(f"{path}: {response.status}: {content[:300]!r}")
-    return content
 
 
 if __name__ == "__main__":

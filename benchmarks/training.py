@@ -1,6 +1,7 @@
 """Training a control against a bare loop over tensors in memory, a ``DataLoader`` of rows, and two public libraries.
 
-Same rows, network, batch size, optimiser and one thread; the variants take turns, in CPU seconds.
+Same rows, network, batch size, optimiser and one thread; the variants take turns, in CPU seconds. Where the elapsed
+seconds of a whole training go is told by part.
 
     python -m benchmarks.training [--rows 180000] [--repeats 5] [--surface homepage] [--quick]
 
@@ -52,6 +53,8 @@ from ml.surfaces.spec import Surface, load_surface
 FIRST_DAY = date(2026, 1, 1)
 ROW_LOADER_SHARE = 10
 """The per-row loader sees one in so many rows; it is slow, and its speed does not depend on how many."""
+WHOLE = "ours, reading, preparing and saving included"
+PARTS = {"read": "reading", "prepare": "preparing", "fit": "fitting", "save": "saving"}
 AUC_TOLERANCE = 0.005
 """Two trainers of one network; their losses are summed in another order."""
 
@@ -132,7 +135,8 @@ def main() -> None:
 def compare(settings: Settings, training_set: TrainingSet, surface: Surface, repeats: int) -> list[Row]:
     """Let the variants take turns and return CPU seconds per million rows, for five sizes."""
     technique = surface.distillation.technique
-    found = []
+    found: list[Row] = []
+    laps: list[dict[str, float]] = []
     whole = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
     for share in (16, 8, 4, 2, 1):
         taught = whole.select(slice(0, len(whole) // share))
@@ -142,11 +146,13 @@ def compare(settings: Settings, training_set: TrainingSet, surface: Surface, rep
             f"our loop with {technique} heads": lambda data=taught: _fit(data, surface, technique),
         }
         if share == 1:
-            variants["ours, reading, preparing and saving included"] = lambda: _whole(settings, training_set, surface)
+            variants[WHOLE] = lambda: _whole(settings, training_set, surface, laps)
             variants["DataLoader of rows"] = lambda data=taught: _timed(row_loader, data, surface)
         taken = interleaved({name: lambda run=run: _cost(run()) for name, run in variants.items()}, repeats)
         found += rows(taken, size=len(taught), of="rows", unit="CPU s / M rows", reference=next(iter(variants)))
-    return found
+    parts = {WHOLE: [sum(lap[stage] for stage in PARTS) for lap in laps]}
+    parts |= {part: [lap[stage] for lap in laps] for stage, part in PARTS.items()}
+    return found + rows(parts, size=len(whole), of="rows by part", unit="s", reference=WHOLE)
 
 
 def beside_libraries(settings: Settings, training_set: TrainingSet, surface: Surface, repeats: int) -> list[Row]:
@@ -317,10 +323,13 @@ def _fit(data: Dataset, surface: Surface, technique: str) -> tuple[int, float]:
     return len(data), clock.seconds["fit"]
 
 
-def _whole(settings: Settings, training_set: TrainingSet, surface: Surface) -> tuple[int, float]:
+def _whole(
+    settings: Settings, training_set: TrainingSet, surface: Surface, laps: list[dict[str, float]]
+) -> tuple[int, float]:
     start = time.process_time()
     with tempfile.TemporaryDirectory(dir=settings.home) as folder:
         checkpoint = train(settings, training_set, surface, technique="none", seed=1, out_dir=Path(folder) / "run")
+    laps.append(checkpoint.timing)
     return checkpoint.meta["rows"], time.process_time() - start
 
 
