@@ -22,8 +22,7 @@ from `benchmarks/history/`, and a test does so again. It is an estimate for plan
 - The line of least squares through the measured sizes gives the cost of one more exposure; fixed costs fall away, and
   nothing gets slower with size. Nothing at this size was run. Where fixed costs are most of what was measured, as in
   building features, the line is a rough guess.
-- Hours are core hours of the machine that [benchmarks.md](benchmarks.md) describes: CPU time of one thread for
-  landing, features and training, elapsed time of one thread for soft labels, so that there others' load is in it.
+- Hours are core hours of the machine that [benchmarks.md](benchmarks.md) describes: CPU time of one thread.
 - The shape of the data stays: exposures per user, clicks per exposure, days in a window.
 """
 
@@ -79,9 +78,9 @@ def costs(found: History) -> dict[str, float]:
     if training is not None:
         hours["control or student, one epoch over one day's exposures"] = training * EXPOSURES / MILLION / 3600
         hours[f"the same over {WINDOW_DAYS} days"] = WINDOW_DAYS * training * EXPOSURES / MILLION / 3600
-    labelling = _value(found, "labelling", "labelling", "s / M rows")
+    labelling = _value(found, "labelling", "labelling, with its hashes", "CPU s / M rows")
     if labelling is not None:
-        hours["soft labels of the day"] = labelling * EXPOSURES / MILLION / 3600
+        hours["soft labels of the day, the demo's teacher"] = labelling * EXPOSURES / MILLION / 3600
     return hours
 
 

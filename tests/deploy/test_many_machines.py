@@ -4,10 +4,14 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date, timedelta
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import dagster as dg
 import duckdb
+import pyarrow as pa
 import pytest
 
 from benchmarks.process import free_port
@@ -20,6 +24,8 @@ from tests.conftest import home_environment, run_crossfade
 from tests.postgres import PASSWORD
 
 pytestmark = pytest.mark.early
+
+SHARED, FIRST, DAYS, ROWS = "ml.written_by_two", date(2026, 1, 1), 6, 100
 
 
 @dataclass
@@ -62,6 +68,36 @@ def test_lake_runs_and_releases_lie_on_the_servers(cluster: Cluster) -> None:
     with Lake(settings) as lake:
         files = lake.sql(f"select data_file from ducklake_list_files('{ALIAS}', 'stg_items', schema => 'features')")
         assert all(name.startswith("s3://") for name in files["data_file"].to_pylist()) and len(files)
+
+
+def test_two_workers_that_write_at_once_lose_nothing(cluster: Cluster) -> None:
+    """Each its own days of one table: the catalog refuses one of two commits, and that worker commits again."""
+    spawned = get_context("spawn")
+    start = spawned.Barrier(2)
+    workers = [spawned.Process(target=write_days, args=(cluster.settings(), first, start)) for first in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    with Lake(cluster.settings()) as lake:
+        found = lake.sql(
+            f"select day, count(*) as rows, min(worker) as worker from {ALIAS}.{SHARED} group by day order by day"
+        )
+        lake.connection.execute(f"drop table {ALIAS}.{SHARED}")
+    assert found["day"].to_pylist() == [FIRST + timedelta(days=number) for number in range(2 * DAYS)]
+    assert found["rows"].to_pylist() == [ROWS] * (2 * DAYS)
+    assert found["worker"].to_pylist() == [0, 1] * DAYS
+
+
+def write_days(settings: Settings, first: int, start: Barrier) -> None:
+    """Write every second day from ``first`` on, each in a commit of its own, once the other worker is there too."""
+    with Lake(settings) as lake:
+        start.wait(60)
+        for number in range(first, 2 * DAYS, 2):
+            one = FIRST + timedelta(days=number)
+            rows = pa.table({"day": pa.repeat(pa.scalar(one), ROWS), "worker": pa.repeat(first, ROWS)})
+            lake.replace_days(SHARED, rows, [one])
 
 
 def test_no_secret_is_written_or_printed(cluster: Cluster) -> None:
