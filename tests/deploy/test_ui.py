@@ -58,7 +58,7 @@ def picture(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     folder = Path(given) if given else tmp_path_factory.mktemp("pictures")
 
     def take(name: str) -> None:
-        page.screenshot(path=folder / f"{name}.png")
+        page.screenshot(path=folder / f"{name}.png", animations="disabled")
 
     return take
 
