@@ -16,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ import yaml
 from benchmarks import record
 from ml.lake import Lake
 from ml.settings import Settings
+from ml.students.train import Clock
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract, load_contract
 from ml.teacher.demo import DemoInput, load_demo_spec, read_card, train_demo_teacher
@@ -138,25 +138,23 @@ def by_part(home: Path, surface: str, days: int) -> dict[str, float]:
     contract = load_contract(Path(str(settings.teacher)))
     wanted = [FIRST_DAY + timedelta(days=number) for number in range(days)]
     table, key = f"features.teacher_inputs_{surface}", "exposure_id"
-    found: Counter[str] = Counter()
-
-    def timed(part: str, work: Callable[[], Any]) -> Any:
-        started = time.process_time()
-        done = work()
-        found[part] += time.process_time() - started
-        return done
-
+    clock = Clock(time.process_time)
     with Lake(settings) as lake:
-        timed("label", lambda: label_days(lake, settings, surface, contract, wanted))
+        clock.lap("open")
+        label_days(lake, settings, surface, contract, wanted)
+        clock.lap("label")
         columns = InputColumns(contract.inputs, lake.columns(table), table)
         query = f"select {key}, {', '.join(columns.select)} from lake.{table} where day in (select unnest(?::date[]))"
-        batches = lake.batches(query, [wanted], rows=BATCH_ROWS)
         teacher = open_teacher(contract)
-        while batch := timed("read", lambda: next(batches, None)):
-            rows = timed("convert", lambda batch=batch: columns.read(batch, key))
-            timed("score", lambda rows=rows: teacher.score(rows.inputs))
-    found["rest"] = found["label"] - found["read"] - found["convert"] - found["score"]
-    return dict(found)
+        clock.lap("open")
+        for batch in lake.batches(query, [wanted], rows=BATCH_ROWS):
+            clock.lap("read")
+            rows = columns.read(batch, key)
+            clock.lap("convert")
+            teacher.score(rows.inputs)
+            clock.lap("score")
+    seconds = clock.seconds
+    return seconds | {"rest": seconds["label"] - seconds["read"] - seconds["convert"] - seconds["score"]}
 
 
 def bare_loop(contract: Contract, batches: list[dict[str, np.ndarray]], threads: int) -> float:

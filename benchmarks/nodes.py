@@ -24,7 +24,7 @@ from ml.settings import Settings
 from ml.teacher.contract import load_contract
 from ml.teacher.labels import label_days
 
-SURFACE = {"large": 1}
+SURFACE = "large"
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 200 * 2**20}
 
 
@@ -33,7 +33,7 @@ def measure(home: Path, days: int, threads: int, address: str | None) -> dict[st
     settings = Settings(home=home, first_day=FIRST_DAY, threads=threads, ray_address=address)
     contract = load_contract(Path(str(settings.teacher)))
     with Lake(settings) as lake:
-        report = label_days(lake, settings, "large", contract, [FIRST_DAY + timedelta(days=d) for d in range(days)])
+        report = label_days(lake, settings, SURFACE, contract, [FIRST_DAY + timedelta(days=d) for d in range(days)])
     return {
         "rows_per_second": report.rows_per_second,
         "peak_mb": peak_megabytes(),
@@ -75,7 +75,7 @@ def main() -> None:
         return 1e6 / found["rows_per_second"]
 
     with tempfile.TemporaryDirectory(prefix="crossfade-nodes-") as folder:
-        print(f"a teacher of {prepare(Path(folder), given.rows, given.days, given.bottom, SURFACE):,} parameters")
+        print(f"a teacher of {prepare(Path(folder), given.rows, given.days, given.bottom, {SURFACE: 1}):,} parameters")
         taken = record.interleaved({way: partial(spawn, way) for way in ways}, given.repeats)
     cluster.shutdown()
     if len(hashes) > 1:
