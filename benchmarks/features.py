@@ -7,8 +7,8 @@ The history is synthetic and written straight into the daily aggregates (``int_*
 as the graph does. Bare DuckDB runs the SQL that dbt compiled over one Parquet file per table and day. Polars computes
 ``feat_item`` alone, and its rows must be equal. First the exposures of a day grow, with one window of history; then the
 history grows, with equal days. Times are CPU seconds of the process, which a busy machine changes least; starting the
-interpreter is not in them. The seconds that dbt spends in models and in tests are of the clock, with one thread; what
-is left is dbt's own.
+interpreter is not in them. What dbt spends in models and in tests is known by the clock alone (one thread), and stands
+beside the clock of the bare SQL.
 """
 
 import argparse
@@ -42,7 +42,7 @@ OF_LONG_HISTORY = 3_000
 ITEMS = 2_000
 TABLES = ("int_day", "int_item_day", "int_user_day", "int_user_item_day", "stg_items", "stg_users")
 DBT, BARE = "dbt build with tests, on the lake", "same SQL, bare DuckDB on Parquet"
-MODELS, TESTS = "of it, seconds in models", "of it, seconds in tests"
+MODELS, TESTS = "models of dbt, on the lake", "tests of dbt, on the lake"
 BARE_ITEM, POLARS_ITEM = "feat_item alone, bare DuckDB", "feat_item alone, polars"
 
 COUNTS = """
@@ -114,9 +114,10 @@ def measure(way: str, settings: Settings) -> dict[str, float]:
         }
         return {DBT: taken, **parts, "peak": peak_megabytes()}
     if way == "bare":
-        began = time.process_time()
+        began, clock = time.process_time(), time.perf_counter()
         item = bare(settings)
-        return {BARE: time.process_time() - began, BARE_ITEM: item, "peak": peak_megabytes()}
+        taken = {BARE: time.process_time() - began, "clock": time.perf_counter() - clock}
+        return {**taken, BARE_ITEM: item, "peak": peak_megabytes()}
     began = time.process_time()
     made = item_features(settings)
     taken = time.process_time() - began
@@ -200,11 +201,12 @@ def spawn(way: str, settings: Settings) -> dict[str, Any]:
 def compare(settings: Settings, *, size: int, of: str, repeats: int) -> list[Row]:
     """Let the ways take turns; return rows of seconds and of memory."""
     turns = [{way: spawn(way, settings) for way in ("dbt", "bare", "polars")} for _ in range(repeats)]
-    ways = (("dbt", DBT), ("dbt", MODELS), ("dbt", TESTS), ("bare", BARE))
-    seconds = {name: [t[way][name] for t in turns] for way, name in ways}
+    seconds = {name: [t[way][name] for t in turns] for way, name in (("dbt", DBT), ("bare", BARE))}
+    clock = {name: [t["dbt"][name] for t in turns] for name in (MODELS, TESTS)}
+    clock[BARE] = [t["bare"]["clock"] for t in turns]
     item = {name: [t[way][name] for t in turns] for way, name in (("bare", BARE_ITEM), ("polars", POLARS_ITEM))}
     peaks = {name: [t[way]["peak"] for t in turns] for way, name in (("dbt", DBT), ("bare", BARE))}
-    found = [(seconds, "CPU s", BARE), (item, "CPU s", BARE_ITEM), (peaks, "MB", BARE)]
+    found = [(seconds, "CPU s", BARE), (clock, "s", BARE), (item, "CPU s", BARE_ITEM), (peaks, "MB", BARE)]
     return [
         row
         for values, unit, reference in found

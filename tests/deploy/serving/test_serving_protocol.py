@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploy.serving.app import Limits
-from deploy.serving.protocol import HEADER
+from deploy.serving.protocol import HEADER, BadRequest, TensorSpec, decode_request
 from deploy.serving.run import serving
 from ml.surfaces.spec import Surface
 from tests.deploy.serving.tiny_home import (
@@ -342,6 +342,33 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
+
+
+numbers = st.integers(-(2**53), 2**53) | st.floats(width=32, allow_nan=False, allow_infinity=False)
+few_numbers = st.lists(numbers, max_size=4)
+not_flat = numbers | st.none() | st.booleans() | st.text(max_size=2) | st.integers(2**63, 2**70) | few_numbers
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(["int64", "float32"]),
+    st.sampled_from([(), (2,)]),
+    few_numbers | st.lists(st.integers(0, 9), max_size=4) | st.lists(not_flat, max_size=3),
+)
+def test_flat_lists_are_read_as_any_other_json(dtype: str, shape: tuple[int, ...], values: list[Any]) -> None:
+    spec = TensorSpec("x", dtype, shape)
+    rows = max(1, len(values) // spec.size)
+    entry = {"name": "x", "datatype": spec.datatype, "shape": [rows, *shape], "data": values}
+
+    def read(**more: Any) -> tuple[str, Any, bytes] | str:
+        try:
+            found = decode_request(dumps({"inputs": [entry], **more}), None, {"x": spec}, ["score"], 10).feeds["x"]
+        except BadRequest as refused:
+            return str(refused)
+        return str(found.dtype), found.shape, found.tobytes()
+
+    bracket = {"parameters": {"note": "["}}  # read number by number, since it might be a list
+    assert read() == read(**bracket)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
