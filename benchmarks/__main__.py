@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml.settings import PROJECT_ROOT
 
-ALONE = ("definitions", "landing", "features", "labelling", "training", "graph")
+ALONE = ("definitions", "landing", "features", "labelling", "training", "parameters", "graph")
 WITH_HOME = ("serving", "distilled", "servers", "alternatives")
 WITH_RAY = ("nodes",)
 STAGES = (*ALONE, *WITH_HOME, *WITH_RAY)

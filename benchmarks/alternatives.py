@@ -19,7 +19,7 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from benchmarks.record import HISTORY, Row, interleaved, keep, rows
+from benchmarks.record import HISTORY, Row, interleaved, keep, median_ms, rows
 from benchmarks.serving import Example
 from benchmarks.training import FIRST_DAY, bare_loop, with_recipe, world
 from ml.serving.model import SCORE
@@ -113,15 +113,9 @@ def serving(settings: Settings, surface: str, repeats: int) -> list[Row]:
     for name in small:
         print(f"{name}: scores differ by at most {np.abs(scores[name] - scores[USED]).max():.2e}")
 
-    def median_ms(model: ort.InferenceSession) -> float:
-        times = []
-        for _ in range(RUNS):
-            started = time.perf_counter()
-            model.run(None, feeds)
-            times.append(time.perf_counter() - started)
-        return 1e3 * float(np.median(times))
-
-    taken = interleaved({name: lambda s=s: median_ms(s) for name, s in sessions.items()}, repeats)
+    taken = interleaved(
+        {name: lambda s=s: median_ms(lambda: s.run(None, feeds), RUNS) for name, s in sessions.items()}, repeats
+    )
     given = {"size": CANDIDATES, "of": "candidates", "reference": USED}
     kilobytes = {name: [size / 1024] for name, size in sizes.items()}
     return rows(taken, unit="ms", **given) + rows(kilobytes, unit="kB", **given)

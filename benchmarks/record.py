@@ -6,6 +6,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -55,6 +56,16 @@ def interleaved(variants: Mapping[str, Callable[[], float]], repeats: int) -> di
         for name, measure in variants.items():
             values[name].append(measure())
     return values
+
+
+def median_ms(call: Callable[[], object], runs: int) -> float:
+    """Return the median milliseconds of a call."""
+    times = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)
 
 
 def rows(values: Mapping[str, Sequence[float]], *, size: float, of: str, unit: str, reference: str) -> list[Row]:

@@ -53,6 +53,7 @@ from ml.surfaces.spec import Surface, load_surface
 FIRST_DAY = date(2026, 1, 1)
 ROW_LOADER_SHARE = 10
 """The per-row loader sees one in so many rows; it is slow, and its speed does not depend on how many."""
+BARE, OURS = "bare loop over tensors in memory", "our loop (fit without preparing)"
 WHOLE = "ours, reading, preparing and saving included"
 PARTS = {"read": "reading", "prepare": "preparing", "fit": "fitting", "save": "saving"}
 AUC_TOLERANCE = 0.005
@@ -141,15 +142,15 @@ def compare(settings: Settings, training_set: TrainingSet, surface: Surface, rep
     for share in (16, 8, 4, 2, 1):
         taught = whole.select(slice(0, len(whole) // share))
         variants: dict[str, Callable[[], tuple[int, float]]] = {
-            "bare loop over tensors in memory": lambda data=taught: _timed(bare_loop, data, surface),
-            "our loop (fit without preparing)": lambda data=taught: _fit(data, surface, "none"),
-            f"our loop with {technique} heads": lambda data=taught: _fit(data, surface, technique),
+            BARE: lambda data=taught: timed_loop(bare_loop, data, surface),
+            OURS: lambda data=taught: timed_fit(data, surface, "none"),
+            f"our loop with {technique} heads": lambda data=taught: timed_fit(data, surface, technique),
         }
         if share == 1:
             variants[WHOLE] = lambda: _whole(settings, training_set, surface, laps)
-            variants["DataLoader of rows"] = lambda data=taught: _timed(row_loader, data, surface)
-        taken = interleaved({name: lambda run=run: _cost(run()) for name, run in variants.items()}, repeats)
-        found += rows(taken, size=len(taught), of="rows", unit="CPU s / M rows", reference=next(iter(variants)))
+            variants["DataLoader of rows"] = lambda data=taught: timed_loop(row_loader, data, surface)
+        taken = interleaved({name: lambda run=run: per_million(run()) for name, run in variants.items()}, repeats)
+        found += rows(taken, size=len(taught), of="rows", unit="CPU s / M rows", reference=BARE)
     parts = {WHOLE: [sum(lap[stage] for stage in PARTS) for lap in laps]}
     parts |= {part: [lap[stage] for lap in laps] for stage, part in PARTS.items()}
     return found + rows(parts, size=len(whole), of="rows by part", unit="s", reference=WHOLE)
@@ -172,7 +173,7 @@ def beside_libraries(settings: Settings, training_set: TrainingSet, surface: Sur
 
             def measure(name: str = name, run: Trainer = run, same: Surface = same, trained: dict = trained) -> float:
                 seconds, trained[name] = run(data, same)
-                return _cost((len(data), seconds))
+                return per_million((len(data), seconds))
 
             variants[name] = measure
         taken = interleaved(variants, repeats)
@@ -292,7 +293,8 @@ def with_recipe(surface: Surface, **recipe: float) -> Surface:
     return surface.model_copy(update={"training": surface.training.model_copy(update=recipe)})
 
 
-def _cost(measured: tuple[int, float]) -> float:
+def per_million(measured: tuple[int, float]) -> float:
+    """Return seconds per million rows of (rows, seconds)."""
     count, seconds = measured
     return 1e6 * seconds / count
 
@@ -308,7 +310,8 @@ def world(settings: Settings, surface: Surface, rows_per_day: int) -> TrainingSe
         return build_training_set(lake, surface, partition, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
 
 
-def _timed(run: Callable[[Ranker, Batches, Surface], int], data: Dataset, surface: Surface) -> tuple[int, float]:
+def timed_loop(run: Callable[[Ranker, Batches, Surface], int], data: Dataset, surface: Surface) -> tuple[int, float]:
+    """Return (rows, CPU seconds) of a loop over prepared rows."""
     with deterministic():
         ranker = build_ranker(data, surface, technique="none", seed=1)
         batches = prepare(ranker, data, torch.device("cpu"))
@@ -317,7 +320,8 @@ def _timed(run: Callable[[Ranker, Batches, Surface], int], data: Dataset, surfac
         return rows, time.process_time() - start
 
 
-def _fit(data: Dataset, surface: Surface, technique: str) -> tuple[int, float]:
+def timed_fit(data: Dataset, surface: Surface, technique: str) -> tuple[int, float]:
+    """Return (rows, CPU seconds) of our loop, preparing left out."""
     clock = Clock(time.process_time)
     fit(data, surface, technique=technique, seed=1, progress=lambda step, steps, loss: None, clock=clock)
     return len(data), clock.seconds["fit"]
