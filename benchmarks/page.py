@@ -112,6 +112,7 @@ def plot(curves: Curves, of: str, unit: str) -> bytes:
     import io
 
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -119,7 +120,8 @@ def plot(curves: Curves, of: str, unit: str) -> bytes:
         axes.loglog(*zip(*points, strict=True), marker="o", label=f"{name} (slope {slope(points):.2f})")
     axes.set(xlabel=of, ylabel=unit)
     sizes = sorted({size for points in curves.values() for size, _ in points})
-    axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+    short = EngFormatter(sep="")
+    axes.set_xticks(sizes, [short(float(f"{size:.3g}")) for size in sizes])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)

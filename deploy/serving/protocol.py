@@ -197,7 +197,7 @@ def _with_arrays(text: bytes) -> dict[str, Any] | None:
     through ``parse_object``, which can say what is wrong.
     """
     try:
-        document = simdjson.Parser().parse(text)
+        document: Any = simdjson.Parser().parse(text)
         request = _all_but("inputs", document)
         inputs = [_with_array(entry) for entry in document["inputs"]]
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
@@ -207,13 +207,16 @@ def _with_arrays(text: bytes) -> dict[str, Any] | None:
     return None if nested else {**request, "inputs": inputs}
 
 
-def _with_array(entry: simdjson.Object) -> dict[str, Any]:
+def _with_array(entry: Any) -> dict[str, Any]:
     kind, dtype = _BUFFERS[entry["datatype"]]
     return {**_all_but("data", entry), "data": np.frombuffer(entry["data"].as_buffer(of_type=kind), dtype)}
 
 
-def _all_but(left_out: str, found: simdjson.Object) -> dict[str, Any]:
-    return {key: _plain(found[key]) for key in found if key != left_out}  # ``items`` would make all of it objects
+def _all_but(left_out: str, found: Any) -> dict[str, Any]:
+    keys = list(found)
+    if len(set(keys)) != len(keys):  # of two equal keys simdjson takes the first, orjson the last
+        raise ValueError
+    return {key: _plain(found[key]) for key in keys if key != left_out}  # ``items`` would make all of it objects
 
 
 def _plain(value: Any) -> Any:
