@@ -70,6 +70,7 @@ def backfill(page: Page, picture: Callable[[str], None]) -> str:
     expect(page.get_by_text("Global asset lineage")).to_be_visible()
     for group in ("landing", "features", "teacher", "homepage", "radio", "study"):
         expect(page.get_by_text(group, exact=True).first).to_be_visible()
+    expect(page.get_by_text("fetching statuses")).to_have_count(0)
     picture("graph")
     page.goto("/assets/radio/soft_labels")
     expect(page.get_by_text("If it fails")).to_be_visible()
