@@ -90,7 +90,8 @@ def decode_request(
         BadRequest: Anything that the model cannot take.
     """
     head, binary = _split(body, header_length)
-    request = (_with_arrays(head) if header_length is None else None) or parse_object(head)
+    flat = _with_arrays(head) if header_length is None else None
+    request = flat or parse_object(head)
     identifier = request.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise BadRequest(f"id must be a string, got {show(identifier)}")
@@ -198,8 +199,10 @@ def _with_arrays(text: bytes) -> dict[str, Any] | None:
     """
     try:
         document: Any = simdjson.Parser().parse(text)
-        request = _all_but("inputs", document)
-        inputs = [_with_array(entry) for entry in document["inputs"]]
+        request, entries = _all_but("inputs", document), document["inputs"]
+        if not isinstance(entries, simdjson.Array):
+            return None
+        inputs = [_with_array(entry) for entry in entries]
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError):
         return None
     lists = 1 + 2 * len(inputs) + isinstance(request.get("outputs"), list)

@@ -349,16 +349,17 @@ few_numbers = st.lists(numbers, max_size=4)
 not_flat = numbers | st.none() | st.booleans() | st.text(max_size=2) | st.integers(2**63, 2**70) | few_numbers
 
 
-def read_as(spec: TensorSpec, body: bytes) -> tuple[str, Any, bytes] | str:
-    """Return what became of the one input, or why the request was refused."""
+def read_as(spec: TensorSpec, body: bytes) -> tuple[Any, ...] | str:
+    """Return what became of a request with one input, or why it was refused."""
     try:
-        found = decode_request(body, None, {spec.name: spec}, ["score"], 10).feeds[spec.name]
+        found = decode_request(body, None, {spec.name: spec}, ["score"], 10)
     except BadRequest as refused:
         return str(refused)
-    return str(found.dtype), found.shape, found.tobytes()
+    feed = found.feeds[spec.name]
+    return found.id, found.outputs, str(feed.dtype), feed.shape, feed.tobytes()
 
 
-BRACKET = b', "parameters": {"note": "["}}'
+BRACKET = b', "note": "["}'
 """End of a request that is read number by number, since the bracket might be a list."""
 
 
@@ -373,6 +374,21 @@ def test_flat_lists_are_read_as_any_other_json(dtype: str, shape: tuple[int, ...
     rows = max(1, len(values) // spec.size)
     body = dumps({"inputs": [{"name": "x", "datatype": spec.datatype, "shape": [rows, *shape], "data": values}]})
     assert read_as(spec, body) == read_as(spec, body[:-1] + BRACKET)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(["id", "inputs", "outputs", "parameters", "other"]).map(lambda key: ("request", key))
+    | st.sampled_from(["name", "datatype", "shape", "data", "parameters", "other"]).map(lambda key: ("input", key)),
+    json_values,
+)
+def test_an_odd_request_is_read_or_refused_the_same_however_lists_are_read(place: tuple[str, str], odd: Any) -> None:
+    entry: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2.5]}
+    request: dict[str, Any] = {"inputs": [entry]}
+    where, key = place
+    (request if where == "request" else entry)[key] = odd
+    body = dumps(request)
+    assert read_as(TensorSpec("x", "float32"), body) == read_as(TensorSpec("x", "float32"), body[:-1] + BRACKET)
 
 
 @pytest.mark.parametrize("twice", [b'"data": [2]', b'"name": "y"', b'"shape": [2]'])
