@@ -11,6 +11,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,8 @@ def serving(settings: Settings, surface: str, repeats: int) -> list[Row]:
     for name in small:
         print(f"{name}: scores differ by at most {np.abs(scores[name] - scores[USED]).max():.2e}")
 
-    taken = interleaved(
-        {name: lambda s=s: median_ms(lambda: s.run(None, feeds), RUNS) for name, s in sessions.items()}, repeats
-    )
+    scoring = {name: partial(s.run, None, feeds) for name, s in sessions.items()}
+    taken = interleaved({name: partial(median_ms, run, RUNS) for name, run in scoring.items()}, repeats)
     given = {"size": CANDIDATES, "of": "candidates", "reference": USED}
     kilobytes = {name: [size / 1024] for name, size in sizes.items()}
     return rows(taken, unit="ms", **given) + rows(kilobytes, unit="kB", **given)

@@ -9,6 +9,7 @@ bare loop over tensors in memory, as in ``labelling`` and ``training``; ``sessio
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,27 +27,27 @@ TEACHERS = (64, 256, 512, 1024, 2048)
 STUDENTS = (0.25, 1, 4, 8, 16)
 DAYS, THREADS = 2, 2
 CANDIDATES, RUNS = 200, 300
+REFERENCE = "all threads"
+"""The way of ``labelling`` to score that stands beside labelling."""
 
 
 def teachers(count: int, repeats: int, widths: tuple[int, ...]) -> list[Row]:
     """Label so many rows with a teacher of each width."""
+    ways = {labelling.WHAT[what]: what for what in (REFERENCE, "label")}
     found = []
     for width in widths:
         with tempfile.TemporaryDirectory(prefix="crossfade-parameters-") as folder:
             parameters = labelling.prepare(Path(folder), count, DAYS, [width, width], {"x1": 1})
             print(f"a teacher of {parameters:,} parameters", flush=True)
-            shared = ("--days", DAYS, "--threads", THREADS)
-            turns = [
-                {name: labelling.spawn("--measure", what, folder, "x1", *shared) for what, name in TAUGHT.items()}
-                for _ in range(repeats)
-            ]
-        seconds = {name: [1e6 / turn[name]["rows_per_second"] for turn in turns] for name in TAUGHT.values()}
-        given = {"size": parameters, "of": "parameters of the teacher", "reference": TAUGHT["all threads"]}
+
+            def label(what: str, folder: str = folder) -> float:
+                measured = labelling.spawn("--measure", what, folder, "x1", "--days", DAYS, "--threads", THREADS)
+                return 1e6 / measured["rows_per_second"]
+
+            seconds = interleaved({name: partial(label, what) for name, what in ways.items()}, repeats)
+        given = {"size": parameters, "of": "parameters of the teacher", "reference": labelling.WHAT[REFERENCE]}
         found += rows(seconds, unit="s / M rows", **given)
     return found
-
-
-TAUGHT = {what: labelling.WHAT[what] for what in ("all threads", "label")}
 
 
 def students(count: int, repeats: int, factors: tuple[float, ...]) -> list[Row]:
@@ -69,9 +70,8 @@ def students(count: int, repeats: int, factors: tuple[float, ...]) -> list[Row]:
                 OURS: lambda surface=surface: per_million(timed_fit(data, surface, "none")),
             }
             trained = interleaved(loops, repeats)
-            scored = interleaved(
-                {"session.run": lambda session=session: median_ms(lambda: session.run(None, feeds), RUNS)}, repeats
-            )
+            score = partial(session.run, None, feeds)
+            scored = {"session.run": [median_ms(score, RUNS) for _ in range(repeats)]}
             given = {"size": parameters, "of": "parameters of the student"}
             found += rows(trained, unit="CPU s / M rows", reference=BARE, **given)
             found += rows(scored, unit=f"ms, {CANDIDATES} candidates", reference="session.run", **given)
