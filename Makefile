@@ -19,11 +19,6 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 export CROSSFADE_HOME ?= $(HOME_DIR)
-# Quiet third parties: nothing is reported to anybody.
-export DAGSTER_TELEMETRY_ENABLED ?= false
-export DO_NOT_TRACK ?= 1
-export GX_ANALYTICS_ENABLED ?= false
-export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test ui study kills fuzz load healthy night backfills chaos bench lint lock clean

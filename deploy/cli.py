@@ -596,8 +596,6 @@ def _table(title: str, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run the command line; an expected error is one line with its value, not a traceback."""
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         app()
     except (ValueError, RuntimeError, FileNotFoundError) as error:
