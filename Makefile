@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 export CROSSFADE_HOME ?= $(HOME_DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test ui study kills fuzz load healthy night backfills chaos bench lint lock clean
+.PHONY: help install demo test ui study kills fuzz load healthy night backfills chaos bench lint lock image digests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -85,6 +85,12 @@ lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 
 lock: ## Rewrite the lock files from pyproject.toml, in fresh environments
 	./deploy/lock.sh $(PYTHON)
+
+image: ## Build both images with docker: the version is their tag, the commit a label
+	./deploy/images.sh build
+
+digests: ## Look up the digests of the images' bases with docker, and write deploy/images.env
+	./deploy/images.sh digests
 
 clean: ## Remove the virtual environment and this checkout's .crossfade
 	rm -rf $(VENV) .crossfade
