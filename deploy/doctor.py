@@ -115,12 +115,12 @@ def _catalog(settings: Settings) -> Look:
 
 
 def _instance(settings: Settings) -> Look:
+    if not (settings.dagster_home / "dagster.yaml").exists():
+        return State.BAD, f"{settings.dagster_home} holds no dagster.yaml", "crossfade init"
     from dagster import DagsterInstance
 
     from assets.names import LAKE_WRITER, TRAINING
 
-    if not (settings.dagster_home / "dagster.yaml").exists():
-        return State.BAD, f"{settings.dagster_home} holds no dagster.yaml", "crossfade init"
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
     wrong = {name: limits.get(name) for name in (LAKE_WRITER, TRAINING) if limits.get(name) != 1}
