@@ -1,4 +1,4 @@
-"""Studies: whether distillation helps, over simulated worlds, seeds and nulls."""
+"""Studies: whether distillation helps, over simulated worlds, seeds and placebos."""
 
 from pathlib import Path
 

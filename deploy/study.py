@@ -1,4 +1,4 @@
-"""``crossfade study``: what distillation does, over worlds and seeds, beside its nulls."""
+"""``crossfade study``: what distillation does, over worlds and seeds, beside its placebos."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,10 @@ import typer
 
 from deploy.terminal import minutes, note, say, show_table
 
-app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its nulls.")
+app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its placebos.")
 
 Name = Annotated[
-    str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, nulls, sweeps, paper or kuairand.")
+    str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, placebos, sweeps, paper or kuairand.")
 ]
 
 
@@ -60,7 +60,7 @@ def show(name: Name = "quick") -> None:
         table.append(
             {
                 "task": " ".join(place) + (f", {lift.condition}" if lift.condition else ""),
-                "arm": f"{lift.arm} (null)" if lift.null else lift.arm,
+                "arm": f"{lift.arm} (placebo)" if lift.placebo else lift.arm,
                 "control": f"{100 * lift.base:.2f}",
                 "difference": f"{100 * lift.lift:+.2f} [{100 * lift.lo:+.2f}, {100 * lift.hi:+.2f}]",
                 "p (Holm)": f"{lift.p_holm:.3f}",

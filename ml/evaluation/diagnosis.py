@@ -285,7 +285,7 @@ def _centred(surface: Surface) -> Surface:
 
 
 def gains_plot(diagnosis: Diagnosis) -> bytes:
-    """Plot the gains of every task with their intervals; the shuffled null is hollow."""
+    """Plot the gains of every task with their intervals; the placebo is hollow."""
     from ml.evaluation.plots import Mark, finish, forest
 
     groups = {
@@ -294,7 +294,7 @@ def gains_plot(diagnosis: Diagnosis) -> bytes:
             for name, gain, colour in (
                 ("control + teacher, stacked", task.stacked, "#009E73"),
                 ("student", task.student, "#0072B2"),
-                ("student, labels shuffled (null)", task.shuffled, "#7F7F7F"),
+                ("student, labels shuffled (placebo)", task.shuffled, "#7F7F7F"),
             )
             if gain is not None
         ]

@@ -30,7 +30,7 @@ class Lift:
         metric: Name of the metric.
         arm: Name of the arm.
         control: Name of the arm that it is compared with.
-        null: Whether the true lift is 0 by construction.
+        placebo: Whether the true lift is 0 by construction.
         base: Mean of the metric of the control.
         lift: Mean difference over worlds and seeds.
         lo: Lower end of the 95 % interval; of one world alone that of its users and seeds.
@@ -50,7 +50,7 @@ class Lift:
     metric: str
     arm: str
     control: str
-    null: bool
+    placebo: bool
     base: float
     lift: float
     lo: float
@@ -108,7 +108,7 @@ def lifts(
                     metric=mine.metric,
                     arm=arm.name,
                     control=other,
-                    null=arm.null,
+                    placebo=arm.placebo,
                     base=float(np.mean([base.values[p] for p in pairs])),
                     lift=pooled.estimate,
                     lo=pooled.lo,

@@ -18,8 +18,9 @@ DESIGNS_FILE = Path(__file__).with_name("designs.yaml")
 CONTROL = "control"
 STUDENT = "student"
 TECHNIQUES = tuple(name for name in get_args(Technique) if name != "none")
-NULLS = ("shuffled", "noise")
+PLACEBOS = ("shuffled", "noise")
 """Labels that know nothing: the true lift is 0."""
+_RENAMED = {"nulls": "placebos"}
 
 KUAIRAND = "kuairand"
 Preset = Literal["tiny", "demo", "paper", "kuairand"]
@@ -27,7 +28,7 @@ Preset = Literal["tiny", "demo", "paper", "kuairand"]
 
 Labels = Literal["as_is", "shuffled", "noise", "within_item", "within_user"]
 """What an arm learns from: the teacher's labels; the same swapped among the rows of a day, of an item and day, or of a
-user and day; or standard normal noise. ``shuffled`` and ``noise`` are nulls, the rest keep a part of what is known."""
+user and day; or standard normal noise. ``shuffled`` and ``noise`` are placebos, others keep a part of what is known."""
 
 
 class _Model(BaseModel):
@@ -58,9 +59,9 @@ class Arm:
     weights: tuple[tuple[tuple[str, str], float], ...] = ()
 
     @property
-    def null(self) -> bool:
+    def placebo(self) -> bool:
         """Whether its true lift is 0 by construction."""
-        return self.labels in NULLS
+        return self.labels in PLACEBOS
 
     @property
     def control(self) -> str:
@@ -348,6 +349,9 @@ def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:
     Raises:
         ValueError: There is none of that name, or it breaks a rule.
     """
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        raise ValueError(f"study {name!r} has another name, {new!r}: `crossfade study run {new}`")
     return Design(name=name, **named_entry(path, "study", name))
 
 

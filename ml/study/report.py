@@ -14,7 +14,7 @@ from ml.evaluation.page import write_pages
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings
 from ml.study.analysis import RANKING, Lift, levels, lifts
-from ml.study.design import AS_IT_IS, CONTROL, KUAIRAND, NULLS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
+from ml.study.design import AS_IT_IS, CONTROL, KUAIRAND, PLACEBOS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
 from ml.study.run import TRIALS_TABLE
 from ml.study.worlds import is_ready, world_settings
 from ml.surfaces.spec import load_surfaces
@@ -120,20 +120,20 @@ def findings(
             )
         )
     for labels, what in (("shuffled", "labels shuffled within the day"), ("noise", "noise for labels")):
-        if nulls := of(f"{STUDENT} {labels}"):
+        if placebos := of(f"{STUDENT} {labels}"):
             found.append(
-                Finding(f"With {what} nothing is gained.", all(lift.lo <= 0 for lift in nulls), _listed(nulls))
+                Finding(f"With {what} nothing is gained.", all(lift.lo <= 0 for lift in placebos), _listed(placebos))
             )
     for technique in (STUDENT, *TECHNIQUES):
         real = {(lift.surface, lift.task): lift for lift in of(technique)}
-        nulls = [lift for labels in NULLS for lift in of(f"{technique} {labels}")]
-        if nulls:
-            claim = f"The nulls of `{technique}` stay below a quarter of its lift."
-            over = [null for null in nulls if null.hi >= real[null.surface, null.task].lift / 4]
+        placebos = [lift for labels in PLACEBOS for lift in of(f"{technique} {labels}")]
+        if placebos:
+            claim = f"The placebos of `{technique}` stay below a quarter of its lift."
+            over = [placebo for placebo in placebos if placebo.hi >= real[placebo.surface, placebo.task].lift / 4]
             evidence = "; ".join(
                 f"{'**not below** ' if x in over else ''}{x.surface} {x.task}, {x.arm.split()[-1]}: up to "
                 f"{100 * x.hi:+.2f} of {100 * real[x.surface, x.task].lift:+.2f}"
-                for x in sorted(nulls, key=lambda null: null not in over)
+                for x in sorted(placebos, key=lambda placebo: placebo not in over)
             )
             found.append(Finding(claim, not over, evidence))
     counterparts = {(c.surface, c.task) for c in judged if c.arm == TEACHER.name}
@@ -296,14 +296,14 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
 
 
 def forest_plot(table: list[Lift], slice_: str) -> bytes:
-    """Plot every arm's difference to its control with its interval, a line per task and arm; nulls are hollow."""
+    """Plot every arm's difference to its control with its interval, a line per task and arm; placebos are hollow."""
     from ml.evaluation.plots import Mark, finish, forest
 
     shown = [lift for lift in table if lift.slice == slice_ and not lift.condition]
     groups: dict[str, list[Mark]] = {}
     for x in shown:
-        name, colour = (f"{x.arm} (null)", "#7F7F7F") if x.null else (x.arm, "#0072B2")
-        mark = Mark(name, x.lift, x.lo, x.hi, colour, x.null)
+        name, colour = (f"{x.arm} (placebo)", "#7F7F7F") if x.placebo else (x.arm, "#0072B2")
+        mark = Mark(name, x.lift, x.lo, x.hi, colour, x.placebo)
         groups.setdefault(f"{x.surface} {x.task}, {x.metric.upper()}", []).append(mark)
     figure, axes = forest(groups, "difference to the control, x100")
     worlds = max((lift.worlds for lift in shown), default=0)

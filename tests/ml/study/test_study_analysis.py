@@ -88,7 +88,7 @@ def test_the_teachers_own_figures_are_levels_and_no_arm():
     assert [lift.arm for lift in lifts(table, DESIGN)] == ["student"]
 
 
-def test_an_arm_can_be_compared_with_another_one_and_nulls_cannot():
+def test_an_arm_can_be_compared_with_another_one_and_placebos_cannot():
     values = {(arm, w, 1): 0.7 + gain for arm, gain in ARMS.items() for w in (1, 2)}
     table = lifts(rows(values), DESIGN, against="auxiliary")
     assert [(x.arm, x.control, round(x.lift, 6)) for x in table] == [("student", "auxiliary", 0.02)]
@@ -106,9 +106,9 @@ def test_levels_of_a_dial_are_apart_and_compared_with_their_own_control():
 
 def test_a_claim_counts_as_shown_only_where_its_whole_interval_does():
     def lift(arm: str, lo: float, hi: float, slice_: str = "all", condition: str = "") -> Lift:
-        middle, null = (lo + hi) / 2, parse_arm(arm).null
+        middle, placebo = (lo + hi) / 2, parse_arm(arm).placebo
         ends = (middle, lo, hi, 0.5, 0.5, 0.1, 3, 1, 3)
-        return Lift(condition, "homepage", "ctr", slice_, "auc", arm, "control", null, 0.7, *ends)
+        return Lift(condition, "homepage", "ctr", slice_, "auc", arm, "control", placebo, 0.7, *ends)
 
     means = {("homepage", "ctr", "all"): {"control": 0.7, "teacher": 0.6}}
     good = [
@@ -121,7 +121,7 @@ def test_a_claim_counts_as_shown_only_where_its_whole_interval_does():
         "The student beats its control on CTR.": True,
         "The teacher is worse on the app than the control that it helps.": True,
         "With labels shuffled within the day nothing is gained.": True,
-        "The nulls of `student` stay below a quarter of its lift.": True,
+        "The placebos of `student` stay below a quarter of its lift.": True,
         "Where the platforms share no taste, nothing is gained.": True,
     }
     across = [

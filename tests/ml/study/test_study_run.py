@@ -108,7 +108,7 @@ def test_a_finished_study_is_reported_with_its_levels_and_lifts(study: tuple[Set
     assert len(set(teacher.values())) == 3 and teacher[""] == teacher["volume 0.5"]
     markdown, page, *plots = write_report(settings, design, tmp_path / "results.md")
     text, html = markdown.read_text(), page.read_text()
-    assert "| homepage | ctr | student shuffled (null) |" in text and "crossfade study run one" in text
+    assert "| homepage | ctr | student shuffled (placebo) |" in text and "crossfade study run one" in text
     assert "## Teacher days" in text
     assert all(plot.read_bytes().startswith(b"\x89PNG") and f"results/{plot.name}" in text for plot in plots)
     assert 'src="http' not in html and html.count("<h2>") == text.count("\n## ")

@@ -38,7 +38,7 @@ def test_swapped_labels_stay_in_their_day_and_group_and_outputs_of_a_row_stay_to
     assert held(data) == held(other)
 
 
-def test_a_null_moves_labels_and_a_seed_repeats_it():
+def test_a_placebo_moves_labels_and_a_seed_repeats_it():
     data = dataset(400, 1)
     for labels in ("shuffled", "noise", "within_item", "within_user"):
         first, again, other = (relabelled(data, labels, seed).soft_labels["click"] for seed in (1, 1, 2))
@@ -129,6 +129,8 @@ def test_kuairands_tabs_are_worlds_of_their_own_and_a_surface_without_tabs_has_n
 def test_what_a_study_lacks_is_named():
     with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'kuairand', "):
         load_design("huge")
+    with pytest.raises(ValueError, match="study 'nulls' has another name, 'placebos': `crossfade study run placebos`"):
+        load_design("nulls")
     with pytest.raises(ValueError, match=r"arm 'magic': 'magic' is none of \['control', 'student', 'auxiliary'"):
         parse_arm("magic")
     with pytest.raises(ValueError, match=r"arm 'student tuned': 'tuned' is none of"):
