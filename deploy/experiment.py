@@ -24,7 +24,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and cost.")] = False,
 ) -> None:
     """Run what is missing of an experiment. Stop it at any time: a rerun repeats only what was under way."""
-    from deploy.serving.arms import serving_arms
+    from deploy.serving.variants import serving_variants
     from ml.experiment.design import load_design
     from ml.experiment.run import Progress, plan, run_experiment
     from ml.study.worlds import worlds_dir
@@ -33,7 +33,7 @@ def run(
     cost = plan(settings, design, workers)
     (say if dry_run else note)(
         f"experiment {name}: {' and '.join(design.surfaces)} in {cost.worlds} worlds, {cost.worlds_to_make} of them to "
-        f"be made in {worlds_dir(settings)}; about {cost.requests:,} requests per arm, world and surface, "
+        f"be made in {worlds_dir(settings)}; about {cost.requests:,} requests per variant, world and surface, "
         f"{cost.calls:,} over HTTP in all; about {minutes(cost.seconds)} on {cost.workers} processes if none is done"
     )
     if dry_run:
@@ -48,7 +48,7 @@ def run(
         left = "" if progress.seconds_left is None else f", about {minutes(progress.seconds_left)} left"
         note(f"  {progress.done:,} of {progress.total:,}{left}: {progress.what}")
 
-    run_experiment(settings, design, serving_arms, workers=workers, report=report)
+    run_experiment(settings, design, serving_variants, workers=workers, report=report)
     show(name)
 
 
@@ -65,7 +65,7 @@ def show(name: Name = "quick") -> None:
             "surface": effect.surface,
             "estimate": effect.estimate,
             "metric": effect.metric,
-            "arm": effect.arm,
+            "variant": effect.variant,
             "per request": f"{effect.level:.4g}",
             "lift": f"{100 * effect.lift.estimate:+.2f}",
             "95 % interval": f"{100 * effect.lift.lo:+.2f} to {100 * effect.lift.hi:+.2f}",
@@ -80,7 +80,7 @@ def show(name: Name = "quick") -> None:
 @app.command("report")
 def report(
     name: Name = "live",
-    aa: Annotated[str, typer.Option(help="Experiment with the control in both arms, to stand beside it.")] = "aa",
+    aa: Annotated[str, typer.Option(help="Experiment with the control in both variants, to stand beside it.")] = "aa",
     out: Annotated[Path, typer.Option(help="Markdown file; plots and an HTML page go beside it.")] = Path(
         "docs/live.md"
     ),

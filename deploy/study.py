@@ -60,7 +60,7 @@ def show(name: Name = "quick") -> None:
         table.append(
             {
                 "task": " ".join(place) + (f", {lift.condition}" if lift.condition else ""),
-                "arm": f"{lift.arm} (placebo)" if lift.placebo else lift.arm,
+                "variant": f"{lift.variant} (placebo)" if lift.placebo else lift.variant,
                 "control": f"{100 * lift.base:.2f}",
                 "difference": f"{100 * lift.lift:+.2f} [{100 * lift.lo:+.2f}, {100 * lift.hi:+.2f}]",
                 "p (Holm)": f"{lift.p_holm:.3f}",
