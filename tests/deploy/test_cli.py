@@ -69,7 +69,18 @@ else:
     run(*sys.argv[1:])
 print("loaded", *sorted({name.split(".")[0] for name in sys.modules}))
 """
-HEAVY = {"dagster", "dbt", "torch", "polars", "matplotlib", "onnxruntime", "great_expectations", "sklearn", "ray"}
+HEAVY = {
+    "dagster",
+    "dbt",
+    "torch",
+    "polars",
+    "scipy",
+    "matplotlib",
+    "onnxruntime",
+    "great_expectations",
+    "sklearn",
+    "ray",
+}
 
 
 @pytest.mark.parametrize(
