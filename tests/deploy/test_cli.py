@@ -45,7 +45,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
 
 LOADED = """
 import sys
-from deploy.cli import app, main
+from deploy.cli.main import app, main
 from typer.core import TyperGroup
 from typer.main import get_command
 

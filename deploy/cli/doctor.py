@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from rich.text import Text
+
+from deploy.cli.terminal import show_table
 from ml.settings import PROJECT_ROOT, Settings
 
 LOCK = PROJECT_ROOT / "requirements.lock"
@@ -243,3 +246,21 @@ REMEDIES = {
     "cluster": "start Ray there (docs/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",
 }
 """What to do where a part raised."""
+
+
+def doctor() -> None:
+    """Look at everything that a home needs, change nothing, and say what to do; fails where something is bad."""
+    styles = {State.GOOD: "green", State.DOUBTFUL: "yellow", State.BAD: "red"}
+    found = list(examine(Settings()))
+    rows = [
+        {
+            "what": finding.what,
+            "state": Text(finding.state, style=styles[finding.state]),
+            "found": finding.told,
+            "what to do": finding.remedy,
+        }
+        for finding in found
+    ]
+    show_table("what this home needs", rows)
+    if bad := [finding.what for finding in found if finding.state is State.BAD]:
+        raise ValueError(f"{len(bad)} of these are bad: {', '.join(bad)}")

@@ -7,7 +7,7 @@ import dagster as dg
 from rich.markup import escape
 
 from assets.progress import ProgressResource
-from deploy.terminal import clear_bars, console, reporter
+from deploy.cli.terminal import clear_bars, console, reporter
 from ml.progress import Progress
 
 
