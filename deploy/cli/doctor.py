@@ -1,18 +1,21 @@
 """`crossfade doctor`: looks at everything that a home needs, changes nothing, and says what to do."""
 
 import importlib.metadata
-import sys
+import platform
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from packaging.markers import Marker
+from packaging.specifiers import SpecifierSet
 from rich.text import Text
 
 from deploy.cli.terminal import show_table
 from ml.settings import PROJECT_ROOT, Settings
 
-LOCK = PROJECT_ROOT / "requirements.lock"
+LOCK = PROJECT_ROOT / "uv.lock"
 MIN_FREE_GB = 5.0
 
 
@@ -55,14 +58,27 @@ Look = tuple[Any, ...]
 
 
 def _python(settings: Settings) -> Look:
-    found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] != (3, 11):
-        return State.DOUBTFUL, f"{found}; the lock is for 3.11", "make clean install PYTHON=python3.11"
+    found, wanted = platform.python_version(), tomllib.loads(LOCK.read_text(encoding="utf-8"))["requires-python"]
+    if found not in SpecifierSet(wanted):
+        return State.DOUBTFUL, f"{found}; the lock is for {wanted}", "make clean install PYTHON=python3.11"
     return State.GOOD, found
 
 
+def locked_packages() -> dict[str, str]:
+    """Read from the lock what the runtime needs on this machine, with versions."""
+    packages = {package["name"]: package for package in tomllib.loads(LOCK.read_text(encoding="utf-8"))["package"]}
+    needed, waiting = set[str](), ["crossfade"]
+    while waiting:
+        for dependency in packages[waiting.pop()].get("dependencies", ()):
+            name = dependency["name"]
+            if name not in needed and ("marker" not in dependency or Marker(dependency["marker"]).evaluate()):
+                needed.add(name)
+                waiting.append(name)
+    return {name: packages[name]["version"] for name in sorted(needed)}
+
+
 def _packages(settings: Settings) -> Look:
-    wanted = dict(line.split("==") for line in LOCK.read_text(encoding="utf-8").splitlines() if "==" in line)
+    wanted = locked_packages()
     other = []
     for name, version in wanted.items():
         try:

@@ -27,7 +27,7 @@ def test_the_project_installs_and_runs_from_the_files_that_an_image_gets(image: 
     """What the Dockerfile's last RUN and the first start of a container do, without what it does not copy."""
     kept = {line[1:] for line in (PROJECT_ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(COPIED) == kept
-    assert re.search(r"^RUN pip install .*--editable ", DOCKERFILE, re.M)
+    assert "\nRUN pip install --no-deps --editable .\n" in DOCKERFILE
     assert "demo" in image.run(tmp_path, "crossfade", "--help")
     assert "ready: " in image.run(tmp_path, "crossfade", "init")  # parses dbt
     assert "home" in image.run(tmp_path, "crossfade", "settings")
@@ -98,9 +98,14 @@ def test_digests_are_those_that_the_registry_names_and_builds_take_them(
     assert labels == [("version", "VERSION"), ("revision", "COMMIT")]
 
 
-def test_torch_is_the_build_for_cpus_unless_somebody_asks_for_another() -> None:
-    assert "ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu\n" in DOCKERFILE
-    assert re.search(r"^RUN .*\$TORCH_INDEX", DOCKERFILE, re.M)
+def test_an_image_has_what_the_lock_says_and_torch_as_its_build_for_cpus_unless_somebody_asks_for_another() -> None:
+    makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
+    (uv,) = re.findall(r"^UV_VERSION := (\S+)$", makefile, re.M)
+    assert f"\nARG UV_VERSION={uv}\n" in DOCKERFILE and " uv sync --locked " in DOCKERFILE
+    assert "\nARG TORCH_INDEX=https://download.pytorch.org/whl/cpu\n" in DOCKERFILE
+    (name,) = re.findall(r'^RUN pip install --extra-index-url "\$TORCH_INDEX" "\$\((.+)\)"$', DOCKERFILE, re.M)
+    torch = subprocess.run(["sh", "-c", name], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    assert torch.strip() in tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
 def test_health_checks_tell_a_service_that_works_from_one_that_does_not(prepared_home: Path) -> None:
