@@ -63,7 +63,7 @@ def init() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Look at everything that a home needs, change nothing, and say what to do; fails where something is bad."""
+    """Look at all that the instance directory needs, change nothing, say what to do; fail where something is bad."""
     from deploy.doctor import State, examine
 
     styles = {State.GOOD: "green", State.DOUBTFUL: "yellow", State.BAD: "red"}
@@ -77,7 +77,7 @@ def doctor() -> None:
         }
         for finding in found
     ]
-    show_table("what this home needs", rows)
+    show_table("what the instance directory needs", rows)
     if bad := [finding.what for finding in found if finding.state is State.BAD]:
         raise ValueError(f"{len(bad)} of these are bad: {', '.join(bad)}")
 
@@ -164,14 +164,14 @@ def settings(
         bool, typer.Option("--example", help="Print .env.example: every setting with its default.")
     ] = False,
 ) -> None:
-    """Show every setting, its value in this home, and who gave it; secrets are not shown."""
+    """Show every setting, its value in this instance directory, and who gave it; secrets are not shown."""
     from deploy.configuration import as_example, rows
 
     if example:
         print(as_example(), end="")
         return
     show_table(
-        "settings of this home",
+        "settings of the instance directory",
         [
             {"variable": row.variable, "value": row.value, "from": row.source, "meaning": row.meaning}
             for row in rows(_settings())
@@ -283,7 +283,7 @@ def diagnose_surface(
     partition: Annotated[str, typer.Option(help="Day of the student; its validation days judge.")],
     seeds: Annotated[int, typer.Option(help="Initialisations.", min=1)] = 5,
     out: Annotated[
-        Path | None, typer.Option(help="Markdown file; default reports/diagnosis_<surface>.md in the home.")
+        Path | None, typer.Option(help="Markdown file; default $CROSSFADE_HOME/reports/diagnosis_<surface>.md.")
     ] = None,
 ) -> None:
     """Tell before a release whether distilling helps a surface. Evaluation days are never read."""
@@ -319,7 +319,7 @@ def diagnose_surface(
 def lineage(
     release: Release,
     out: Annotated[
-        Path | None, typer.Option(help="HTML page to write; default reports/lineage_<release>.html in the home.")
+        Path | None, typer.Option(help="HTML page to write; default $CROSSFADE_HOME/reports/lineage_<release>.html.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a tree.")] = False,
 ) -> None:
@@ -587,7 +587,7 @@ def release_rollback(
 def new_surface(
     name: Annotated[str, typer.Argument(help="Lower-case name, such as podcasts.")],
     into: Annotated[
-        Path | None, typer.Option(help="Project root to write into; default this checkout and the home's surfaces_dir.")
+        Path | None, typer.Option(help="Project root to write into; default this checkout and CROSSFADE_SURFACES_DIR.")
     ] = None,
 ) -> None:
     """Scaffold a surface: one YAML and two SQL files with their descriptions. No Python."""
