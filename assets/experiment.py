@@ -24,7 +24,7 @@ def build_experiment(settings: Settings, surface: Surface) -> dg.AssetsDefinitio
         description=(
             f"Exposures of {surface.name} that name a variant, summed per day, variant and user; what each changes: "
             "engagement, discovery and new-release engagement, with user-clustered 95 % intervals over the days of the "
-            "run. Live experiments of this home (`crossfade experiment run`) stand beside it.\n\n"
+            "run. Live experiments (`crossfade experiment run`) stand beside it.\n\n"
             "**If it fails**: a day has no final examples; days without variants are no failure."
         ),
     )

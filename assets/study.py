@@ -23,8 +23,8 @@ def build_study(designs: Path = DESIGNS_FILE) -> dg.AssetsDefinition:
         pool=TRAINING,
         description=(
             "Trains every variant of a study in every world that it names and compares it with the control of its "
-            "world and seed. Trials that the lake holds are not repeated; the worlds are its own, no data of this home "
-            "is read.\n\n"
+            "world and seed. Trials that the lake holds are not repeated; the worlds are its own, no data of this "
+            "instance directory is read.\n\n"
             "**If it fails**: the message names the world; materialize the partition again, finished trials stay."
         ),
     )

@@ -7,7 +7,7 @@ names=deploy/images.env
 
 build() {
   local version commit target
-  version="$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)"
+  version="$(sed -n '/^\[project\]/,/^\[/s/^version = "\(.*\)"$/\1/p' pyproject.toml)"
   commit="$(git describe --always --abbrev=40 --dirty)"
   # shellcheck source=deploy/images.env
   . "$names"

@@ -1,4 +1,4 @@
-"""`crossfade doctor`: looks at everything that a home needs, changes nothing, and says what to do."""
+"""`crossfade doctor`: looks at everything that an instance directory needs, changes nothing, and says what to do."""
 
 import importlib.metadata
 import platform
@@ -254,7 +254,7 @@ REMEDIES = {
     "home": "make it writable, or choose another CROSSFADE_HOME",
     "surfaces": "mend the YAML that the message names",
     "lake": "restore the catalog from a backup (docs/operate.md); data files are never changed in place",
-    "landing": "mend landing_contract.yaml in the home",
+    "landing": "mend landing_contract.yaml in the instance directory",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release rollback SURFACE, or restore the folder from a backup",
     "features": "materialize features/serving_snapshot",
@@ -265,7 +265,7 @@ REMEDIES = {
 
 
 def doctor() -> None:
-    """Look at everything that a home needs, change nothing, and say what to do; fails where something is bad."""
+    """Look at all that the instance directory needs, change nothing, say what to do; fail where something is bad."""
     styles = {State.GOOD: "green", State.DOUBTFUL: "yellow", State.BAD: "red"}
     found = list(examine(Settings()))
     rows = [
@@ -277,6 +277,6 @@ def doctor() -> None:
         }
         for finding in found
     ]
-    show_table("what this home needs", rows)
+    show_table("what the instance directory needs", rows)
     if bad := [finding.what for finding in found if finding.state is State.BAD]:
         raise ValueError(f"{len(bad)} of these are bad: {', '.join(bad)}")

@@ -95,14 +95,14 @@ def settings(
         bool, typer.Option("--example", help="Print .env.example: every setting with its default.")
     ] = False,
 ) -> None:
-    """Show every setting, its value in this home, and who gave it; secrets are not shown."""
+    """Show every setting, its value in this instance directory, and who gave it; secrets are not shown."""
     from deploy.cli.configuration import as_example, rows
 
     if example:
         print(as_example(), end="")
         return
     show_table(
-        "settings of this home",
+        "settings of the instance directory",
         [
             {"variable": row.variable, "value": row.value, "from": row.source, "meaning": row.meaning}
             for row in rows(Settings())

@@ -17,7 +17,7 @@ _SHORT = 12
 def lineage(
     release: Release,
     out: Annotated[
-        Path | None, typer.Option(help="HTML page to write; default reports/lineage_<release>.html in the home.")
+        Path | None, typer.Option(help="HTML page to write; default $CROSSFADE_HOME/reports/lineage_<release>.html.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a tree.")] = False,
 ) -> None:

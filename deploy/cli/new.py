@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Scaffold a part of the project.")
 def new_surface(
     name: Annotated[str, typer.Argument(help="Lower-case name, such as podcasts.")],
     into: Annotated[
-        Path | None, typer.Option(help="Project root to write into; default this checkout and the home's surfaces_dir.")
+        Path | None, typer.Option(help="Project root to write into; default this checkout and CROSSFADE_SURFACES_DIR.")
     ] = None,
 ) -> None:
     """Scaffold a surface: one YAML and two SQL files with their descriptions. No Python."""

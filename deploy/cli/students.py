@@ -37,7 +37,7 @@ def diagnose_surface(
     partition: Annotated[str, typer.Option(help="Day of the student; its validation days judge.")],
     seeds: Annotated[int, typer.Option(help="Initialisations.", min=1)] = 5,
     out: Annotated[
-        Path | None, typer.Option(help="Markdown file; default reports/diagnosis_<surface>.md in the home.")
+        Path | None, typer.Option(help="Markdown file; default $CROSSFADE_HOME/reports/diagnosis_<surface>.md.")
     ] = None,
 ) -> None:
     """Tell before a release whether distilling helps a surface. Evaluation days are never read."""
