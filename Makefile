@@ -26,14 +26,9 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
 export CROSSFADE_HOME ?= $(HOME_DIR)
-# Quiet third parties: nothing is reported to anybody.
-export DAGSTER_TELEMETRY_ENABLED ?= false
-export DO_NOT_TRACK ?= 1
-export GX_ANALYTICS_ENABLED ?= false
-export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load healthy night backfills chaos bench lint lock clean
+.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load healthy night backfills chaos bench lint lock image digests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -79,7 +74,7 @@ coverage: $(BIN)/.dev ## Run the tests and say which lines none of them executes
 ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
 	$(BIN)/crossfade ui
 
-study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, nulls, sweeps, paper or kuairand; OUT=docs/results.md
+study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, placebos, sweeps, paper or kuairand; OUT=docs/results.md
 	$(BIN)/crossfade study run $(STUDY)
 	$(BIN)/crossfade study report $(STUDY) --out $(OUT)
 
@@ -118,6 +113,12 @@ lint: $(BIN)/.dev ## Check format, types, SQL, imports and spelling: ruff, pyrig
 
 lock: | $(BIN)/python $(UV) ## Rewrite uv.lock from pyproject.toml; ARGS="--upgrade" takes newer versions
 	$(UV) lock --python $(BIN)/python $(ARGS)
+
+image: ## Build both images with docker: the version is their tag, the commit a label
+	./deploy/images.sh build
+
+digests: ## Look up the digests of the images' bases with docker, and write deploy/images.env
+	./deploy/images.sh digests
 
 clean: ## Remove the virtual environment and this checkout's .crossfade
 	rm -rf $(VENV) .crossfade

@@ -1,4 +1,4 @@
-"""`crossfade doctor`: looks at everything that a home needs, changes nothing, and says what to do."""
+"""`crossfade doctor`: looks at everything that an instance directory needs, changes nothing, and says what to do."""
 
 import importlib.metadata
 import platform
@@ -10,7 +10,9 @@ from typing import Any
 
 from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
+from rich.text import Text
 
+from deploy.cli.terminal import show_table
 from ml.settings import PROJECT_ROOT, Settings
 
 LOCK = PROJECT_ROOT / "uv.lock"
@@ -132,12 +134,12 @@ def _catalog(settings: Settings) -> Look:
 
 
 def _instance(settings: Settings) -> Look:
+    if not (settings.dagster_home / "dagster.yaml").exists():
+        return State.BAD, f"{settings.dagster_home} holds no dagster.yaml", "crossfade init"
     from dagster import DagsterInstance
 
     from assets.names import LAKE_WRITER, TRAINING
 
-    if not (settings.dagster_home / "dagster.yaml").exists():
-        return State.BAD, f"{settings.dagster_home} holds no dagster.yaml", "crossfade init"
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
     wrong = {name: limits.get(name) for name in (LAKE_WRITER, TRAINING) if limits.get(name) != 1}
@@ -252,7 +254,7 @@ REMEDIES = {
     "home": "make it writable, or choose another CROSSFADE_HOME",
     "surfaces": "mend the YAML that the message names",
     "lake": "restore the catalog from a backup (docs/operate.md); data files are never changed in place",
-    "landing": "mend landing_contract.yaml in the home",
+    "landing": "mend landing_contract.yaml in the instance directory",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release rollback SURFACE, or restore the folder from a backup",
     "features": "materialize features/serving_snapshot",
@@ -260,3 +262,21 @@ REMEDIES = {
     "cluster": "start Ray there (docs/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",
 }
 """What to do where a part raised."""
+
+
+def doctor() -> None:
+    """Look at all that the instance directory needs, change nothing, say what to do; fail where something is bad."""
+    styles = {State.GOOD: "green", State.DOUBTFUL: "yellow", State.BAD: "red"}
+    found = list(examine(Settings()))
+    rows = [
+        {
+            "what": finding.what,
+            "state": Text(finding.state, style=styles[finding.state]),
+            "found": finding.told,
+            "what to do": finding.remedy,
+        }
+        for finding in found
+    ]
+    show_table("what the instance directory needs", rows)
+    if bad := [finding.what for finding in found if finding.state is State.BAD]:
+        raise ValueError(f"{len(bad)} of these are bad: {', '.join(bad)}")
