@@ -571,7 +571,7 @@ def new_surface(
     written = scaffold(name, into) if into else scaffold(name, PROJECT_ROOT, surfaces_dir=_settings().surfaces_dir)
     for path in written:
         console.print(f"wrote {path}", soft_wrap=True)
-    console.print("next: edit them, then `crossfade init` and materialize the new group (docs/new_surface.md)")
+    console.print("next: edit them, then `crossfade init` and materialize the new group (docs/tutorial/your_app.md)")
 
 
 def _guard_row(guard: Any) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def diagnose(
     seeds: Annotated[int, typer.Option(help="Initialisations of a diagnosis.", min=1)] = 4,
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     out: Annotated[Path, typer.Option(help="Markdown file; a plot and an HTML page go beside it.")] = Path(
-        "docs/diagnosis.md"
+        "docs/results/diagnosis.md"
     ),
 ) -> None:
     """Diagnose every world of a finished study, and compare with what the study found later."""

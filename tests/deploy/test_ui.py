@@ -44,7 +44,6 @@ def page(ui: str) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         context = browser.new_context(base_url=ui, viewport={"width": 1600, "height": 1000})
-        context.add_init_script("localStorage.setItem('communityNux', '1')")  # no dialog of welcome
         context.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
         yield context.new_page()
@@ -72,6 +71,8 @@ def backfill(page: Page, picture: Callable[[str], None]) -> str:
         expect(page.get_by_text(group, exact=True).first).to_be_visible()
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
     picture("graph")
+    assert page.request.post("/graphql", data={"query": "{shouldShowNux}"}).json() == {"data": {"shouldShowNux": False}}
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.goto("/assets/radio/soft_labels")
     expect(page.get_by_text("If it fails")).to_be_visible()
     picture("soft_labels")
