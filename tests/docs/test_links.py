@@ -51,7 +51,7 @@ def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
 def test_a_broken_link_or_anchor_would_be_noticed(tmp_path: Path) -> None:
     (tmp_path / "b.md").write_text("# There is `one`, here\n", encoding="utf-8")
     page = tmp_path / "a.md"
-    page.write_text("[a](b.md#there-is-one-here) [b](c.md) [c](b.md#two)\n<img src=\"d.png\">\n", encoding="utf-8")
+    page.write_text('[a](b.md#there-is-one-here) [b](c.md) [c](b.md#two)\n<img src="d.png">\n', encoding="utf-8")
     assert broken(page) == ["c.md", "b.md#two", "d.png"]
 
 
@@ -76,6 +76,15 @@ def test_every_page_begins_with_a_title_of_its_own_and_a_paragraph() -> None:
         assert title.startswith("# ") and not empty and re.match(r"\w|`|\[", first), path
         titles.append(title)
     assert len(titles) == len(set(titles))
+
+
+def test_the_page_of_a_study_is_named_like_the_study() -> None:
+    named = {
+        path.stem: re.search(r"study `(\w+)`$", path.read_text(encoding="utf-8").partition("\n")[0])
+        for path in (DOCS / "results").glob("*.md")
+    }
+    studies = {stem: title[1] for stem, title in named.items() if title}
+    assert studies and all(stem == study for stem, study in studies.items())
 
 
 def test_the_readme_is_read_in_five_minutes() -> None:
