@@ -71,8 +71,6 @@ def backfill(page: Page, picture: Callable[[str], None]) -> str:
         expect(page.get_by_text(group, exact=True).first).to_be_visible()
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
     picture("graph")
-    assert page.request.post("/graphql", data={"query": "{shouldShowNux}"}).json() == {"data": {"shouldShowNux": False}}
-    expect(page.get_by_role("dialog")).to_have_count(0)
     page.goto("/assets/radio/soft_labels")
     expect(page.get_by_text("If it fails")).to_be_visible()
     picture("soft_labels")
@@ -87,6 +85,15 @@ def backfill(page: Page, picture: Callable[[str], None]) -> str:
     created = page.get_by_text(re.compile(r"Created backfill \w+"))
     expect(created).to_be_visible()
     return created.inner_text().split()[2]
+
+
+def test_a_newcomer_sees_the_graph_and_no_dialog_before_it(page: Page, picture: Callable[[str], None]) -> None:
+    with page.expect_response(lambda response: "ShouldShowNux" in (response.request.post_data or "")) as asked:
+        page.goto("/locations/crossfade/asset-groups/homepage")
+    assert asked.value.json()["data"] == {"shouldShowNux": False}
+    expect(page.get_by_text("training_set", exact=True).first).to_be_visible()
+    picture("homepage_graph")
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_a_failed_gate_says_why_with_value_and_threshold(
