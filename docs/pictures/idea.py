@@ -81,7 +81,7 @@ def picture(theme: Theme) -> str:
         arrow(theme, "M630 259 H684"),
         arrow(theme, "M630 377 H684"),
         arrow(theme, "M778 259 H812"),
-        text(846, 330, "who passes,", theme.quiet, 12.5),
+        text(846, 330, "what passes,", theme.quiet, 12.5),
         text(846, 347, "serves", theme.quiet, 12.5),
         "</svg>\n",
     ]
