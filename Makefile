@@ -53,7 +53,7 @@ test: $(BIN)/.dev ## Run lint and tests; ARGS="..." goes to pytest
 ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
 	$(BIN)/crossfade ui
 
-study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, nulls, sweeps, paper or kuairand; OUT=docs/results/$(STUDY).md
+study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, placebos, sweeps, paper or kuairand; OUT=docs/results/$(STUDY).md
 	$(BIN)/crossfade study run $(STUDY)
 	$(BIN)/crossfade study report $(STUDY) --out $(OUT)
 

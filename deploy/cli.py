@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from deploy.experiment import app as experiment_app
 from deploy.study import app as study_app
-from deploy.terminal import console, fail, reporter
+from deploy.terminal import fail, note, reporter, result_console, say, show_facts, show_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,23 +58,27 @@ def init() -> None:
 
     settings = _settings()
     settings = prepare(settings, given(settings))
-    console.print(f"ready: {settings.home} (source {settings.source}, first day {settings.first_day})")
+    say(f"ready: {settings.home} (source {settings.source}, first day {settings.first_day})")
 
 
 @app.command()
 def doctor() -> None:
-    """Look at everything that a home needs, change nothing, and say what to do; fails where something is bad."""
+    """Look at all that the instance directory needs, change nothing, say what to do; fail where something is bad."""
     from deploy.doctor import State, examine
 
     styles = {State.GOOD: "green", State.DOUBTFUL: "yellow", State.BAD: "red"}
-    table = Table("", "", "found", "what to do", box=None)
-    bad = []
-    for finding in examine(_settings()):
-        state = f"[{styles[finding.state]}]{finding.state}[/]"
-        table.add_row(finding.what, state, escape(finding.told), escape(finding.remedy))
-        bad += [finding.what] if finding.state is State.BAD else []
-    console.print(table)
-    if bad:
+    found = list(examine(_settings()))
+    rows = [
+        {
+            "what": finding.what,
+            "state": Text(finding.state, style=styles[finding.state]),
+            "found": finding.told,
+            "what to do": finding.remedy,
+        }
+        for finding in found
+    ]
+    show_table("what the instance directory needs", rows)
+    if bad := [finding.what for finding in found if finding.state is State.BAD]:
         raise ValueError(f"{len(bad)} of these are bad: {', '.join(bad)}")
 
 
@@ -90,12 +93,12 @@ def tidy(
     _require_idle(settings)
     tidied = run(settings, dry_run=dry_run, progress=reporter())
     for surface, ids in tidied.releases_retired.items():
-        console.print(f"retired    {surface}: {', '.join(ids)}")
+        say(f"retired    {surface}: {', '.join(ids)}")
     kept = ", ".join(map(str, tidied.snapshots_of_releases)) or "none"
-    console.print(f"snapshots  {tidied.snapshots_expired} of {tidied.snapshots} expired; of releases: {kept}")
-    console.print(f"files      {tidied.files_removed} removed; {tidied.tables_compacted} tables compacted")
+    say(f"snapshots  {tidied.snapshots_expired} of {tidied.snapshots} expired; of releases: {kept}")
+    say(f"files      {tidied.files_removed} removed; {tidied.tables_compacted} tables compacted")
     use = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in tidied.home_bytes.items() if size > 1e5)
-    console.print(f"disk       {use}")
+    say(f"disk       {use}")
 
 
 @app.command()
@@ -113,17 +116,15 @@ def forget(
     _require_idle(settings)
     told = run(settings, user, dry_run=dry_run, progress=reporter())
     if not told.known:
-        console.print("no file and no table names this user")
+        say("no file and no table names this user")
     for table, rows in told.rows.items():
-        console.print(f"{table:36} {rows:>8,} rows")
-    console.print(
-        f"landing files {told.files:,}, rows {told.file_rows:,}; past states of the lake {told.snapshots_expired}"
-    )
+        say(f"{table:36} {rows:>8,} rows")
+    say(f"landing files {told.files:,}, rows {told.file_rows:,}; past states of the lake {told.snapshots_expired}")
     for surface, ids in told.releases.items():
-        console.print(f"trained on these rows, {surface}: {', '.join(ids)}")
+        say(f"trained on these rows, {surface}: {', '.join(ids)}")
     if told.releases:
-        console.print("retrain these surfaces, or roll back, if what was learnt has to go too")
-    console.print("nothing was changed (--dry-run)" if dry_run else "done")
+        say("retrain these surfaces, or roll back, if what was learnt has to go too")
+    say("nothing was changed (--dry-run)" if dry_run else "done")
 
 
 def _require_idle(settings: Any) -> None:
@@ -143,7 +144,7 @@ def backup(folder: Annotated[Path, typer.Argument(help="Where the copy goes, bes
     """Copy the lake's catalog while everything goes on; data files and releases are plain files that never change."""
     from ml.backup import back_up
 
-    console.print(f"wrote {back_up(_settings(), folder)}")
+    say(f"wrote {back_up(_settings(), folder)}")
 
 
 @app.command()
@@ -154,7 +155,7 @@ def restore(copy: Annotated[Path, typer.Argument(help="A copy that `crossfade ba
     settings = _settings()
     _require_idle(settings)
     aside = run(settings, copy)
-    console.print(f"restored; the catalog that was there is now {aside}. What landed since then will land again.")
+    say(f"restored; the catalog that was there is now {aside}. What landed since then will land again.")
 
 
 @app.command()
@@ -163,16 +164,19 @@ def settings(
         bool, typer.Option("--example", help="Print .env.example: every setting with its default.")
     ] = False,
 ) -> None:
-    """Show every setting, its value in this home, and who gave it; secrets are not shown."""
+    """Show every setting, its value in this instance directory, and who gave it; secrets are not shown."""
     from deploy.configuration import as_example, rows
 
     if example:
         print(as_example(), end="")
         return
-    table = Table("variable", "value", "from", "", box=None)
-    for row in rows(_settings()):
-        table.add_row(row.variable, escape(row.value), row.source, escape(row.meaning))
-    console.print(table)
+    show_table(
+        "settings of the instance directory",
+        [
+            {"variable": row.variable, "value": row.value, "from": row.source, "meaning": row.meaning}
+            for row in rows(_settings())
+        ],
+    )
 
 
 @app.command()
@@ -189,14 +193,14 @@ def demo(
     from ml.evaluation.report import print_report
 
     report = run_demo(source, kuairand_dir=kuairand_dir, preset=preset, seed=seed)
-    print_report(report)
+    print_report(report, None if sys.stdout.isatty() else result_console())
     settings = _settings()
-    console.print(f"\nreport   {settings.reports_dir / 'demo.json'}", soft_wrap=True)
+    say(f"\nreport   {settings.reports_dir / 'demo.json'}")
     for name, surface in report["surfaces"].items():
         if surface["release"]:
-            console.print(f"release  {name}: {surface['release']['path']}", soft_wrap=True)
-    console.print("look     make ui, then http://127.0.0.1:3000 (the graph, the plots, the checks)")
-    console.print("serve    .venv/bin/crossfade serve, then POST /rank")
+            say(f"release  {name}: {surface['release']['path']}")
+    say("look     make ui, then http://127.0.0.1:3000 (the graph, the plots, the checks)")
+    say("serve    .venv/bin/crossfade serve, then POST /rank")
 
 
 @app.command()
@@ -205,7 +209,7 @@ def simulate(days: Annotated[int | None, typer.Option(help="Days to write; defau
     from ml.simulator.write import write_landing
 
     paths = write_landing(_settings(), days=days, progress=reporter())
-    console.print(f"wrote {len(paths)} files to {_settings().landing_dir}")
+    say(f"wrote {len(paths)} files to {_settings().landing_dir}")
 
 
 @app.command()
@@ -214,7 +218,7 @@ def kuairand() -> None:
     from ml.landing.kuairand import write_landing
 
     paths = write_landing(_settings(), progress=reporter())
-    console.print(f"wrote {len(paths)} files to {_settings().landing_dir}")
+    say(f"wrote {len(paths)} files to {_settings().landing_dir}")
 
 
 @app.command()
@@ -232,7 +236,7 @@ def ui(
     command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev"]
     command += ["-w", str(PROJECT_ROOT / "workspace.yaml")]
     command += ["-h", host, "-p", str(port)]
-    console.print(f"Dagster UI on http://{host}:{port} for {settings.home}; stop with Ctrl-C")
+    note(f"Dagster UI on http://{host}:{port} for {settings.home}; stop with Ctrl-C")
     os.chdir(PROJECT_ROOT)
     # In place of this process: whoever stops it stops the UI, and leaves no daemon behind.
     os.execve(sys.executable, command, environment(settings))
@@ -256,16 +260,21 @@ def tune(
     partition: Annotated[str, typer.Option(help="Day of the student; its validation days judge.")],
     trials: Annotated[int, typer.Option(help="Settings to try.")] = 20,
 ) -> None:
-    """Tune the control on validation days; evaluation days are never read. Prints what to put into the YAML."""
+    """Tune the control on validation days and print the best setting as lines for the surface's YAML.
+
+    Evaluation days are never read. What was tried goes to stderr.
+    """
     from datetime import date
 
     from ml.pipeline import tune_control
+    from ml.students.tune import as_yaml
 
     settings = _settings()
-    rows = tune_control(
-        settings, _surface(settings, surface), date.fromisoformat(partition), trials=trials, progress=reporter()
-    )
-    _table(f"control of {surface}, best first", rows)
+    spec = _surface(settings, surface)
+    found = tune_control(settings, spec, date.fromisoformat(partition), trials=trials, progress=reporter())
+    show_table(f"control of {surface}, best first", [trial.row() for trial in found], result=False)
+    typer.echo(f"# {surface}, tuned on the validation days of {partition}: the best of {trials} settings")
+    typer.echo(as_yaml(spec, found[0]), nl=False)
 
 
 @app.command("diagnose")
@@ -274,7 +283,7 @@ def diagnose_surface(
     partition: Annotated[str, typer.Option(help="Day of the student; its validation days judge.")],
     seeds: Annotated[int, typer.Option(help="Initialisations.", min=1)] = 5,
     out: Annotated[
-        Path | None, typer.Option(help="Markdown file; default reports/diagnosis_<surface>.md in the home.")
+        Path | None, typer.Option(help="Markdown file; default $CROSSFADE_HOME/reports/diagnosis_<surface>.md.")
     ] = None,
 ) -> None:
     """Tell before a release whether distilling helps a surface. Evaluation days are never read."""
@@ -297,20 +306,20 @@ def diagnose_surface(
         }
         for task in found.tasks
     ]
-    _table(f"gain over the control of {surface} on its validation days, x100", rows)
+    show_table(f"gain over the control of {surface} on its validation days, x100", rows)
     for judgement, meaning in MEANING.items():
         if any(task.judgement == judgement for task in found.tasks):
-            console.print(f"{judgement}: {meaning}")
-    console.print(found.advice, style="bold")
+            say(f"{judgement}: {meaning}")
+    say(found.advice, style="bold")
     pages = write_diagnosis(found, out or settings.reports_dir / f"diagnosis_{surface}.md")
-    console.print(f"read {pages[1]}", soft_wrap=True)
+    note(f"read {pages[1]}")
 
 
 @app.command()
 def lineage(
     release: Release,
     out: Annotated[
-        Path | None, typer.Option(help="HTML page to write; default reports/lineage_<release>.html in the home.")
+        Path | None, typer.Option(help="HTML page to write; default $CROSSFADE_HOME/reports/lineage_<release>.html.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a tree.")] = False,
 ) -> None:
@@ -334,7 +343,7 @@ def lineage(
     page = out or settings.reports_dir / f"lineage_{found.id}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(as_page(root), encoding="utf-8")
-    console.print(f"read {page}", soft_wrap=True)
+    note(f"read {page}")
 
 
 @app.command("reproduce")
@@ -346,7 +355,7 @@ def reproduce_release(release: Release) -> None:
 
     settings = _settings()
     found = reproduce(settings, find_release(ReleaseStore(settings.artifacts_dir), release), reporter())
-    _table(
+    show_table(
         f"{found.release}, released and trained again",
         [
             {
@@ -359,31 +368,35 @@ def reproduce_release(release: Release) -> None:
         ],
     )
     for name, (then, here) in found.differing.items():
-        console.print(f"{name}: {then} then, {here} here")
+        say(f"{name}: {then} then, {here} here")
     same = {True: "the same bytes", False: "other bytes"}
-    console.print(f"weights: {same[found.weights]}; model.onnx: {same[found.onnx]}")
+    say(f"weights: {same[found.weights]}; model.onnx: {same[found.onnx]}")
     if found.match == "no":
         raise ValueError(f"{found.release} was not reproduced: a figure differs by more than {TOLERANCE}")
-    console.print(f"reproduced: the {found.match} match", style="bold")
+    say(f"reproduced: the {found.match} match", style="bold")
 
 
 @release_app.command("list")
 def release_list(surface: Surface) -> None:
-    """List the moves of the champion pointer, newest first."""
+    """List the entries of the champion log, newest first."""
+    from ml.lineage.summary import entries
     from ml.store.releases import ReleaseStore
 
-    history = ReleaseStore(_settings().artifacts_dir).history(surface)
-    _table(f"champions of {surface}", [move.model_dump(mode="json") for move in reversed(history)])
+    show_table(f"champions of {surface}", entries(ReleaseStore(_settings().artifacts_dir), surface))
 
 
 @release_app.command("show")
 def release_show(
-    surface: Surface, release: Annotated[str | None, typer.Argument(help="Release; default the champion.")] = None
+    surface: Surface,
+    release: Annotated[str | None, typer.Argument(help="Release; default the champion.")] = None,
+    manifest: Annotated[bool, typer.Option("--manifest", help="Print the whole manifest as JSON instead.")] = False,
 ) -> None:
-    """Print the manifest of a release and the guards of its verdict."""
-    from ml.store.releases import ReleaseStore
+    """Print a release on a page: its state, its verdict, its gain over the control, what it was made of."""
+    from ml.lineage.summary import figures, provenance, standing
+    from ml.store.releases import CARD, ReleaseStore
 
-    store = ReleaseStore(_settings().artifacts_dir)
+    settings = _settings()
+    store = ReleaseStore(settings.artifacts_dir)
     champion = store.champion(surface)
     if release:
         shown = store.release(surface, release)
@@ -391,8 +404,21 @@ def release_show(
         shown = champion.release
     else:
         raise ValueError(f"{surface} has no champion")
-    typer.echo(json.dumps(shown.manifest.model_dump(mode="json"), indent=2))
-    _table(f"verdict of {shown.id}: {shown.verdict.decision}", [_guard_row(guard) for guard in shown.verdict.guards])
+    if manifest:
+        typer.echo(json.dumps(shown.manifest.model_dump(mode="json"), indent=2))
+        return
+    show_facts(standing(store, shown))
+    say("")
+    verdict = shown.verdict
+    show_table(f"verdict of {shown.id}: {verdict.decision}", [_guard_row(guard) for guard in verdict.guards])
+    say("")
+    if rows := figures(settings, shown):
+        days = ", ".join(map(str, shown.manifest.eval_days))
+        show_table(f"on {days}; [..]: 95 % paired bootstrap over users", rows)
+    else:
+        say(f"no evaluation of exactly this model is stored; its card has the figures: {shown.path / CARD}")
+    say("")
+    show_facts(provenance(shown))
 
 
 @release_app.command("verdict")
@@ -418,7 +444,7 @@ def release_verdict(
     if not judged:
         raise ValueError(f"the gate never judged the candidate of {day}; materialize {surface}/onnx with its checks")
     verdict = judged[-1].verdict
-    _table(f"verdict of {surface} {day}: {verdict.decision}", [_guard_row(guard) for guard in verdict.guards])
+    show_table(f"verdict of {surface} {day}: {verdict.decision}", [_guard_row(guard) for guard in verdict.guards])
     kept_back = [
         {
             "guard": guard.number,
@@ -433,8 +459,8 @@ def release_verdict(
         if check.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN)
     ]
     if kept_back:
-        _table("checks that did not pass", kept_back)
-    console.print(f"read {judged[-1].path}", soft_wrap=True)
+        show_table("checks that did not pass", kept_back)
+    note(f"read {judged[-1].path}")
 
 
 @release_app.command("diff")
@@ -449,7 +475,7 @@ def release_diff(
     store = ReleaseStore(_settings().artifacts_dir)
     pair = [find_release(store, name) for name in (before, after)]
     rows = difference(*pair)
-    _table(f"{pair[0].id} and {pair[1].id}", rows)
+    show_table(f"{pair[0].id} and {pair[1].id}", rows)
 
 
 @release_app.command("promote")
@@ -468,7 +494,7 @@ def release_promote(
     released = promote_candidate(
         settings, _surface(settings, surface), date.fromisoformat(partition), by=by, reason=reason
     )
-    console.print(f"{surface} now serves {released.id}")
+    say(f"{surface} now serves {released.id}")
 
 
 @release_app.command("override")
@@ -493,7 +519,7 @@ def release_override(
         reason=reason,
         override=Override(by=by, reason=reason),
     )
-    console.print(f"{surface} now serves {released.id}, against the gate: {reason}")
+    say(f"{surface} now serves {released.id}, against the gate: {reason}")
 
 
 @release_app.command("confirm")
@@ -502,7 +528,7 @@ def release_confirm(surface: Surface, reason: Reason, by: By) -> None:
     from ml.store.releases import ReleaseStore
 
     pointer = ReleaseStore(_settings().artifacts_dir).confirm(surface, by=by, reason=reason)
-    console.print(f"{pointer.release} is the reference of {surface}")
+    say(f"{pointer.release} is the reference of {surface}")
 
 
 @release_app.command("challenge")
@@ -526,7 +552,7 @@ def release_challenge(
     release = challenge_champion(
         settings, _surface(settings, surface), day, mode=mode, share=share, by=by, reason=reason
     )
-    console.print(f"{surface} has {release} as {mode}, share {share:g}; /metrics shows how it does")
+    say(f"{surface} has {release} as {mode}, share {share:g}; /metrics shows how it does")
 
 
 @release_app.command("end-challenge")
@@ -540,7 +566,7 @@ def release_end_challenge(
     from ml.store.releases import ReleaseStore
 
     pointer = ReleaseStore(_settings().artifacts_dir).end_challenge(surface, by=by, reason=reason, bar=bar)
-    console.print(f"{surface} is served by {pointer.release} alone")
+    say(f"{surface} is served by {pointer.release} alone")
 
 
 @release_app.command("rollback")
@@ -554,14 +580,14 @@ def release_rollback(
     from ml.store.releases import ReleaseStore
 
     pointer = ReleaseStore(_settings().artifacts_dir).rollback(surface, to=to, by=by, reason=reason)
-    console.print(f"{surface} now serves {pointer.release}")
+    say(f"{surface} now serves {pointer.release}")
 
 
 @new_app.command("surface")
 def new_surface(
     name: Annotated[str, typer.Argument(help="Lower-case name, such as podcasts.")],
     into: Annotated[
-        Path | None, typer.Option(help="Project root to write into; default this checkout and the home's surfaces_dir.")
+        Path | None, typer.Option(help="Project root to write into; default this checkout and CROSSFADE_SURFACES_DIR.")
     ] = None,
 ) -> None:
     """Scaffold a surface: one YAML and two SQL files with their descriptions. No Python."""
@@ -570,8 +596,8 @@ def new_surface(
 
     written = scaffold(name, into) if into else scaffold(name, PROJECT_ROOT, surfaces_dir=_settings().surfaces_dir)
     for path in written:
-        console.print(f"wrote {path}", soft_wrap=True)
-    console.print("next: edit them, then `crossfade init` and materialize the new group (docs/tutorial/your_app.md)")
+        say(f"wrote {path}")
+    note("next: edit them, then `crossfade init` and materialize the new group (docs/tutorial/your_app.md)")
 
 
 def _guard_row(guard: Any) -> dict[str, Any]:
@@ -580,18 +606,6 @@ def _guard_row(guard: Any) -> dict[str, Any]:
 
 def _gain(gain: Any) -> str | None:
     return None if gain is None else f"{100 * gain.estimate:+.2f} [{100 * gain.lo:+.2f}, {100 * gain.hi:+.2f}]"
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        console.print(f"{title}: none")
-        return
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()))
-    console.print(table)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from ml.settings import SETTINGS_FILE, Settings
 
 HEADER = """\
 # Every setting of Crossfade with its default. Copy this file to .env, keep the lines that you change, and load it
-# before you start anything: set -a; . ./.env; set +a. What says what a home holds is kept in its crossfade.toml by
+# before you start anything: set -a; . ./.env; set +a. What an instance directory holds is kept in its crossfade.toml by
 # `crossfade init`; a variable wins over that file. `crossfade settings` shows what is in force, and who gave it.
 """
 

@@ -85,7 +85,7 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     if (home / "crossfade.toml").exists():
         present = settings.model_dump()
         if any(str(present[key]) != str(value) for key, value in wanted.items()):
-            console.print(f"[dim]{home} holds a demo of other data; rebuilding it[/dim]")
+            console.print(f"[dim]{home} holds a demo of other data; it is rebuilt[/dim]")
             rebuild(settings)
     write_settings_file(home, wanted)
     settings = Settings(home=home)

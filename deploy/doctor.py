@@ -1,4 +1,4 @@
-"""`crossfade doctor`: looks at everything that a home needs, changes nothing, and says what to do."""
+"""`crossfade doctor`: looks at everything that an instance directory needs, changes nothing, and says what to do."""
 
 import importlib.metadata
 import sys
@@ -235,7 +235,7 @@ REMEDIES = {
     "home": "make it writable, or choose another CROSSFADE_HOME",
     "surfaces": "mend the YAML that the message names",
     "lake": "restore the catalog from a backup (docs/how-to/operate.md); data files are never changed in place",
-    "landing": "mend landing_contract.yaml in the home",
+    "landing": "mend landing_contract.yaml in the instance directory",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release rollback SURFACE, or restore the folder from a backup",
     "features": "materialize features/serving_snapshot",

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from deploy.terminal import console, minutes
+from deploy.terminal import minutes, note, say, show_table
 from ml.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Let control and student serve simulated users side by side, over HTTP.")
@@ -25,16 +24,16 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and cost.")] = False,
 ) -> None:
     """Run what is missing of an experiment. Stop it at any time: a rerun repeats only what was under way."""
-    from deploy.serving.arms import serving_arms
+    from deploy.serving.variants import serving_variants
     from ml.experiment.design import load_design
     from ml.experiment.run import Progress, plan, run_experiment
     from ml.study.worlds import worlds_dir
 
     settings, design = Settings(), load_design(name)
     cost = plan(settings, design, workers)
-    console.print(
+    (say if dry_run else note)(
         f"experiment {name}: {' and '.join(design.surfaces)} in {cost.worlds} worlds, {cost.worlds_to_make} of them to "
-        f"be made in {worlds_dir(settings)}; about {cost.requests:,} requests per arm, world and surface, "
+        f"be made in {worlds_dir(settings)}; about {cost.requests:,} requests per variant, world and surface, "
         f"{cost.calls:,} over HTTP in all; about {minutes(cost.seconds)} on {cost.workers} processes if none is done"
     )
     if dry_run:
@@ -47,9 +46,9 @@ def run(
             return
         shown[progress.what] = time.monotonic()
         left = "" if progress.seconds_left is None else f", about {minutes(progress.seconds_left)} left"
-        console.print(f"  {progress.done:,} of {progress.total:,}{left}: {progress.what}", highlight=False)
+        note(f"  {progress.done:,} of {progress.total:,}{left}: {progress.what}")
 
-    run_experiment(settings, design, serving_arms, workers=workers, report=report)
+    run_experiment(settings, design, serving_variants, workers=workers, report=report)
     show(name)
 
 
@@ -61,39 +60,27 @@ def show(name: Name = "quick") -> None:
     from ml.experiment.run import experiment_rows
 
     design = load_design(name)
-    table = Table(title=f"experiment {name}: difference to {design.baseline}, %")
-    for column in (
-        "surface",
-        "estimate",
-        "metric",
-        "arm",
-        "per request",
-        "lift",
-        "95 % interval",
-        "p",
-        "worlds above 0",
-    ):
-        table.add_column(column)
-    for effect in effects(experiment_rows(Settings(), design), design.baseline):
-        table.add_row(
-            effect.surface,
-            effect.estimate,
-            effect.metric,
-            effect.arm,
-            f"{effect.level:.4g}",
-            f"{100 * effect.lift.estimate:+.2f}",
-            f"{100 * effect.lift.lo:+.2f} to {100 * effect.lift.hi:+.2f}",
-            f"{effect.lift.p:.3f}" if effect.lift.p == effect.lift.p else "",
-            f"{effect.lift.above} of {effect.lift.worlds}",
-        )
-    typer.echo("")
-    console.print(table)
+    rows = [
+        {
+            "surface": effect.surface,
+            "estimate": effect.estimate,
+            "metric": effect.metric,
+            "variant": effect.variant,
+            "per request": f"{effect.level:.4g}",
+            "lift": f"{100 * effect.lift.estimate:+.2f}",
+            "95 % interval": f"{100 * effect.lift.lo:+.2f} to {100 * effect.lift.hi:+.2f}",
+            "p": f"{effect.lift.p:.3f}" if effect.lift.p == effect.lift.p else "",
+            "worlds above 0": f"{effect.lift.above} of {effect.lift.worlds}",
+        }
+        for effect in effects(experiment_rows(Settings(), design), design.baseline)
+    ]
+    show_table(f"experiment {name}: difference to {design.baseline}, %", rows)
 
 
 @app.command("report")
 def report(
     name: Name = "live",
-    aa: Annotated[str, typer.Option(help="Experiment with the control in both arms, to stand beside it.")] = "aa",
+    aa: Annotated[str, typer.Option(help="Experiment with the control in both variants, to stand beside it.")] = "aa",
     out: Annotated[Path, typer.Option(help="Markdown file; plots and an HTML page go beside it.")] = Path(
         "docs/results/live.md"
     ),
@@ -102,4 +89,4 @@ def report(
     from ml.experiment.report import write_report
 
     for path in write_report(Settings(), name, aa, out):
-        console.print(f"wrote {path}")
+        say(f"wrote {path}")

@@ -44,7 +44,7 @@ def housekeeping_schedule(settings: Settings) -> dg.ScheduleDefinition:
         cron_schedule=settings.housekeeping_cron,
         execution_timezone=settings.release_timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING if settings.automation else dg.DefaultScheduleStatus.STOPPED,
-        description="Tidies the home: old releases, snapshots, small files, failed runs.",
+        description="Tidies the instance directory: old releases, snapshots, small files, failed runs.",
     )
 
 

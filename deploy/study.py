@@ -1,17 +1,16 @@
-"""``crossfade study``: what distillation does, over worlds and seeds, beside its nulls."""
+"""``crossfade study``: what distillation does, over worlds and seeds, beside its placebos."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from deploy.terminal import console, minutes
+from deploy.terminal import minutes, note, say, show_table
 
-app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its nulls.")
+app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its placebos.")
 
 Name = Annotated[
-    str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, nulls, sweeps, paper or kuairand.")
+    str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, placebos, sweeps, paper or kuairand.")
 ]
 
 
@@ -29,7 +28,7 @@ def run(
 
     settings, design = Settings(), load_design(name)
     cost = plan(settings, design, workers)
-    console.print(
+    (say if dry_run else note)(
         f"study {name}: {cost.trials} trials in {cost.worlds} worlds, {cost.worlds_to_make} of them to be made in "
         f"{worlds_dir(settings)}; about {minutes(cost.seconds)} on {cost.workers} processes if no trial is done yet"
     )
@@ -38,7 +37,7 @@ def run(
 
     def report(progress: Progress) -> None:
         left = "" if progress.seconds_left is None else f", about {minutes(progress.seconds_left)} left"
-        console.print(f"  {progress.done} of {progress.total}{left}: {progress.what}", highlight=False)
+        note(f"  {progress.done} of {progress.total}{left}: {progress.what}")
 
     run_study(settings, design, workers=workers, report=report)
     show(name)
@@ -55,23 +54,21 @@ def show(name: Name = "quick") -> None:
 
     design = load_design(name)
     rows = study_rows(Settings(), design)
-    table = Table(title=f"study {name}: difference to the control, x100 (AUC, R2)")
-    table.add_column("task")
-    table.add_column("arm")
-    for column in ("control", "difference", "p (Holm)", "above 0"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = []
     for lift in lifts(rows, design):
         place = [lift.surface, lift.task, *([] if lift.slice == ALL else [lift.slice.replace("_", " ")])]
-        table.add_row(
-            " ".join(place) + (f", {lift.condition}" if lift.condition else ""),
-            f"{lift.arm} (null)" if lift.null else lift.arm,
-            f"{100 * lift.base:.2f}",
-            f"{100 * lift.lift:+.2f} [{100 * lift.lo:+.2f}, {100 * lift.hi:+.2f}]",
-            f"{lift.p_holm:.3f}",
-            f"{lift.above} of {lift.worlds}",
+        table.append(
+            {
+                "task": " ".join(place) + (f", {lift.condition}" if lift.condition else ""),
+                "variant": f"{lift.variant} (placebo)" if lift.placebo else lift.variant,
+                "control": f"{100 * lift.base:.2f}",
+                "difference": f"{100 * lift.lift:+.2f} [{100 * lift.lo:+.2f}, {100 * lift.hi:+.2f}]",
+                "p (Holm)": f"{lift.p_holm:.3f}",
+                "above 0": f"{lift.above} of {lift.worlds}",
+            }
         )
-    typer.echo("")
-    console.print(table)
+    numbers = ("control", "difference", "p (Holm)", "above 0")
+    show_table(f"study {name}: difference to the control, x100 (AUC, R2)", table, right=numbers)
 
 
 @app.command("report")
@@ -88,7 +85,7 @@ def report(
     from ml.study.report import write_report
 
     for path in write_report(Settings(), load_design(name), out or Path("docs/results") / f"{name}.md"):
-        console.print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 @app.command("diagnose")
@@ -113,7 +110,7 @@ def diagnose(
         design,
         seeds=seeds,
         workers=workers or os.cpu_count() or 1,
-        report=lambda p: console.print(f"  {p.done} of {p.total}: {p.what}", highlight=False),
+        report=lambda p: note(f"  {p.done} of {p.total}: {p.what}"),
     )
     for path in write_foretelling(table, design, out):
-        console.print(f"wrote {path}")
+        say(f"wrote {path}")

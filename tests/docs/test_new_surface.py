@@ -165,7 +165,7 @@ def test_the_surface_has_a_release_whose_teacher_is_the_pages_own(followed: Foll
     assert release.verdict.decision == "pass"
     assert str(release.verdict.guard(4).outcome) == "warn"
     shown = next(text for command, text in followed.printed.items() if command.endswith("release show suggestions"))
-    assert '"name": "kit-orders"' in shown and "verdict of" in shown and release.id in shown
+    assert "kit-orders 2026-02" in shown and "verdict of" in shown and release.id in shown
 
 
 def test_the_pages_teacher_lifts_the_student_above_its_control(followed: Followed) -> None:

@@ -1,4 +1,4 @@
-"""The experiment store: exported rankers that serve as arms. No gate judged them, no champion pointer names them."""
+"""The experiment store: exported rankers that serve as variants. No gate judged them, no champion log names them."""
 
 import json
 import tempfile
@@ -25,15 +25,15 @@ _CODE = ("ml/students", "ml/distillation", "ml/export")
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One arm as a server names it, and where the store keeps its model.
+class Variant:
+    """One variant as a server names it, and where the store keeps its model.
 
     Attributes:
-        surface: Name that a request asks for: ``<surface>.<arm>``.
+        surface: Name that a request asks for: ``<surface>.<variant>``.
         artifact: Name of the artifact in the store.
         partition: Its partition: what the model was trained on and with, as a hash.
         release: Digest of its files; every answer of the server names it.
-        version: Versions of an arm do not change while it serves.
+        version: Versions of a variant do not change while it serves.
     """
 
     surface: str
@@ -44,8 +44,8 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class ArmFiles:
-    """The files of one arm, checked against their hashes."""
+class VariantFiles:
+    """The files of one variant, checked against their hashes."""
 
     path: Path
 
@@ -55,45 +55,45 @@ class ArmFiles:
         return self.path / MODEL
 
 
-class ArmStore:
+class VariantStore:
     """What a server loads in place of the champions.
 
     Args:
         root: Folder of the experiment store.
-        arms: The arms to serve.
+        variants: The variants to serve.
     """
 
-    def __init__(self, root: Path, arms: Iterable[Arm]) -> None:
+    def __init__(self, root: Path, variants: Iterable[Variant]) -> None:
         self._artifacts = ArtifactStore(root)
-        self._arms = {arm.surface: arm for arm in arms}
+        self._variants = {variant.surface: variant for variant in variants}
 
     def surfaces(self) -> list[str]:
         """Return the names that can be asked for."""
-        return sorted(self._arms)
+        return sorted(self._variants)
 
-    def pointer(self, surface: str) -> Arm | None:
-        """Return the arm of that name."""
-        return self._arms.get(surface)
+    def pointer(self, surface: str) -> Variant | None:
+        """Return the variant of that name."""
+        return self._variants.get(surface)
 
-    def release(self, surface: str, release: str) -> ArmFiles:
-        """Return the files of an arm after checking them.
+    def release(self, surface: str, release: str) -> VariantFiles:
+        """Return the files of a variant after checking them.
 
         Raises:
-            FileNotFoundError: The store holds no such arm.
+            FileNotFoundError: The store holds no such variant.
             DamagedError: A file is missing or was changed.
         """
-        arm = self._arms.get(surface)
-        if arm is None or arm.release != release:
-            raise FileNotFoundError(f"no arm {surface!r} of release {release}")
-        return ArmFiles(self._artifacts.get(arm.artifact, arm.partition, arm.release).path)
+        variant = self._variants.get(surface)
+        if variant is None or variant.release != release:
+            raise FileNotFoundError(f"no variant {surface!r} of release {release}")
+        return VariantFiles(self._artifacts.get(variant.artifact, variant.partition, variant.release).path)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The arms of one surface of a world: what they are trained on, known before anything is trained.
+    """The variants of one surface of a world: what they are trained on, known before anything is trained.
 
     Attributes:
-        identity: Hash of rows, surface, seed and code; the partition of the arms in the store.
+        identity: Hash of rows, surface, seed and code; the partition of the variants in the store.
         partition: Partition day of the students.
     """
 
@@ -105,7 +105,7 @@ class Placement:
 
     @classmethod
     def of(cls, settings: Settings, design: Design, surface: Surface) -> "Placement":
-        """Find what the arms of a surface of a prepared world are trained on.
+        """Find what the variants of a surface of a prepared world are trained on.
 
         Raises:
             TrainingSetError: Too few days remain before the live ones.
@@ -120,20 +120,20 @@ class Placement:
         facts = {"rows": training_set.content_hash, "surface": surface.ranker_digest, "code": code_hash(_CODE)}
         return cls(settings, design, surface, digest({**facts, "seed": design.seed}), partition)
 
-    def place(self, root: Path) -> dict[str, Arm]:
-        """Return {arm: where the store keeps it}, training and exporting what it lacks.
+    def place(self, root: Path) -> dict[str, Variant]:
+        """Return {variant: where the store keeps it}, training and exporting what it lacks.
 
         Args:
             root: Folder of the experiment store.
         """
         store = ArtifactStore(root)
-        placed: dict[str, Arm] = {}
-        for arm, role in self.design.arms.items():
+        placed: dict[str, Variant] = {}
+        for variant, role in self.design.variants.items():
             name = f"models/{self.surface.name}/{role}"
             found = store.latest(name, self.identity)
             if found is None:
                 found = store.put(name, self.identity, self._export(role), {"partition": self.partition.isoformat()})
-            placed[arm] = Arm(f"{self.surface.name}.{arm}", name, self.identity, found.digest)
+            placed[variant] = Variant(f"{self.surface.name}.{variant}", name, self.identity, found.digest)
         return placed
 
     def _export(self, role: str) -> dict[str, bytes]:

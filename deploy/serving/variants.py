@@ -1,4 +1,4 @@
-"""Serves the arms of an experiment in a process of their own, from the experiment store instead of the champions."""
+"""Serves the variants of an experiment in a process of their own, from the experiment store, not the champions."""
 
 import multiprocessing as mp
 from collections.abc import Collection, Iterator
@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from deploy.serving.run import serving
-from ml.experiment.arms import Arm, ArmStore
+from ml.experiment.variants import Variant, VariantStore
 from ml.settings import Settings
 
 _START_S = 60.0
@@ -15,20 +15,20 @@ _POLL_S = 0.05
 
 
 @contextmanager
-def serving_arms(settings: Settings, root: Path, arms: Collection[Arm]) -> Iterator[str]:
-    """Serve arms of an experiment store in a process of their own, and yield the base URL.
+def serving_variants(settings: Settings, root: Path, variants: Collection[Variant]) -> Iterator[str]:
+    """Serve variants of an experiment store in a process of their own, and yield the base URL.
 
     Args:
         settings: Names the home whose published features are looked up.
         root: Folder of the experiment store.
-        arms: What to serve.
+        variants: What to serve.
 
     Raises:
         RuntimeError: The server did not start.
     """
     context = mp.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(settings, root, list(arms), theirs), name="crossfade-arms")
+    process = context.Process(target=_serve, args=(settings, root, list(variants), theirs), name="crossfade-variants")
     process.start()
     theirs.close()
     try:
@@ -47,8 +47,8 @@ def serving_arms(settings: Settings, root: Path, arms: Collection[Arm]) -> Itera
             process.join()
 
 
-def _serve(settings: Settings, root: Path, arms: list[Arm], parent: Connection) -> None:
+def _serve(settings: Settings, root: Path, variants: list[Variant], parent: Connection) -> None:
     """Serve until the other end of the pipe closes, by its owner's will or its death."""
-    with serving(settings, store=ArmStore(root, arms), poll_s=_POLL_S) as url:
+    with serving(settings, store=VariantStore(root, variants), poll_s=_POLL_S) as url:
         parent.send(url)
         parent.poll(None)
