@@ -30,7 +30,8 @@ import yaml
 
 from benchmarks import labelling
 from benchmarks.record import HISTORY, Row, keep, rows
-from deploy.automation import BASE_JOB, RANKING_JOB, range_tags
+from deploy.automation.days import range_tags
+from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from deploy.home import prepare
 from ml.settings import PROJECT_ROOT, Settings
 from ml.simulator.write import write_landing

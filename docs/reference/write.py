@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_command
 
-from deploy.cli import app
+from deploy.cli.main import app
 from ml.documents import load_yaml
 from ml.settings import PROJECT_ROOT, Settings
 

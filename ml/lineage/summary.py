@@ -1,11 +1,14 @@
 """A release on a page: what it is, where it stands, how it compares with its control, what it was made of."""
 
 from datetime import date, datetime
+from typing import TYPE_CHECKING
 
-from ml.evaluation.evaluate import Evaluation
 from ml.settings import Settings
 from ml.store.artifacts import ArtifactStore
 from ml.store.releases import CARD, Release, ReleaseStore
+
+if TYPE_CHECKING:
+    from ml.evaluation.evaluate import Evaluation
 
 _MOVED = {"promote": "promoted", "override": "promoted against the gate", "rollback": "rolled back to"}
 
@@ -107,7 +110,9 @@ def figures(settings: Settings, release: Release) -> list[dict[str, str]]:
     return rows
 
 
-def _evaluation(settings: Settings, release: Release) -> Evaluation | None:
+def _evaluation(settings: Settings, release: Release) -> "Evaluation | None":
+    from ml.evaluation.evaluate import Evaluation
+
     manifest = release.manifest
     name = f"models/{manifest.surface}/evaluation"
     stored = ArtifactStore(settings.artifacts_dir).latest(name, str(manifest.partition))

@@ -155,7 +155,7 @@ def test_an_error_is_one_line_with_every_word_of_it(tmp_path: Path) -> None:
 
 
 def test_a_terminal_gets_a_table_of_its_width() -> None:
-    script = "from deploy.terminal import show_table; show_table('title', [{'digest': 'f' * 90, 'n': 1}])"
+    script = "from deploy.cli.terminal import show_table; show_table('title', [{'digest': 'f' * 90, 'n': 1}])"
     wrapped = f"import pty, sys; sys.exit(pty.spawn([{sys.executable!r}, '-W', 'ignore', '-c', {script!r}]))"
     environment = home_environment(ROOT, **NARROW)
     told = subprocess.run(

@@ -12,7 +12,7 @@ from typer import TyperException
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from deploy.cli import app
+from deploy.cli.main import app
 from ml.settings import PROJECT_ROOT, Settings
 
 TEXT = (PROJECT_ROOT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")

@@ -1,12 +1,4 @@
-"""Jobs, sensors and schedules: the parts of the graph that people ask for by name, and what asks for them at night.
-
-Files that arrive or change become their days' base tables (`landing_sensor`; `landed_days_sensor` for the days beside
-one that did not land), those the ranking tables and soft labels of every day that can see them (`ranking_sensor`).
-Another teacher relabels what students train on (`teacher_sensor`). Once a day each surface gets a student of its
-newest final day (`<surface>_release_schedule`), where the declared conditions (`deploy/conditions.py`) made none as
-soon as its data was there. Failed checks leave a run green, so `failed_check_sensor` tells of them;
-`serving_health_sensor` takes back a champion that the server does not load. All are off until somebody turns them on.
-"""
+"""The sensors of a home: what they look at, and which runs they ask for."""
 
 import json
 import time
@@ -16,103 +8,22 @@ from typing import Any
 
 import dagster as dg
 
-from assets.names import surface_key
-from deploy.housekeeping import housekeeping_job, housekeeping_schedule
+from deploy.automation.days import affected, range_tags, ranges, span_of
+from deploy.automation.jobs import (
+    BASE_JOB,
+    ENDED,
+    LABELS_JOB,
+    NOT_ENDED,
+    RANKING_JOB,
+    move_pointer_back,
+    named,
+    rollback_job,
+)
 from ml.settings import Settings
 from ml.store.sealed import digest
 from ml.surfaces.spec import Surface
 
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-PARTITION = "dagster/partition"
-RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
-BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
-
-_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-NOT_ENDED = [status for status in dg.DagsterRunStatus if status not in _ENDED]
 _LOOK_BACK = timedelta(minutes=10)
-
-
-def release_chain(surface: Surface) -> list[dg.AssetKey]:
-    """Return the assets that make one release, in order."""
-    return [surface_key(surface.name, name) for name in RELEASE_CHAIN]
-
-
-def range_tags(first: date, last: date) -> dict[str, str]:
-    """Return the tags of one run over the days [first, last]."""
-    return {RANGE_START: first.isoformat(), RANGE_END: last.isoformat()}
-
-
-def span_of(tags: Mapping[str, str]) -> tuple[date, date] | None:
-    """Return the first and last day of a run by its tags, of a range or of one partition; None without either."""
-    one = tags.get(PARTITION)
-    first, last = tags.get(RANGE_START, one), tags.get(RANGE_END, one)
-    return (date.fromisoformat(first), date.fromisoformat(last)) if first and last else None
-
-
-def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
-    """Return the runs of consecutive days among ``days``, each as (first, last), oldest first."""
-    found: list[tuple[date, date]] = []
-    for day in sorted(set(days)):
-        if found and day == found[-1][1] + timedelta(days=1):
-            found[-1] = (found[-1][0], day)
-        else:
-            found.append((day, day))
-    return found
-
-
-def affected(settings: Settings, first: date, last: date, landed: date) -> tuple[date, date] | None:
-    """Return the days whose ranking tables can see base tables of [first, last]; None where none is final yet.
-
-    The day before sees them through its label window, the ``feature_window_days`` after through trailing features. The
-    newest landed day has no day after it yet, so its labels are not final, unless the source ends with it.
-
-    Args:
-        settings: First and last day, and the feature window.
-        first: First changed day.
-        last: Last changed day.
-        landed: Newest landed day.
-    """
-    final = landed if landed == settings.last_day else landed - timedelta(days=1)
-    start = max(first - timedelta(days=1), settings.first_day)
-    end = min(last + timedelta(days=settings.feature_window_days), final)
-    return (start, end) if start <= end else None
-
-
-def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefinition]) -> list[Any]:
-    """Return the jobs of a home: base tables, ranking tables and soft labels of days, releases, and the way back.
-
-    Args:
-        surfaces: The home's surfaces.
-        features: Those of ``build_features``: base tables first, then what sees them through windows.
-    """
-    labels = dg.AssetSelection.assets(*(surface_key(name, "soft_labels") for name in surfaces))
-    days = [
-        dg.define_asset_job(
-            BASE_JOB,
-            selection=dg.AssetSelection.groups("landing") | dg.AssetSelection.assets(features[0]),
-            description="Landing and base tables of the days asked for.",
-        ),
-        dg.define_asset_job(
-            RANKING_JOB,
-            selection=dg.AssetSelection.assets(*features[1:]) | labels,
-            description="Features, examples, teacher inputs and soft labels of the days asked for.",
-        ),
-        dg.define_asset_job(LABELS_JOB, selection=labels, description="Soft labels of the days asked for."),
-    ]
-    releases = [
-        dg.define_asset_job(
-            release_job_name(surface),
-            selection=dg.AssetSelection.assets(*release_chain(surface)),
-            description=f"Training set to release of {surface.name} for one day.",
-        )
-        for surface in surfaces.values()
-    ]
-    return [*days, *releases, rollback_job, housekeeping_job]
-
-
-def release_job_name(surface: Surface) -> str:
-    """Return the name of the job that makes a release of one surface."""
-    return f"{surface.name}_release_job"
 
 
 def build_sensors(
@@ -120,9 +31,19 @@ def build_sensors(
 ) -> list[dg.SensorDefinition]:
     """Return the sensors of a home; ``jobs`` are those of ``build_jobs``."""
     status = dg.DefaultSensorStatus.RUNNING if settings.automation else dg.DefaultSensorStatus.STOPPED
-    base, ranking, labels = (_named(jobs, name) for name in (BASE_JOB, RANKING_JOB, LABELS_JOB))
+    base, ranking, labels = (named(jobs, name) for name in (BASE_JOB, RANKING_JOB, LABELS_JOB))
     window = max(s.window.train_days + s.window.eval_days for s in surfaces.values())
+    return [
+        _landing_sensor(settings, base, status),
+        _landed_days_sensor(settings, base, status),
+        _ranking_sensor(settings, base, ranking, status),
+        _teacher_sensor(settings, labels, status, window, surfaces),
+        _failed_check_sensor(settings, status),
+        _serving_health_sensor(settings, status, jobs),
+    ]
 
+
+def _landing_sensor(settings: Settings, base: Any, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     @dg.sensor(
         job=base,
         minimum_interval_seconds=settings.sensor_seconds,
@@ -155,6 +76,10 @@ def build_sensors(
             requests.append(dg.RunRequest(run_key=key, tags=range_tags(first, last)))
         return dg.SensorResult(run_requests=requests)
 
+    return landing_sensor
+
+
+def _landed_days_sensor(settings: Settings, base: Any, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.FAILURE,
         monitored_jobs=[base],
@@ -181,6 +106,10 @@ def build_sensors(
         ]
         return dg.SensorResult(run_requests=requests)
 
+    return landed_days_sensor
+
+
+def _ranking_sensor(settings: Settings, base: Any, ranking: Any, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
         monitored_jobs=[base],
@@ -200,6 +129,12 @@ def build_sensors(
             return dg.SkipReason(f"labels of {changed[0]} are not final before the day after it has landed")
         return dg.RunRequest(run_key=context.dagster_run.run_id, tags=range_tags(*span))
 
+    return ranking_sensor
+
+
+def _teacher_sensor(
+    settings: Settings, labels: Any, status: dg.DefaultSensorStatus, window: int, surfaces: Mapping[str, Surface]
+) -> dg.SensorDefinition:
     @dg.sensor(
         job=labels,
         minimum_interval_seconds=settings.sensor_seconds,
@@ -230,6 +165,10 @@ def build_sensors(
         key = f"{contract.contract_hash} {days[0]} to {days[-1]}"
         return dg.RunRequest(run_key=key, tags=range_tags(days[0], days[-1]))
 
+    return teacher_sensor
+
+
+def _failed_check_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     @dg.sensor(
         minimum_interval_seconds=settings.sensor_seconds,
         default_status=status,
@@ -243,8 +182,14 @@ def build_sensors(
         context.update_cursor(cursor)
         return dg.SkipReason(f"{len(alerts)} failed checks were told" if alerts else "no check failed")
 
+    return failed_check_sensor
+
+
+def _serving_health_sensor(
+    settings: Settings, status: dg.DefaultSensorStatus, jobs: Sequence[Any]
+) -> dg.SensorDefinition:
     @dg.sensor(
-        job=_named(jobs, rollback_job.name),
+        job=named(jobs, rollback_job.name),
         minimum_interval_seconds=settings.sensor_seconds,
         default_status=status,
         description="Rolls back a champion that the server at CROSSFADE_SERVE_URL does not take up.",
@@ -252,7 +197,7 @@ def build_sensors(
     def serving_health_sensor(
         context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
     ) -> dg.SensorResult | dg.SkipReason:
-        from deploy.health import overdue, unserved
+        from deploy.automation.health import overdue, unserved
 
         if settings.serve_url is None:
             return dg.SkipReason("CROSSFADE_SERVE_URL is not set")
@@ -271,58 +216,7 @@ def build_sensors(
         skipped = None if requests else dg.SkipReason(told or "every champion is served")
         return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=cursor)
 
-    return [
-        landing_sensor,
-        landed_days_sensor,
-        ranking_sensor,
-        teacher_sensor,
-        failed_check_sensor,
-        serving_health_sensor,
-    ]
-
-
-def build_schedules(
-    settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Any]
-) -> list[dg.ScheduleDefinition]:
-    """Return one schedule per surface, the release of its newest final day, and that of housekeeping."""
-    releases = [_release_schedule(settings, s, _named(jobs, release_job_name(s))) for s in surfaces.values()]
-    return [*releases, housekeeping_schedule(settings)]
-
-
-def _named(jobs: Sequence[Any], name: str) -> Any:
-    return next(job for job in jobs if job.name == name)
-
-
-def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.ScheduleDefinition:
-    @dg.schedule(
-        name=f"{surface.name}_release_schedule",
-        cron_schedule=settings.release_cron,
-        execution_timezone=settings.release_timezone,
-        job=job,
-        default_status=dg.DefaultScheduleStatus.RUNNING if settings.automation else dg.DefaultScheduleStatus.STOPPED,
-        description=f"A release of {surface.name} for the newest day whose examples and soft labels are there.",
-    )
-    def schedule(
-        context: dg.ScheduleEvaluationContext, settings: dg.ResourceParam[Settings]
-    ) -> dg.RunRequest | dg.SkipReason:
-        from ml.pipeline import newest_partition
-
-        # A schedule's run keys hold for one tick: a release that is being made would be asked for again.
-        if _being_made(context.instance, surface, job.name):
-            return dg.SkipReason(f"a release of {surface.name} is being made")
-        day, why = newest_partition(settings, surface)
-        if day is None:
-            return dg.SkipReason(why)
-        return dg.RunRequest(run_key=f"{surface.name} {day}", partition_key=day.isoformat())
-
-    return schedule
-
-
-def _being_made(instance: dg.DagsterInstance, surface: Surface, job: str) -> bool:
-    """Return whether a release is under way, in its job or in a run that a condition asked for."""
-    first = surface_key(surface.name, RELEASE_CHAIN[0])
-    runs = instance.get_runs(dg.RunsFilter(statuses=NOT_ENDED))
-    return any(run.job_name == job or first in (run.asset_selection or ()) for run in runs)
+    return serving_health_sensor
 
 
 def _days_under_way(settings: Settings, instance: dg.DagsterInstance, *jobs: str) -> set[date]:
@@ -362,7 +256,7 @@ def _failed_checks(instance: dg.DagsterInstance, cursor: str | None) -> tuple[li
     seen = json.loads(cursor) if cursor else None
     since = datetime.fromisoformat(seen["looked"]) if seen else datetime.now(UTC)
     looked = datetime.now(UTC)
-    ended = dg.RunsFilter(statuses=_ENDED, updated_after=since - _LOOK_BACK)
+    ended = dg.RunsFilter(statuses=ENDED, updated_after=since - _LOOK_BACK)
     runs = [r.dagster_run.run_id for r in instance.get_run_records(ended, order_by="update_timestamp", ascending=True)]
     alerts = [alert for run in runs if seen and run not in seen["told"] for alert in _alerts(instance, run)]
     return alerts, json.dumps({"looked": looked.isoformat(), "told": runs})
@@ -386,31 +280,3 @@ def _alerts(instance: dg.DagsterInstance, run_id: str) -> list[dict[str, Any]]:
                 }
             )
     return found
-
-
-class RollbackConfig(dg.Config):
-    """Which surface goes back, and why."""
-
-    surface: str
-    reason: str
-    by: str
-    to: str | None = None
-
-
-@dg.op
-def move_pointer_back(
-    context: dg.OpExecutionContext, config: RollbackConfig, settings: dg.ResourceParam[Settings]
-) -> None:
-    """Move the champion pointer to an earlier release and bar the one that it leaves."""
-    from ml.store.releases import ReleaseStore
-
-    pointer = ReleaseStore(settings.artifacts_dir).rollback(
-        config.surface, to=config.to, by=config.by, reason=config.reason
-    )
-    context.log.info(f"{config.surface} now serves {pointer.release}")
-
-
-@dg.job(description="Serve an earlier release again; the release left behind is barred.")
-def rollback_job() -> None:
-    """Roll one surface back."""
-    move_pointer_back()

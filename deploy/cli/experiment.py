@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.terminal import minutes, note, say, show_table
+from deploy.cli.terminal import minutes, note, say, show_table
 from ml.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Let control and student serve simulated users side by side, over HTTP.")

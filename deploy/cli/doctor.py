@@ -1,15 +1,21 @@
 """`crossfade doctor`: looks at everything that an instance directory needs, changes nothing, and says what to do."""
 
 import importlib.metadata
-import sys
+import platform
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from packaging.markers import Marker
+from packaging.specifiers import SpecifierSet
+from rich.text import Text
+
+from deploy.cli.terminal import show_table
 from ml.settings import PROJECT_ROOT, Settings
 
-LOCK = PROJECT_ROOT / "requirements.lock"
+LOCK = PROJECT_ROOT / "uv.lock"
 MIN_FREE_GB = 5.0
 
 
@@ -52,14 +58,27 @@ Look = tuple[Any, ...]
 
 
 def _python(settings: Settings) -> Look:
-    found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] != (3, 11):
-        return State.DOUBTFUL, f"{found}; the lock is for 3.11", "make clean install PYTHON=python3.11"
+    found, wanted = platform.python_version(), tomllib.loads(LOCK.read_text(encoding="utf-8"))["requires-python"]
+    if found not in SpecifierSet(wanted):
+        return State.DOUBTFUL, f"{found}; the lock is for {wanted}", "make clean install PYTHON=python3.11"
     return State.GOOD, found
 
 
+def locked_packages() -> dict[str, str]:
+    """Read from the lock what the runtime needs on this machine, with versions."""
+    packages = {package["name"]: package for package in tomllib.loads(LOCK.read_text(encoding="utf-8"))["package"]}
+    needed, waiting = set[str](), ["crossfade"]
+    while waiting:
+        for dependency in packages[waiting.pop()].get("dependencies", ()):
+            name = dependency["name"]
+            if name not in needed and ("marker" not in dependency or Marker(dependency["marker"]).evaluate()):
+                needed.add(name)
+                waiting.append(name)
+    return {name: packages[name]["version"] for name in sorted(needed)}
+
+
 def _packages(settings: Settings) -> Look:
-    wanted = dict(line.split("==") for line in LOCK.read_text(encoding="utf-8").splitlines() if "==" in line)
+    wanted = locked_packages()
     other = []
     for name, version in wanted.items():
         try:
@@ -115,12 +134,12 @@ def _catalog(settings: Settings) -> Look:
 
 
 def _instance(settings: Settings) -> Look:
+    if not (settings.dagster_home / "dagster.yaml").exists():
+        return State.BAD, f"{settings.dagster_home} holds no dagster.yaml", "crossfade init"
     from dagster import DagsterInstance
 
     from assets.names import LAKE_WRITER, TRAINING
 
-    if not (settings.dagster_home / "dagster.yaml").exists():
-        return State.BAD, f"{settings.dagster_home} holds no dagster.yaml", "crossfade init"
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
     wrong = {name: limits.get(name) for name in (LAKE_WRITER, TRAINING) if limits.get(name) != 1}
@@ -243,3 +262,21 @@ REMEDIES = {
     "cluster": "start Ray there (docs/how-to/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",
 }
 """What to do where a part raised."""
+
+
+def doctor() -> None:
+    """Look at all that the instance directory needs, change nothing, say what to do; fail where something is bad."""
+    styles = {State.GOOD: "green", State.DOUBTFUL: "yellow", State.BAD: "red"}
+    found = list(examine(Settings()))
+    rows = [
+        {
+            "what": finding.what,
+            "state": Text(finding.state, style=styles[finding.state]),
+            "found": finding.told,
+            "what to do": finding.remedy,
+        }
+        for finding in found
+    ]
+    show_table("what the instance directory needs", rows)
+    if bad := [finding.what for finding in found if finding.state is State.BAD]:
+        raise ValueError(f"{len(bad)} of these are bad: {', '.join(bad)}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.terminal import minutes, note, say, show_table
+from deploy.cli.terminal import minutes, note, say, show_table
 
 app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its placebos.")
 

@@ -16,9 +16,11 @@ import dagster as dg
 from dagster import DagsterInstance
 
 from assets.names import STUDY_GROUP, surface_key
-from deploy.automation import range_tags, release_chain
+from deploy.automation.days import range_tags
+from deploy.automation.jobs import release_chain
+from deploy.cli.steps import TerminalProgress, terminal_logger
+from deploy.cli.terminal import console, reporter
 from deploy.home import prepare, rebuild
-from deploy.terminal import TerminalProgress, console, reporter, terminal_logger
 from ml.landing.sources import write_raw_files
 from ml.settings import Settings, home_from_environment, write_settings_file
 from ml.surfaces.spec import load_surfaces, teacher_end

@@ -2,7 +2,7 @@
 
 Each operand has a name, which the UI shows with its result for every tick: that is the reason why something was
 asked for, or was not. A day's data is asked for by sensors, which know exactly the days that changed
-(``deploy/automation.py``); what follows from data is declared here.
+(``sensors.py``); what follows from data is declared here.
 """
 
 from collections.abc import Iterable, Sequence
