@@ -10,7 +10,7 @@ SOURCE ?= simulator
 KUAIRAND_DIR ?=
 PRESET ?= demo
 STUDY ?= demo
-OUT ?= docs/results.md
+OUT ?= docs/results/$(STUDY).md
 KILLS ?= 5
 RELEASE_KILLS ?= 200
 CHAOS_KILLS ?= 100
@@ -74,7 +74,7 @@ coverage: $(BIN)/.dev ## Run the tests and say which lines none of them executes
 ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
 	$(BIN)/crossfade ui
 
-study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, placebos, sweeps, paper or kuairand; OUT=docs/results.md
+study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, placebos, sweeps, paper or kuairand; OUT=docs/results/$(STUDY).md
 	$(BIN)/crossfade study run $(STUDY)
 	$(BIN)/crossfade study report $(STUDY) --out $(OUT)
 
@@ -99,7 +99,7 @@ backfills: $(BIN)/.dev ## Run overlapping backfills of DAYS=30 beside sensors an
 chaos: $(BIN)/.dev ## Kill workers, daemon, webserver, Postgres and the machine at CHAOS_KILLS=100 random instants, landing to release
 	CHAOS_KILLS=$(CHAOS_KILLS) $(BIN)/python -m pytest -s --timeout=21600 tests/campaigns/campaign_chaos.py
 
-bench: $(BIN)/.dev ## Run the benchmarks beside their references, and write docs/benchmarks.md: ARGS="--quick", or "--home a/demo/home"
+bench: $(BIN)/.dev ## Run the benchmarks beside their references, and write docs/results/benchmarks.md: ARGS="--quick", or "--home a/demo/home"
 	$(BIN)/python -m benchmarks all $(ARGS)
 	$(BIN)/python -m benchmarks page
 

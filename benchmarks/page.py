@@ -11,7 +11,7 @@ from benchmarks.record import HISTORY, number, read, table, told
 from benchmarks.scale import scale_page
 from ml.settings import PROJECT_ROOT
 
-DOCS = PROJECT_ROOT / "docs"
+DOCS = PROJECT_ROOT / "docs" / "results"
 SIZES = 5
 """A plot of cost against size needs so many."""
 

@@ -166,7 +166,7 @@ def _landing(settings: Settings) -> Look:
         return State.DOUBTFUL, f"{settings.landing_dir} is not there", "set CROSSFADE_LANDING_DIR, or let it be filled"
     days = days_in_zone(settings)
     if not days:
-        return State.DOUBTFUL, f"{settings.landing_dir} has no day", "see README, Your own events"
+        return State.DOUBTFUL, f"{settings.landing_dir} has no day", "see docs/how-to/land_your_events.md"
     if waits := missing(settings, days[-1]):
         return State.DOUBTFUL, f"{len(days)} days; {days[-1]} waits: {waits[0]}", "it lands when its files are complete"
     return State.GOOD, f"{tables} tables in the contract, days {days[0]} to {days[-1]}"
@@ -253,13 +253,13 @@ EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
 REMEDIES = {
     "home": "make it writable, or choose another CROSSFADE_HOME",
     "surfaces": "mend the YAML that the message names",
-    "lake": "restore the catalog from a backup (docs/operate.md); data files are never changed in place",
+    "lake": "restore the catalog from a backup (docs/how-to/operate.md); data files are never changed in place",
     "landing": "mend landing_contract.yaml in the instance directory",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release rollback SURFACE, or restore the folder from a backup",
     "features": "materialize features/serving_snapshot",
     "server": "start crossfade serve there, or unset CROSSFADE_SERVE_URL",
-    "cluster": "start Ray there (docs/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",
+    "cluster": "start Ray there (docs/how-to/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",
 }
 """What to do where a part raised."""
 

@@ -82,7 +82,7 @@ def report(
     name: Name = "live",
     aa: Annotated[str, typer.Option(help="Experiment with the control in both variants, to stand beside it.")] = "aa",
     out: Annotated[Path, typer.Option(help="Markdown file; plots and an HTML page go beside it.")] = Path(
-        "docs/live.md"
+        "docs/results/live.md"
     ),
 ) -> None:
     """Write the report of an experiment: the paper's online table beside ours, days, and the A/A run."""

@@ -25,4 +25,4 @@ def new_surface(
     written = scaffold(name, into) if into else scaffold(name, PROJECT_ROOT, surfaces_dir=Settings().surfaces_dir)
     for path in written:
         say(f"wrote {path}")
-    note("next: edit them, then `crossfade init` and materialize the new group (docs/new_surface.md)")
+    note("next: edit them, then `crossfade init` and materialize the new group (docs/tutorial/your_app.md)")

@@ -74,16 +74,17 @@ def show(name: Name = "quick") -> None:
 @app.command("report")
 def report(
     name: Name = "demo",
-    out: Annotated[Path, typer.Option(help="Markdown file; plots and an HTML page go beside it.")] = Path(
-        "docs/results.md"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Markdown file, default docs/results/NAME.md; plots and an HTML page go beside it."),
+    ] = None,
 ) -> None:
     """Write the report of a study: tables beside the paper's, forest plots, what did not reproduce."""
     from ml.settings import Settings
     from ml.study.design import load_design
     from ml.study.report import write_report
 
-    for path in write_report(Settings(), load_design(name), out):
+    for path in write_report(Settings(), load_design(name), out or Path("docs/results") / f"{name}.md"):
         say(f"wrote {path}")
 
 
@@ -93,7 +94,7 @@ def diagnose(
     seeds: Annotated[int, typer.Option(help="Initialisations of a diagnosis.", min=1)] = 4,
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     out: Annotated[Path, typer.Option(help="Markdown file; a plot and an HTML page go beside it.")] = Path(
-        "docs/diagnosis.md"
+        "docs/results/diagnosis.md"
     ),
 ) -> None:
     """Diagnose every world of a finished study, and compare with what the study found later."""

@@ -1,4 +1,4 @@
-"""docs/new_surface.md, followed step by step: its blocks, executed in order in a copy of the checkout."""
+"""docs/tutorial/your_app.md, followed step by step: its blocks, executed in order in a copy of the checkout."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from ml.surfaces.spec import load_surfaces
 pytestmark = pytest.mark.early
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "new_surface.md"
+PAGE = ROOT / "docs" / "tutorial" / "your_app.md"
 COPIED = ("assets", "checks", "dbt_project", "deploy", "ml", "workspace.yaml")
 BLOCK = re.compile(r"^```\w+ (?P<action>file|edit|run|serve)(?:=(?P<path>\S+))?\n(?P<text>.*?)^```$", re.M | re.S)
 
