@@ -19,8 +19,8 @@ from assets.names import STUDY_GROUP, surface_key
 from deploy.automation import range_tags, release_chain
 from deploy.home import prepare, rebuild
 from deploy.terminal import TerminalProgress, console, reporter, terminal_logger
-from ml.landing.sources import write_raw_files
 from ml.settings import Settings, home_from_environment, write_settings_file
+from ml.study.sources import write_raw_files
 from ml.surfaces.spec import load_surfaces, teacher_end
 
 STAGES = {
