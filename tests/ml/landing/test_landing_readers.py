@@ -1,8 +1,9 @@
 """Four formats are read alike, and a file that cannot be read fails its day with its name."""
 
 import gzip
+import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -10,9 +11,11 @@ import pytest
 import yaml
 
 from ml.lake import Lake
+from ml.landing.changes import changed_days
 from ml.landing.contract import ContractError, LandingError
-from ml.landing.load import load_days
+from ml.landing.load import DaysFailed, init_tables, load_days
 from ml.landing.readers import UnreadableFile
+from ml.landing.readiness import SUCCESS
 from ml.settings import Settings
 from tests.ml.landing.rows import (
     ALL_TABLES,
@@ -22,6 +25,7 @@ from tests.ml.landing.rows import (
     VECTOR,
     exposures,
     items,
+    listens,
     put,
     to_csv,
     to_jsonl,
@@ -47,6 +51,25 @@ def test_a_file_that_cannot_be_read_fails_its_day_with_its_name(settings: Settin
         load_days(untouched, settings, [DAY], SURFACES)
     assert str(path) in str(raised.value)
     assert untouched.sql("select * from landing.ledger").num_rows == 0
+
+
+def test_a_range_in_which_every_day_but_one_has_a_broken_file_lands_that_day_and_names_every_file(
+    settings: Settings, lake: Lake
+) -> None:
+    days = {DAY + timedelta(days=n): name for n, name in enumerate(EXPECTED)}
+    for day, name in days.items():
+        put(settings, "listens", f"a.{name.split('.', 1)[1]}", (BROKEN / name).read_bytes(), day)
+    good = DAY + timedelta(days=len(days))
+    put(settings, "listens", "a.csv", to_csv(listens("good").with_columns(ts=pl.lit(good).cast(pl.Datetime))), good)
+    put(settings, "listens", SUCCESS, b"", good)
+    init_tables(lake)
+    assert good in changed_days(settings).ready
+    with pytest.raises(DaysFailed) as raised:
+        load_days(lake, settings, [*days, good], SURFACES, tables=["listens"])
+    told = {days[day]: str(error) for day, error in raised.value.failures.items()}
+    assert told.keys() == EXPECTED.keys()
+    assert not [name for name, reason in told.items() if not re.search(EXPECTED[name]["says"], reason)]
+    assert [(report.day, report.rows_loaded) for report in raised.value.reports] == [(good, 2)]
 
 
 def test_all_four_formats_land_the_same_rows(settings: Settings, lake: Lake) -> None:
