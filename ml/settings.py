@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     max_quarantine_share: float = Field(
         default=0.01, ge=0, le=1, description="A day with more bad rows than this fails."
     )
+    max_unpacked_mb: int = Field(
+        default=512,
+        ge=1,
+        description="A landing file (.gz, .parquet) may unpack to so many MB, or to 20 times its size if that is more; "
+        "a larger one fails its day by its name.",
+    )
     optional_tables: tuple[str, ...] = Field(
         default=("outcomes", "teacher_scores", "source_impressions", "source_user_profiles", "source_item_profiles"),
         description="Landing tables that a day may lack; every other table of the contract is required.",

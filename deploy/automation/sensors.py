@@ -58,8 +58,12 @@ def _landing_sensor(settings: Settings, base: Any, status: dg.DefaultSensorStatu
         changes, busy = changed_days(settings), _days_under_way(settings, context.instance, BASE_JOB)
         too_old = _beyond_horizon(settings, changes.ready)
         ready = {day: files for day, files in changes.ready.items() if day not in busy | too_old}
+        odd = [f"{day} will not land: {'; '.join(reasons)}" for day, reasons in changes.odd.items()]
+        for line in odd:
+            context.log.warning(line)
         if not ready:
-            told = [f"{day} waits: {'; '.join(reasons)}" for day, reasons in list(changes.waiting.items())[:3]]
+            told = odd[:3]
+            told += [f"{day} waits: {'; '.join(reasons)}" for day, reasons in list(changes.waiting.items())[:3]]
             told += [
                 f"{first} to {last} changed more than {settings.late_horizon_days} days late: its tables are stale "
                 f"until somebody materializes {BASE_JOB} and {RANKING_JOB} for it"

@@ -21,8 +21,8 @@ from deploy.automation.jobs import release_chain
 from deploy.cli.steps import TerminalProgress, terminal_logger
 from deploy.cli.terminal import console, reporter
 from deploy.home import prepare, rebuild
-from ml.landing.sources import write_raw_files
 from ml.settings import Settings, home_from_environment, write_settings_file
+from ml.study.sources import write_raw_files
 from ml.surfaces.spec import load_surfaces, teacher_end
 
 STAGES = {

@@ -18,10 +18,10 @@ from ml.features import Stage, build_arguments, build_ranges, project_hash, run_
 from ml.lake import Lake
 from ml.landing.kuairand import log_days
 from ml.landing.load import load_days
-from ml.landing.sources import write_raw_files
 from ml.settings import Settings
 from ml.simulator.presets import load_preset
 from ml.study.design import KUAIRAND, OWN_TEACHER, TeacherVariant, World, code_hash, surfaces_dir
+from ml.study.sources import write_raw_files
 from ml.surfaces.spec import load_surfaces, teacher_end
 from ml.teacher.contract import Contract, load_contract, teacher_contract, write_contract
 from ml.teacher.demo import train_demo_teacher
