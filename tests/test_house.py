@@ -45,14 +45,6 @@ def test_an_import_the_wrong_way_breaks_a_contract(tmp_path: Path, module: str, 
     assert done.returncode == 1 and "1 broken" in done.stdout, done.stdout + done.stderr
 
 
-def test_landing_knows_none_of_the_sources_that_fill_its_zone() -> None:
-    sources = ("ml.simulator", "ml.landing.kuairand", "ml.study")
-    for path in sorted((ROOT / "ml" / "landing").glob("*.py")):
-        if path.stem != "kuairand":
-            found = [name for name in imported(path) if name.startswith(sources)]
-            assert not found, f"{path.relative_to(ROOT)} imports {found}"
-
-
 def test_ruff_refuses_an_import_the_wrong_way(tmp_path: Path) -> None:
     wrong = tmp_path / "ml" / "wrong.py"
     wrong.parent.mkdir()
