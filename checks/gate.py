@@ -291,7 +291,7 @@ class _Judgement:
         return checks + gx.validate([*parity, evaluated], parity_suite(gate, [*parity, evaluated])), ""
 
     def _exported(self) -> Artifact:
-        from ml.pipeline import artifact_name
+        from ml.stages.artifacts import artifact_name
         from ml.store.artifacts import ArtifactStore
 
         if self._checkpoint is not None:

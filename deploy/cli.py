@@ -259,7 +259,7 @@ def tune(
     """Tune the control on validation days; evaluation days are never read. Prints what to put into the YAML."""
     from datetime import date
 
-    from ml.pipeline import tune_control
+    from ml.stages.training import tune_control
 
     settings = _settings()
     rows = tune_control(
@@ -281,7 +281,7 @@ def diagnose_surface(
     from datetime import date
 
     from ml.evaluation.diagnosis import MEANING, diagnose, write_diagnosis
-    from ml.pipeline import read_training_set
+    from ml.stages.training_set import read_training_set
 
     settings = _settings()
     spec = _surface(settings, surface)
@@ -401,7 +401,7 @@ def release_verdict(
     partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
 ) -> None:
     """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
-    from ml.pipeline import artifact_name
+    from ml.stages.artifacts import artifact_name
     from ml.store.artifacts import ArtifactStore
     from ml.store.verdicts import Outcome, VerdictStore
 
@@ -462,7 +462,7 @@ def release_promote(
     """Make a judged candidate the champion. Refused without a passing verdict about exactly its bytes."""
     from datetime import date
 
-    from ml.pipeline import promote_candidate
+    from ml.stages.release import promote_candidate
 
     settings = _settings()
     released = promote_candidate(
@@ -481,7 +481,7 @@ def release_override(
     """Promote a candidate that the gate refused; name and reason stand in the release and on its card."""
     from datetime import date
 
-    from ml.pipeline import promote_candidate
+    from ml.stages.release import promote_candidate
     from ml.store.verdicts import Override
 
     settings = _settings()
@@ -517,7 +517,7 @@ def release_challenge(
     """Serve a candidate that passed the gate beside the champion; a canary's users always get the canary."""
     from datetime import date
 
-    from ml.pipeline import challenge_champion
+    from ml.stages.release import challenge_champion
 
     if mode not in ("canary", "shadow"):
         raise ValueError(f"unknown mode {mode!r}; choose canary or shadow")

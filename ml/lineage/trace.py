@@ -6,10 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ml.code import git_commit
 from ml.features import project_hash
 from ml.lake import ALIAS, Lake
 from ml.landing.ledger import LEDGER
-from ml.pipeline import git_commit
 from ml.settings import Settings
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.manifest import DayContent, Manifest

@@ -20,9 +20,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from ml.store.artifacts import Artifact
-from ml.store.files import Bucket, open_files, sha256_bytes, sha256_file
+from ml.store.files import Bucket, sha256_bytes, sha256_file
 from ml.store.manifest import Manifest, Record
 from ml.store.model_card import render_model_card
+from ml.store.open import open_files
 from ml.store.sealed import DamagedError, digest, seal, unseal
 from ml.store.triton import with_version
 from ml.store.verdicts import Override, StoredVerdict, Verdict, VerdictKey, VerdictStore, now, read_verdict

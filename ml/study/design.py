@@ -1,8 +1,5 @@
 """What a study varies: worlds, seeds and arms. Everything of a trial that matters for its result is in its digest."""
 
-import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -357,20 +354,6 @@ def named_entry(path: Path, what: str, name: str) -> dict[str, Any]:
     if name not in entries:
         raise ValueError(f"no {what} {name!r}; there are {sorted(entries)}")
     return entries[name]
-
-
-def digest(value: object) -> str:
-    """Return a hash of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def code_hash(places: Sequence[str]) -> str:
-    """Return a hash of source files, given as files and folders of the project."""
-    files: list[Path] = []
-    for place in places:
-        path = PROJECT_ROOT / place
-        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return digest([[str(f.relative_to(PROJECT_ROOT)), hashlib.sha256(f.read_bytes()).hexdigest()] for f in files])
 
 
 def surfaces_dir(world: World) -> Path | None:

@@ -19,7 +19,7 @@ from ml.store.verdicts import Outcome, Verdict
 
 @pytest.fixture
 def evaluation(world) -> Evaluation:
-    from ml.pipeline import read_evaluation
+    from ml.stages.evaluation import read_evaluation
 
     return read_evaluation(world.settings, world.surface, world.partition)
 
@@ -285,7 +285,7 @@ def test_slow_decay_is_bounded_by_a_cumulative_margin_against_the_reference(worl
 
 
 def test_a_confirmed_release_that_no_longer_serves_is_scored_and_must_have_been(world, evaluation, tmp_path) -> None:
-    from ml.pipeline import _released_models
+    from ml.stages.evaluation import _released_models
     from ml.store.verdicts import Override
 
     settings = world.settings.model_copy(update={"home": tmp_path})
@@ -396,7 +396,7 @@ def test_a_graph_that_computes_something_else_than_the_checkpoint_fails(world, t
     from ml.gate.data import example_rows
     from ml.gate.model import measure_parity
     from ml.lake import Lake
-    from ml.pipeline import artifact_name
+    from ml.stages.artifacts import artifact_name
 
     def shift(graph: Any) -> None:
         for tensor in graph.initializer:

@@ -173,7 +173,7 @@ def test_release_materialized_alone_after_a_failed_check_is_refused(settings: Se
 
     from deploy.automation import release_chain
     from deploy.definitions import build_definitions
-    from ml.pipeline import promote_candidate
+    from ml.stages.release import promote_candidate
 
     (tmp_path / "homepage.yaml").write_text(
         f"extends: {ROOT}/tests/surfaces/homepage.yaml\ngate: {{quality: {{ctr: {{min: 0.999}}}}}}\n"

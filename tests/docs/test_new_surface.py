@@ -20,8 +20,8 @@ import pytest
 
 from benchmarks.process import free_port
 from ml.lake import Lake
-from ml.pipeline import read_evaluation
 from ml.settings import Settings
+from ml.stages.evaluation import read_evaluation
 from ml.store.releases import Release, ReleaseStore
 from ml.surfaces.spec import load_surfaces
 

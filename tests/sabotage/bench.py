@@ -17,8 +17,8 @@ from checks.names import GUARDS
 from deploy.automation import release_chain
 from deploy.definitions import build_definitions
 from ml.lake import Lake
-from ml.pipeline import artifact_name, find
 from ml.settings import Settings
+from ml.stages.artifacts import artifact_name, find
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.manifest import Manifest
 from ml.store.releases import MANIFEST, Pointer, ReleaseStore

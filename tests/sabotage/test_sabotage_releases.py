@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.pipeline import promote_candidate
+from ml.stages.release import promote_candidate
 from ml.store.releases import MANIFEST, MODEL, SCHEMA, PromotionRefused, Refusal
 from ml.store.sealed import DamagedError, seal
 from ml.store.verdicts import Guard, Outcome, Override, decide
