@@ -1,8 +1,8 @@
 """What a released version left on disk is read by this one.
 
 ``tests/fixtures/instance-<version>.tar.xz`` is a finished instance directory of a version: ``crossfade demo --preset
-tiny`` in ``/srv/crossfade``, both candidates promoted by ``crossfade release override`` and confirmed as references, less
-``training/`` and ``spool/``. A change of a stored format brings its upgrade step and is tried on these.
+tiny`` in ``/srv/crossfade``, both candidates promoted by ``crossfade release override`` and confirmed as references,
+less ``training/`` and ``spool/``. A change of a stored format brings its upgrade step and is tried on these.
 """
 
 import tarfile
