@@ -12,7 +12,7 @@ from ml.settings import Settings
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
-    from ml.store.releases import Pointer
+    from ml.store.champions import Pointer
 
 
 def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinition]:

@@ -17,7 +17,7 @@ from ml.gate.probe import ROUNDS, ROWS, measure_serving
 from ml.settings import Settings
 from ml.stages.artifacts import find
 from ml.stages.training import load_ranker
-from ml.store.releases import MODEL, SCHEMA
+from ml.store.release import MODEL, SCHEMA
 from ml.surfaces.spec import load_surfaces
 
 

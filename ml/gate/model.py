@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ml.lake import ALIAS, Lake
 from ml.store.artifacts import Artifact
-from ml.store.releases import CONFIG
+from ml.store.release import CONFIG
 from ml.surfaces.spec import Surface
 
 

@@ -17,7 +17,7 @@ from ml.stages.training import load_ranker
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.files import sha256_file
 from ml.store.manifest import Manifest
-from ml.store.releases import Release
+from ml.store.release import Release
 from ml.surfaces.spec import Surface
 
 TOLERANCE = 0.001

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ml.settings import Settings
 from ml.stages.artifacts import find
+from ml.store.promotion import Proposal
 from ml.store.releases import ReleaseStore
 from ml.store.verdicts import Override
 from ml.surfaces.spec import Surface
@@ -38,8 +39,8 @@ def promote_candidate(
     """
     store = ReleaseStore(settings.artifacts_dir)
     before = store.pointer(surface.name)
-    asked = _promotion(settings, surface, partition, store, by, reason)
-    pointer = store.promote(surface.name, **asked, override=override)
+    asked = _proposal(settings, surface, partition, store, by, reason)
+    pointer = store.promote(surface.name, asked, override=override)
     release = store.release(surface.name, pointer.release)
     return Released(release.id, release.path, pointer.onnx_sha256, before.release if before else None)
 
@@ -60,25 +61,25 @@ def challenge_champion(
         PromotionRefused: The candidate would not be promoted; nothing was changed.
     """
     store = ReleaseStore(settings.artifacts_dir)
-    asked = _promotion(settings, surface, partition, store, by, reason)
-    challenger = store.challenge(surface.name, **asked, mode=mode, share=share).challenger
+    asked = _proposal(settings, surface, partition, store, by, reason)
+    challenger = store.challenge(surface.name, asked, mode=mode, share=share).challenger
     assert challenger is not None
     return challenger.release
 
 
-def _promotion(
+def _proposal(
     settings: Settings, surface: Surface, partition: date, store: ReleaseStore, by: str, reason: str | None
-) -> dict[str, Any]:
-    """Return what the release store wants to know about the candidate of a partition."""
+) -> Proposal:
+    """Return the candidate of a partition as the release store wants it."""
     candidate = find(settings, surface, "onnx", partition)
     evaluation = find(settings, surface, "evaluation", partition)
     plots = [name for name in evaluation.files if name.endswith(".png")]
-    return {
-        "candidate": candidate,
-        "key": store.verdict_key(surface, candidate),
-        "partition": partition,
-        "by": by,
-        "reason": reason or f"candidate of {partition}",
-        "evaluation": evaluation.json("evaluation.json"),
-        "plots": {name.removesuffix(".png"): evaluation.read(name) for name in plots},
-    }
+    return Proposal(
+        candidate=candidate,
+        key=store.verdict_key(surface, candidate),
+        partition=partition,
+        by=by,
+        reason=reason or f"candidate of {partition}",
+        evaluation=evaluation.json("evaluation.json"),
+        plots={name.removesuffix(".png"): evaluation.read(name) for name in plots},
+    )

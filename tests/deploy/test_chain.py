@@ -11,7 +11,8 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from ml.lake import Lake
 from ml.settings import Settings
-from ml.store.releases import PromotionRefused, Refusal, ReleaseStore
+from ml.store.refusals import PromotionRefused, Refusal
+from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import Surface, load_surfaces
 
 ROOT = Path(__file__).resolve().parents[2]

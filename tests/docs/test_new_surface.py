@@ -22,7 +22,8 @@ from benchmarks.process import free_port
 from ml.lake import Lake
 from ml.settings import Settings
 from ml.stages.evaluation import read_evaluation
-from ml.store.releases import Release, ReleaseStore
+from ml.store.release import Release
+from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 
 pytestmark = pytest.mark.early

@@ -20,8 +20,10 @@ from ml.lake import Lake
 from ml.settings import Settings
 from ml.stages.artifacts import artifact_name, find
 from ml.store.artifacts import Artifact, ArtifactStore
+from ml.store.champions import Pointer
 from ml.store.manifest import Manifest
-from ml.store.releases import MANIFEST, Pointer, ReleaseStore
+from ml.store.release import MANIFEST
+from ml.store.releases import ReleaseStore
 from ml.store.verdicts import Outcome, Verdict
 from ml.surfaces.spec import Surface
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from ml.lake import Lake
 from ml.store.files import sha256_bytes
-from ml.store.releases import MANIFEST, MODEL, SCHEMA
+from ml.store.release import MANIFEST, MODEL, SCHEMA
 
 EXAMPLES, LABELS, PREDICTIONS = (
     "lake.features.examples_homepage",
