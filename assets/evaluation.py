@@ -31,7 +31,7 @@ def build_evaluation(settings: Settings, surface: Surface) -> dg.AssetsDefinitio
         ),
     )
     def evaluation(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        from ml.pipeline import evaluate_models
+        from ml.stages.evaluation import evaluate_models
 
         started = time.monotonic()
         evaluated = evaluate_models(settings, surface, partition_day(context))

@@ -29,7 +29,7 @@ def build_experiment(settings: Settings, surface: Surface) -> dg.AssetsDefinitio
         ),
     )
     def experiment(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        from ml.experiment.landed import analyse, landed_table
+        from ml.experiments.landed import analyse, landed_table
 
         with Lake(settings) as lake:
             analysed = analyse(lake, surface, partition_days(context))

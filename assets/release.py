@@ -12,7 +12,7 @@ from ml.settings import Settings
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
-    from ml.store.releases import Pointer
+    from ml.store.champions import Pointer
 
 
 def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinition]:
@@ -36,7 +36,7 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
         ),
     )
     def onnx(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        from ml.pipeline import export_candidate
+        from ml.stages.candidate import export_candidate
 
         started = time.monotonic()
         exported = export_candidate(settings, surface, partition_day(context), run_id=context.run_id)
@@ -68,7 +68,7 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
         ),
     )
     def release(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        from ml.pipeline import promote_candidate
+        from ml.stages.release import promote_candidate
         from ml.store.releases import ReleaseStore
 
         released = promote_candidate(settings, surface, partition_day(context), by=f"dagster run {context.run_id}")

@@ -8,9 +8,8 @@ from pydantic import Field
 from assets.names import OWNER, TRAINING, surface_key
 from assets.partitions import partition_day, student_partitions, student_window
 from assets.progress import ProgressResource
-from ml.pipeline import Role, make_training_set, train_model
 from ml.settings import Settings
-from ml.surfaces.spec import Surface
+from ml.surfaces.spec import Role, Surface
 
 _FAILS = (
     "**If it fails**: the training set of the day is missing, or training diverged: the message names the step. "
@@ -50,6 +49,8 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
         ),
     )
     def training_set(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+        from ml.stages.training_set import make_training_set
+
         started = time.monotonic()
         made = make_training_set(settings, surface, partition_day(context))
         return dg.MaterializeResult(
@@ -86,6 +87,8 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
             settings: dg.ResourceParam[Settings],
             progress: ProgressResource,
         ) -> dg.MaterializeResult:
+            from ml.stages.training import train_model
+
             seed = settings.seed if config.seed is None else config.seed
             trained = train_model(
                 settings,

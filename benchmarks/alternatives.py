@@ -25,7 +25,8 @@ from benchmarks.serving import Example
 from benchmarks.training import FIRST_DAY, bare_loop, with_recipe, world
 from ml.serving.model import SCORE
 from ml.settings import PROJECT_ROOT, Settings
-from ml.store.releases import MODEL, ReleaseStore
+from ml.store.release import MODEL
+from ml.store.releases import ReleaseStore
 from ml.students.dataset import load
 from ml.students.train import Batches, build_optimizer, build_ranker, deterministic, prepare, task_loss
 from ml.surfaces.spec import Surface, load_surface

@@ -14,9 +14,10 @@ from ml.evaluation.bootstrap import CONFIDENCE
 from ml.export.onnx import export_ranker, inspect
 from ml.export.schema import feature_schema
 from ml.gate.probe import ROUNDS, ROWS, measure_serving
-from ml.pipeline import find, load_ranker
 from ml.settings import Settings
-from ml.store.releases import MODEL, SCHEMA
+from ml.stages.artifacts import find
+from ml.stages.training import load_ranker
+from ml.store.release import MODEL, SCHEMA
 from ml.surfaces.spec import load_surfaces
 
 

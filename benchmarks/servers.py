@@ -27,7 +27,8 @@ from benchmarks.client import Client
 from benchmarks.process import crossfade, free_port, running
 from benchmarks.serving import Example
 from ml.settings import PROJECT_ROOT, Settings
-from ml.store.releases import MODEL, ReleaseStore
+from ml.store.release import MODEL
+from ml.store.releases import ReleaseStore
 
 SERVER_CORES, CLIENT_CORES = {0}, {1}
 FOLDER = PROJECT_ROOT / "benchmarks" / "servers"

@@ -87,7 +87,8 @@ def _gate(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> Iterator[dg.AssetCheckResult]:
         from checks.gate import judge
-        from ml.pipeline import find, read_evaluation
+        from ml.stages.artifacts import find
+        from ml.stages.evaluation import read_evaluation
 
         days = partition_days(context)
         stored = [

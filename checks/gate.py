@@ -15,7 +15,8 @@ from ml.lake import Lake
 from ml.settings import Settings
 from ml.store.artifacts import Artifact
 from ml.store.manifest import Manifest
-from ml.store.releases import MANIFEST, MODEL, SCHEMA, Champion, Release, ReleaseStore
+from ml.store.release import MANIFEST, MODEL, SCHEMA, Champion, Release
+from ml.store.releases import ReleaseStore
 from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
@@ -45,7 +46,7 @@ def judge(
     Args:
         settings: The home.
         surface: Specification and thresholds.
-        candidate: Artifact with the files of ``ml.store.releases.CANDIDATE``.
+        candidate: Artifact with the files of ``ml.store.release.CANDIDATE``.
         evaluation: Evaluation of the candidate's partition.
         store: Where champion and verdicts are; default is the home's.
         checkpoint: The checkpoint that was exported; default is the one that the manifest names.
@@ -312,7 +313,7 @@ class _Judgement:
         return checks + gx.validate([*parity, evaluated], parity_suite(gate, [*parity, evaluated])), ""
 
     def _exported(self) -> Artifact:
-        from ml.pipeline import artifact_name
+        from ml.stages.artifacts import artifact_name
         from ml.store.artifacts import ArtifactStore
 
         if self._checkpoint is not None:

@@ -26,7 +26,8 @@ from ml.landing.readiness import data_files, days_in_zone, input_hash
 from ml.progress import Progress, Step, silent
 from ml.serving.snapshot import FeatureSnapshot, current_snapshot, publish
 from ml.settings import Settings
-from ml.store.releases import Release, ReleaseStore
+from ml.store.release import Release
+from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 
 USER, ACCOUNT, EXPOSURE = "user_id", "source_user_id", "exposure_id"

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ml.settings import Settings
-from ml.store.releases import Pointer, ReleaseStore
+from ml.store.champions import Pointer
+from ml.store.releases import ReleaseStore
 
 _TIMEOUT_S = 5.0
 

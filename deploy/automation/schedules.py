@@ -32,7 +32,7 @@ def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.Sche
     def schedule(
         context: dg.ScheduleEvaluationContext, settings: dg.ResourceParam[Settings]
     ) -> dg.RunRequest | dg.SkipReason:
-        from ml.pipeline import newest_partition
+        from ml.stages.training_set import newest_partition
 
         # A schedule's run keys hold for one tick: a release that is being made would be asked for again.
         if _being_made(context.instance, surface, job.name):

@@ -131,13 +131,18 @@ def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping
     """Return the content of demo.json from what the graph recorded."""
     from ml.lake import Lake
     from ml.landing.ledger import totals
-    from ml.pipeline import surface_summary
+    from ml.stages.summary import surface_summary
+    from ml.teacher.contract import teacher_contract
+    from ml.teacher.demo import read_card
 
     assert settings.last_day is not None
+    card = read_card(teacher_contract(settings))
+    parameters = int(card["parameters"]) if card else None
     with Lake(settings) as lake:
         landing = totals(lake)
         surfaces = {
-            name: surface_summary(lake, settings, surface, settings.last_day) | {"answer": answers.get(name)}
+            name: surface_summary(lake, settings, surface, settings.last_day, parameters)
+            | {"answer": answers.get(name)}
             for name, surface in load_surfaces(settings).items()
         }
     return {

@@ -55,9 +55,9 @@ def run(
 @app.command("show")
 def show(name: Name = "quick") -> None:
     """Print the table of an experiment from the rows in the lake."""
-    from ml.experiment.analysis import effects
     from ml.experiment.design import load_design
     from ml.experiment.run import experiment_rows
+    from ml.experiments.analysis import effects
 
     design = load_design(name)
     rows = [

@@ -29,7 +29,8 @@ def release_show(
 ) -> None:
     """Print a release on a page: its state, its verdict, its gain over the control, what it was made of."""
     from ml.lineage.summary import figures, provenance, standing
-    from ml.store.releases import CARD, ReleaseStore
+    from ml.store.release import CARD
+    from ml.store.releases import ReleaseStore
 
     settings = Settings()
     store = ReleaseStore(settings.artifacts_dir)
@@ -63,7 +64,7 @@ def release_verdict(
     partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
 ) -> None:
     """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
-    from ml.pipeline import artifact_name
+    from ml.stages.artifacts import artifact_name
     from ml.store.artifacts import ArtifactStore
     from ml.store.verdicts import Outcome, VerdictStore
 
@@ -124,7 +125,7 @@ def release_promote(
     """Make a judged candidate the champion. Refused without a passing verdict about exactly its bytes."""
     from datetime import date
 
-    from ml.pipeline import promote_candidate
+    from ml.stages.release import promote_candidate
 
     settings = Settings()
     released = promote_candidate(
@@ -143,7 +144,7 @@ def release_override(
     """Promote a candidate that the gate refused; name and reason stand in the release and on its card."""
     from datetime import date
 
-    from ml.pipeline import promote_candidate
+    from ml.stages.release import promote_candidate
     from ml.store.verdicts import Override
 
     settings = Settings()
@@ -179,7 +180,7 @@ def release_challenge(
     """Serve a candidate that passed the gate beside the champion; a canary's users always get the canary."""
     from datetime import date
 
-    from ml.pipeline import challenge_champion
+    from ml.stages.release import challenge_champion
 
     if mode not in ("canary", "shadow"):
         raise ValueError(f"unknown mode {mode!r}; choose canary or shadow")

@@ -21,7 +21,7 @@ def tune(
     """
     from datetime import date
 
-    from ml.pipeline import tune_control
+    from ml.stages.training import tune_control
     from ml.students.tune import as_yaml
 
     settings = Settings()
@@ -44,7 +44,7 @@ def diagnose_surface(
     from datetime import date
 
     from ml.evaluation.diagnosis import MEANING, diagnose, write_diagnosis
-    from ml.pipeline import read_training_set
+    from ml.stages.training_set import read_training_set
 
     settings = Settings()
     spec = surface_named(settings, surface)

@@ -22,7 +22,8 @@ from ml.serving.model import Model
 from ml.serving.request import RequestPlan
 from ml.serving.snapshot import BoundFeatures, FeatureSnapshot, current_snapshot
 from ml.settings import Settings
-from ml.store.releases import SCHEMA, ReleaseStore
+from ml.store.release import SCHEMA
+from ml.store.releases import ReleaseStore
 
 _RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 60.0
 

@@ -21,7 +21,8 @@ from ml.lake import ALIAS, LANDING, Lake
 from ml.serving.schema import FeatureSchema
 from ml.serving.snapshot import FeatureSnapshot, current_snapshot
 from ml.settings import Settings
-from ml.store.releases import SCHEMA, ReleaseStore
+from ml.store.release import SCHEMA
+from ml.store.releases import ReleaseStore
 
 
 def serve(settings: Settings, host: str | None = None, port: int | None = None) -> None:

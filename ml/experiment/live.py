@@ -12,11 +12,13 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from ml.code import code_hash
 from ml.documents import digest
 from ml.experiment.client import Client, ServerError
 from ml.experiment.design import Design
-from ml.experiment.traffic import METRICS, Requests, draw_requests, outcomes
+from ml.experiment.traffic import Requests, draw_requests, outcomes
 from ml.experiment.variants import Placement, Variant
+from ml.experiments.user_days import METRICS, USER_DAYS_SCHEMA
 from ml.ids import id63_array
 from ml.lake import Lake
 from ml.serving.snapshot import publish
@@ -24,7 +26,6 @@ from ml.settings import Settings
 from ml.simulator.state import State
 from ml.simulator.write import world_of
 from ml.study.design import World as WorldSpec
-from ml.study.design import code_hash
 from ml.surfaces.spec import Surface
 
 Serve = Callable[[Settings, Path, Collection[Variant]], AbstractContextManager[str]]
@@ -35,25 +36,6 @@ Estimate = Literal["split", "paired"]
 
 FOLDER = "experiment"
 """Folder of a world's home that holds the experiment store."""
-
-USER_DAYS_SCHEMA = pa.schema(
-    [
-        ("experiment", pa.string()),
-        ("name", pa.string()),
-        ("preset", pa.string()),
-        ("world", pa.int64()),
-        ("world_config", pa.string()),
-        ("surface", pa.string()),
-        ("arm", pa.string()),
-        ("release", pa.string()),
-        ("estimate", pa.string()),
-        ("day", pa.date32()),
-        ("user_id", pa.int64()),
-        ("requests", pa.int64()),
-        *((metric, pa.float64()) for metric in METRICS),
-    ]
-)
-"""One row per world, surface, variant, estimate, day and user; ``experiment`` identifies what was run."""
 
 _CODE = (
     *(f"ml/experiment/{name}.py" for name in ("variants", "client", "design", "live", "traffic")),

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ml.evaluation.page import write_pages
-from ml.experiment.analysis import Effect, effects, effects_by_day
 from ml.experiment.design import Design, load_design
-from ml.experiment.plots import ESTIMATES, LABELS, days_plot, effects_plot
 from ml.experiment.run import experiment_rows
-from ml.experiment.traffic import METRICS
+from ml.experiments.analysis import Effect, effects, effects_by_day
+from ml.experiments.plots import ESTIMATES, LABELS, days_plot, effects_plot
+from ml.experiments.user_days import METRICS
 from ml.settings import Settings
 
 PAPER = {

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from ml.experiment.design import Design
-from ml.experiment.live import USER_DAYS_SCHEMA, LiveWorld, Serve
-from ml.lake import ALIAS, ML, Lake
+from ml.experiment.live import LiveWorld, Serve
+from ml.experiments.user_days import USER_DAYS_SCHEMA, USER_DAYS_TABLE
+from ml.lake import ALIAS, Lake
 from ml.settings import Settings
 from ml.study.design import World
 from ml.study.pool import Progress, run_worlds
@@ -19,7 +20,6 @@ from ml.study.run import WORLD_SECONDS
 from ml.study.worlds import is_ready, prepare_world, world_settings
 from ml.surfaces.spec import load_surfaces
 
-USER_DAYS_TABLE = f"{ML}.experiment_user_days"
 TRAINING_SECONDS = {"tiny": 6.0, "demo": 35.0, "paper": 60.0}
 CALL_SECONDS = 0.005
 """What the variants of a surface and a request take on one core, server included, for the estimate before."""

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from ml.experiment.design import SimulatedSurface
+from ml.experiments.user_days import NEW_RELEASE_DAYS
 from ml.simulator.music import COLUMNS, HOMEPAGE, RADIO, MusicDay, simulate_music_day
 from ml.simulator.population import generator
 from ml.simulator.sessions import drift, gumbel, hour_of
@@ -21,14 +22,9 @@ from ml.simulator.tables import OUTCOMES
 from ml.simulator.truth import MAX_TRAIL_S, SHELVES, TRAIL_NOISE
 from ml.simulator.world import World
 
-NEW_RELEASE_DAYS = 7
-"""A release counts as new up to this age."""
-
 MIN_TRAIL_S = 0.1
 HISTORY = 8
 """Outcomes of the session's last listens that a request carries."""
-
-METRICS = ("engagement", "discovery", "new_releases")
 
 _STREAM = 4
 _KNOWN_BOOST, _POPULARITY, _SIMILARITY = 1.5, 0.8, 0.7

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ml.lake import ALIAS, Lake
 from ml.store.artifacts import Artifact
-from ml.store.releases import CONFIG
+from ml.store.release import CONFIG
 from ml.surfaces.spec import Surface
 
 
@@ -62,7 +62,7 @@ def measure_parity(
         Rows of ``case``, ``difference`` (the largest absolute one over outputs; infinite where not finite) and ``n``.
     """
     from ml.export.onnx import parity
-    from ml.pipeline import load_ranker
+    from ml.stages.training import load_ranker
     from ml.students.columns import to_arrays
 
     ranker, _ = load_ranker(checkpoint)
@@ -95,7 +95,7 @@ def measure_predictions(
         A row like those of ``measure_parity``; infinite where a prediction is missing.
     """
     from ml.evaluation.predictions import predictions_table
-    from ml.pipeline import scoring
+    from ml.stages.evaluation import scoring
     from ml.students.columns import to_arrays
 
     ids = rows["exposure_id"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ml.serving.model import Model
 from ml.settings import PROJECT_ROOT
-from ml.store.releases import MODEL, SCHEMA
+from ml.store.release import MODEL, SCHEMA
 
 ROWS = 200
 """Candidates of a timed request."""

@@ -11,7 +11,7 @@ from ml.evaluation.evaluate import Evaluation, Result, compute_evaluation
 from ml.lake import ALIAS, FEATURES, Lake
 from ml.settings import Settings
 from ml.store.manifest import DayContent, Manifest, examples_content, soft_label_content
-from ml.store.releases import Release
+from ml.store.release import Release
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 

@@ -9,13 +9,15 @@ from typing import Any, Literal
 import numpy as np
 
 from ml.lineage.trace import checkpoint_of
-from ml.pipeline import LIBRARIES, load_ranker, scoring
 from ml.progress import Progress, Step, silent
 from ml.settings import Settings
+from ml.stages.candidate import LIBRARIES
+from ml.stages.evaluation import scoring
+from ml.stages.training import load_ranker
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.files import sha256_file
 from ml.store.manifest import Manifest
-from ml.store.releases import Release
+from ml.store.release import Release
 from ml.surfaces.spec import Surface
 
 TOLERANCE = 0.001

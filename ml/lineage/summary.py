@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from ml.settings import Settings
 from ml.store.artifacts import ArtifactStore
-from ml.store.releases import CARD, Release, ReleaseStore
+from ml.store.release import CARD, Release
+from ml.store.releases import ReleaseStore
 
 if TYPE_CHECKING:
     from ml.evaluation.evaluate import Evaluation

@@ -6,14 +6,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ml.code import git_commit
 from ml.features import project_hash
 from ml.lake import ALIAS, Lake
 from ml.landing.ledger import LEDGER
-from ml.pipeline import git_commit
 from ml.settings import Settings
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.manifest import DayContent, Manifest
-from ml.store.releases import MODEL, SCHEMA, Release, ReleaseStore
+from ml.store.release import MODEL, SCHEMA, Release
+from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import Surface, load_surfaces
 
 _TEMPLATE = Path(__file__).with_name("lineage.html.j2")

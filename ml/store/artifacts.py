@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml.store.files import Bucket, open_files, sha256_bytes, sha256_file
+from ml.store.files import Bucket, sha256_bytes, sha256_file
+from ml.store.open import open_files
 from ml.store.sealed import DamagedError, digest, seal, unseal
 
 RECORD = "artifact.json"

@@ -80,15 +80,6 @@ class FileStore(ABC):
         """Remove what killed writers left behind more than a day ago."""
 
 
-def open_files(root: Path | Bucket) -> FileStore:
-    """Return the files below a local folder or in a bucket."""
-    if isinstance(root, Path):
-        return Files(root)
-    from ml.store.objects import ObjectFiles
-
-    return ObjectFiles(root)
-
-
 def check_key(key: str) -> str:
     """Return ``key``.
 

@@ -12,8 +12,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from ml.store.files import Bucket, open_files
+from ml.store.files import Bucket
 from ml.store.manifest import Record
+from ml.store.open import open_files
 from ml.store.sealed import DamagedError, digest, seal, unseal
 
 FOLDER = "verdicts"

@@ -1,14 +1,12 @@
 """What a study varies: worlds, seeds and variants. All of a trial that matters for its result is in its digest."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ml.documents import digest, load_yaml
+from ml.documents import load_yaml
 from ml.settings import PROJECT_ROOT
 from ml.surfaces.spec import ON_TASKS, Surface, Technique
 
@@ -371,15 +369,6 @@ def named_entry(path: Path, what: str, name: str) -> dict[str, Any]:
     if name not in entries:
         raise ValueError(f"no {what} {name!r}; there are {sorted(entries)}")
     return entries[name]
-
-
-def code_hash(places: Sequence[str]) -> str:
-    """Return a hash of source files, given as files and folders of the project."""
-    files: list[Path] = []
-    for place in places:
-        path = PROJECT_ROOT / place
-        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return digest([[str(f.relative_to(PROJECT_ROOT)), hashlib.sha256(f.read_bytes()).hexdigest()] for f in files])
 
 
 def surfaces_dir(world: World) -> Path | None:

@@ -13,7 +13,8 @@ from queue import Empty, Queue
 from typing import Any
 
 from ml.cluster import ClusterError, connected
-from ml.study.design import World, code_hash
+from ml.code import code_hash
+from ml.study.design import World
 
 _POLL_S = 0.5
 _NODES_LOST = 3

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from scipy.special import expit
 
+from ml.code import code_hash
 from ml.documents import digest
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import UserWeights
@@ -20,7 +21,7 @@ from ml.settings import Settings
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import NO_TECHNIQUE, fit, shuffle_soft_labels
-from ml.study.design import Labels, Trial, Variant, code_hash
+from ml.study.design import Labels, Trial, Variant
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 

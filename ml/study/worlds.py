@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ml.code import code_hash
 from ml.documents import digest, load_yaml
 from ml.features import Stage, build_arguments, build_ranges, project_hash, run_dbt
 from ml.lake import Lake
@@ -20,7 +21,7 @@ from ml.landing.kuairand import log_days
 from ml.landing.load import load_days
 from ml.settings import Settings
 from ml.simulator.presets import load_preset
-from ml.study.design import KUAIRAND, OWN_TEACHER, TeacherVariant, World, code_hash, surfaces_dir
+from ml.study.design import KUAIRAND, OWN_TEACHER, TeacherVariant, World, surfaces_dir
 from ml.study.sources import write_raw_files
 from ml.surfaces.spec import load_surfaces, teacher_end
 from ml.teacher.contract import Contract, load_contract, teacher_contract, write_contract

@@ -16,6 +16,9 @@ from ml.documents import digest, load_yaml
 from ml.settings import Settings
 from ml.surfaces.expression import parse
 
+Role = Literal["control", "student"]
+"""The two rankers of a partition: trained without and with soft labels."""
+
 
 class SpecError(ValueError):
     """A surface file that cannot be used; the message names the file and the key."""

@@ -27,7 +27,8 @@ from ml.progress import Progress, Step, silent
 from ml.settings import Settings
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract
-from ml.teacher.scoring import KEY, Scorer, on_threads, scorer
+from ml.teacher.scorers import scorer
+from ml.teacher.scoring import KEY, Scorer, on_threads
 
 if TYPE_CHECKING:
     from ml.teacher.runtime import TeacherModel

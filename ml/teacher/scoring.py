@@ -1,16 +1,14 @@
-"""Scoring streamed batches in order: by threads of this process, or on the nodes of a Ray cluster."""
+"""Scoring streamed batches in order, by threads of this process."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from ml.settings import Settings
 from ml.teacher.columns import InputColumns
 
 if TYPE_CHECKING:
@@ -73,24 +71,6 @@ def in_order(
     while running:
         key, task = running.popleft()
         yield key, result(task)
-
-
-@contextmanager
-def scorer(settings: Settings, model: "TeacherModel", columns: InputColumns) -> Iterator[Scorer]:
-    """Yield what scores: Ray's nodes where the settings name a cluster, otherwise threads.
-
-    A teacher behind an endpoint is asked from here all the same: what it can bear is the endpoint's affair.
-
-    Raises:
-        ClusterError: The cluster cannot be used.
-    """
-    if settings.ray_address and model.contract.model:
-        from ml.teacher.nodes import on_nodes
-
-        with on_nodes(settings.ray_address, model.contract, columns) as found:
-            yield found
-    else:
-        yield on_threads(model, columns, settings.threads)
 
 
 def on_threads(model: "TeacherModel", columns: InputColumns, threads: int) -> Scorer:

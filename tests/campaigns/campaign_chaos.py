@@ -33,7 +33,8 @@ from deploy.launcher import WatchedRunLauncher
 from ml.lake import Lake
 from ml.landing.ledger import totals
 from ml.settings import PROJECT_ROOT, Settings
-from ml.store.releases import MODEL, ReleaseStore
+from ml.store.release import MODEL
+from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 from tests.campaigns.instance import (
     PATIENCE_S,

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from checks.gate import judge
-from ml.pipeline import evaluate_models, export_candidate, find, read_evaluation, train_model
 from ml.settings import PROJECT_ROOT, Settings
+from ml.stages.artifacts import find
+from ml.stages.candidate import export_candidate
+from ml.stages.evaluation import evaluate_models, read_evaluation
+from ml.stages.training import train_model
 from ml.store.verdicts import Outcome
 from ml.surfaces.spec import load_surfaces
 

@@ -193,7 +193,11 @@ def toolbox() -> SimpleNamespace:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     import torch
 
-    from ml.pipeline import evaluate_models, export_candidate, find, make_training_set, train_model
+    from ml.stages.artifacts import find
+    from ml.stages.candidate import export_candidate
+    from ml.stages.evaluation import evaluate_models
+    from ml.stages.training import train_model
+    from ml.stages.training_set import make_training_set
 
     torch.set_num_threads(1)
     settings, surface = make_home(tmp_path_factory.mktemp("gate") / "home")

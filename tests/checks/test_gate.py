@@ -13,13 +13,15 @@ from checks.names import GUARDS
 from ml.evaluation.evaluate import Evaluation
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.manifest import Manifest
-from ml.store.releases import PromotionRefused, Refusal, ReleaseStore
+from ml.store.promotion import Proposal
+from ml.store.refusals import PromotionRefused, Refusal
+from ml.store.releases import ReleaseStore
 from ml.store.verdicts import Outcome, Verdict
 
 
 @pytest.fixture
 def evaluation(world) -> Evaluation:
-    from ml.pipeline import read_evaluation
+    from ml.stages.evaluation import read_evaluation
 
     return read_evaluation(world.settings, world.surface, world.partition)
 
@@ -65,12 +67,14 @@ def test_a_sound_candidate_passes_is_promoted_and_its_verdict_is_complete(world,
     assert all(c.threshold and c.value is not None for n in (1, 2, 5, 7, 10) for c in verdict.guard(n).checks)
     pointer = store.promote(
         "tiny",
-        world.candidate,
-        store.verdict_key(world.surface, world.candidate),
-        partition=world.partition,
-        by="test",
-        reason="first",
-        evaluation=json.loads(evaluation.to_json()),
+        Proposal(
+            world.candidate,
+            store.verdict_key(world.surface, world.candidate),
+            world.partition,
+            "test",
+            "first",
+            evaluation=json.loads(evaluation.to_json()),
+        ),
     )
     assert store.champion("tiny").release.id == pointer.release
 
@@ -205,7 +209,7 @@ def test_quality_below_its_bounds_fails(world, evaluation, store, reference, val
     assert _failed(verdict, 3) == {check}
     with pytest.raises(PromotionRefused) as refused:
         key = store.verdict_key(world.surface, world.candidate)
-        store.promote("tiny", world.candidate, key, partition=world.partition, by="t", reason="r")
+        store.promote("tiny", Proposal(world.candidate, key, world.partition, "t", "r"))
     assert refused.value.code is Refusal.VERDICT_FAILED
 
 
@@ -285,7 +289,7 @@ def test_slow_decay_is_bounded_by_a_cumulative_margin_against_the_reference(worl
 
 
 def test_a_confirmed_release_that_no_longer_serves_is_scored_and_must_have_been(world, evaluation, tmp_path) -> None:
-    from ml.pipeline import _released_models
+    from ml.stages.evaluation import _released_models
     from ml.store.verdicts import Override
 
     settings = world.settings.model_copy(update={"home": tmp_path})
@@ -306,7 +310,7 @@ def test_a_confirmed_release_that_no_longer_serves_is_scored_and_must_have_been(
 def _promoted(world, evaluation, store, candidate, override=None) -> str:
     _judge(world, evaluation, store, candidate=candidate)
     key = store.verdict_key(world.surface, candidate)
-    pointer = store.promote("tiny", candidate, key, partition=world.partition, by="t", reason="r", override=override)
+    pointer = store.promote("tiny", Proposal(candidate, key, world.partition, "t", "r"), override=override)
     return pointer.release
 
 
@@ -396,7 +400,7 @@ def test_a_graph_that_computes_something_else_than_the_checkpoint_fails(world, t
     from ml.gate.data import example_rows
     from ml.gate.model import measure_parity
     from ml.lake import Lake
-    from ml.pipeline import artifact_name
+    from ml.stages.artifacts import artifact_name
 
     def shift(graph: Any) -> None:
         for tensor in graph.initializer:
@@ -437,7 +441,7 @@ def test_against_a_champion_the_evaluation_must_have_scored_it(world, evaluation
     verdict = _judge(world, evaluation, store)
     assert verdict.decision == "pass"
     key = store.verdict_key(world.surface, world.candidate)
-    pointer = store.promote("tiny", world.candidate, key, partition=world.partition, by="t", reason="r")
+    pointer = store.promote("tiny", Proposal(world.candidate, key, world.partition, "t", "r"))
     again = _variant(world, store, seed=5)
     verdict = _judge(world, evaluation, store, candidate=again)
     assert verdict.key.champion == pointer.release

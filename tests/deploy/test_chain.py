@@ -11,7 +11,8 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from ml.lake import Lake
 from ml.settings import Settings
-from ml.store.releases import PromotionRefused, Refusal, ReleaseStore
+from ml.store.refusals import PromotionRefused, Refusal
+from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import Surface, load_surfaces
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,7 +174,7 @@ def test_release_materialized_alone_after_a_failed_check_is_refused(settings: Se
 
     from deploy.automation.jobs import release_chain
     from deploy.definitions import build_definitions
-    from ml.pipeline import promote_candidate
+    from ml.stages.release import promote_candidate
 
     (tmp_path / "homepage.yaml").write_text(
         f"extends: {ROOT}/tests/surfaces/homepage.yaml\ngate: {{quality: {{ctr: {{min: 0.999}}}}}}\n"

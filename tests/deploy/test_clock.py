@@ -12,7 +12,8 @@ import pytest
 
 from ml.landing.readiness import missing, table_folder
 from ml.settings import PROJECT_ROOT, Settings
-from ml.store.releases import MODEL, ReleaseStore
+from ml.store.release import MODEL
+from ml.store.releases import ReleaseStore
 from tests.campaigns.instance import tables
 from tests.conftest import home_environment
 

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 
 from deploy.serving.variants import serving_variants
-from ml.experiment.analysis import effects, where
 from ml.experiment.design import Design
 from ml.experiment.live import LiveWorld
-from ml.experiment.run import USER_DAYS_TABLE, NotRun, experiment_rows, plan
-from ml.experiment.traffic import METRICS
+from ml.experiment.run import NotRun, experiment_rows, plan
 from ml.experiment.variants import Variant, VariantStore
+from ml.experiments.analysis import effects, where
+from ml.experiments.user_days import METRICS, USER_DAYS_TABLE
 from ml.lake import Lake
 from ml.serving.snapshot import current_snapshot
 from ml.settings import PROJECT_ROOT, Settings

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from assets.experiment import build_experiment
-from ml.experiment.landed import landed_table
+from ml.experiments.landed import landed_table
 from ml.lake import Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface, load_surfaces

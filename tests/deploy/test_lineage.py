@@ -11,7 +11,8 @@ from ml.lake import Lake
 from ml.lineage.reproduce import NotReproducible, reproduce
 from ml.lineage.trace import as_page, difference, find_release, trace
 from ml.settings import Settings
-from ml.store.releases import Release, ReleaseStore
+from ml.store.release import Release
+from ml.store.releases import ReleaseStore
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,8 @@ import pytest
 from benchmarks.process import free_port
 from ml.lake import ALIAS, Lake, attach_path
 from ml.settings import Settings
-from ml.store.releases import MODEL, ReleaseStore
+from ml.store.release import MODEL
+from ml.store.releases import ReleaseStore
 from tests.campaigns.instance import answers, process, tables
 from tests.campaigns.instance import service as command_of
 from tests.conftest import home_environment, run_crossfade

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ml.documents import parse_yaml
-from ml.pipeline import read_evaluation
 from ml.settings import Settings
-from ml.store.releases import Release, ReleaseStore
+from ml.stages.evaluation import read_evaluation
+from ml.store.release import Release
+from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surface, load_surfaces
 from tests.conftest import ROOT, home_environment
 

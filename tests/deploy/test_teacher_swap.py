@@ -16,8 +16,9 @@ from deploy.definitions import build_definitions
 from ml.lake import Lake
 from ml.lineage.reproduce import reproduce
 from ml.lineage.trace import find_release
-from ml.pipeline import find, read_training_set
 from ml.settings import Settings
+from ml.stages.artifacts import find
+from ml.stages.training_set import read_training_set
 from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import teacher_contract

@@ -20,9 +20,10 @@ import pytest
 
 from benchmarks.process import free_port
 from ml.lake import Lake
-from ml.pipeline import read_evaluation
 from ml.settings import Settings
-from ml.store.releases import Release, ReleaseStore
+from ml.stages.evaluation import read_evaluation
+from ml.store.release import Release
+from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 
 pytestmark = pytest.mark.early

@@ -17,11 +17,13 @@ from checks.names import GUARDS
 from deploy.automation.jobs import release_chain
 from deploy.definitions import build_definitions
 from ml.lake import Lake
-from ml.pipeline import artifact_name, find
 from ml.settings import Settings
+from ml.stages.artifacts import artifact_name, find
 from ml.store.artifacts import Artifact, ArtifactStore
+from ml.store.champions import Pointer
 from ml.store.manifest import Manifest
-from ml.store.releases import MANIFEST, Pointer, ReleaseStore
+from ml.store.release import MANIFEST
+from ml.store.releases import ReleaseStore
 from ml.store.verdicts import Outcome, Verdict
 from ml.surfaces.spec import Surface
 

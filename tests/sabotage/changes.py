@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from ml.lake import Lake
 from ml.store.files import sha256_bytes
-from ml.store.releases import MANIFEST, MODEL, SCHEMA
+from ml.store.release import MANIFEST, MODEL, SCHEMA
 
 EXAMPLES, LABELS, PREDICTIONS = (
     "lake.features.examples_homepage",
@@ -295,7 +295,7 @@ def training_set(edit: Callable[[Any], dict[str, Any]]) -> Change:
     """Tell other days or rows in the training set's record."""
 
     def change(bench: Any) -> None:
-        from ml.pipeline import read_training_set
+        from ml.stages.training_set import read_training_set
 
         made = read_training_set(bench.settings, bench.surface, bench.partition)
         edited = made.model_copy(update=edit(made))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.store.releases import Pointer
+from ml.store.champions import Pointer
 from ml.surfaces.spec import load_surfaces
 from tests.sabotage.bench import Bench, Case, settings_of
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ml.pipeline import promote_candidate
-from ml.store.releases import MANIFEST, MODEL, SCHEMA, PromotionRefused, Refusal
+from ml.stages.release import promote_candidate
+from ml.store.promotion import Proposal
+from ml.store.refusals import PromotionRefused, Refusal
+from ml.store.release import MANIFEST, MODEL, SCHEMA
 from ml.store.sealed import DamagedError, seal
 from ml.store.verdicts import Guard, Outcome, Override, decide
 from tests.sabotage import changes
@@ -188,7 +190,7 @@ def test_sabotage_by_two_promotions_at_once_moves_the_champion_once(healthy: Ben
         candidate = candidates[place % 2]
         try:
             key = bench.store.verdict_key(bench.surface, candidate)
-            bench.store.promote("homepage", candidate, key, partition=bench.partition, by=str(place), reason="race")
+            bench.store.promote("homepage", Proposal(candidate, key, bench.partition, str(place), "race"))
         except PromotionRefused as error:
             return error.code.value
         return "promoted"

@@ -18,9 +18,11 @@ from ml.lake import Lake
 from ml.serving.snapshot import current_snapshot, publish
 from ml.settings import Settings
 from ml.store.artifacts import Artifact, ArtifactStore
+from ml.store.champions import Pointer
 from ml.store.files import sha256_bytes
 from ml.store.manifest import DayContent, Manifest
-from ml.store.releases import Pointer, ReleaseStore
+from ml.store.promotion import Proposal
+from ml.store.releases import ReleaseStore
 from ml.store.verdicts import Guard, Outcome, Verdict, VerdictKey, now
 from ml.surfaces.spec import Surface, load_surfaces
 
@@ -186,14 +188,12 @@ class Home:
 
     def promote(self, surface: str, number: int, **content: bytes) -> Pointer:
         """Make release ``number`` the champion: candidate, verdict, promotion."""
-        candidate, key, partition = self.judged(surface, number, **content)
-        return self.store.promote(surface, candidate, key, partition=partition, by="test", reason="test")
+        return self.store.promote(surface, Proposal(*self.judged(surface, number, **content), "test", "test"))
 
     def challenge(self, surface: str, number: int, *, mode: str, share: float, **content: bytes) -> Pointer:
         """Serve release ``number`` beside the champion."""
-        candidate, key, partition = self.judged(surface, number, **content)
-        told = {"partition": partition, "by": "test", "reason": "test"}
-        return self.store.challenge(surface, candidate, key, mode=mode, share=share, **told)
+        proposal = Proposal(*self.judged(surface, number, **content), "test", "test")
+        return self.store.challenge(surface, proposal, mode=mode, share=share)
 
     def judged(self, surface: str, number: int, **content: bytes) -> tuple[Artifact, VerdictKey, date]:
         """Return candidate ``number`` with a verdict that lets it pass, the verdict's key, and its day."""

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from ml.evaluation.over_worlds import over_worlds
-from ml.experiment.analysis import Effect, effects, effects_by_day
 from ml.experiment.design import Design, load_design
 from ml.experiment.report import is_same_traffic
+from ml.experiments.analysis import Effect, effects, effects_by_day
 
 DAYS = (date(2026, 1, 1), date(2026, 1, 2))
 

@@ -6,10 +6,9 @@ import pyarrow as pa
 import pytest
 
 from ml.experiment.design import Design, load_design
-from ml.experiment.live import USER_DAYS_SCHEMA
 from ml.experiment.report import write_report
 from ml.experiment.run import NotRun
-from ml.experiment.traffic import METRICS
+from ml.experiments.user_days import METRICS, USER_DAYS_SCHEMA
 from ml.settings import Settings
 
 

@@ -4,7 +4,8 @@ from datetime import date
 import numpy as np
 import pytest
 
-from ml.experiment.traffic import HISTORY, METRICS, Requests, draw_requests, mean_trail_s, outcomes
+from ml.experiment.traffic import HISTORY, Requests, draw_requests, mean_trail_s, outcomes
+from ml.experiments.user_days import METRICS
 from ml.simulator.state import State
 from ml.simulator.tables import OUTCOMES
 from ml.simulator.truth import MAX_TRAIL_S, SHELVES, TRAIL_NOISE

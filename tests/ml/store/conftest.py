@@ -14,8 +14,10 @@ from ml.settings import PROJECT_ROOT
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.files import Bucket, sha256_bytes
 from ml.store.manifest import DayContent, Manifest
-from ml.store.releases import Champion, ReleaseStore
-from ml.store.triton import served_version
+from ml.store.promotion import Proposal
+from ml.store.release import Champion
+from ml.store.releases import ReleaseStore
+from ml.store.repository import served_version
 from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface, load_surface
 
@@ -100,9 +102,9 @@ class Shop:
 
     def promote(self, candidate: Artifact, key: VerdictKey | None = None, **options: Any):
         arguments = {"partition": self.partition(candidate), "by": "test", "reason": "because"} | options
-        return self.store.promote(
-            self.surface.name, candidate, key or self.store.verdict_key(self.surface, candidate), **arguments
-        )
+        override = arguments.pop("override", None)
+        key = key or self.store.verdict_key(self.surface, candidate)
+        return self.store.promote(self.surface.name, Proposal(candidate, key, **arguments), override=override)
 
     def release(self, day: int):
         candidate = self.candidate(day)

@@ -2,14 +2,16 @@
 
 import pytest
 
-from ml.store.releases import PromotionRefused, Refusal
+from ml.store import releases
+from ml.store.promotion import Proposal
+from ml.store.refusals import PromotionRefused, Refusal
 from ml.store.verdicts import Outcome
 
 
 def challenge(shop, candidate, mode="canary", share=0.1, **options):
     key = shop.store.verdict_key(shop.surface, candidate)
     arguments = {"partition": shop.partition(candidate), "by": "test", "reason": "because"} | options
-    return shop.store.challenge("homepage", candidate, key, mode=mode, share=share, **arguments)
+    return shop.store.challenge("homepage", Proposal(candidate, key, **arguments), mode=mode, share=share)
 
 
 def judged(shop, day: int, outcome: Outcome = Outcome.PASS):
@@ -86,15 +88,15 @@ def test_a_champion_that_moves_meanwhile_gets_no_challenger_that_was_judged_agai
     store, other = shop.store, judged(shop, 1)
     candidate = judged(shop, 2)
     key = store.verdict_key(shop.surface, candidate)
-    publish = store._publish
+    publish = releases.publish
 
     def slow(*arguments):
         shop.promote(other)
         return publish(*arguments)
 
-    monkeypatch.setattr(store, "_publish", slow)
+    monkeypatch.setattr(releases, "publish", slow)
     with pytest.raises(PromotionRefused) as refused:
-        told = {"partition": shop.partition(candidate), "by": "test", "reason": "because"}
-        store.challenge("homepage", candidate, key, mode="canary", share=0.1, **told)
+        proposal = Proposal(candidate, key, shop.partition(candidate), "test", "because")
+        store.challenge("homepage", proposal, mode="canary", share=0.1)
     assert refused.value.code is Refusal.SUPERSEDED
     assert shop.store.pointer("homepage").challenger is None

@@ -12,7 +12,8 @@ from datetime import date
 
 import pytest
 
-from ml.store.releases import Pointer, PromotionRefused, Refusal
+from ml.store.champions import Pointer
+from ml.store.refusals import PromotionRefused, Refusal
 from tests.ml.store.conftest import opens_valid, synced
 
 FIRST = date(2026, 2, 1)

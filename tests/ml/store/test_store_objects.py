@@ -15,11 +15,13 @@ from obstore.store import from_url
 
 from deploy.serving.run import serving
 from ml.settings import PROJECT_ROOT
-from ml.store.files import MAX_AGE_S, Bucket, FileStore, open_files, sha256_bytes
+from ml.store.files import MAX_AGE_S, Bucket, FileStore, sha256_bytes
 from ml.store.objects import ObjectFiles
-from ml.store.releases import PromotionRefused, Refusal, ReleaseStore
+from ml.store.open import open_files
+from ml.store.refusals import PromotionRefused, Refusal
+from ml.store.releases import ReleaseStore
+from ml.store.repository import served_version
 from ml.store.sealed import DamagedError
-from ml.store.triton import served_version
 from ml.surfaces.spec import load_surface
 from tests.deploy.serving.tiny_home import Home, rank_body, tiny_settings
 from tests.ml.store.conftest import Shop, opens_valid, synced

@@ -4,9 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from ml.store.releases import PromotionRefused, Refusal
+from ml.store import releases
+from ml.store.promotion import Proposal
+from ml.store.refusals import PromotionRefused, Refusal
+from ml.store.repository import served_version
 from ml.store.sealed import DamagedError
-from ml.store.triton import served_version
 from ml.store.verdicts import Outcome, Override
 
 SIGNED = Override(by="Ada", reason="the outage costs more")
@@ -258,21 +260,15 @@ def test_a_note_between_reading_and_writing_does_not_stop_a_promotion(shop, monk
     candidate = shop.candidate(1)
     shop.judge(candidate)
     store = shop.store
-    publish = store._publish
+    publish = releases.publish
 
     def publish_while_confirmed(*arguments):
         shop.store.confirm("homepage", by="Ada", reason="looks right")
         return publish(*arguments)
 
-    monkeypatch.setattr(store, "_publish", publish_while_confirmed)
-    pointer = store.promote(
-        "homepage",
-        candidate,
-        store.verdict_key(shop.surface, candidate),
-        partition=shop.partition(candidate),
-        by="test",
-        reason="r",
-    )
+    monkeypatch.setattr(releases, "publish", publish_while_confirmed)
+    key = store.verdict_key(shop.surface, candidate)
+    pointer = store.promote("homepage", Proposal(candidate, key, shop.partition(candidate), "test", "r"))
     assert (pointer.number, pointer.version) == (3, 2)
     assert store.history("homepage")[-1] == pointer
 

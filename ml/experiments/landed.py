@@ -7,9 +7,8 @@ from datetime import date
 
 import pyarrow as pa
 
-from ml.experiment.analysis import Effect, effects, effects_by_day, where
-from ml.experiment.run import USER_DAYS_TABLE
-from ml.experiment.traffic import METRICS, NEW_RELEASE_DAYS
+from ml.experiments.analysis import Effect, effects, effects_by_day, where
+from ml.experiments.user_days import METRICS, NEW_RELEASE_DAYS, USER_DAYS_TABLE
 from ml.lake import ALIAS, FEATURES, ML, Lake
 from ml.surfaces.spec import Surface
 
@@ -83,7 +82,7 @@ def analyse(lake: Lake, surface: Surface, days: Sequence[date]) -> Analysed:
         days: Days whose landed exposures count.
     """
     from ml.evaluation.plots import data_uri
-    from ml.experiment.plots import days_plot
+    from ml.experiments.plots import days_plot
 
     rows = {LANDED: record_landed(lake, surface, days), **_live(lake, surface)}
     numbers: dict[str, float] = {f"{LANDED}_users": float(len(rows[LANDED]["user_id"].unique()))}

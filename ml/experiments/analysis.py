@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from ml.evaluation.bootstrap import Linear, UserWeights
 from ml.evaluation.over_worlds import Pooled, over_worlds
-from ml.experiment.traffic import METRICS
+from ml.experiments.user_days import METRICS
 
 REPLICATES = 400
 

@@ -5,8 +5,8 @@ from datetime import date
 
 import numpy as np
 
-from ml.experiment.analysis import Effect
-from ml.experiment.traffic import METRICS
+from ml.experiments.analysis import Effect
+from ml.experiments.user_days import METRICS
 
 COLOURS = {"split": "#0072B2", "paired": "#D55E00"}
 LABELS = {"engagement": "engagement", "discovery": "discovery", "new_releases": "new releases"}

@@ -1,0 +1,109 @@
+"""The candidate of a partition: exported to ONNX, with a manifest that names all that it was made of."""
+
+import importlib.metadata
+import json
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from ml.code import git_commit
+from ml.evaluation.evaluate import choose_candidate
+from ml.export.onnx import export_ranker, inspect
+from ml.export.schema import feature_schema
+from ml.export.triton import config_pbtxt
+from ml.features import project_hash
+from ml.lake import Lake
+from ml.settings import Settings
+from ml.stages.artifacts import artifact_name, find
+from ml.stages.evaluation import read_evaluation
+from ml.stages.training import load_ranker
+from ml.stages.training_set import read_training_set
+from ml.store.artifacts import ArtifactStore
+from ml.store.files import sha256_bytes, sha256_file
+from ml.store.manifest import Manifest, examples_content, soft_label_content
+from ml.surfaces.spec import Role, Surface
+from ml.teacher.contract import teacher_contract
+
+LIBRARIES = ("dagster", "dbt-core", "duckdb", "numpy", "onnx", "onnxruntime", "pyarrow", "safetensors", "torch")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A candidate in the store."""
+
+    path: Path
+    digest: str
+    kind: Role
+    bytes: int
+    parameters: int
+    operators: dict[str, int]
+    manifest: dict[str, Any]
+
+
+def export_candidate(settings: Settings, surface: Surface, partition: date, *, run_id: str | None = None) -> Exported:
+    """Export the student, or the control where it is better by interval, as the candidate of a partition."""
+    kind = choose_candidate(read_evaluation(settings, surface, partition), surface)
+    checkpoint = find(settings, surface, kind, partition)
+    ranker, meta = load_ranker(checkpoint)
+    with tempfile.TemporaryDirectory() as scratch:
+        model = Path(scratch) / "model.onnx"
+        export_ranker(ranker, model)
+        found = inspect(model)
+        schema = (json.dumps(feature_schema(surface), indent=1) + "\n").encode()
+        manifest = Manifest(
+            **_learnt_from(settings, surface, partition),
+            kind=kind,
+            technique=meta["technique"],
+            seed=int(meta["seed"]),
+            parameters=int(meta["parameters"]["serving"]),
+            checkpoint_sha256=checkpoint.digest,
+            onnx_sha256=sha256_file(model),
+            feature_schema_hash=sha256_bytes(schema),
+            spec_digest=surface.digest,
+            gate_digest=surface.gate.digest,
+            dbt_manifest_hash=project_hash(),
+            git_commit=git_commit(),
+            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+            run_ids={"onnx": run_id} if run_id else {},
+        )
+        artifact = ArtifactStore(settings.artifacts_dir).put(
+            artifact_name(surface, "onnx"),
+            partition.isoformat(),
+            {
+                "model.onnx": model,
+                "schema.json": schema,
+                "manifest.json": manifest.to_bytes(),
+                "config.pbtxt": config_pbtxt(surface.name, model, surface.gate.onnx.max_batch).encode(),
+            },
+            {"run_id": run_id},
+        )
+    return Exported(
+        path=artifact.path,
+        digest=artifact.digest,
+        kind=kind,
+        bytes=(artifact.path / "model.onnx").stat().st_size,
+        parameters=manifest.parameters,
+        operators=dict(found["operators"]),
+        manifest=manifest.model_dump(mode="json"),
+    )
+
+
+def _learnt_from(settings: Settings, surface: Surface, partition: date) -> dict[str, Any]:
+    """Return the manifest's fields about rows and teacher, derived again from the snapshot of the training set."""
+    training_set = read_training_set(settings, surface, partition)
+    days = (*training_set.train_days, *training_set.eval_days)
+    with Lake(settings, snapshot=training_set.snapshot) as lake:
+        return {
+            "surface": surface.name,
+            "partition": partition,
+            "snapshot": training_set.snapshot,
+            "train_days": training_set.train_days,
+            "eval_days": training_set.eval_days,
+            "examples": examples_content(lake, surface.name, days),
+            "soft_labels": soft_label_content(
+                lake, surface.name, days, training_set.teacher_version, training_set.contract_hash
+            ),
+            "teacher": teacher_contract(settings).reference(),
+        }

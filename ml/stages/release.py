@@ -1,0 +1,85 @@
+"""Promotion of a candidate: as the champion, or beside it."""
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+from ml.settings import Settings
+from ml.stages.artifacts import find
+from ml.store.promotion import Proposal
+from ml.store.releases import ReleaseStore
+from ml.store.verdicts import Override
+from ml.surfaces.spec import Surface
+
+
+@dataclass(frozen=True)
+class Released:
+    """The champion after a promotion."""
+
+    id: str
+    path: Path
+    digest: str
+    previous: str | None
+
+
+def promote_candidate(
+    settings: Settings,
+    surface: Surface,
+    partition: date,
+    *,
+    by: str,
+    reason: str | None = None,
+    override: Override | None = None,
+) -> Released:
+    """Make the candidate of a partition the champion, if its verdict or a person's override allows it.
+
+    Raises:
+        PromotionRefused: With the reason; nothing was changed.
+    """
+    store = ReleaseStore(settings.artifacts_dir)
+    before = store.pointer(surface.name)
+    asked = _proposal(settings, surface, partition, store, by, reason)
+    pointer = store.promote(surface.name, asked, override=override)
+    release = store.release(surface.name, pointer.release)
+    return Released(release.id, release.path, pointer.onnx_sha256, before.release if before else None)
+
+
+def challenge_champion(
+    settings: Settings,
+    surface: Surface,
+    partition: date,
+    *,
+    mode: Literal["canary", "shadow"],
+    share: float,
+    by: str,
+    reason: str | None = None,
+) -> str:
+    """Serve the candidate of a partition beside the champion; return its release.
+
+    Raises:
+        PromotionRefused: The candidate would not be promoted; nothing was changed.
+    """
+    store = ReleaseStore(settings.artifacts_dir)
+    asked = _proposal(settings, surface, partition, store, by, reason)
+    challenger = store.challenge(surface.name, asked, mode=mode, share=share).challenger
+    assert challenger is not None
+    return challenger.release
+
+
+def _proposal(
+    settings: Settings, surface: Surface, partition: date, store: ReleaseStore, by: str, reason: str | None
+) -> Proposal:
+    """Return the candidate of a partition as the release store wants it."""
+    candidate = find(settings, surface, "onnx", partition)
+    evaluation = find(settings, surface, "evaluation", partition)
+    plots = [name for name in evaluation.files if name.endswith(".png")]
+    return Proposal(
+        candidate=candidate,
+        key=store.verdict_key(surface, candidate),
+        partition=partition,
+        by=by,
+        reason=reason or f"candidate of {partition}",
+        evaluation=evaluation.json("evaluation.json"),
+        plots={name.removesuffix(".png"): evaluation.read(name) for name in plots},
+    )

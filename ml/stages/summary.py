@@ -1,0 +1,54 @@
+"""What a demo says about a surface: rows, figures, verdict and release."""
+
+from datetime import date
+from typing import Any
+
+from ml.evaluation.report import surface_report
+from ml.lake import Lake
+from ml.settings import Settings
+from ml.stages.artifacts import find
+from ml.stages.evaluation import read_evaluation
+from ml.stages.training_set import read_training_set
+from ml.store.releases import ReleaseStore
+from ml.store.verdicts import VerdictStore
+from ml.students.dataset import TrainingSet
+from ml.surfaces.spec import Surface
+from ml.teacher.contract import teacher_contract
+
+
+def surface_summary(
+    lake: Lake, settings: Settings, surface: Surface, partition: date, teacher_parameters: int | None
+) -> dict[str, Any]:
+    """Return what demo.json says about a surface: rows, figures, verdict and release."""
+    training_set = read_training_set(settings, surface, partition)
+    contract = teacher_contract(settings)
+    candidate = find(settings, surface, "onnx", partition)
+    checkpoint = find(settings, surface, "student", partition).json("checkpoint.json")
+    verdicts = VerdictStore(settings.artifacts_dir).of_candidate(surface.name, candidate.digest)
+    pointer = ReleaseStore(settings.artifacts_dir).pointer(surface.name)
+    released = None
+    if pointer is not None and pointer.partition == partition:
+        released = ReleaseStore(settings.artifacts_dir).release(surface.name, pointer.release)
+    return surface_report(
+        read_evaluation(settings, surface, partition),
+        surface,
+        rows={"train": training_set.train_rows, "test": training_set.eval_rows},
+        defaulted_input_share=defaulted_share(lake, surface, training_set, len(contract.inputs)),
+        parameters={
+            "teacher": teacher_parameters,
+            "student": int(checkpoint["parameters"]["serving"]),
+        },
+        verdict={"decision": verdicts[-1].verdict.decision, "path": str(verdicts[-1].path)} if verdicts else None,
+        release={"id": released.id, "path": str(released.path)} if released else None,
+    )
+
+
+def defaulted_share(lake: Lake, surface: Surface, training_set: TrainingSet, inputs: int) -> float:
+    """Return the mean share of teacher inputs that took the contract's default, over the training set's days."""
+    days = [*training_set.train_days, *training_set.eval_days]
+    row = lake.connection.execute(
+        f"select avg(defaulted_inputs) from lake.ml.soft_labels_{surface.name} "
+        "where day between ? and ? and teacher_version = ? and contract_hash = ?",
+        [days[0], days[-1], training_set.teacher_version, training_set.contract_hash],
+    ).fetchone()
+    return float(row[0]) / inputs if row and row[0] is not None and inputs else 0.0

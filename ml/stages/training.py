@@ -1,0 +1,94 @@
+"""Control and student of a partition: trained into the store, and the control tuned."""
+
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from ml.progress import Progress, Step, silent
+from ml.settings import Settings
+from ml.stages.artifacts import artifact_name
+from ml.stages.training_set import read_training_set
+from ml.store.artifacts import Artifact, ArtifactStore
+from ml.students.checkpoint import META_FILE, WEIGHTS_FILE, load_checkpoint
+from ml.students.network import Ranker
+from ml.students.train import train
+from ml.students.tune import Trial, tune
+from ml.surfaces.spec import Role, Surface
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained ranker: its checkpoint in the store, and numbers to plot."""
+
+    path: Path
+    digest: str
+    metrics: dict[str, float]
+
+
+def train_model(
+    settings: Settings,
+    surface: Surface,
+    partition: date,
+    role: Role,
+    *,
+    seed: int,
+    run_id: str | None = None,
+    progress: Progress = silent,
+) -> Trained:
+    """Train control or student of a partition and store its checkpoint; a killed training goes on where it was."""
+    training_set = read_training_set(settings, surface, partition)
+    technique = "none" if role == "control" else surface.distillation.technique
+    folder = settings.home / "training" / surface.name / role / f"{partition}-{training_set.digest[:12]}-{seed}"
+    checkpoint = train(
+        settings,
+        training_set,
+        surface,
+        technique=technique,
+        seed=seed,
+        out_dir=folder,
+        progress=lambda done, total, loss: progress(
+            Step(f"{surface.name} {role}", done, total, note=f"loss {loss:.4f}")
+        ),
+    )
+    artifact = ArtifactStore(settings.artifacts_dir).put(
+        artifact_name(surface, role),
+        partition.isoformat(),
+        {"model.safetensors": folder / "model.safetensors", "checkpoint.json": folder / "meta.json"},
+        {"run_id": run_id, "seed": seed, "technique": technique},
+    )
+    metrics = {
+        "rows": float(checkpoint.meta["rows"]),
+        "steps": float(checkpoint.meta["steps"]),
+        "loss_tasks": float(checkpoint.meta["loss"]["hard"]),
+        "loss_distillation": float(checkpoint.meta["loss"]["soft"]),
+        "parameters": float(checkpoint.meta["parameters"]["serving"]),
+        "rows_per_second": float(checkpoint.timing["rows_per_second"]),
+        "seconds_fit": float(checkpoint.timing["fit"]),
+    }
+    return Trained(artifact.path, artifact.digest, metrics)
+
+
+def load_ranker(artifact: Artifact) -> tuple[Ranker, dict[str, Any]]:
+    """Return the ranker of a checkpoint artifact and what its JSON says."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / WEIGHTS_FILE).write_bytes(artifact.read("model.safetensors"))
+        (folder / META_FILE).write_bytes(artifact.read("checkpoint.json"))
+        return load_checkpoint(folder)
+
+
+def tune_control(
+    settings: Settings, surface: Surface, partition: date, *, trials: int, progress: Progress = silent
+) -> list[Trial]:
+    """Tune the control on the validation days of a partition; return the trials, best first."""
+    training_set = read_training_set(settings, surface, partition)
+    return tune(
+        settings,
+        training_set,
+        surface,
+        trials=trials,
+        seed=settings.seed,
+        progress=lambda done, total, _: progress(Step(f"tune {surface.name}", done, total)),
+    )

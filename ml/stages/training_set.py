@@ -1,0 +1,58 @@
+"""Which rows the students of a partition learn from and are judged on, and which partition is due."""
+
+from datetime import date, timedelta
+
+from ml.lake import Lake
+from ml.settings import Settings
+from ml.stages.artifacts import artifact_name, find
+from ml.store.artifacts import ArtifactStore
+from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set
+from ml.surfaces.spec import Surface
+from ml.teacher.contract import ContractError, teacher_contract
+
+
+def make_training_set(settings: Settings, surface: Surface, partition: date) -> TrainingSet:
+    """Fix which rows the students of a partition learn from and are judged on; return them."""
+    contract = teacher_contract(settings)
+    with Lake(settings) as lake:
+        made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
+    ArtifactStore(settings.artifacts_dir).put(
+        artifact_name(surface, "training_set"),
+        partition.isoformat(),
+        {"training_set.json": made.to_json().encode()},
+        {"surface_digest": surface.digest},
+    )
+    return made
+
+
+def read_training_set(settings: Settings, surface: Surface, partition: date) -> TrainingSet:
+    """Return the recorded ``TrainingSet`` of a partition."""
+    return TrainingSet.from_json(find(settings, surface, "training_set", partition).read("training_set.json").decode())
+
+
+def newest_partition(settings: Settings, surface: Surface) -> tuple[date | None, str]:
+    """Return the newest day that a student can be made of and was not, or None and why.
+
+    A partition D needs examples and soft labels of every day of its window, the last of which is D - 1.
+    """
+    try:
+        contract = teacher_contract(settings)
+    except (ContractError, FileNotFoundError) as error:
+        return None, f"no teacher yet: {error}"
+    with Lake(settings) as lake:
+        table = f"features.examples_{surface.name}"
+        if not lake.table_exists(table):
+            return None, f"{table} was not built yet"
+        (last,) = lake.connection.execute(f"select max(day) from lake.{table}").fetchone() or (None,)
+        if last is None:
+            return None, f"{table} is empty"
+        day = last + timedelta(days=1)
+        if settings.last_day is not None:
+            day = min(day, settings.last_day)
+        if ArtifactStore(settings.artifacts_dir).latest(artifact_name(surface, "onnx"), day.isoformat()) is not None:
+            return None, f"the candidate of {day} was made already"
+        try:
+            build_training_set(lake, surface, day, contract.version, contract.contract_hash, contract.tasks)
+        except TrainingSetError as error:
+            return None, str(error)
+    return day, ""
