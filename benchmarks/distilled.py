@@ -13,8 +13,8 @@ from pathlib import Path
 from ml.evaluation.bootstrap import CONFIDENCE
 from ml.export.onnx import export_ranker, inspect
 from ml.export.schema import feature_schema
-from ml.gate.probe import ROUNDS, ROWS, measure_serving
 from ml.pipeline import find, load_ranker
+from ml.serving.probe import ROUNDS, ROWS, measure_serving
 from ml.settings import Settings
 from ml.store.releases import MODEL, SCHEMA
 from ml.surfaces.spec import load_surfaces

@@ -2,8 +2,8 @@
 
 import pytest
 
+from ml.evaluation.outcome import Outcome
 from ml.store.releases import PromotionRefused, Refusal
-from ml.store.verdicts import Outcome
 
 
 def challenge(shop, candidate, mode="canary", share=0.1, **options):

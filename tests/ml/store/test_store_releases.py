@@ -4,10 +4,11 @@ from datetime import timedelta
 
 import pytest
 
+from ml.evaluation.outcome import Outcome
 from ml.store.releases import PromotionRefused, Refusal
 from ml.store.sealed import DamagedError
 from ml.store.triton import served_version
-from ml.store.verdicts import Outcome, Override
+from ml.store.verdicts import Override
 
 SIGNED = Override(by="Ada", reason="the outage costs more")
 
