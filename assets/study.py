@@ -6,9 +6,10 @@ import dagster as dg
 
 from assets.names import OWNER, STUDY_GROUP, TRAINING
 from assets.progress import ProgressResource
+from ml.documents import digest
 from ml.progress import Step
 from ml.settings import Settings
-from ml.study.design import DESIGNS_FILE, design_names, digest, load_design
+from ml.study.design import DESIGNS_FILE, design_names, load_design
 
 
 def build_study(designs: Path = DESIGNS_FILE) -> dg.AssetsDefinition:

@@ -76,9 +76,15 @@ class Settings(BaseSettings):
         default=None,
         pattern=r"^(auto|(ray://)?[^/:\s]+:\d+)$",
         description="Ray cluster that scores soft labels and takes the worlds of studies, in place of this process's "
-        "threads: auto, host:port from one of its nodes, or ray://host:port from elsewhere; needs the extra `ray`.",
+        "threads: auto, host:port from one of its nodes, or ray://host:port from elsewhere; docs/many_machines.md says "
+        "how to install Ray.",
     )
     memory_limit: str = Field(default="2GB", description="Memory that DuckDB may use before it spills to disk.")
+    build_rows: int = Field(
+        default=500_000,
+        ge=1,
+        description="Exposures and listens that one dbt call builds; a range of days with more is built in several.",
+    )
     automation: bool = Field(default=False, description="Sensors and schedules are on unless somebody turns them off.")
     sensor_seconds: int = Field(default=60, ge=1, description="Least seconds between two looks of a sensor.")
     release_cron: str = Field(default="0 5 * * *", description="When the schedule asks for a release of each surface.")

@@ -5,6 +5,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from checks import gx
+from checks.days import shown_days
 from checks.guard import Daily, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
 from ml.lake import ALIAS, FEATURES, Lake
@@ -28,9 +29,12 @@ def judge(subject: Subject) -> Found:
 
 def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:
     """Judge some days of the lake, as it is or at the snapshot that it shows."""
+    days, empty = shown_days(lake, surface, days)
+    if not days:
+        return empty
     measured = measure(lake, surface, days)
     compared = measure_features(lake, surface, days)
-    checks = gx.validate(_with_freshness(measured, days), suite(surface.gate.data, days))
+    checks = empty + gx.validate(_with_freshness(measured, days), suite(surface.gate.data, days))
     if compared is None:
         return [*checks, Check(name=UNLIKE_FEATURES, outcome=Outcome.WARN, detail=_NO_FEATURES)]
     return checks + gx.validate([{**row, "day": str(row["day"])} for row in compared], features_suite())
@@ -195,7 +199,8 @@ GUARD = Guard(
     number=1,
     name="data",
     means="Counts, keys, ranges, label rates and freshness of the examples, measured again at the recorded snapshot.",
-    to_do="a table changed after training: `examples_are_sound` names the day. Mend it and run the release job again.",
+    to_do="a table changed after training: `examples_are_sound` names the day. Mend it and run the release job again. "
+    "Days on which nothing was shown, and too few labels to tell a rate from chance, only warn.",
     judge=judge,
     daily=Daily(
         asset="examples",

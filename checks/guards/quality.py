@@ -124,6 +124,7 @@ GUARD = Guard(
     name="quality",
     means="Good enough by itself, better than popularity, not worse than the champion.",
     to_do="a candidate that is worse is rightly refused. If the champion changed since, materialize `evaluation` "
-    "again; if the interval is too wide, wait for the days that the reason names.",
+    "again; if the interval is too wide, wait for the days that the reason names. A warning promotes: see whether the "
+    "next candidate says the same.",
     judge=judge,
 )

@@ -100,6 +100,6 @@ GUARD = Guard(
     name="score_shift",
     means="Scores and rankings do not jump against the champion.",
     to_do="rankings would change at once for users: look for an input that jumped. If the change is wanted, a person "
-    "says so with `crossfade release override`.",
+    "says so with `crossfade release override`. Too few users to compare rankings only warn.",
     judge=judge,
 )

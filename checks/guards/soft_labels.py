@@ -5,6 +5,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from checks import gx
+from checks.days import shown_days
 from checks.guard import Daily, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
 from ml.lake import ALIAS, FEATURES, ML, Lake
@@ -30,9 +31,12 @@ def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check
     """Judge the pinned teacher's labels of some days of the lake, as it is or at the snapshot that it shows."""
     from ml.teacher.labels import rescore
 
+    days, empty = shown_days(lake, surface, days)
+    if not days:
+        return empty
     gate, contract = surface.gate.soft_labels, teacher_contract(lake.settings)
     measured = measure(lake, surface, days, contract)
-    checks = gx.validate([{**row, "day": str(row["day"])} for row in measured], suite(gate, days))
+    checks = empty + gx.validate([{**row, "day": str(row["day"])} for row in measured], suite(gate, days))
     try:
         difference = rescore(lake, lake.settings, surface.name, contract, days, gate.rescore_rows, lake.settings.seed)
     except ValueError as error:  # rows that cannot be scored again; the checks above say what is wrong with them

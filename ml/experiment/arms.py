@@ -8,11 +8,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml.documents import digest
 from ml.experiment.design import Design
 from ml.lake import Lake
 from ml.settings import Settings
 from ml.store.artifacts import ArtifactStore
-from ml.study.design import code_hash, digest
+from ml.study.design import code_hash
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import teacher_contract
 

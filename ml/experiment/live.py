@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from ml.documents import digest
 from ml.experiment.arms import Arm, Placement
 from ml.experiment.client import Client, ServerError
 from ml.experiment.design import Design
@@ -23,7 +24,7 @@ from ml.settings import Settings
 from ml.simulator.state import State
 from ml.simulator.write import world_of
 from ml.study.design import World as WorldSpec
-from ml.study.design import code_hash, digest
+from ml.study.design import code_hash
 from ml.surfaces.spec import Surface
 
 Serve = Callable[[Settings, Path, Collection[Arm]], AbstractContextManager[str]]

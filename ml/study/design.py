@@ -1,7 +1,6 @@
 """What a study varies: worlds, seeds and arms. Everything of a trial that matters for its result is in its digest."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml.documents import load_yaml
+from ml.documents import digest, load_yaml
 from ml.settings import PROJECT_ROOT
 from ml.surfaces.spec import ON_TASKS, Surface, Technique
 
@@ -357,11 +356,6 @@ def named_entry(path: Path, what: str, name: str) -> dict[str, Any]:
     if name not in entries:
         raise ValueError(f"no {what} {name!r}; there are {sorted(entries)}")
     return entries[name]
-
-
-def digest(value: object) -> str:
-    """Return a hash of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def code_hash(places: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from scipy.special import expit
 
+from ml.documents import digest
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import UserWeights
 from ml.evaluation.evaluate import ALL
@@ -19,7 +20,7 @@ from ml.settings import Settings
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import NO_TECHNIQUE, fit, shuffle_soft_labels
-from ml.study.design import Arm, Labels, Trial, code_hash, digest
+from ml.study.design import Arm, Labels, Trial, code_hash
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 

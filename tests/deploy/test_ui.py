@@ -68,7 +68,7 @@ def backfill(page: Page, picture: Callable[[str], None]) -> str:
     """The id of a backfill of two days that was launched from the graph."""
     page.goto("/asset-groups")
     expect(page.get_by_text("Global asset lineage")).to_be_visible()
-    for group in ("landing", "features", "teacher", "homepage", "radio", "study"):
+    for group in ("landing", "staging", "intermediate", "features", "teacher", "homepage", "radio", "study"):
         expect(page.get_by_text(group, exact=True).first).to_be_visible()
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
     picture("graph")
