@@ -13,7 +13,7 @@ from pathlib import Path
 from ml.evaluation.bootstrap import CONFIDENCE
 from ml.export.onnx import export_ranker, inspect
 from ml.export.schema import feature_schema
-from ml.gate.probe import ROUNDS, ROWS, measure_serving
+from ml.serving.probe import ROUNDS, ROWS, measure_serving
 from ml.settings import Settings
 from ml.stages.artifacts import find
 from ml.stages.training import load_ranker

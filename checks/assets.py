@@ -3,69 +3,47 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from math import isfinite
+from pathlib import Path
 
 import dagster as dg
 
 from assets.names import surface_key
 from assets.partitions import day_partitions, partition_days, student_partitions
-from checks.names import EXAMPLES_CHECK, GUARDS, SOFT_LABELS_CHECK, VERDICT_CHECK, guard_check
+from checks.gate import judge
+from checks.guard import Daily
+from checks.guards import GUARDS, check_thresholds
+from ml.evaluation.outcome import BLOCKING, SEVERITY, TOLD
 from ml.lake import Lake
 from ml.settings import Settings
-from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict
+from ml.store.verdicts import Check, GuardResult, StoredVerdict
 from ml.surfaces.spec import Surface
 
-_BLOCKS = (Outcome.FAIL, Outcome.INCONCLUSIVE)
+VERDICT_CHECK = "verdict"
 
 
 def build_checks(settings: Settings, surfaces: Mapping[str, Surface]) -> list[dg.AssetChecksDefinition]:
     """Return every check of every surface."""
     found: list[dg.AssetChecksDefinition] = []
     for surface in surfaces.values():
-        found += [_examples(settings, surface), _soft_labels(settings, surface), _gate(settings, surface)]
+        check_thresholds(surface)
+        found += [_daily(settings, surface, guard.number, guard.daily) for guard in GUARDS if guard.daily]
+        found.append(_gate(settings, surface))
     return found
 
 
-def _examples(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
+def _daily(settings: Settings, surface: Surface, number: int, daily: Daily) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=surface_key(surface.name, "examples"),
-        name=EXAMPLES_CHECK,
+        asset=surface_key(surface.name, daily.asset),
+        name=daily.name,
         blocking=True,
         partitions_def=day_partitions(settings),
-        description="Guard 1: every day has enough rows, unique keys, finite values, plausible label rates."
-        "\n\n**If it fails**: the reason names day, value and threshold; look at that day in the landing zone and its "
-        "quarantine, correct it, and run `base_tables_job` and `ranking_tables_job` for it. Nothing learns from it.",
+        description=f"Guard {number}: {daily.means}\n\n**If it fails**: {daily.to_do}",
     )
-    def examples_are_sound(
-        context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
-    ) -> dg.AssetCheckResult:
-        from checks.gate import check_examples
-
+    def of_a_day(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
         with Lake(settings) as lake:
-            return _result(check_examples(lake, surface, partition_days(context)))
+            return _result(daily.judge(lake, surface, partition_days(context)))
 
-    return examples_are_sound
-
-
-def _soft_labels(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=surface_key(surface.name, "soft_labels"),
-        name=SOFT_LABELS_CHECK,
-        blocking=True,
-        partitions_def=day_partitions(settings),
-        description="Guard 2: every example has one finite label of the pinned teacher; scoring again gives the same."
-        "\n\n**If it fails**: materialize the day again if coverage is low or scores are others; where more inputs are "
-        "defaulted, a column of `teacher_inputs` is empty: see `defaulted_inputs` of the asset.",
-    )
-    def soft_labels_are_sound(
-        context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
-    ) -> dg.AssetCheckResult:
-        from checks.gate import check_soft_labels
-        from ml.teacher.contract import teacher_contract
-
-        with Lake(settings) as lake:
-            return _result(check_soft_labels(lake, surface, partition_days(context), teacher_contract(settings)))
-
-    return soft_labels_are_sound
+    return of_a_day
 
 
 def _gate(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
@@ -75,7 +53,7 @@ def _gate(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
     def spec(name: str, description: str) -> dg.AssetCheckSpec:
         return dg.AssetCheckSpec(name, asset=key, blocking=True, description=description, partitions_def=partitions)
 
-    specs = [spec(guard_check(number), f"{_MEANING[number]}\n\n**If it fails**: {_CURE[number]}") for number in GUARDS]
+    specs = [spec(guard.check, f"{guard.means}\n\n**If it fails**: {guard.to_do}") for guard in GUARDS]
     decision = (
         "The gate's decision about exactly this candidate; promotion reads it again.\n\n**If it fails**: the champion "
         "goes on serving. The reason names each guard that failed; what to do stands there."
@@ -86,7 +64,6 @@ def _gate(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
     def gate(
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> Iterator[dg.AssetCheckResult]:
-        from checks.gate import judge
         from ml.stages.artifacts import find
         from ml.stages.evaluation import read_evaluation
 
@@ -101,15 +78,15 @@ def _gate(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
             )
             for day in days
         ]
-        for number in GUARDS:
-            yield _guard_result(key, [s.verdict.guard(number) for s in stored], stored)
+        for guard in GUARDS:
+            yield _guard_result(key, guard.check, [s.verdict.guard(guard.name) for s in stored], stored[-1].path)
         yield _verdict_result(key, days, stored)
 
     return gate
 
 
 def _result(checks: Sequence[Check]) -> dg.AssetCheckResult:
-    failed = [check for check in checks if check.outcome in _BLOCKS]
+    failed = [check for check in checks if check.outcome in BLOCKING]
     return dg.AssetCheckResult(
         passed=not failed,
         description="; ".join(map(_failure, failed)) or None,
@@ -122,20 +99,22 @@ def _result(checks: Sequence[Check]) -> dg.AssetCheckResult:
     )
 
 
-def _guard_result(key: dg.AssetKey, guards: Sequence[Guard], stored: Sequence[StoredVerdict]) -> dg.AssetCheckResult:
-    outcome = min((guard.outcome for guard in guards), key=_SEVERITY.index)
-    checks = [check for guard in guards for check in guard.checks]
+def _guard_result(key: dg.AssetKey, name: str, results: Sequence[GuardResult], verdict: Path) -> dg.AssetCheckResult:
+    worst = min(results, key=lambda result: SEVERITY.index(result.outcome))
+    checks = [check for result in results for check in result.checks]
+    told = {"means": dg.MetadataValue.md(worst.means), "to_do": dg.MetadataValue.md(worst.to_do)}
     return dg.AssetCheckResult(
-        check_name=guard_check(guards[0].number),
+        check_name=name,
         asset_key=key,
-        passed=outcome in (Outcome.PASS, Outcome.NOT_EVALUATED),
-        severity=dg.AssetCheckSeverity.ERROR if outcome in _BLOCKS else dg.AssetCheckSeverity.WARN,
-        description="; ".join(dict.fromkeys(guard.reason for guard in guards if guard.reason)) or None,
+        passed=worst.outcome not in TOLD,
+        severity=dg.AssetCheckSeverity.ERROR if worst.outcome in BLOCKING else dg.AssetCheckSeverity.WARN,
+        description="; ".join(dict.fromkeys(result.reason for result in results if result.reason)) or None,
         metadata={
-            "outcome": outcome.value,
+            "outcome": worst.outcome.value,
+            **(told if worst.outcome in TOLD else {}),
             "checks": dg.MetadataValue.md(_table(checks) if checks else "Nothing was measured."),
-            "verdict": dg.MetadataValue.path(str(stored[-1].path)),
-            **_numbers(guards[-1].checks),
+            "verdict": dg.MetadataValue.path(str(verdict)),
+            **_numbers(results[-1].checks),
         },
     )
 
@@ -190,36 +169,3 @@ def _numbers(checks: Sequence[Check]) -> dict[str, float]:
 
 def _text(value: float | str | None) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.6g}"
-
-
-_SEVERITY = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN, Outcome.PASS, Outcome.NOT_EVALUATED)
-
-_MEANING = {
-    1: "Counts, keys, ranges, label rates and freshness of the examples, measured again at the recorded snapshot.",
-    2: "Coverage, finiteness, teacher, defaulted inputs of the soft labels at that snapshot; a sample scored again.",
-    3: "Good enough by itself, better than popularity, not worse than the champion.",
-    4: "The same on new releases, new users and tail items, with a wider margin; too few rows is a warning.",
-    5: "Predicted probabilities agree with observed rates.",
-    6: "Scores and rankings do not jump against the champion.",
-    7: "The exported file is sound and computes what the checkpoint computes.",
-    8: "A clean process loads, warms and answers in time.",
-    9: "The present champion can be restored.",
-    10: "The manifest agrees with what the lake says; nothing knows the answer beforehand.",
-}
-
-_CURE = {
-    1: "a table changed after training: `examples_are_sound` names the day. Mend it and run the release job again.",
-    2: "labels changed or were lost after training: materialize `soft_labels` of the days named, then the release job.",
-    3: "a candidate that is worse is rightly refused. If the champion changed since, materialize `evaluation` again; "
-    "if the interval is too wide, wait for the days that the reason names.",
-    4: "the reason names the slice. Compare control and student there in `evaluation`; too few rows only warn.",
-    5: "the reason names the task. Look for a day whose label rate jumped, in `examples_are_sound`.",
-    6: "rankings would change at once for users: look for an input that jumped. If the change is wanted, a person says "
-    "so with `crossfade release override`.",
-    7: "the export is at fault, not the data: the reason names output or operator. Materialize `onnx` again; if that "
-    "fails, the versions of torch, onnx and onnxruntime changed.",
-    8: "a busy machine answers late: materialize `onnx` again when it is idle. A model that does not load says why.",
-    9: "the champion's files are damaged or gone: restore `artifacts/` from the backup before anything is promoted.",
-    10: "the reason names what is not as stated. After a change of surface, teacher, champion or rows, run the release "
-    "job again; an AUC that is too good is a leak, and no release.",
-}

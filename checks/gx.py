@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ml.store.verdicts import Check, Outcome
+from ml.evaluation.outcome import Outcome, worst_outcome
+from ml.store.verdicts import Check
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -60,11 +61,7 @@ def validate(rows: Iterable[Mapping[str, Any]], expected: "ExpectationSuite") ->
 
 def worst(checks: Iterable[Check]) -> Outcome:
     """Return the worst outcome of some checks; without any, nothing was evaluated."""
-    outcomes = {check.outcome for check in checks}
-    for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN, Outcome.PASS):
-        if outcome in outcomes:
-            return outcome
-    return Outcome.NOT_EVALUATED
+    return worst_outcome(check.outcome for check in checks)
 
 
 def _check(meta: Mapping[str, Any], result: Any, severity: Any) -> Check:

@@ -12,13 +12,9 @@ import numpy as np
 import pandas as pd
 from great_expectations.compatibility.pydantic import fields
 from great_expectations.expectations.expectation import BatchExpectation
-from scipy import stats
 
-from ml.gate.rules import judge_interval
-from ml.store.verdicts import Outcome
-
-IMPOSSIBLE = 0.001
-"""Probability below which chance is no explanation."""
+from ml.evaluation.outcome import Outcome
+from ml.evaluation.rules import judge_floor, judge_improvement, judge_interval, judge_rates
 
 
 class MeasuredExpectation(BatchExpectation):
@@ -81,10 +77,8 @@ class ExpectMeasureBetween(MeasuredExpectation):
 
 
 class ExpectRateBetween(MeasuredExpectation):
-    """Expect a share of positives within bounds, in every row and over all of them.
+    """Expect a share of positives within bounds, in every row and over all of them: see ``judge_rates``.
 
-    One that lies outside fails where chance cannot be the reason: by an exact one-sided binomial test against the
-    bound, corrected (Bonferroni) for the number of rows. Otherwise there are too few labels to say, which warns.
     ``count`` is the column of n, ``label`` the one that names a row.
     """
 
@@ -109,18 +103,10 @@ class ExpectRateBetween(MeasuredExpectation):
             worst = int(np.argmin(np.isfinite(rates) & (n > 0)))
             return _result(False, float(rates[worst]), names[worst], 0)
         rates, n, names = np.append(rates, np.average(rates, weights=n)), np.append(n, n.sum()), [*names, "all days"]
-        positives = np.rint(rates * n)
-        chance = np.minimum(
-            np.where(rates < self.min_value, stats.binom.cdf(positives, n, self.min_value), 1.0),
-            np.where(rates > self.max_value, stats.binom.sf(positives - 1, n, self.max_value), 1.0),
-        )
-        worst = int(chance.argmin())
-        outcome = Outcome.PASS if chance[worst] == 1.0 else Outcome.WARN
+        outcome, worst, chance = judge_rates(rates, n, self.min_value, self.max_value)
         detail = names[worst]
-        if chance[worst] < IMPOSSIBLE / len(rates):
-            outcome = Outcome.FAIL
-        elif outcome is Outcome.WARN:
-            detail += f": too few labels to tell it from chance (p {chance[worst]:.2g})"
+        if outcome is Outcome.WARN:
+            detail += f": too few labels to tell it from chance (p {chance:.2g})"
         shown = float(rates[worst]), detail, int(n[worst])
         return _result(outcome is Outcome.PASS, *shown, outcome=outcome.value)
 
@@ -143,22 +129,18 @@ class ExpectIntervalAbove(MeasuredExpectation):
 
 
 class ExpectImprovement(MeasuredExpectation):
-    """Expect a paired difference above 0: a lower or equal estimate fails, an interval that reaches 0 warns."""
+    """Expect a paired difference above 0: see ``judge_improvement``."""
 
     success_keys: ClassVar[tuple[str, ...]] = ("where",)
 
     def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
         """Judge ``value`` and ``lo`` of the one row."""
         row = _one(rows)
-        if not _number(row["value"]) > 0:
-            return _outcome(row, Outcome.FAIL, "not better")
-        if _number(row["lo"]) > 0:
-            return _outcome(row, Outcome.PASS, "")
-        return _outcome(row, Outcome.WARN, "better, but the interval reaches 0")
+        return _outcome(row, *judge_improvement(_number(row["value"]), _number(row["lo"])))
 
 
 class ExpectNotClearlyBelow(MeasuredExpectation):
-    """Expect a value of at least ``min_value``: an interval wholly below it fails, an estimate below it warns."""
+    """Expect a value of at least ``min_value``: see ``judge_floor``."""
 
     min_value: float
 
@@ -167,12 +149,7 @@ class ExpectNotClearlyBelow(MeasuredExpectation):
     def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
         """Judge ``value`` and ``hi`` of the one row."""
         row = _one(rows)
-        value, hi = _number(row["value"]), _number(row["hi"])
-        if value >= self.min_value:
-            return _outcome(row, Outcome.PASS, "")
-        if hi >= self.min_value:
-            return _outcome(row, Outcome.WARN, "below, but the interval reaches it")
-        return _outcome(row, Outcome.FAIL, "the interval lies below" if math.isfinite(hi) else "undefined")
+        return _outcome(row, *judge_floor(_number(row["value"]), _number(row["hi"]), self.min_value))
 
 
 class ExpectStated(MeasuredExpectation):

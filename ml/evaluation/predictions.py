@@ -138,6 +138,37 @@ def student_predictions(
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
 
 
+def largest_difference(
+    lake: Lake, surface: str, partition: date, model: str, rows: pa.Table, scores: Mapping[str, np.ndarray]
+) -> float:
+    """Compare scores of some examples with a model's stored predictions for inputs as when serving.
+
+    Args:
+        lake: The lake that holds the predictions.
+        surface: Name of the surface.
+        partition: Partition that was evaluated.
+        model: Role of the ranker.
+        rows: The examples [n].
+        scores: Raw output per task [n].
+
+    Returns:
+        The largest absolute difference over tasks; infinite where a prediction is missing.
+    """
+    ids = rows["exposure_id"].to_pylist()
+    query = f"""
+        select s.task, s.exposure_id, s.score from {ALIAS}.{predictions_table(surface)} as s
+        where s.partition = ? and s.model = ? and s.inputs = 'serving' and list_contains(?::bigint[], s.exposure_id)"""
+    stored = lake.sql(query, [partition, model, ids])
+    tasks = stored["task"].to_numpy(zero_copy_only=False)
+    largest = 0.0
+    for task, values in scores.items():
+        own = stored.filter(pa.array(tasks == task))
+        predicted = dict(zip(own["exposure_id"].to_pylist(), own["score"].to_pylist(), strict=True))
+        found = np.array([predicted.get(i, np.inf) for i in ids])
+        largest = max(largest, float(np.abs(found - values).max()))
+    return largest
+
+
 def teacher_predictions(
     lake: Lake, surface: Surface, partition: date, *, outputs: Sequence[str], teacher_version: str, contract_hash: str
 ) -> pa.Table:

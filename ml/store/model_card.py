@@ -8,8 +8,9 @@ from typing import Any
 
 import jinja2
 
+from ml.evaluation.outcome import Outcome
 from ml.store.manifest import Manifest
-from ml.store.verdicts import Check, Outcome, Override, Verdict
+from ml.store.verdicts import GuardResult, Override, Verdict
 
 _TEMPLATE = Path(__file__).with_name("model_card.html.j2")
 _NONE = "\N{EN DASH}"
@@ -45,7 +46,7 @@ def render_model_card(
         evaluation=evaluation,
         quality=_quality(results, manifest.kind),
         slices=_slices(results, manifest.kind),
-        costs=_costs(verdict),
+        serving=_serving(verdict),
         images=images,
         limits=_limits(manifest, verdict, results),
         train_rows=sum(d.rows for d in manifest.examples if d.day in manifest.train_days),
@@ -54,10 +55,13 @@ def render_model_card(
     )
 
 
-def _costs(verdict: Verdict) -> list[Check]:
-    """Return what guard 8 measured: time to the first answer and of a request, and their ratio to the champion's."""
-    measured = [check for guard in verdict.guards if guard.name == "serving" for check in guard.checks]
-    return [check for check in measured if isinstance(check.value, float)]
+def _serving(verdict: Verdict) -> GuardResult | None:
+    """Return guard ``serving`` with its figures: times of the first answer and of a request, and the champion's."""
+    for guard in verdict.guards:
+        figures = tuple(check for check in guard.checks if isinstance(check.value, float))
+        if guard.name == "serving" and figures:
+            return guard.model_copy(update={"checks": figures})
+    return None
 
 
 def _quality(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -6,28 +6,18 @@ under the candidate, none is ever changed, and the newest one of a key holds.
 
 import math
 from datetime import UTC, date, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from ml.evaluation.outcome import BLOCKING, Outcome
 from ml.store.files import Bucket
 from ml.store.manifest import Record
 from ml.store.open import open_files
 from ml.store.sealed import DamagedError, digest, seal, unseal
 
 FOLDER = "verdicts"
-
-
-class Outcome(StrEnum):
-    """Outcome of a check or a guard."""
-
-    PASS = "pass"
-    WARN = "warn"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
-    NOT_EVALUATED = "not_evaluated"
 
 
 Decision = Literal["pass", "fail", "inconclusive"]
@@ -57,13 +47,15 @@ class Check(Record):
         return value
 
 
-class Guard(Record):
-    """One guard of the gate: the worst outcome of its checks."""
+class GuardResult(Record):
+    """What one guard of the gate found: the worst outcome of its checks."""
 
     number: int = Field(ge=1)
     name: str
     outcome: Outcome
     reason: str = ""
+    means: str = Field(default="", description="What the guard looks at, where it warns or blocks")
+    to_do: str = Field(default="", description="What to do then")
     checks: tuple[Check, ...] = ()
 
 
@@ -96,22 +88,21 @@ class Verdict(Record):
     key: VerdictKey
     partition: date
     decision: Decision
-    guards: tuple[Guard, ...]
+    guards: tuple[GuardResult, ...]
     judged: dict[str, str] = Field(description="SHA-256 of every file judged")
     judged_at: datetime
     run_id: str | None = None
 
-    def guard(self, number: int) -> Guard:
-        """Return the guard with this number."""
-        return next(g for g in self.guards if g.number == number)
+    def guard(self, name: str) -> GuardResult:
+        """Return what the guard of this name found."""
+        return next(g for g in self.guards if g.name == name)
 
     def failures(self) -> list[str]:
         """Return one line per guard that keeps the candidate from being promoted."""
-        blocking = (Outcome.FAIL, Outcome.INCONCLUSIVE)
-        return [f"guard {g.number} ({g.name}) {g.outcome}: {g.reason}" for g in self.guards if g.outcome in blocking]
+        return [f"guard {g.number} ({g.name}) {g.outcome}: {g.reason}" for g in self.guards if g.outcome in BLOCKING]
 
 
-def decide(guards: tuple[Guard, ...]) -> Decision:
+def decide(guards: tuple[GuardResult, ...]) -> Decision:
     """Return the decision of all guards: any failure fails, else any doubt is inconclusive; no guard is a failure."""
     outcomes = {guard.outcome for guard in guards}
     if Outcome.FAIL in outcomes or not outcomes - {Outcome.NOT_EVALUATED}:

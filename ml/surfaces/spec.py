@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ml.documents import digest, load_yaml
 from ml.settings import Settings
@@ -242,6 +250,14 @@ class Gate(_Model):
     onnx: OnnxGate
     serving: ServingGate = ServingGate()
     provenance: ProvenanceGate
+    guards: dict[str, dict[str, JsonValue]] = Field(
+        default={}, description="Thresholds of further guards by name; the file of each declares which it takes"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_empty_guards(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``guards`` out where there are none: a gate that sets none has the digest that it has without them."""
+        return {name: value for name, value in dump(self).items() if name != "guards" or value}
 
     @property
     def digest(self) -> str:

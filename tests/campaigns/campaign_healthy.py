@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from checks.gate import judge
+from ml.evaluation.outcome import BLOCKING
 from ml.settings import PROJECT_ROOT, Settings
 from ml.stages.artifacts import find
 from ml.stages.candidate import export_candidate
 from ml.stages.evaluation import evaluate_models, read_evaluation
 from ml.stages.training import train_model
-from ml.store.verdicts import Outcome
 from ml.surfaces.spec import load_surfaces
 
 SEEDS = int(os.environ.get("SEEDS", "20"))
@@ -52,7 +52,7 @@ def test_no_healthy_candidate_fails(demo: Path, name: str):
         candidate = find(settings, surface, "onnx", day)
         verdict = judge(settings, surface, candidate, read_evaluation(settings, surface, day)).verdict
         decisions[verdict.decision] += 1
-        told = [g for g in verdict.guards if g.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE)]
+        told = [g for g in verdict.guards if g.outcome in BLOCKING]
         reasons.update(
             f"guard {g.number} {g.outcome}: {c.name}" for g in told for c in g.checks if c.outcome == g.outcome
         )

@@ -1,5 +1,6 @@
 """A small home in which a surface went through every stage, from the lake to an exported candidate."""
 
+import shutil
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from ml.settings import Settings
 from ml.store.artifacts import Artifact
 from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import Surface, load_surface
+from tests.checks.spoilt import Bench
 
 SPEC = {
     "name": "tiny",
@@ -207,3 +209,36 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     evaluate_models(settings, surface, PARTITION)
     export_candidate(settings, surface, PARTITION)
     return World(settings, surface, find(settings, surface, "onnx", PARTITION), PARTITION)
+
+
+@pytest.fixture
+def bench(world: World, tmp_path: Path) -> Bench:
+    """The candidate with a release store of its own for every test: no champion yet."""
+    from ml.stages.evaluation import read_evaluation
+
+    evaluation = read_evaluation(world.settings, world.surface, world.partition)
+    return Bench(world.settings, world.surface, world.candidate, evaluation, ReleaseStore(tmp_path / "artifacts"))
+
+
+@pytest.fixture(scope="session")
+def promoted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release store whose champion is the candidate."""
+    from ml.stages.evaluation import read_evaluation
+
+    evaluation = read_evaluation(world.settings, world.surface, world.partition)
+    root = tmp_path_factory.mktemp("promoted") / "artifacts"
+    Bench(world.settings, world.surface, world.candidate, evaluation, ReleaseStore(root)).promote()
+    return root
+
+
+@pytest.fixture
+def champion(bench: Bench, promoted: Path, tmp_path: Path) -> Bench:
+    """The same model again as another candidate, with itself as champion."""
+    root = shutil.copytree(promoted, tmp_path / "with_champion")
+    return bench.but(store=ReleaseStore(root)).variant(seed=5)
+
+
+@pytest.fixture
+def no_teacher(bench: Bench) -> Bench:
+    """A home whose teacher is gone."""
+    return bench.but(settings=bench.settings.model_copy(update={"teacher": bench.settings.home / "absent.yaml"}))

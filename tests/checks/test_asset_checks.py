@@ -3,9 +3,9 @@
 import dagster as dg
 import pytest
 
-from assets.partitions import day_partitions, student_partitions
-from checks.assets import build_checks
-from checks.names import EXAMPLES_CHECK, GUARDS, SOFT_LABELS_CHECK, VERDICT_CHECK, guard_check
+from checks.assets import VERDICT_CHECK, build_checks
+from checks.guards import GUARDS
+from tests.checks.running import run_checks
 
 
 @pytest.fixture(scope="module")
@@ -14,17 +14,7 @@ def checks(world) -> list[dg.AssetChecksDefinition]:
 
 
 def _run(world, checks, asset: str, tags: dict[str, str]) -> dg.ExecuteInProcessResult:
-    key = dg.AssetKey(["tiny", asset])
-    partitions = (
-        student_partitions(world.settings, world.surface) if asset == "onnx" else day_partitions(world.settings)
-    )
-    definitions = dg.Definitions(
-        assets=[dg.AssetSpec(key, partitions_def=partitions)],
-        asset_checks=checks,
-        jobs=[dg.define_asset_job("check", dg.AssetSelection.checks_for_assets(key), partitions_def=partitions)],
-        resources={"settings": world.settings},
-    )
-    return definitions.resolve_job_def("check").execute_in_process(tags=tags, raise_on_error=False)
+    return run_checks(world.settings, world.surface, checks, asset, tags)
 
 
 def _one(day) -> dict[str, str]:
@@ -37,8 +27,8 @@ def _range(first, last) -> dict[str, str]:
 
 def test_every_surface_has_its_blocking_partitioned_checks(checks) -> None:
     specs = {spec.name: spec for definition in checks for spec in definition.check_specs}
-    gate = [guard_check(number) for number in GUARDS]
-    assert list(specs) == [EXAMPLES_CHECK, SOFT_LABELS_CHECK, *gate, VERDICT_CHECK]
+    gate = [guard.check for guard in GUARDS]
+    assert list(specs) == ["examples_are_sound", "soft_labels_are_sound", *gate, VERDICT_CHECK]
     assert gate[0] == "guard_01_data"
     assert gate[-1] == "guard_10_provenance"
     assert all(spec.blocking and spec.partitions_def for spec in specs.values())
@@ -74,15 +64,18 @@ def test_a_bad_day_in_the_middle_of_a_range_fails_the_check(world, checks, toolb
 def test_the_gate_shows_every_guard_and_writes_the_verdict(world, checks) -> None:
     result = _run(world, checks, "onnx", _one(world.partition))
     evaluations = {e.check_name: e for e in result.get_asset_check_evaluations()}
-    assert list(evaluations) == [*(guard_check(n) for n in GUARDS), VERDICT_CHECK]
+    assert list(evaluations) == [*(guard.check for guard in GUARDS), VERDICT_CHECK]
     verdict = evaluations[VERDICT_CHECK]
     stored = world.store.verdicts.of_candidate("tiny", world.candidate.digest)[-1]
     assert verdict.passed
     assert verdict.metadata["verdict"].value == str(stored.path)
     assert stored.verdict.run_id == result.run_id
-    quality = evaluations[guard_check(3)]
+    quality = evaluations["guard_03_quality"]
     assert "ctr_auc" in quality.metadata["checks"].value
     assert 0.6 < quality.metadata["ctr_auc"].value < 1, "the UI plots numbers only"
-    assert evaluations[guard_check(6)].metadata["outcome"].value == "not_evaluated"
-    slices = evaluations[guard_check(4)]
+    assert evaluations["guard_06_score_shift"].metadata["outcome"].value == "not_evaluated"
+    slices = evaluations["guard_04_slices"]
     assert (slices.passed, slices.severity) == (False, dg.AssetCheckSeverity.WARN)
+    told = {guard.name: (guard.means, guard.to_do) for guard in GUARDS}["slices"]
+    assert (slices.metadata["means"].value, slices.metadata["to_do"].value) == told
+    assert not {"means", "to_do"} & set(quality.metadata), "it passed"

@@ -1,4 +1,4 @@
-"""A day on which nothing was shown passes guards 1 and 2 as empty, and is told."""
+"""A day on which nothing was shown passes guards `data` and `soft_labels` as empty, and is told."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -6,9 +6,11 @@ from datetime import timedelta
 import pyarrow as pa
 import pytest
 
+from checks.guards import data, soft_labels
+from ml.evaluation.outcome import Outcome
 from ml.lake import Lake
 from ml.settings import Settings
-from ml.store.verdicts import Check, Outcome
+from ml.store.verdicts import Check
 from ml.surfaces.spec import Surface
 
 
@@ -28,11 +30,7 @@ def home(tmp_path, toolbox) -> Iterator[tuple[Lake, Surface]]:
 
 
 def judged(lake: Lake, surface: Surface, days: list) -> list[list[Check]]:
-    from checks.gate import check_examples, check_soft_labels
-    from ml.teacher.contract import load_contract
-
-    contract = load_contract(lake.settings.teacher)
-    return [check_examples(lake, surface, days), check_soft_labels(lake, surface, days, contract)]
+    return [data.judge_days(lake, surface, days), soft_labels.judge_days(lake, surface, days)]
 
 
 @pytest.mark.parametrize("length", [1, 3])

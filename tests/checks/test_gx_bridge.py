@@ -1,7 +1,12 @@
+import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 from checks import gx
-from ml.store.verdicts import Outcome
+from ml.evaluation.outcome import Outcome
 
 
 def _measured(**arguments):
@@ -105,3 +110,32 @@ def test_a_value_must_not_be_clearly_below(value: float, hi: float, outcome: str
 
 def test_nothing_checked_is_not_a_pass() -> None:
     assert gx.worst([]) is Outcome.NOT_EVALUATED
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5_000), st.floats(0, 1)), min_size=1, max_size=8),
+    st.floats(0.001, 0.2),
+)
+def test_a_label_rate_fails_only_beyond_chance_and_is_never_passed_over(days: list[tuple[int, float]], low: float):
+    from checks.expectations.measured import ExpectRateBetween
+
+    n = [count for count, _ in days]
+    rates = [round(count * rate) / count for count, rate in days]
+    frame = pd.DataFrame({"day": [str(d) for d in range(len(n))], "rate": rates, "n": n})
+    expected = ExpectRateBetween(column="rate", count="n", label="day", min_value=low, max_value=0.9)
+    outcome = Outcome(expected.judged(frame)["result"]["details"]["outcome"])
+    pooled = np.average(rates, weights=n)
+    inside = all(low <= rate <= 0.9 for rate in [*rates, pooled])
+    assert (outcome is Outcome.PASS) == inside
+    gone = [count for count, rate in zip(n, rates, strict=True) if rate == 0]
+    if sum(gone) == sum(n) and (1 - low) ** sum(n) < 1e-6:
+        assert outcome is Outcome.FAIL, "labels that are gone from every day are gone, however few a day has"
+    if outcome is Outcome.FAIL:
+        tests = [*zip(rates, n, strict=True), (pooled, sum(n))]
+        p = min(
+            stats.binomtest(round(r * c), c, low, "less").pvalue if r < low else
+            stats.binomtest(round(r * c), c, 0.9, "greater").pvalue if r > 0.9 else 1.0
+            for r, c in tests
+        )  # fmt: skip
+        assert p < 0.001

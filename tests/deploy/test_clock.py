@@ -21,7 +21,7 @@ MOVES = ("-1d", "+365d", "+0d")
 PROBE = """
 import sys
 from pathlib import Path
-from ml.gate.probe import measure_serving
+from ml.serving.probe import measure_serving
 print("ready", measure_serving(Path(sys.argv[1]), None, timeout_s=300)["ready_s"])
 """
 

@@ -164,7 +164,7 @@ def test_the_surface_has_a_release_whose_teacher_is_the_pages_own(followed: Foll
     assert [day.day for day in release.manifest.train_days] == [1, 2, 3]
     assert [day.day for day in release.manifest.eval_days] == [4, 5]
     assert release.verdict.decision == "pass"
-    assert str(release.verdict.guard(4).outcome) == "warn"
+    assert str(release.verdict.guard("slices").outcome) == "warn"
     shown = next(text for command, text in followed.printed.items() if command.endswith("release show suggestions"))
     assert "kit-orders 2026-02" in shown and "verdict of" in shown and release.id in shown
 

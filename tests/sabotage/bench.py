@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import pytest
 
 from assets.names import surface_key
 from checks import gate
-from checks.names import GUARDS
+from checks.guards import GUARDS
 from deploy.automation.jobs import release_chain
 from deploy.definitions import build_definitions
+from ml.evaluation.outcome import BLOCKING
 from ml.lake import Lake
 from ml.settings import Settings
 from ml.stages.artifacts import artifact_name, find
@@ -24,7 +25,7 @@ from ml.store.champions import Pointer
 from ml.store.manifest import Manifest
 from ml.store.release import MANIFEST
 from ml.store.releases import ReleaseStore
-from ml.store.verdicts import Outcome, Verdict
+from ml.store.verdicts import Verdict
 from ml.surfaces.spec import Surface
 
 SURFACES = Path(__file__).parent / "surfaces"
@@ -123,23 +124,17 @@ class Bench:
 @contextmanager
 def switched_off(numbers: Iterable[int]) -> Iterator[None]:
     """Let some guards measure nothing."""
-    off, checks = set(numbers), gate._Judgement.checks
-    assert off <= set(GUARDS)
-
-    def patched(judgement: Any, number: int) -> Callable[[], Any]:
-        return (lambda: ([], "switched off")) if number in off else checks(judgement, number)
-
+    off = set(numbers)
+    assert off <= {guard.number for guard in GUARDS}
+    silent = [replace(g, judge=lambda subject: ([], "switched off")) if g.number in off else g for g in GUARDS]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate._Judgement, "checks", patched)
+        patch.setattr(gate, "GUARDS", silent)
         yield
 
 
 def settings_of(home: Path) -> Settings:
     """Return the settings of a bench's home."""
     return Settings(home=home, surfaces_dir=SURFACES, threads=1)
-
-
-BLOCKING = (Outcome.FAIL, Outcome.INCONCLUSIVE)
 
 
 @dataclass(frozen=True)

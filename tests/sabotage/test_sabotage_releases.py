@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from ml.evaluation.outcome import Outcome
 from ml.stages.release import promote_candidate
 from ml.store.promotion import Proposal
 from ml.store.refusals import PromotionRefused, Refusal
 from ml.store.release import MANIFEST, MODEL, SCHEMA
 from ml.store.sealed import DamagedError, seal
-from ml.store.verdicts import Guard, Outcome, Override, decide
+from ml.store.verdicts import GuardResult, Override, decide
 from tests.sabotage import changes
 from tests.sabotage.bench import GATE, SURFACES, Bench, Case, each
 
@@ -87,7 +88,7 @@ def verdict_against_its_guards(bench: Bench) -> None:
 
 def verdict_without_guards(bench: Bench) -> None:
     verdict = bench.verdict
-    guards = tuple(Guard(number=g.number, name=g.name, outcome=Outcome.NOT_EVALUATED) for g in verdict.guards)
+    guards = tuple(GuardResult(number=g.number, name=g.name, outcome=Outcome.NOT_EVALUATED) for g in verdict.guards)
     silent = verdict.model_copy(update={"guards": guards, "decision": decide(guards)})
     _verdict_file(bench).write_bytes(seal(silent.model_dump(mode="json")))
 

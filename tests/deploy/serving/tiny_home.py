@@ -12,6 +12,7 @@ import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper
 
+from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
 from ml.ids import id63_array
 from ml.lake import Lake
@@ -23,7 +24,7 @@ from ml.store.files import sha256_bytes
 from ml.store.manifest import DayContent, Manifest
 from ml.store.promotion import Proposal
 from ml.store.releases import ReleaseStore
-from ml.store.verdicts import Guard, Outcome, Verdict, VerdictKey, now
+from ml.store.verdicts import GuardResult, Verdict, VerdictKey, now
 from ml.surfaces.spec import Surface, load_surfaces
 
 DAY = date(2026, 1, 20)
@@ -204,7 +205,7 @@ class Home:
             key=key,
             partition=partition,
             decision="pass",
-            guards=(Guard(number=3, name="quality", outcome=Outcome.PASS),),
+            guards=(GuardResult(number=3, name="quality", outcome=Outcome.PASS),),
             judged=dict(candidate.files),
             judged_at=now(),
         )

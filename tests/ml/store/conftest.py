@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
 from ml.settings import PROJECT_ROOT
 from ml.store.artifacts import Artifact, ArtifactStore
@@ -18,7 +19,7 @@ from ml.store.promotion import Proposal
 from ml.store.release import Champion
 from ml.store.releases import ReleaseStore
 from ml.store.repository import served_version
-from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict, Verdict, VerdictKey, decide, now
+from ml.store.verdicts import Check, GuardResult, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface, load_surface
 
 CONFIG = b'name: "homepage"\nbackend: "onnxruntime"\nmax_batch_size: 0\n'
@@ -81,14 +82,14 @@ class Shop:
     def judge(self, candidate: Artifact, outcome: Outcome = Outcome.PASS, **changes: Any) -> StoredVerdict:
         key = self.store.verdict_key(self.surface, candidate).model_copy(update=changes.pop("key", {}))
         guards = (
-            Guard(
+            GuardResult(
                 number=3,
                 name="quality",
                 outcome=outcome,
                 reason="<b>as told</b>",
                 checks=(Check(name="auc", outcome=outcome, value=0.8, threshold=">= 0.6", interval=(0.79, 0.81), n=9),),
             ),
-            Guard(number=6, name="score_shift", outcome=Outcome.NOT_EVALUATED, reason="not applicable"),
+            GuardResult(number=6, name="score_shift", outcome=Outcome.NOT_EVALUATED, reason="not applicable"),
         )
         content = {
             "key": key,

@@ -2,10 +2,10 @@
 
 import pytest
 
+from ml.evaluation.outcome import Outcome
 from ml.store import releases
 from ml.store.promotion import Proposal
 from ml.store.refusals import PromotionRefused, Refusal
-from ml.store.verdicts import Outcome
 
 
 def challenge(shop, candidate, mode="canary", share=0.1, **options):

@@ -1,9 +1,10 @@
 import re
 from html.parser import HTMLParser
 
+from ml.evaluation.outcome import Outcome
 from ml.store.manifest import Manifest
 from ml.store.model_card import render_model_card
-from ml.store.verdicts import Check, Guard, Outcome, Override
+from ml.store.verdicts import Check, GuardResult, Override
 
 FIGURE = {
     "inputs": "serving",
@@ -71,7 +72,7 @@ def test_the_card_says_what_a_request_costs_where_it_was_measured(shop) -> None:
     candidate = shop.candidate(0)
     guards = (
         *shop.judge(candidate).verdict.guards,
-        Guard(number=8, name="serving", outcome=Outcome.PASS, checks=checks),
+        GuardResult(number=8, name="serving", outcome=Outcome.PASS, checks=checks),
     )
     verdict = shop.judge(candidate).verdict.model_copy(update={"guards": guards})
     page = render_model_card(Manifest.from_bytes(candidate.read("manifest.json"), "m"), verdict, release="r1")
@@ -100,3 +101,14 @@ def test_the_card_of_a_release_without_evaluation_still_shows_its_guards(shop) -
     page = _card(shop)
     assert "How good it is" not in page
     assert "What the gate found" in page
+
+
+def test_the_card_says_what_a_guard_that_warned_means_and_what_to_do(shop) -> None:
+    candidate = shop.candidate(0)
+    told = {"means": "Rare items <too>.", "to_do": "look at `evaluation`."}
+    guards = (GuardResult(number=4, name="slices", outcome=Outcome.WARN, reason="few rows", **told),)
+    verdict = shop.judge(candidate).verdict.model_copy(update={"guards": guards})
+    page = render_model_card(Manifest.from_bytes(candidate.read("manifest.json"), "m"), verdict, release="r1")
+    assert "Rare items &lt;too&gt;." in page
+    assert "<strong>What to do</strong>: look at `evaluation`." in page
+    assert "What to do" not in _card(shop), "nothing there warned or blocked"

@@ -4,12 +4,13 @@ from datetime import timedelta
 
 import pytest
 
+from ml.evaluation.outcome import Outcome
 from ml.store import releases
 from ml.store.promotion import Proposal
 from ml.store.refusals import PromotionRefused, Refusal
 from ml.store.repository import served_version
 from ml.store.sealed import DamagedError
-from ml.store.verdicts import Outcome, Override
+from ml.store.verdicts import Override
 
 SIGNED = Override(by="Ada", reason="the outage costs more")
 

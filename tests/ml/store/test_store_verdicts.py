@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from ml.store.sealed import DamagedError
-from ml.store.verdicts import Check, Guard, Outcome, Verdict, decide
+from ml.evaluation.outcome import Outcome
+from ml.store.sealed import DamagedError, seal
+from ml.store.verdicts import Check, GuardResult, Verdict, decide
 
 
-def _guards(*outcomes: Outcome) -> tuple[Guard, ...]:
-    return tuple(Guard(number=i + 1, name=f"g{i}", outcome=o) for i, o in enumerate(outcomes))
+def _guards(*outcomes: Outcome) -> tuple[GuardResult, ...]:
+    return tuple(GuardResult(number=i + 1, name=f"g{i}", outcome=o) for i, o in enumerate(outcomes))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,18 @@ def test_a_verdict_copied_under_another_candidate_is_refused(shop) -> None:
 def test_values_that_are_no_numbers_are_shown_and_stay_json(shop) -> None:
     check = Check(name="auc", outcome=Outcome.FAIL, value=float("nan"), interval=(float("nan"), 1.0))
     assert (check.value, check.interval) == ("nan", None)
-    guards = (Guard(number=3, name="quality", outcome=Outcome.FAIL, checks=(check,)),)
+    guards = (GuardResult(number=3, name="quality", outcome=Outcome.FAIL, checks=(check,)),)
     stored = shop.judge(shop.candidate(0), guards=guards, decision="fail")
     assert json.loads(stored.path.read_text())["guards"][0]["checks"][0]["value"] == "nan"
     assert isinstance(stored.verdict, Verdict)
+
+
+def test_a_verdict_of_before_guards_said_what_to_do_is_read(shop) -> None:
+    stored = shop.judge(shop.candidate(0))
+    content = stored.verdict.model_dump(mode="json")
+    for guard in content["guards"]:
+        del guard["means"], guard["to_do"]
+    stored.path.write_bytes(seal(content))
+    (read,) = shop.store.verdicts.of_candidate("homepage", stored.verdict.key.candidate)
+    assert read.verdict == stored.verdict
+    assert (read.verdict.guard("quality").means, read.verdict.guard("quality").to_do) == ("", "")

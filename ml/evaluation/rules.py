@@ -1,10 +1,16 @@
-"""How a paired difference with an interval is judged."""
+"""Rules of decision: what a value with its interval, or a share, counts as."""
 
 import math
 from statistics import NormalDist
 
+import numpy as np
+from scipy import stats
+
 from ml.evaluation.bootstrap import CONFIDENCE
-from ml.store.verdicts import Outcome
+from ml.evaluation.outcome import Outcome
+
+IMPOSSIBLE = 0.001
+"""Probability below which chance is no explanation."""
 
 
 def judge_interval(
@@ -46,6 +52,52 @@ def judge_interval(
     if lo < -margin:
         return Outcome.WARN, f"the interval reaches below -{margin:g}"
     return Outcome.PASS, f"not worse by more than {margin:g}"
+
+
+def judge_improvement(value: float, lo: float) -> tuple[Outcome, str]:
+    """Judge a difference that must be above 0: an estimate that is not fails, an interval that reaches 0 warns."""
+    if not value > 0:
+        return Outcome.FAIL, "not better"
+    if lo > 0:
+        return Outcome.PASS, ""
+    return Outcome.WARN, "better, but the interval reaches 0"
+
+
+def judge_floor(value: float, hi: float, least: float) -> tuple[Outcome, str]:
+    """Judge a value that must reach ``least``: an interval wholly below it fails, an estimate below it warns."""
+    if value >= least:
+        return Outcome.PASS, ""
+    if hi >= least:
+        return Outcome.WARN, "below, but the interval reaches it"
+    return Outcome.FAIL, "the interval lies below" if math.isfinite(hi) else "undefined"
+
+
+def judge_rates(rates: np.ndarray, n: np.ndarray, low: float, high: float) -> tuple[Outcome, int, float]:
+    """Judge shares of positives that must lie within bounds.
+
+    One that lies outside fails where chance cannot be the reason: by an exact one-sided binomial test against the
+    bound, corrected (Bonferroni) for the number of shares. Otherwise there are too few labels to say, which warns.
+
+    Args:
+        rates: Shares [m], finite.
+        n: Labels of each [m], above 0.
+        low: Lower bound.
+        high: Upper bound.
+
+    Returns:
+        The outcome, the place of the share that is hardest to explain by chance, and its probability (1 within the
+        bounds).
+    """
+    positives = np.rint(rates * n)
+    chance = np.minimum(
+        np.where(rates < low, stats.binom.cdf(positives, n, low), 1.0),
+        np.where(rates > high, stats.binom.sf(positives - 1, n, high), 1.0),
+    )
+    worst = int(chance.argmin())
+    outcome = Outcome.PASS if chance[worst] == 1.0 else Outcome.WARN
+    if chance[worst] < IMPOSSIBLE / len(rates):
+        outcome = Outcome.FAIL
+    return outcome, worst, float(chance[worst])
 
 
 def days_to_decide(lo: float, hi: float, margin: float, days: int) -> int:

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.gate.rules import days_to_decide, judge_interval
-from ml.store.verdicts import Outcome
+from ml.evaluation.outcome import Outcome
+from ml.evaluation.rules import days_to_decide, judge_floor, judge_improvement, judge_interval, judge_rates
 
 NAN = float("nan")
 
@@ -59,3 +60,36 @@ def test_the_days_still_needed_follow_from_the_width() -> None:
     assert days_to_decide(-0.01, 0.01, margin=0.005, days=3) == 9
     assert days_to_decide(-0.001, 0.001, margin=0.005, days=3) == 0
     assert days_to_decide(NAN, NAN, margin=0.005, days=3) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "lo", "outcome"),
+    [(0.1, 0.05, "pass"), (0.1, 0.0, "warn"), (0.1, NAN, "warn"), (0, -1, "fail"), (NAN, 1, "fail")],
+)
+def test_an_improvement_is_above_0_and_its_interval_too(value: float, lo: float, outcome: str) -> None:
+    assert judge_improvement(value, lo)[0] == outcome
+
+
+@pytest.mark.parametrize(
+    ("value", "hi", "outcome"),
+    [(0.7, 0.8, "pass"), (0.6, NAN, "pass"), (0.5, 0.6, "warn"), (0.5, 0.55, "fail"), (NAN, NAN, "fail")],
+)
+def test_a_value_below_its_floor_fails_where_its_interval_is_too(value: float, hi: float, outcome: str) -> None:
+    assert judge_floor(value, hi, 0.6)[0] == outcome
+
+
+@pytest.mark.parametrize(
+    ("rates", "n", "outcome", "worst"),
+    [
+        ([0.2, 0.3], [100, 100], "pass", 0),
+        ([0.2, 0.0], [100, 10], "warn", 1),
+        ([0.2, 0.0], [100, 1000], "fail", 1),
+        ([0.9, 0.2], [1000, 100], "fail", 0),
+    ],
+)
+def test_a_share_beyond_its_bounds_fails_where_chance_is_no_explanation(
+    rates: list[float], n: list[int], outcome: str, worst: int
+) -> None:
+    found, place, chance = judge_rates(np.array(rates), np.array(n), 0.1, 0.5)
+    assert (found, place) == (outcome, worst)
+    assert (chance == 1.0) == (outcome == "pass")

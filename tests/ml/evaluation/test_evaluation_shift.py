@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.gate.shift import psi, top_overlap
+from ml.evaluation.shift import psi, top_overlap
 
 arrays = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed))
 

@@ -1,6 +1,6 @@
 """Loads, warms and times models in a process of their own, as a server that starts afresh would.
 
-``python -m ml.gate.probe CANDIDATE [CHAMPION]`` prints one JSON object; ``measure_serving`` runs it and reads it.
+``python -m ml.serving.probe CANDIDATE [CHAMPION]`` prints one JSON object; ``measure_serving`` runs it and reads it.
 """
 
 import json
@@ -41,7 +41,7 @@ def measure_serving(candidate: Path, champion: Path | None, *, timeout_s: float)
     """
     from ml.evaluation.bootstrap import CONFIDENCE
 
-    command = [sys.executable, "-m", "ml.gate.probe", str(candidate), *([str(champion)] if champion else [])]
+    command = [sys.executable, "-m", "ml.serving.probe", str(candidate), *([str(champion)] if champion else [])]
     began = time.monotonic()
     try:
         done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)

@@ -1,46 +1,56 @@
-"""What the manifest says, beside what the lake, the stores and the specification say now."""
+"""Guard: the manifest tells where the candidate came from, and nothing knows the answer beforehand."""
 
+import math
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ml.evaluation import metrics
-from ml.evaluation.evaluate import Evaluation, Result, compute_evaluation
+from checks import gx
+from checks.guard import Found, Guard, Subject
+from ml.evaluation.outcome import Outcome
 from ml.lake import ALIAS, FEATURES, Lake
-from ml.settings import Settings
 from ml.store.manifest import DayContent, Manifest, examples_content, soft_label_content
-from ml.store.release import Release
-from ml.surfaces.spec import Surface
+from ml.store.verdicts import Check
+from ml.surfaces.spec import ProvenanceGate, Surface
 from ml.teacher.contract import Contract
 
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
 
-def compare_origins(
-    lake: Lake,
-    settings: Settings,
-    surface: Surface,
-    manifest: Manifest,
-    contract: Contract,
-    evaluation: Evaluation,
-    champion: Release | None,
-    reference: Release | None = None,
-) -> list[dict[str, str]]:
-    """Re-derive what the manifest states.
+    from ml.evaluation.evaluate import Evaluation, Result
 
-    Args:
-        lake: The lake at the manifest's snapshot.
-        settings: The home; gives the first day.
-        surface: The surface as it is specified now.
-        manifest: What is to be checked.
-        contract: The pinned teacher.
-        evaluation: The evaluation that the verdict judges.
-        champion: What serves now.
-        reference: The reference release, where it is another one.
+
+def judge(subject: Subject) -> Found:
+    """Derive again what manifest and evaluation state; look for a leak, and for a teacher that saw the answers."""
+    manifest, surface, evaluation = subject.manifest, subject.surface, subject.evaluation
+    origins = measure(subject)
+    leaks = measure_leaks(subject.past, surface, manifest.eval_days, evaluation, manifest.kind)
+    origins.append(compare_figures(subject.present, surface, manifest, subject.contract, evaluation))
+    tasks = [task for task, spec in surface.tasks.items() if spec.kind == "binary"]
+    checks = gx.validate(origins, suite(origins))
+    checks += gx.validate(leaks, leaks_suite(surface.gate.provenance, tasks)) if tasks else []
+    return checks + judge_teacher(manifest), ""
+
+
+def judge_teacher(manifest: Manifest) -> list[Check]:
+    """Judge whether the teacher was trained before the evaluation days; one that does not say warns."""
+    if manifest.teacher is None:
+        return []
+    if manifest.teacher.trained_through is None:
+        told = "the teacher does not say what it was trained through"
+        return [Check(name="days_from_teacher_to_evaluation", outcome=Outcome.WARN, threshold=">= 1", detail=told)]
+    between = (min(manifest.eval_days) - manifest.teacher.trained_through).days
+    return gx.validate([{"days_between": between}], teacher_suite())
+
+
+def measure(subject: Subject) -> list[dict[str, str]]:
+    """Derive again what the candidate's manifest, and the evaluation about it, state.
 
     Returns:
         Rows of ``item``, ``stated`` and ``found``, as text.
     """
+    settings, surface, manifest, evaluation = subject.settings, subject.surface, subject.manifest, subject.evaluation
+    champion, reference, contract, lake = subject.champion(), subject.reference(), subject.contract, subject.past
     partition = manifest.partition
     train_days = [day for day in surface.training_days(partition) if day >= settings.first_day]
     eval_days = [day for day in surface.evaluation_days(partition) if day >= settings.first_day]
@@ -53,7 +63,10 @@ def compare_origins(
         "evaluated partition": (evaluation.partition, partition),
         "evaluated rows": (evaluation.rows, sum(d.rows for d in manifest.examples if d.day in manifest.eval_days)),
         "evaluated model": (evaluation.models.get(manifest.kind), manifest.checkpoint_sha256),
-        "evaluated champion": (evaluation.models.get("champion"), champion.manifest.onnx_sha256 if champion else None),
+        "evaluated champion": (
+            evaluation.models.get("champion"),
+            champion.release.manifest.onnx_sha256 if champion else None,
+        ),
         "evaluated reference": (
             evaluation.models.get("reference"),
             reference.manifest.onnx_sha256 if reference else None,
@@ -76,7 +89,7 @@ def compare_origins(
 
 
 def compare_figures(
-    lake: Lake, surface: Surface, manifest: Manifest, contract: Contract, evaluation: Evaluation
+    lake: Lake, surface: Surface, manifest: Manifest, contract: Contract, evaluation: "Evaluation"
 ) -> dict[str, str]:
     """Compute every figure again from the stored predictions and the rows of the manifest's snapshot.
 
@@ -88,11 +101,13 @@ def compare_figures(
         evaluation: The evaluation that the verdict judges.
 
     Returns:
-        A row like those of ``compare_origins``; ``found`` names the first figure that differs.
+        A row like those of ``measure``; ``found`` names the first figure that differs.
 
     Raises:
         PredictionError: There are no predictions of every evaluation row.
     """
+    from ml.evaluation.evaluate import compute_evaluation
+
     again = compute_evaluation(
         lake,
         surface,
@@ -112,7 +127,7 @@ def compare_figures(
 
 
 def measure_leaks(
-    lake: Lake, surface: Surface, days: Sequence[date], evaluation: Evaluation, kind: str
+    lake: Lake, surface: Surface, days: Sequence[date], evaluation: "Evaluation", kind: str
 ) -> list[dict[str, Any]]:
     """Return the AUC (of 0.5 or more) of each single number against each binary task, and the candidate's own.
 
@@ -127,6 +142,10 @@ def measure_leaks(
         Rows of ``task``, ``feature`` (or which scores of the candidate), ``auc`` and ``n``; a constant feature, or a
         task with one class, gives 0.5.
     """
+    import numpy as np
+
+    from ml.evaluation import metrics
+
     tasks = {task: spec.label for task, spec in surface.tasks.items() if spec.kind == "binary"}
     numbers = {name: spec.default for name, spec in surface.inputs.items() if spec.type == "number"}
     columns = dict.fromkeys([*tasks.values(), *numbers])
@@ -148,13 +167,51 @@ def measure_leaks(
     return found
 
 
-def _figures(evaluation: Evaluation) -> dict[str, tuple[float | None, ...]]:
-    def name(r: Result) -> str:
+def suite(rows: Sequence[dict[str, str]]) -> "ExpectationSuite":
+    """Return the suite over ``measure``: one check per item, so that each can be read by itself."""
+    from checks.expectations.measured import ExpectStated
+
+    return gx.suite(
+        "origins",
+        [ExpectStated(where={"item": row["item"]}, **gx.named(row["item"], row["stated"])) for row in rows],
+    )
+
+
+def leaks_suite(gate: ProvenanceGate, tasks: Sequence[str]) -> "ExpectationSuite":
+    """Return the suite over ``measure_leaks``: the strongest single number, or the candidate, of each task."""
+    from checks.expectations.measured import ExpectMeasureBetween
+
+    return gx.suite(
+        "leaks",
+        [
+            ExpectMeasureBetween(
+                column="auc",
+                min_value=0,
+                max_value=gate.max_plausible_auc,
+                where={"task": task},
+                label="feature",
+                **gx.named(f"{task}_strongest_auc", gx.between(high=gate.max_plausible_auc)),
+            )
+            for task in tasks
+        ],
+    )
+
+
+def teacher_suite() -> "ExpectationSuite":
+    """Return the suite over one row: ``days_between`` the teacher's last day and the first evaluation day."""
+    from checks.expectations.measured import ExpectMeasureBetween
+
+    named = gx.named("days_from_teacher_to_evaluation", gx.between(1))
+    return gx.suite("teacher", [ExpectMeasureBetween(column="days_between", min_value=1, **named)])
+
+
+def _figures(evaluation: "Evaluation") -> dict[str, tuple[float | None, ...]]:
+    def name(r: "Result") -> str:
         than = f" - {r.reference}" if r.reference else ""
         return f"{r.task} {r.metric} of {r.model}{than} on {r.slice} ({r.inputs} inputs)"
 
     def known(value: float) -> float | None:
-        return round(value, 9) if np.isfinite(value) else None
+        return round(value, 9) if math.isfinite(value) else None
 
     return {name(r): (known(r.value), known(r.lo), known(r.hi), r.n, r.positives) for r in evaluation.results}
 
@@ -177,3 +234,13 @@ def _text(content: DayContent | None) -> str:
 
 def _span(days: Sequence[date]) -> str:
     return ", ".join(str(day) for day in sorted(days))
+
+
+GUARD = Guard(
+    number=10,
+    name="provenance",
+    means="The manifest agrees with what the lake says; nothing knows the answer beforehand.",
+    to_do="the reason names what is not as stated. After a change of surface, teacher, champion or rows, run the "
+    "release job again; an AUC that is too good is a leak, and no release.",
+    judge=judge,
+)

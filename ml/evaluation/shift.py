@@ -1,19 +1,8 @@
-"""How far a candidate's scores and rankings lie from the champion's on the same rows."""
-
-from collections.abc import Sequence
-from datetime import date
-from typing import Any
+"""How far two models' scores and rankings of the same rows lie apart."""
 
 import numpy as np
 
-from ml.gate.data import example_rows
-from ml.lake import Lake
-from ml.serving.model import SCORE, Model
-from ml.surfaces.spec import Surface
-
 BINS = 10
-MAX_ROWS = 50_000
-"""Rows of the evaluation days that are scored, the newest; bounds memory."""
 
 _LEAST_SHARE = 1e-4
 
@@ -53,39 +42,6 @@ def top_overlap(reference: np.ndarray, scores: np.ndarray, groups: np.ndarray, t
     common = np.bincount(code, weights=best[0] & best[1], minlength=len(sizes)) / top
     counted = sizes >= 2 * top
     return (float(common[counted].mean()) if counted.any() else float("nan")), int(counted.sum())
-
-
-def measure_shift(
-    lake: Lake, surface: Surface, candidate: Model, champion: Model, days: Sequence[date], *, top: int
-) -> list[dict[str, Any]]:
-    """Score the newest rows of some days with both models, inputs as when serving.
-
-    Args:
-        lake: The lake, or a snapshot of it.
-        surface: The surface.
-        candidate: Model to judge.
-        champion: Model that serves.
-        days: Days to take rows from.
-        top: Places of a user's ranking that are compared.
-
-    Returns:
-        Rows of ``measure`` (``psi`` or ``top_overlap``), ``output``, ``measured`` and ``n`` (rows, or users).
-
-    Raises:
-        ValueError: The days have no rows.
-        ColumnError: The champion takes an input that the examples no longer have.
-    """
-    from ml.students.columns import to_arrays
-
-    table = example_rows(lake, surface, days, order="ts desc, exposure_id", limit=MAX_ROWS)
-    new, old = (model.run(to_arrays(table, model.schema.inputs, "serving")) for model in (candidate, champion))
-    found: list[dict[str, Any]] = [
-        {"measure": "psi", "output": name, "measured": psi(old[name], new[name]), "n": table.num_rows}
-        for name in new
-        if name in old
-    ]
-    overlap, users = top_overlap(old[SCORE], new[SCORE], table["user_id"].to_numpy(), top)
-    return [*found, {"measure": "top_overlap", "output": SCORE, "measured": overlap, "n": users}]
 
 
 def _is_top(scores: np.ndarray, code: np.ndarray, top: int) -> np.ndarray:

@@ -1,16 +1,46 @@
-"""Measurements of examples and of soft labels, one row per day, straight from the lake."""
+"""Guard: the examples of every day are there, well formed, within bounds, and as the feature tables say."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
+from checks import gx
+from checks.days import shown_days
+from checks.guard import Daily, Found, Guard, Subject
+from ml.evaluation.outcome import Outcome
+from ml.lake import ALIAS, FEATURES, Lake
+from ml.store.verdicts import Check
+from ml.surfaces.spec import DataGate, Input, Surface
 
-from ml.lake import ALIAS, FEATURES, ML, Lake
-from ml.surfaces.spec import Input, Surface
+if TYPE_CHECKING:
+    from great_expectations import ExpectationSuite
+    from great_expectations.expectations.expectation import Expectation
+
+UNLIKE_FEATURES = "values_unlike_their_features"
+"""Name of the check that compares examples with feature tables."""
+
+_NO_FEATURES = "the lake lacks the feature tables of the surface's daily inputs: nothing to compare with"
 
 
-def measure_examples(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str, Any]]:
+def judge(subject: Subject) -> Found:
+    """Measure the days again at the manifest's snapshot, whatever earlier checks said."""
+    return judge_days(subject.past, subject.surface, subject.days), ""
+
+
+def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:
+    """Judge some days of the lake, as it is or at the snapshot that it shows."""
+    days, empty = shown_days(lake, surface, days)
+    if not days:
+        return empty
+    measured = measure(lake, surface, days)
+    compared = measure_features(lake, surface, days)
+    checks = empty + gx.validate(_with_freshness(measured, days), suite(surface.gate.data, days))
+    if compared is None:
+        return [*checks, Check(name=UNLIKE_FEATURES, outcome=Outcome.WARN, detail=_NO_FEATURES)]
+    return checks + gx.validate([{**row, "day": str(row["day"])} for row in compared], features_suite())
+
+
+def measure(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str, Any]]:
     """Measure the examples of each day.
 
     Returns:
@@ -83,90 +113,44 @@ def measure_features(lake: Lake, surface: Surface, days: Sequence[date]) -> list
     return lake.sql(query, [*[wanted[0], wanted[-1]] * len(joins), wanted]).to_pylist() if wanted else []
 
 
-def measure_soft_labels(
-    lake: Lake,
-    surface: Surface,
-    days: Sequence[date],
-    *,
-    teacher_version: str,
-    contract_hash: str,
-    outputs: int,
-    inputs: int,
-) -> list[dict[str, Any]]:
-    """Measure the soft labels of one teacher, day by day, against the examples.
+def suite(gate: DataGate, days: Sequence[date]) -> "ExpectationSuite":
+    """Return the suite over ``measure`` and ``days_behind``."""
+    built_in = gx.expectations()
+    from checks.expectations.measured import ExpectMeasureBetween, ExpectRateBetween
 
-    Args:
-        lake: The lake, or a snapshot of it.
-        surface: The surface.
-        days: Days to measure.
-        teacher_version: Version of the teacher.
-        contract_hash: Hash of its contract.
-        outputs: Length that ``scores`` must have.
-        inputs: Number of the contract's inputs; 0 for landed scores.
+    def bounded(column: str, low: float | None, high: float | None) -> "Expectation":
+        bounds = {"min_value": low, "max_value": high, "label": "day", "count": "rows"}
+        return ExpectMeasureBetween(column=column, **bounds, **gx.named(column, gx.between(low, high)))
 
-    Returns:
-        One row per day: ``day``, ``examples``, ``labels``, ``coverage`` (share of examples with a label, null without
-        examples), ``duplicates``, ``strangers`` (labels without example), ``non_finite`` (rows with a null, NaN or
-        infinite score), ``wrong_width``, ``other_teacher`` (examples that only another teacher labelled) and
-        ``defaulted_share`` (mean share of inputs that took the default).
-    """
-    labels = f"{ALIAS}.{ML}.soft_labels_{surface.name}"
-    query = f"""
-        with days as (select unnest(?::date[]) as day),
-        e as (
-            select distinct day, exposure_id from {ALIAS}.{FEATURES}.examples_{surface.name}
-            where day in (select unnest(?::date[]))
-        ),
-        every as (
-            select *, teacher_version = ? and contract_hash = ? as own from {labels}
-            where day in (select unnest(?::date[]))
-        ),
-        own as (
-            select day, count(*) as labels, count(*) - count(distinct exposure_id) as duplicates,
-                count(*) filter (
-                    where scores is null or len(list_filter(scores, lambda x: x is null or not isfinite(x))) > 0
-                ) as non_finite,
-                count(*) filter (where scores is null or len(scores) <> ?) as wrong_width,
-                avg(defaulted_inputs) as defaulted
-            from every where own group by day
-        ),
-        matched as (
-            select e.day, count(*) as examples, count(*) filter (where o.exposure_id is not null) as covered,
-                count(*) filter (where o.exposure_id is null and s.exposure_id is not null) as other_teacher
-            from e
-            left join (select distinct day, exposure_id from every where own) as o using (day, exposure_id)
-            left join (select distinct day, exposure_id from every where not own) as s using (day, exposure_id)
-            group by e.day
-        )
-        select d.day, coalesce(m.examples, 0) as examples, coalesce(o.labels, 0) as labels,
-            m.covered / m.examples as coverage, coalesce(o.duplicates, 0) as duplicates,
-            coalesce(o.labels, 0) - coalesce(o.duplicates, 0) - coalesce(m.covered, 0) as strangers,
-            coalesce(o.non_finite, 0) as non_finite, coalesce(o.wrong_width, 0) as wrong_width,
-            coalesce(m.other_teacher, 0) as other_teacher, o.defaulted / greatest(?, 1) as defaulted_share
-        from days as d left join matched as m on m.day = d.day left join own as o on o.day = d.day order by d.day"""
-    wanted = sorted(set(days))
-    parameters = [wanted, wanted, teacher_version, contract_hash, wanted, outputs, inputs]
-    return lake.sql(query, parameters).to_pylist()
+    expected = [
+        built_in.ExpectTableRowCountToEqual(value=len(set(days)), **gx.named("days", str(len(set(days))))),
+        built_in.ExpectColumnValuesToBeUnique(column="day", **gx.named("days_repeated", "0")),
+        bounded("rows", gate.min_rows, None),
+        *(bounded(name, 0, 0) for name in ("duplicate_ids", "null_keys", "foreign_times", "bad_labels", "bad_values")),
+        bounded("null_share", 0, gate.max_null_share),
+        bounded("days_behind", 0, 0),
+    ]
+    for task, (low, high) in gate.label_rate.items():
+        rate, bounds = f"label_rate_{task}", {"min_value": low, "max_value": high, "label": "day"}
+        named = gx.named(rate, gx.between(low, high))
+        expected.append(ExpectRateBetween(column=rate, count=f"labelled_{task}", **bounds, **named))
+    return gx.suite("data", expected)
 
 
-def example_rows(lake: Lake, surface: Surface, days: Sequence[date], *, order: str, limit: int) -> pa.Table:
-    """Return up to ``limit`` examples of some days.
+def features_suite() -> "ExpectationSuite":
+    """Return the suite over ``measure_features``."""
+    from checks.expectations.measured import ExpectMeasureBetween
 
-    Args:
-        lake: The lake, or a snapshot of it.
-        surface: The surface.
-        days: Days to take rows from.
-        order: SQL order that says which rows come first.
-        limit: Most rows.
+    bounds = {"min_value": 0, "max_value": 0, "label": "day", "count": "rows"}
+    named = gx.named(UNLIKE_FEATURES, gx.between(0, 0))
+    return gx.suite("features", [ExpectMeasureBetween(column="other_values", **bounds, **named)])
 
-    Raises:
-        ValueError: The days have no rows.
-    """
-    query = f"select * from {ALIAS}.{FEATURES}.examples_{surface.name} where day in (select unnest(?::date[])) "
-    table = lake.sql(f"{query} order by {order} limit ?", [list(days), limit])
-    if table.num_rows == 0:
-        raise ValueError(f"examples_{surface.name} has no rows on {days[0]} to {days[-1]}")
-    return table
+
+def _with_freshness(measured: Sequence[dict[str, Any]], days: Sequence[date]) -> list[dict[str, Any]]:
+    """Add how many days the newest examples lag behind the days asked for."""
+    newest = max((row["day"] for row in measured if row["rows"]), default=None)
+    behind = (max(days) - newest).days if newest is not None else None
+    return [{**row, "day": str(row["day"]), "days_behind": behind} for row in measured]
 
 
 def _join(table: str, keys: Sequence[str]) -> str:
@@ -203,9 +187,27 @@ def _bad_value(name: str, spec: Input) -> str:
             return "false"
 
 
-def _sum(terms: Any) -> str:
+def _sum(terms: Iterable[str]) -> str:
     return " + ".join(terms) or "0"
 
 
 def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+GUARD = Guard(
+    number=1,
+    name="data",
+    means="Counts, keys, ranges, label rates and freshness of the examples, measured again at the recorded snapshot.",
+    to_do="a table changed after training: `examples_are_sound` names the day. Mend it and run the release job again. "
+    "Days on which nothing was shown, and too few labels to tell a rate from chance, only warn.",
+    judge=judge,
+    daily=Daily(
+        asset="examples",
+        name="examples_are_sound",
+        means="every day has enough rows, unique keys, finite values, plausible label rates.",
+        to_do="the reason names day, value and threshold; look at that day in the landing zone and its quarantine, "
+        "correct it, and run `base_tables_job` and `ranking_tables_job` for it. Nothing learns from it.",
+        judge=judge_days,
+    ),
+)

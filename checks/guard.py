@@ -1,0 +1,171 @@
+"""What a guard is, and what the guards of one candidate look at."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ml.lake import Lake
+from ml.settings import Settings
+from ml.store.artifacts import Artifact
+from ml.store.manifest import Manifest
+from ml.store.release import MANIFEST, Champion, Release
+from ml.store.releases import ReleaseStore
+from ml.store.verdicts import Check, VerdictKey
+from ml.surfaces.spec import Surface
+from ml.teacher.contract import Contract, teacher_contract
+
+if TYPE_CHECKING:
+    from ml.evaluation.evaluate import Evaluation
+
+Found = tuple[list[Check], str]
+"""Checks, and a note for people about all of them. No check says that the guard does not apply; the note says why."""
+
+FIRST = "the first candidate: no champion to compare with"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One candidate, and everything beside it that a guard may look at.
+
+    Attributes:
+        settings: The home.
+        surface: Specification and thresholds.
+        candidate: Artifact with the files of ``ml.store.releases.CANDIDATE``.
+        evaluation: Evaluation of the candidate's partition.
+        store: Where champion and verdicts are.
+        key: What the verdict will be about; it names the champion.
+        checkpoint: The checkpoint that was exported, where it is another one than the manifest names.
+        lakes: Closes the lake when every guard has looked.
+    """
+
+    settings: Settings
+    surface: Surface
+    candidate: Artifact
+    evaluation: "Evaluation"
+    store: ReleaseStore
+    key: VerdictKey
+    checkpoint: Artifact | None
+    lakes: ExitStack
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The candidate's manifest."""
+        return Manifest.from_bytes(self.candidate.read(MANIFEST), f"{self.candidate.path}/{MANIFEST}")
+
+    @property
+    def days(self) -> list[date]:
+        """Every day that was trained or evaluated on."""
+        return sorted({*self.manifest.train_days, *self.manifest.eval_days})
+
+    @property
+    def contract(self) -> Contract:
+        """The pinned teacher's contract."""
+        return teacher_contract(self.settings)
+
+    @cached_property
+    def past(self) -> Lake:
+        """The lake at the manifest's snapshot."""
+        return self.lakes.enter_context(Lake(self.settings, snapshot=self.manifest.snapshot))
+
+    @cached_property
+    def present(self) -> Lake:
+        """The lake as it is: it has the predictions, which are newer than the rows that were learnt from."""
+        return self.lakes.enter_context(Lake(self.settings))
+
+    def champion(self) -> Champion | None:
+        """Return the champion that the verdict's key names.
+
+        Raises:
+            RuntimeError: It changed while guards looked.
+        """
+        champion = self.store.champion(self.surface.name)
+        found = champion.release.id if champion else None
+        if found != self.key.champion:
+            raise RuntimeError(f"the champion changed from {self.key.champion} to {found} while the gate was judging")
+        return champion
+
+    def has_champion(self) -> bool:
+        """Return whether there is a champion, which the evaluation has to know.
+
+        Raises:
+            RuntimeError: The evaluation does not know it, or it changed while guards looked.
+        """
+        champion = self.champion()
+        if champion is not None and "champion" not in self.evaluation.models:
+            raise RuntimeError(f"evaluated before {champion.release.id} was champion: materialize `evaluation` again")
+        return champion is not None
+
+    def reference(self) -> Release | None:
+        """Return the reference release, where it is another one than the champion."""
+        name = self.store.reference(self.surface.name)
+        return None if name in (None, self.key.champion) else self.store.release(self.surface.name, name)
+
+
+class Thresholds(BaseModel):
+    """Base of thresholds that a guard's own file declares; every one has a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def of(cls, surface: Surface, guard: str) -> Self:
+        """Return the surface's thresholds for the guard.
+
+        Raises:
+            ValueError: The surface sets one that there is not, or to a value that it cannot have.
+        """
+        try:
+            return cls.model_validate(surface.gate.guards.get(guard, {}))
+        except ValidationError as error:
+            raise ValueError(f"surface {surface.name}, gate: guards: {guard}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Daily:
+    """A guard's check of each day, on the asset that makes what it looks at.
+
+    Attributes:
+        asset: Name of the asset below its surface.
+        name: Name of the check.
+        means: What the check looks at, for people.
+        to_do: What to do when it fails.
+        judge: Looks at some days of a lake, as it is or at the snapshot that it shows.
+    """
+
+    asset: str
+    name: str
+    means: str
+    to_do: str
+    judge: Callable[[Lake, Surface, Sequence[date]], list[Check]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """One guard of the gate: what a file in ``checks/guards`` calls ``GUARD``.
+
+    Attributes:
+        number: Place in the gate.
+        name: Name of its file.
+        means: What it looks at, a sentence for people.
+        to_do: What to do when it warns or blocks.
+        judge: Measures a candidate and holds it against the thresholds. What it raises blocks the candidate.
+        daily: The same for each day, before there is a candidate.
+        thresholds: What a surface may set below ``gate: guards: <name>:``; None takes nothing from there.
+    """
+
+    number: int
+    name: str
+    means: str
+    to_do: str
+    judge: Callable[[Subject], Found]
+    daily: Daily | None = None
+    thresholds: type[Thresholds] | None = None
+
+    @property
+    def check(self) -> str:
+        """Name of its asset check, such as ``guard_01_data``."""
+        return f"guard_{self.number:02d}_{self.name}"

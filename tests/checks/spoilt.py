@@ -1,0 +1,99 @@
+"""Candidates and evaluations that are not what they should be, and what the gate makes of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from checks import gate
+from checks.guard import Guard, Subject
+from ml.evaluation.evaluate import Evaluation, Result
+from ml.evaluation.outcome import BLOCKING
+from ml.settings import Settings
+from ml.store.artifacts import Artifact, ArtifactStore
+from ml.store.manifest import Manifest
+from ml.store.promotion import Proposal
+from ml.store.releases import ReleaseStore
+from ml.store.verdicts import GuardResult, Override, Verdict
+from ml.surfaces.spec import Surface
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A candidate of the small home, in a release store of its own."""
+
+    settings: Settings
+    surface: Surface
+    candidate: Artifact
+    evaluation: Evaluation
+    store: ReleaseStore
+    checkpoint: Artifact | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest.from_bytes(self.candidate.read("manifest.json"), "manifest.json")
+
+    def but(self, **changes: Any) -> "Bench":
+        """Return the bench with other parts."""
+        return replace(self, **changes)
+
+    def variant(self, files: dict[str, bytes] | None = None, **story: Any) -> "Bench":
+        """Return the bench with a candidate of other files, or with another story told in its manifest."""
+        content = {name: self.candidate.read(name) for name in self.candidate.files} | (files or {})
+        content["manifest.json"] = self.manifest.model_copy(update=story).to_bytes()
+        artifacts = ArtifactStore(self.store.files.root)
+        return self.but(candidate=artifacts.put("models/tiny/onnx", self.candidate.partition, content))
+
+    def figures(self, match: Callable[[Result], bool], **values: float) -> "Bench":
+        """Return the bench with other figures where ``match`` holds."""
+        results = tuple(replace(r, **values) if match(r) else r for r in self.evaluation.results)
+        assert results != self.evaluation.results
+        return self.but(evaluation=replace(self.evaluation, results=results))
+
+    def without(self, match: Callable[[Result], bool]) -> "Bench":
+        """Return the bench with an evaluation that lacks the figures where ``match`` holds."""
+        results = tuple(r for r in self.evaluation.results if not match(r))
+        assert results != self.evaluation.results
+        return self.but(evaluation=replace(self.evaluation, results=results))
+
+    def ask(self, guard: Guard) -> GuardResult:
+        """Run one guard, as the gate does."""
+        with self.subject() as subject:
+            return gate.ask(guard, subject)
+
+    @contextmanager
+    def subject(self) -> Iterator[Subject]:
+        """Give what guards look at, and close the lake."""
+        key = self.store.verdict_key(self.surface, self.candidate)
+        with ExitStack() as lakes:
+            yield Subject(
+                self.settings, self.surface, self.candidate, self.evaluation, self.store, key, self.checkpoint, lakes
+            )
+
+    def judge(self) -> Verdict:
+        """Run the gate."""
+        options = {"store": self.store, "checkpoint": self.checkpoint}
+        return gate.judge(self.settings, self.surface, self.candidate, self.evaluation, **options).verdict
+
+    def promote(self, override: Override | None = None) -> str:
+        """Judge the candidate, make it the champion, and return the id of its release."""
+        self.judge()
+        key = self.store.verdict_key(self.surface, self.candidate)
+        proposal = Proposal(self.candidate, key, self.manifest.partition, "test", "because")
+        return self.store.promote(self.surface.name, proposal, override=override).release
+
+
+def blocked(result: GuardResult) -> set[str]:
+    """Return the checks that block."""
+    return {check.name for check in result.checks if check.outcome in BLOCKING}
+
+
+def figure(task: str, comparison: str, value: float, lo: float, hi: float, **more: Any) -> dict[str, Any]:
+    """Return one row as guards measure it from an evaluation."""
+    cell = {"task": task, "comparison": comparison, "metric": "auc", "value": value, "lo": lo, "hi": hi}
+    return cell | {"n": 1000, "positives": 100} | more
+
+
+def of(kind: str, reference: str | None, task: str = "ctr", metric: str = "auc") -> Callable[[Result], bool]:
+    """Return what is true of one figure over all rows."""
+    return lambda r: (r.model, r.reference, r.task, r.metric, r.slice) == (kind, reference, task, metric, "all")
