@@ -12,7 +12,7 @@ from ml.pipeline import read_evaluation
 from ml.settings import Settings
 from ml.store.releases import Release, ReleaseStore
 from ml.surfaces.spec import load_surface, load_surfaces
-from tests.conftest import ROOT, home_environment
+from tests.support.commands import ROOT, home_environment
 
 NARROW = {"COLUMNS": "40", "TERM": "xterm"}
 

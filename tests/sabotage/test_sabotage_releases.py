@@ -14,8 +14,8 @@ from ml.pipeline import promote_candidate
 from ml.store.releases import MANIFEST, MODEL, SCHEMA, PromotionRefused, Refusal
 from ml.store.sealed import DamagedError, seal
 from ml.store.verdicts import Guard, Outcome, Override, decide
-from tests.sabotage import changes
-from tests.sabotage.bench import GATE, SURFACES, Bench, Case, each
+from tests.support import changes
+from tests.support.bench import GATE, SURFACES, Bench, Case, each
 
 BYPASS = Override(by="test", reason="to have another champion")
 

@@ -13,7 +13,7 @@ from datetime import date
 import pytest
 
 from ml.store.releases import Pointer, PromotionRefused, Refusal
-from tests.ml.store.conftest import opens_valid, synced
+from tests.support.shop import opens_valid, synced
 
 FIRST = date(2026, 2, 1)
 _CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}

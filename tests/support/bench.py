@@ -18,14 +18,14 @@ from deploy.automation.jobs import release_chain
 from deploy.definitions import build_definitions
 from ml.lake import Lake
 from ml.pipeline import artifact_name, find
-from ml.settings import Settings
+from ml.settings import PROJECT_ROOT, Settings
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.manifest import Manifest
 from ml.store.releases import MANIFEST, Pointer, ReleaseStore
 from ml.store.verdicts import Outcome, Verdict
 from ml.surfaces.spec import Surface
 
-SURFACES = Path(__file__).parent / "surfaces"
+SURFACES = PROJECT_ROOT / "tests" / "sabotage" / "surfaces"
 GATE = "gate"
 """Stage that judges the candidate as it lies there; every other stage is an asset."""
 
