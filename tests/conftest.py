@@ -13,9 +13,8 @@ import pytest
 from filelock import FileLock
 
 import ml.quiet  # noqa: F401
-from tests.postgres import PASSWORD, Postgres
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.commands import run_crossfade
+from tests.support.postgres import PASSWORD, Postgres
 
 for name in [name for name in os.environ if name.startswith("CROSSFADE_") and name != "CROSSFADE_PICTURES"]:
     del os.environ[name]
@@ -135,30 +134,7 @@ def _demo(home: Path) -> None:
     run_crossfade(home, "demo", "--preset", "tiny", timeout=600)
 
 
-def run_crossfade(home: Path, *arguments: str, timeout: float = 120, **environment: str) -> str:
-    """Run the command line in its own process on the test surfaces and return what it printed."""
-    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", *arguments]
-    result = subprocess.run(
-        command, env=home_environment(home, **environment), cwd=ROOT, capture_output=True, text=True, timeout=timeout
-    )
-    assert result.returncode == 0, f"{' '.join(arguments)}\n{result.stdout[-3000:]}\n{result.stderr[-5000:]}"
-    return result.stdout + result.stderr
-
-
 @pytest.fixture(scope="session")
 def run_command() -> Callable[..., str]:
     """The function ``run_crossfade``."""
     return run_crossfade
-
-
-def home_environment(home: Path, **more: str) -> dict[str, str]:
-    """Return the environment of a process that works on ``home``."""
-    return {
-        **os.environ,
-        "CROSSFADE_HOME": str(home),
-        "CROSSFADE_SURFACES_DIR": str(ROOT / "tests" / "surfaces"),
-        "CROSSFADE_THREADS": "1",
-        "DAGSTER_HOME": str(home / "dagster"),
-        "PYTHONPATH": str(ROOT),
-        **more,
-    }

@@ -20,7 +20,7 @@ from deploy.automation.days import range_tags
 from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from ml.settings import Settings
 from ml.surfaces.spec import load_surfaces
-from tests.campaigns.instance import App, Ui, answers, apps, daemon, day, keys_of, quiet, reasons, tables, wait
+from tests.support.instance import App, Ui, answers, apps, daemon, day, keys_of, quiet, reasons, tables, wait
 
 DAYS = int(os.environ.get("DAYS", "30"))
 SERVERS = bool(os.environ.get("SERVERS"))

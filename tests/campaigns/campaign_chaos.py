@@ -36,7 +36,7 @@ from ml.settings import PROJECT_ROOT, Settings
 from ml.store.release import MODEL
 from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
-from tests.campaigns.instance import (
+from tests.support.instance import (
     PATIENCE_S,
     App,
     Ui,
@@ -50,7 +50,7 @@ from tests.campaigns.instance import (
     tables,
     wait,
 )
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "100"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.process import crossfade
 from deploy.serving.protocol import HEADER
-from tests.deploy.serving.tiny_home import Home, binary_request, rank_body, tiny_settings
+from tests.support.tiny_home import Home, binary_request, rank_body, tiny_settings
 
 REQUESTS = int(os.environ.get("REQUESTS", "10000"))
 GROWTH_MB = 64

@@ -20,9 +20,9 @@ from ml.study.analysis import lifts
 from ml.study.design import load_design
 from ml.study.report import study_rows
 from ml.study.run import TRIALS_TABLE
-from tests.campaigns.instance import start
-from tests.deploy.serving.tiny_home import Home, number_of, rank_body, tiny_settings
-from tests.ml.store.conftest import opens_valid
+from tests.support.instance import start
+from tests.support.shop import opens_valid
+from tests.support.tiny_home import Home, number_of, rank_body, tiny_settings
 
 KILLS = int(os.environ.get("KILLS", "5"))
 RELEASE_KILLS = int(os.environ.get("RELEASE_KILLS", "200"))

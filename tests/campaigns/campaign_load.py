@@ -14,8 +14,7 @@ import httpx
 import numpy as np
 
 from benchmarks.process import crossfade
-from tests.deploy.serving.test_serving_swap import BROKEN, wait_until
-from tests.deploy.serving.tiny_home import DAY, ITEMS, Home, number_of, rank_body, tiny_settings
+from tests.support.tiny_home import BROKEN, DAY, ITEMS, Home, number_of, rank_body, tiny_settings, wait_until
 
 SWAPS = int(os.environ.get("SWAPS", "200"))
 CLIENTS = 4

@@ -16,7 +16,7 @@ from ml.landing.readiness import SUCCESS
 from ml.settings import PROJECT_ROOT, Settings
 from ml.simulator.write import write_landing
 from ml.store.releases import ReleaseStore
-from tests.campaigns.instance import FIRST, daemon, day, wait
+from tests.support.instance import FIRST, daemon, day, wait
 
 SCHEDULED_AFTER_MINUTES = 6
 """When the day's schedule fires, once: after the first files' labels, so that what comes later is the conditions'."""

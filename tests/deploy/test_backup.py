@@ -14,7 +14,7 @@ from ml.lake import ALIAS, Lake
 from ml.landing.changes import changed_days
 from ml.settings import Settings
 from ml.store.releases import ReleaseStore
-from tests.conftest import ROOT, home_environment, run_crossfade
+from tests.support.commands import ROOT, home_environment, run_crossfade
 
 TABLE = "features.examples_homepage"
 DAY = date(2026, 1, 5)

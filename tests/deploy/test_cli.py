@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from benchmarks.process import free_port, running
-from tests.conftest import home_environment
+from tests.support.commands import home_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 

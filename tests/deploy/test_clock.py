@@ -14,8 +14,8 @@ from ml.landing.readiness import missing, table_folder
 from ml.settings import PROJECT_ROOT, Settings
 from ml.store.release import MODEL
 from ml.store.releases import ReleaseStore
-from tests.campaigns.instance import tables
-from tests.conftest import home_environment
+from tests.support.commands import home_environment
+from tests.support.instance import tables
 
 MOVES = ("-1d", "+365d", "+0d")
 PROBE = """

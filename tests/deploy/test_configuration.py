@@ -8,7 +8,7 @@ import pytest
 
 from deploy.cli.configuration import as_example, rows
 from ml.settings import PROJECT_ROOT, Settings, write_settings_file
-from tests.conftest import run_crossfade
+from tests.support.commands import run_crossfade
 
 
 def test_the_example_file_is_what_the_settings_say() -> None:

@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks.process import free_port, running
 from ml.settings import PROJECT_ROOT, Settings
-from tests.conftest import home_environment
-from tests.deploy.conftest import COPIED, DOCKERFILE, Installed
+from tests.support.commands import home_environment
+from tests.support.image import COPIED, DOCKERFILE, SERVICES, Installed
 
 IMAGES = PROJECT_ROOT / "deploy" / "images.env"
 COMPOSE = (PROJECT_ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
-SERVICES = yaml.safe_load(COMPOSE)["services"]
 
 
 def test_the_project_installs_and_runs_from_the_files_that_an_image_gets(image: Installed, tmp_path: Path) -> None:

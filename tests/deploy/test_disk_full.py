@@ -9,7 +9,7 @@ import pytest
 
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings
-from tests.conftest import ROOT, home_environment
+from tests.support.commands import ROOT, home_environment
 
 STEPS = {
     "landing": (

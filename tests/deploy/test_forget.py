@@ -20,7 +20,7 @@ from ml.landing.ledger import totals
 from ml.serving.snapshot import FeatureSnapshot, current_snapshot
 from ml.settings import Settings
 from ml.store.releases import ReleaseStore
-from tests.conftest import ROOT, home_environment, run_crossfade
+from tests.support.commands import ROOT, home_environment, run_crossfade
 
 SEED = 20260102
 

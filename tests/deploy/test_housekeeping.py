@@ -22,7 +22,7 @@ from ml.lake import ALIAS, Lake
 from ml.settings import Settings
 from ml.store.releases import ReleaseStore
 from ml.store.sealed import DamagedError
-from tests.conftest import ROOT, home_environment, run_crossfade
+from tests.support.commands import ROOT, home_environment, run_crossfade
 
 NOW = timedelta(0)
 SEED = 20260101

@@ -20,9 +20,9 @@ from kubernetes.client import ApiClient
 from benchmarks.process import free_port
 from deploy.serving.app import create_app
 from ml.settings import PROJECT_ROOT, Settings
-from tests.conftest import home_environment
-from tests.deploy.test_containers import DOCKERFILE, SERVICES
-from tests.docs.test_operate import assert_taken
+from tests.support.command_line import assert_taken
+from tests.support.commands import home_environment
+from tests.support.image import DOCKERFILE, SERVICES
 
 FOLDER = PROJECT_ROOT / "deploy" / "kubernetes"
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())}

@@ -19,10 +19,10 @@ from ml.lake import ALIAS, Lake, attach_path
 from ml.settings import Settings
 from ml.store.release import MODEL
 from ml.store.releases import ReleaseStore
-from tests.campaigns.instance import answers, process, tables
-from tests.campaigns.instance import service as command_of
-from tests.conftest import home_environment, run_crossfade
-from tests.postgres import PASSWORD
+from tests.support.commands import home_environment, run_crossfade
+from tests.support.instance import answers, process, tables
+from tests.support.instance import service as command_of
+from tests.support.postgres import PASSWORD
 
 pytestmark = pytest.mark.early
 

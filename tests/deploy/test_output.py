@@ -13,7 +13,7 @@ from ml.stages.evaluation import read_evaluation
 from ml.store.release import Release
 from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surface, load_surfaces
-from tests.conftest import ROOT, home_environment
+from tests.support.commands import ROOT, home_environment
 
 NARROW = {"COLUMNS": "40", "TERM": "xterm"}
 

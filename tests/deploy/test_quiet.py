@@ -15,8 +15,8 @@ import pytest
 
 from benchmarks.process import free_port, running
 from ml.quiet import QUIET
-from tests.conftest import ROOT
-from tests.deploy.conftest import Installed
+from tests.support.commands import ROOT
+from tests.support.image import Installed
 
 TRACE = Path(".cache") / "Microsoft"
 """Where onnxruntime keeps the events that it is going to send, and the id of this device."""

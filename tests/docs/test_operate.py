@@ -3,17 +3,14 @@
 import ast
 import re
 import shlex
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 from typer import TyperException
-from typer.core import TyperGroup
-from typer.main import get_command
 
-from deploy.cli.main import app
 from ml.settings import PROJECT_ROOT, Settings
+from tests.support.command_line import assert_taken
 
 TEXT = (PROJECT_ROOT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")
 RECIPES = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
@@ -35,19 +32,6 @@ def test_a_recipe_is_executed_by_tests_that_exist(recipe: str) -> None:
 @pytest.fixture(autouse=True)
 def _login_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER", "ann")  # who promotes, unless the command says it
-
-
-def assert_taken(arguments: Sequence[str]) -> None:
-    """Parse the arguments of `crossfade`; raises where a command, argument or option is unknown."""
-    command = get_command(app)
-    context = command.make_context("crossfade", list(arguments), resilient_parsing=True)
-    while isinstance(command, TyperGroup):
-        name, *arguments = arguments
-        found = command.get_command(context, name)
-        assert found is not None, f"no command {name!r}"
-        command = found
-        context = command.make_context(name, list(arguments), parent=context, resilient_parsing=True)
-    command.make_context(str(command.name), list(arguments))
 
 
 @pytest.mark.parametrize("line", COMMANDS)

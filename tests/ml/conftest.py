@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.process import free_port
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 100 * 2**20}
 

@@ -9,7 +9,7 @@ import pytest
 
 from ml.store.champions import Pointer
 from ml.surfaces.spec import load_surfaces
-from tests.sabotage.bench import Bench, Case, settings_of
+from tests.support.bench import Bench, Case, settings_of
 
 COLUMNS = ("case", "goes on with", "caught by", "and by")
 

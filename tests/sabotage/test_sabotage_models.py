@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.sabotage import changes
-from tests.sabotage.bench import GATE, Bench, Case, each
-from tests.sabotage.changes import evaluation, graph, head, predictions, story, teacher, weights
+from tests.support import changes
+from tests.support.bench import GATE, Bench, Case, each
+from tests.support.changes import evaluation, graph, head, predictions, story, teacher, weights
 
 
 def trained(name: str, edit: Callable[..., None], caught: int | str) -> Case:

@@ -17,8 +17,8 @@ from ml.store.refusals import PromotionRefused, Refusal
 from ml.store.release import MANIFEST, MODEL, SCHEMA
 from ml.store.sealed import DamagedError, seal
 from ml.store.verdicts import GuardResult, Override, decide
-from tests.sabotage import changes
-from tests.sabotage.bench import GATE, SURFACES, Bench, Case, each
+from tests.support import changes
+from tests.support.bench import GATE, SURFACES, Bench, Case, each
 
 BYPASS = Override(by="test", reason="to have another champion")
 

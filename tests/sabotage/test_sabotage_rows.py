@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.sabotage import changes
-from tests.sabotage.bench import Bench, Case, each
-from tests.sabotage.changes import lake, training_set
+from tests.support import changes
+from tests.support.bench import Bench, Case, each
+from tests.support.changes import lake, training_set
 
 TRAINING_SET = "training_set"
 REFUSED = "homepage__training_set"

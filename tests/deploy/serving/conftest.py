@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from deploy.serving.run import serving
-from tests.deploy.serving.tiny_home import DAY, Home, tiny_settings
+from tests.support.tiny_home import DAY, Home, tiny_settings
 
 
 @pytest.fixture(scope="session")

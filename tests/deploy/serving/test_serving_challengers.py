@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from deploy.serving.run import serving
-from tests.deploy.serving.tiny_home import Home, graph_of, rank_body
+from tests.support.tiny_home import Home, graph_of, rank_body
 
 USERS = [f"u{number}" for number in range(200)]
 

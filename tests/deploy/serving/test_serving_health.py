@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from deploy.automation.health import overdue, unserved
 from deploy.serving.run import serving
-from tests.deploy.serving.tiny_home import Home
+from tests.support.tiny_home import Home
 
 
 def test_a_champion_that_the_server_does_not_take_up_is_seen_and_late_after_its_patience(home: Home) -> None:

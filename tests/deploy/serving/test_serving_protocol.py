@@ -20,7 +20,7 @@ from deploy.serving.app import Limits
 from deploy.serving.protocol import HEADER, BadRequest, TensorSpec, decode_request
 from deploy.serving.run import serving
 from ml.surfaces.spec import Surface
-from tests.deploy.serving.tiny_home import (
+from tests.support.tiny_home import (
     Home,
     binary_request,
     feeds_of,

@@ -17,7 +17,7 @@ from ml.lake import Lake
 from ml.serving.request import OUTCOMES
 from ml.students.columns import to_arrays
 from ml.surfaces.spec import Surface
-from tests.deploy.serving.tiny_home import DAY, ITEMS, USERS, Home, rank_body, tiny_settings
+from tests.support.tiny_home import DAY, ITEMS, USERS, Home, rank_body, tiny_settings
 
 
 @pytest.mark.parametrize("surface", ["homepage", "radio"])

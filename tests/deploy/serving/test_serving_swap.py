@@ -1,9 +1,6 @@
 """The server follows champion and features: nothing fails or mixes meanwhile, the bad never replaces the good."""
 
-import json
 import threading
-import time
-from collections.abc import Callable
 from datetime import timedelta
 
 import httpx
@@ -12,16 +9,8 @@ import pytest
 from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from deploy.serving.run import serving
-from ml.export.schema import feature_schema
 from ml.serving.snapshot import current_snapshot
-from tests.deploy.serving.tiny_home import DAY, Home, graph_of, rank_body
-
-
-def wait_until(reached: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, "not reached in time"
-        time.sleep(0.01)
+from tests.support.tiny_home import BROKEN, DAY, Home, rank_body, wait_until
 
 
 def engine_of(home: Home) -> Engine:
@@ -69,19 +58,6 @@ def test_swaps_under_requests_lose_none_and_mix_none(home: Home) -> None:
     assert all(made_by == {numbers[release]} for _, release, _, made_by in answers)
     assert {numbers[release] for _, release, *_ in answers} == {1, 2, 3, 4, 5}
     assert "crossfade_drained_models_total 5.0" in text
-
-
-BROKEN = {
-    "not an ONNX file": lambda home, spec: {"model": b"not a model"},
-    "other inputs than its schema": lambda home, spec: {"model": graph_of(spec, 2, rename={"hour": "hours"})},
-    "not finite": lambda home, spec: {"model": graph_of(spec, 2, nan=True)},
-    "a feature that the snapshot lacks": lambda home, spec: {
-        "schema": json.dumps(feature_schema(spec)).replace("feat_item.ctr", "feat_item.new_rate").encode()
-    },
-    "a schema without kinds": lambda home, spec: {
-        "schema": json.dumps(feature_schema(spec)).replace('"kind"', '"sort"').encode()
-    },
-}
 
 
 @pytest.mark.parametrize("case", BROKEN)

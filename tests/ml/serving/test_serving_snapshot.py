@@ -11,7 +11,7 @@ from ml.ids import id63
 from ml.lake import Lake
 from ml.serving.snapshot import KEEP, KEYS, FeatureSnapshot, Published, SnapshotError, current_snapshot, publish
 from ml.surfaces.spec import Input
-from tests.deploy.serving.tiny_home import DAY, Home, tiny_settings
+from tests.support.tiny_home import DAY, Home, tiny_settings
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from ml.store.champions import Pointer
 from ml.store.refusals import PromotionRefused, Refusal
-from tests.ml.store.conftest import opens_valid, synced
+from tests.support.shop import opens_valid, synced
 
 FIRST = date(2026, 2, 1)
 _CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}

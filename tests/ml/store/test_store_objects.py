@@ -23,8 +23,8 @@ from ml.store.releases import ReleaseStore
 from ml.store.repository import served_version
 from ml.store.sealed import DamagedError
 from ml.surfaces.spec import load_surface
-from tests.deploy.serving.tiny_home import Home, rank_body, tiny_settings
-from tests.ml.store.conftest import Shop, opens_valid, synced
+from tests.support.shop import Shop, opens_valid, synced
+from tests.support.tiny_home import Home, rank_body, tiny_settings
 
 SURFACE = PROJECT_ROOT / "ml" / "surfaces" / "homepage.yaml"
 

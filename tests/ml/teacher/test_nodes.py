@@ -34,7 +34,7 @@ from ml.teacher.labels import LabelError, LabelReport, label_days
 from ml.teacher.nodes import on_nodes, pack, unpack
 from ml.teacher.runtime import TeacherRefused, open_teacher
 from ml.teacher.scoring import on_threads
-from tests.conftest import ROOT
+from tests.support.commands import ROOT
 
 pytestmark = pytest.mark.early
 

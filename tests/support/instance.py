@@ -20,7 +20,7 @@ from deploy.automation.jobs import NOT_ENDED
 from ml.lake import ALIAS, Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.simulator.write import write_landing
-from tests.deploy.test_containers import SERVICES
+from tests.support.image import SERVICES
 
 FIRST = date(2026, 1, 1)
 PATIENCE_S = 900.0

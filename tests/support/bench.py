@@ -18,7 +18,7 @@ from deploy.automation.jobs import release_chain
 from deploy.definitions import build_definitions
 from ml.evaluation.outcome import BLOCKING
 from ml.lake import Lake
-from ml.settings import Settings
+from ml.settings import PROJECT_ROOT, Settings
 from ml.stages.artifacts import artifact_name, find
 from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.champions import Pointer
@@ -28,7 +28,7 @@ from ml.store.releases import ReleaseStore
 from ml.store.verdicts import Verdict
 from ml.surfaces.spec import Surface
 
-SURFACES = Path(__file__).parent / "surfaces"
+SURFACES = PROJECT_ROOT / "tests" / "sabotage" / "surfaces"
 GATE = "gate"
 """Stage that judges the candidate as it lies there; every other stage is an asset."""
 

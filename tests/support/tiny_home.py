@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -259,3 +261,24 @@ def binary_request(surface: Surface, rows: int = 2) -> tuple[dict[str, Any], byt
 
 def tiny_settings(home: Path, **changes: Any) -> Settings:
     return Settings(**{"home": home, "last_day": DAY, "threads": 1, "memory_limit": "500MB", **changes})
+
+
+BROKEN = {
+    "not an ONNX file": lambda home, spec: {"model": b"not a model"},
+    "other inputs than its schema": lambda home, spec: {"model": graph_of(spec, 2, rename={"hour": "hours"})},
+    "not finite": lambda home, spec: {"model": graph_of(spec, 2, nan=True)},
+    "a feature that the snapshot lacks": lambda home, spec: {
+        "schema": json.dumps(feature_schema(spec)).replace("feat_item.ctr", "feat_item.new_rate").encode()
+    },
+    "a schema without kinds": lambda home, spec: {
+        "schema": json.dumps(feature_schema(spec)).replace('"kind"', '"sort"').encode()
+    },
+}
+"""Releases that cannot be served."""
+
+
+def wait_until(reached: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, "not reached in time"
+        time.sleep(0.01)

@@ -1,0 +1,131 @@
+"""A release store with tiny but real candidates."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from ml.evaluation.outcome import Outcome
+from ml.export.schema import feature_schema
+from ml.store.artifacts import Artifact, ArtifactStore
+from ml.store.files import Bucket, sha256_bytes
+from ml.store.manifest import DayContent, Manifest
+from ml.store.promotion import Proposal
+from ml.store.release import Champion
+from ml.store.releases import ReleaseStore
+from ml.store.repository import served_version
+from ml.store.verdicts import Check, GuardResult, StoredVerdict, Verdict, VerdictKey, decide, now
+from ml.surfaces.spec import Surface
+
+CONFIG = b'name: "homepage"\nbackend: "onnxruntime"\nmax_batch_size: 0\n'
+
+
+@dataclass
+class Shop:
+    """Makes candidates, judges and promotes them."""
+
+    root: Path | Bucket
+    surface: Surface
+
+    @property
+    def store(self) -> ReleaseStore:
+        return ReleaseStore(self.root)
+
+    def candidate(
+        self, day: int, model: bytes = b"", tamper: Callable[[dict[str, Any]], None] | None = None
+    ) -> Artifact:
+        partition = date(2026, 2, 1) + timedelta(days=day)
+        model = model or f"model of {day}".encode()
+        schema = json.dumps(feature_schema(self.surface)).encode()
+        content: dict[str, Any] = {
+            "surface": self.surface.name,
+            "partition": partition,
+            "kind": "student",
+            "technique": "auxiliary",
+            "snapshot": 100 + day,
+            "train_days": (partition - timedelta(days=5), partition - timedelta(days=4)),
+            "eval_days": (partition - timedelta(days=2), partition - timedelta(days=1)),
+            "examples": tuple(
+                DayContent(day=partition - timedelta(days=i), rows=1000, content_hash="0" * 32) for i in (5, 4, 2, 1)
+            ),
+            "soft_labels": (),
+            "teacher": None,
+            "spec_digest": self.surface.digest,
+            "gate_digest": self.surface.gate.digest,
+            "dbt_manifest_hash": "d" * 64,
+            "git_commit": None,
+            "seed": 1,
+            "parameters": 1234,
+            "libraries": {"torch": "2.13.0"},
+            "checkpoint_sha256": "c" * 64,
+            "onnx_sha256": sha256_bytes(model),
+            "feature_schema_hash": sha256_bytes(schema),
+        }
+        if tamper:
+            tamper(content)
+        files = {
+            "model.onnx": model,
+            "config.pbtxt": CONFIG,
+            "schema.json": schema,
+            "manifest.json": Manifest(**content).to_bytes(),
+        }
+        return ArtifactStore(self.root).put(f"{self.surface.name}/onnx", str(partition), files)
+
+    def partition(self, candidate: Artifact) -> date:
+        return date.fromisoformat(candidate.partition)
+
+    def judge(self, candidate: Artifact, outcome: Outcome = Outcome.PASS, **changes: Any) -> StoredVerdict:
+        key = self.store.verdict_key(self.surface, candidate).model_copy(update=changes.pop("key", {}))
+        guards = (
+            GuardResult(
+                number=3,
+                name="quality",
+                outcome=outcome,
+                reason="<b>as told</b>",
+                checks=(Check(name="auc", outcome=outcome, value=0.8, threshold=">= 0.6", interval=(0.79, 0.81), n=9),),
+            ),
+            GuardResult(number=6, name="score_shift", outcome=Outcome.NOT_EVALUATED, reason="not applicable"),
+        )
+        content = {
+            "key": key,
+            "partition": self.partition(candidate),
+            "decision": decide(guards),
+            "guards": guards,
+            "judged": dict(candidate.files),
+            "judged_at": now(),
+        }
+        return self.store.verdicts.write(Verdict(**content | changes))
+
+    def promote(self, candidate: Artifact, key: VerdictKey | None = None, **options: Any):
+        arguments = {"partition": self.partition(candidate), "by": "test", "reason": "because"} | options
+        override = arguments.pop("override", None)
+        key = key or self.store.verdict_key(self.surface, candidate)
+        return self.store.promote(self.surface.name, Proposal(candidate, key, **arguments), override=override)
+
+    def release(self, day: int):
+        candidate = self.candidate(day)
+        self.judge(candidate)
+        return self.promote(candidate)
+
+
+def opens_valid(store: ReleaseStore) -> Champion | None:
+    """Assert that the store opens and that its repository names a whole release of its history; return the champion."""
+    champion, history = store.champion("homepage"), store.history("homepage")
+    assert [entry.number for entry in history] == list(range(1, len(history) + 1))
+    config = "repository/homepage/config.pbtxt"
+    if store.files.exists(config):
+        version = served_version(store.files.read(config).decode())
+        pointer = next(entry for entry in history if entry.version == version and entry.moves)
+        assert sha256_bytes(store.files.read(f"repository/homepage/{version}/model.onnx")) == pointer.onnx_sha256
+    return champion
+
+
+def synced(store: ReleaseStore) -> None:
+    """Assert that the repository can be brought in line with the pointer."""
+    if store.sync_repository("homepage"):
+        champion = store.champion("homepage")
+        assert champion is not None
+        config = store.files.read("repository/homepage/config.pbtxt").decode()
+        assert served_version(config) == champion.pointer.version
