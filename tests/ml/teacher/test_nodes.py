@@ -21,7 +21,7 @@ import pytest
 from assets.names import surface_key
 from assets.progress import ProgressResource
 from assets.soft_labels import build_soft_labels
-from ml.cluster import ClusterError
+from ml.cluster import ClusterError, connected
 from ml.lake import Lake
 from ml.progress import Step
 from ml.settings import PROJECT_ROOT, Settings
@@ -264,11 +264,21 @@ def test_without_ray_or_without_a_cluster_the_error_names_the_setting_and_no_row
     with pytest.raises(ClusterError, match=r"CROSSFADE_RAY_ADDRESS=127\.0\.0\.1:9 cannot be reached: .*refused"):
         label_days(lake, nowhere, "home", contract, days)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ClusterError, match=r"ray is not installed here: pip install 'crossfade\[ray\]'"):
+    with pytest.raises(ClusterError, match=r"ray is not installed here: run `\.venv/bin/pip install -e '\.\[ray\]'`"):
         label_days(lake, nowhere, "home", contract, days)
     assert lake.content_hash("lake.ml.soft_labels_home")[0] == 0
     with pytest.raises(ValueError, match="somewhere"):
         Settings(home=settings.home, ray_address="somewhere")
+
+
+def test_a_failed_connection_leaves_nothing_behind_that_breaks_the_next_one(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.util.client.worker.INITIAL_TIMEOUT_SEC", 0.1)  # Ray's own, of the first of its tries
+    with pytest.raises(ClusterError, match="cannot be reached"), connected(f"ray://{cluster.address}"):
+        pass
+    with connected(cluster.address) as ray:
+        assert ray.get(ray.put("here")) == "here"
 
 
 def test_usage_is_reported_to_nobody() -> None:
