@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from ml.export.schema import feature_schema
 from ml.settings import PROJECT_ROOT
@@ -15,7 +17,6 @@ from ml.store.artifacts import Artifact, ArtifactStore
 from ml.store.files import Bucket, sha256_bytes
 from ml.store.manifest import DayContent, Manifest
 from ml.store.releases import Champion, ReleaseStore
-from ml.store.triton import served_version
 from ml.store.verdicts import Check, Guard, Outcome, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface, load_surface
 
@@ -108,6 +109,13 @@ class Shop:
         candidate = self.candidate(day)
         self.judge(candidate)
         return self.promote(candidate)
+
+
+def served_version(config: str) -> int:
+    """Return the one version that a ``config.pbtxt`` names."""
+    model = text_format.Parse(config, model_config_pb2.ModelConfig())
+    (version,) = model.version_policy.specific.versions
+    return version
 
 
 def opens_valid(store: ReleaseStore) -> Champion | None:

@@ -19,10 +19,9 @@ from ml.store.files import MAX_AGE_S, Bucket, FileStore, open_files, sha256_byte
 from ml.store.objects import ObjectFiles
 from ml.store.releases import PromotionRefused, Refusal, ReleaseStore
 from ml.store.sealed import DamagedError
-from ml.store.triton import served_version
 from ml.surfaces.spec import load_surface
 from tests.deploy.serving.tiny_home import Home, rank_body, tiny_settings
-from tests.ml.store.conftest import Shop, opens_valid, synced
+from tests.ml.store.conftest import Shop, opens_valid, served_version, synced
 
 SURFACE = PROJECT_ROOT / "ml" / "surfaces" / "homepage.yaml"
 

@@ -6,8 +6,8 @@ import pytest
 
 from ml.store.releases import PromotionRefused, Refusal
 from ml.store.sealed import DamagedError
-from ml.store.triton import served_version
 from ml.store.verdicts import Outcome, Override
+from tests.ml.store.conftest import served_version
 
 SIGNED = Override(by="Ada", reason="the outage costs more")
 
