@@ -24,11 +24,6 @@ def student_window(surface: Surface) -> dg.TimeWindowPartitionMapping:
     return _window(start=-days, end=-1)
 
 
-def evaluation_window(surface: Surface) -> dg.TimeWindowPartitionMapping:
-    """Days [D-e, D) of a daily asset feed partition D of an evaluation."""
-    return _window(start=-surface.window.eval_days, end=-1)
-
-
 def trailing_window(days: int) -> dg.TimeWindowPartitionMapping:
     """Days [d-W, d) of a daily aggregate feed the features of day d."""
     return _window(start=-days, end=-1)

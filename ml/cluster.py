@@ -30,7 +30,8 @@ def connected(address: str) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise ClusterError(
-            f"CROSSFADE_RAY_ADDRESS={address}, but ray is not installed here: pip install 'crossfade[ray]'"
+            f"CROSSFADE_RAY_ADDRESS={address}, but ray is not installed here: "
+            "run `.venv/bin/pip install -e '.[ray]'` in the checkout"
         ) from error
     # Ray takes SIGTERM for itself; Dagster ends a run with it.
     ours = signal.getsignal(signal.SIGTERM)
@@ -40,6 +41,7 @@ def connected(address: str) -> Iterator[Any]:
             socket.create_connection((host.hostname, host.port), timeout=_CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:  # ray raises ConnectionError, RuntimeError, ValueError and its own
+        ray.shutdown()  # what is left of a failed connection would break the next one of this process
         raise ClusterError(f"CROSSFADE_RAY_ADDRESS={address} cannot be reached: {error}") from error
     finally:
         if threading.current_thread() is threading.main_thread():

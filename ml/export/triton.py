@@ -1,6 +1,5 @@
 """The Triton configuration of an exported ranker, read off its ONNX signature."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -14,7 +13,7 @@ _TYPES: dict[int, str] = {
 }
 
 
-def config_pbtxt(name: str, onnx_path: Path, max_batch: int, versions: Sequence[int] = ()) -> str:
+def config_pbtxt(name: str, onnx_path: Path, max_batch: int) -> str:
     """Return ``config.pbtxt`` (text protobuf of Triton's ``ModelConfig``).
 
     ``max_batch_size`` is 0 and the batch dimension is written out: a scalar per row is then a tensor of shape [batch],
@@ -25,7 +24,6 @@ def config_pbtxt(name: str, onnx_path: Path, max_batch: int, versions: Sequence[
         name: Name of the model in the repository.
         onnx_path: The exported model.
         max_batch: Largest batch that the gate tested.
-        versions: Versions to serve; none leaves Triton's default, the latest.
 
     Raises:
         ValueError: A tensor has a type that Triton's configuration lacks here.
@@ -39,8 +37,6 @@ def config_pbtxt(name: str, onnx_path: Path, max_batch: int, versions: Sequence[
         *(_tensor("input", value) for value in graph.input),
         *(_tensor("output", value) for value in graph.output),
     ]
-    if versions:
-        parts.append(f"version_policy: {{ specific: {{ versions: [{', '.join(str(v) for v in versions)}] }} }}")
     parts.append("instance_group [ { count: 1 kind: KIND_CPU } ]")
     parts.append(f'parameters {{ key: "max_batch" value: {{ string_value: "{max_batch}" }} }}')
     for option in ("intra_op_thread_count", "inter_op_thread_count"):

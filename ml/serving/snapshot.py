@@ -201,8 +201,10 @@ class BoundFeatures:
                     positions = items
                 case "feat_creator":
                     positions = self._find(table, creators)
-                case _:
+                case "feat_user_creator":
                     positions = self._find_pairs(user_ids, creators)
+                case _:
+                    raise SnapshotError(f"nothing says how to look up {table}, of {', '.join(KEYS)}")
             if len(positions) != rows:
                 positions = np.broadcast_to(positions, rows)
             for names, matrix in packs:

@@ -143,15 +143,6 @@ class VerdictStore:
         folder = _folder(surface, candidate)
         return [self._read(f"{folder}/{name}") for name in self.files.names(folder)]
 
-    def newest(self, key: VerdictKey) -> StoredVerdict | None:
-        """Return the newest verdict about exactly ``key``, or None.
-
-        Raises:
-            DamagedError: A verdict about the candidate was edited.
-        """
-        found = [s for s in self.of_candidate(key.surface, key.candidate) if s.verdict.key == key]
-        return found[-1] if found else None
-
     def _read(self, key: str) -> StoredVerdict:
         verdict, content_hash = read_verdict(self.files.read(key), key)
         if key.rsplit("/", 1)[0] != _folder(verdict.key.surface, verdict.key.candidate):

@@ -66,7 +66,6 @@ def train(
     seed: int,
     out_dir: Path,
     progress: Progress | None = None,
-    resume: bool = True,
     days: Sequence[date] | None = None,
     teacher_labels: TeacherLabels = "as_is",
     validate: bool = False,
@@ -85,7 +84,6 @@ def train(
         seed: Seed of parameters and unknown ids; a student and its control share it.
         out_dir: Folder of the checkpoint.
         progress: Told how far it is.
-        resume: Go on from a snapshot of the same run, if there is one.
         days: Days to train on instead of all training days.
         teacher_labels: As they are, or the placebo.
         validate: Train without the last ``validation_days`` and record metrics on them, ``after_ranking`` inputs at
@@ -124,8 +122,6 @@ def train(
         "versions": _versions(),
     }
     snapshots = Snapshots(out_dir / RESUME_FILE, identity=_identity(meta), every=snapshot_every)
-    if not resume:
-        snapshots.clear()
     ranker, losses, steps = fit(
         data, surface, technique=technique, seed=seed, progress=progress, snapshots=snapshots, clock=clock
     )

@@ -7,6 +7,9 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
 from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
 from ml.store.artifacts import Artifact, ArtifactStore
@@ -15,7 +18,6 @@ from ml.store.manifest import DayContent, Manifest
 from ml.store.promotion import Proposal
 from ml.store.release import Champion
 from ml.store.releases import ReleaseStore
-from ml.store.repository import served_version
 from ml.store.verdicts import Check, GuardResult, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface
 
@@ -108,6 +110,13 @@ class Shop:
         candidate = self.candidate(day)
         self.judge(candidate)
         return self.promote(candidate)
+
+
+def served_version(config: str) -> int:
+    """Return the one version that a ``config.pbtxt`` names."""
+    model = text_format.Parse(config, model_config_pb2.ModelConfig())
+    (version,) = model.version_policy.specific.versions
+    return version
 
 
 def opens_valid(store: ReleaseStore) -> Champion | None:

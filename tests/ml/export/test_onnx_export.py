@@ -137,13 +137,13 @@ def test_the_triton_configuration_is_read_off_the_signature(exported: Export):
     service = pytest.importorskip("tritonclient.grpc.model_config_pb2")
     from google.protobuf import text_format
 
-    config = text_format.Parse(config_pbtxt("homepage", exported.path, 1000, [3]), service.ModelConfig())
+    config = text_format.Parse(config_pbtxt("homepage", exported.path, 1000), service.ModelConfig())
     assert (config.name, config.backend, config.max_batch_size) == ("homepage", "onnxruntime", 0)
     dims = {tensor.name: list(tensor.dims) for tensor in (*config.input, *config.output)}
     assert dims["user_id"] == [-1] and dims["content_embedding"] == [-1, 8] and dims["score"] == [-1]
     kinds = {tensor.name: service.DataType.Name(tensor.data_type) for tensor in config.input}
     assert kinds["user_id"] == "TYPE_INT64" and kinds["item_age_days"] == "TYPE_FP32"
-    assert list(config.version_policy.specific.versions) == [3]
+    assert not config.HasField("version_policy"), "a release says which version is served"
     assert config.parameters["max_batch"].string_value == "1000"
 
 

@@ -90,6 +90,16 @@ def test_an_input_that_is_not_there_is_named(home: Home) -> None:
         snapshot.bind(wanted)
 
 
+def test_a_table_that_nobody_knows_how_to_look_up_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = FeatureSnapshot.load(published(home, 4).path)
+    snapshot.tables["feat_genre"] = snapshot.tables["feat_creator"]
+    monkeypatch.setitem(KEYS, "feat_genre", KEYS["feat_creator"])
+    spec = {"kind": "daily", "type": "number", "from": "feat_genre.ctr"}
+    bound = snapshot.bind({"genre_ctr": Input.model_validate(spec)})
+    with pytest.raises(SnapshotError, match="feat_genre"):
+        bound.lookup(np.array([id63("u1")]), np.array([id63("i1")]))
+
+
 def test_a_day_without_features_is_refused(home: Home) -> None:
     with pytest.raises(SnapshotError, match="no features of 2027-01-20"), Lake(home.settings) as lake:
         publish(lake, home.settings, home.surfaces, DAY.replace(year=2027))

@@ -20,10 +20,9 @@ from ml.store.objects import ObjectFiles
 from ml.store.open import open_files
 from ml.store.refusals import PromotionRefused, Refusal
 from ml.store.releases import ReleaseStore
-from ml.store.repository import served_version
 from ml.store.sealed import DamagedError
 from ml.surfaces.spec import load_surface
-from tests.support.shop import Shop, opens_valid, synced
+from tests.support.shop import Shop, opens_valid, served_version, synced
 from tests.support.tiny_home import Home, rank_body, tiny_settings
 
 SURFACE = PROJECT_ROOT / "ml" / "surfaces" / "homepage.yaml"

@@ -8,9 +8,9 @@ from ml.evaluation.outcome import Outcome
 from ml.store import releases
 from ml.store.promotion import Proposal
 from ml.store.refusals import PromotionRefused, Refusal
-from ml.store.repository import served_version
 from ml.store.sealed import DamagedError
 from ml.store.verdicts import Override
+from tests.support.shop import served_version
 
 SIGNED = Override(by="Ada", reason="the outage costs more")
 

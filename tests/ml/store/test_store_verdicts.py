@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from ml.evaluation.outcome import Outcome
+from ml.store.refusals import PromotionRefused
 from ml.store.sealed import DamagedError, seal
 from ml.store.verdicts import Check, GuardResult, Verdict, decide
 
@@ -31,22 +32,20 @@ def test_a_verdict_reads_back_and_a_second_judgement_leaves_the_first(shop) -> N
     first = shop.judge(candidate, Outcome.FAIL)
     before = first.path.read_bytes()
     second = shop.judge(candidate, Outcome.PASS)
-    key = shop.store.verdict_key(shop.surface, candidate)
     assert first.path.read_bytes() == before
-    assert [s.verdict.decision for s in shop.store.verdicts.of_candidate("homepage", candidate.digest)] == [
-        "fail",
-        "pass",
-    ]
-    newest = shop.store.verdicts.newest(key)
-    assert newest is not None and newest.content_hash == second.content_hash
+    stored = shop.store.verdicts.of_candidate("homepage", candidate.digest)
+    assert [s.verdict.decision for s in stored] == ["fail", "pass"]
+    assert stored[-1].content_hash == second.content_hash
 
 
-def test_a_verdict_about_another_key_says_nothing(shop) -> None:
+def test_a_verdict_about_another_key_promotes_nothing(shop) -> None:
     candidate = shop.candidate(0)
     shop.judge(candidate)
     key = shop.store.verdict_key(shop.surface, candidate)
     for change in ({"champion": "other"}, {"snapshot": 1}, {"gate_digest": "x"}, {"eval_days": ()}):
-        assert shop.store.verdicts.newest(key.model_copy(update=change)) is None
+        with pytest.raises(PromotionRefused):
+            shop.promote(candidate, key.model_copy(update=change))
+    assert shop.store.champion("homepage") is None
 
 
 def _edit(path: Path, before: str, after: str) -> None:
@@ -63,7 +62,7 @@ def test_an_edited_verdict_is_detected(shop, before: str, after: str) -> None:
     stored = shop.judge(shop.candidate(0), Outcome.FAIL)
     _edit(stored.path, before, after)
     with pytest.raises(DamagedError):
-        shop.store.verdicts.newest(stored.verdict.key)
+        shop.store.verdicts.of_candidate("homepage", stored.verdict.key.candidate)
 
 
 def test_a_decision_that_its_guards_do_not_support_is_refused_even_when_sealed(shop) -> None:

@@ -265,7 +265,7 @@ def test_without_ray_or_without_a_cluster_the_error_names_the_setting_and_no_row
     with pytest.raises(ClusterError, match=r"CROSSFADE_RAY_ADDRESS=127\.0\.0\.1:9 cannot be reached: .*refused"):
         label_days(lake, nowhere, "home", contract, days)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ClusterError, match=r"ray is not installed here: pip install 'crossfade\[ray\]'"):
+    with pytest.raises(ClusterError, match=r"ray is not installed here: run `\.venv/bin/pip install -e '\.\[ray\]'`"):
         label_days(lake, nowhere, "home", contract, days)
     assert lake.content_hash("lake.ml.soft_labels_home")[0] == 0
     with pytest.raises(ValueError, match="somewhere"):
@@ -275,3 +275,13 @@ def test_without_ray_or_without_a_cluster_the_error_names_the_setting_and_no_row
 def test_usage_is_reported_to_nobody_by_a_worker_either(two_nodes: Any) -> None:
     with connected(two_nodes.address) as ray:
         assert QUIET.items() <= ray.get(ray.remote(lambda: dict(os.environ)).remote()).items()
+
+
+def test_a_failed_connection_leaves_nothing_behind_that_breaks_the_next_one(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.util.client.worker.INITIAL_TIMEOUT_SEC", 0.1)  # Ray's own, of the first of its tries
+    with pytest.raises(ClusterError, match="cannot be reached"), connected(f"ray://{cluster.address}"):
+        pass
+    with connected(cluster.address) as ray:
+        assert ray.get(ray.put("here")) == "here"
