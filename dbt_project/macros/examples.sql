@@ -10,7 +10,8 @@
 
 {#
   One row per exposure of `surface` on the days of this run, with every input column that a surface may name:
-  the exposure's own, the session so far, and the features of its day (null where unknown).
+  the exposure's own, the session so far, and the features of its day (null where unknown). What ends at the exposure's
+  own timestamp may be its own outcome, so only what ended before it counts.
 #}
 {% macro example_inputs(surface) -%}
 with exposures as (
@@ -82,7 +83,7 @@ asof left join sessions
     on exposures.day = sessions.day
     and exposures.user_id = sessions.user_id
     and exposures.session_id = sessions.session_id
-    and exposures.ts >= sessions.ended_at
+    and exposures.ts > sessions.ended_at
 left join items on exposures.day = items.day and exposures.item_id = items.item_id
 left join creators on exposures.day = creators.day and items.creator_id = creators.creator_id
 left join users on exposures.day = users.day and exposures.user_id = users.user_id
