@@ -86,7 +86,7 @@ lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/sqlfluff lint dbt_project/models
+	$(BIN)/sqlfluff lint dbt_project
 
 lock: ## Rewrite the lock files from pyproject.toml, in fresh environments
 	./deploy/lock.sh $(PYTHON)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ml.feature_tables import feature_tables
 from ml.features import DBT_PROJECT_DIR
 from ml.lake import Lake, attach_options, attach_path
 from ml.settings import Settings
@@ -148,7 +149,7 @@ def test_inputs_of_an_exposure_do_not_change_when_its_future_is_deleted(
     assert empty > 3 and filled > 3
 
 
-@pytest.mark.parametrize("table", ["feat_user", "feat_item", "feat_creator", "feat_user_creator"])
+@pytest.mark.parametrize("table", feature_tables())
 def test_features_of_a_day_do_not_change_when_the_day_is_deleted(
     built: SimpleNamespace, present: Settings, day: date, table: str
 ) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ml.feature_tables import feature_tables
 from ml.ids import id63
 from ml.lake import Lake
-from ml.serving.snapshot import KEEP, KEYS, FeatureSnapshot, Published, SnapshotError, current_snapshot, publish
+from ml.serving.snapshot import KEEP, FeatureSnapshot, Published, SnapshotError, current_snapshot, publish
 from ml.surfaces.spec import Input
 from tests.deploy.serving.tiny_home import DAY, Home, tiny_settings
 
@@ -39,7 +40,7 @@ def test_the_same_features_give_the_same_folder_untouched(home: Home) -> None:
         home.write_features(lake, DAY, seed=0)
     assert published(home) == first and contents(first.path) == before
     assert first.path.name == f"{DAY}-{first.digest}" and first.rows["feat_user"] == 40
-    assert set(before) == {"manifest.json", *(f"{table}.arrow" for table in KEYS)}
+    assert set(before) == {"manifest.json", *(f"{table}.arrow" for table in feature_tables())}
 
 
 def test_changed_features_of_a_day_give_another_folder(home: Home) -> None:
