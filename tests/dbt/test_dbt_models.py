@@ -90,10 +90,12 @@ def test_sources_are_the_landing_contract_and_bound_to_the_landing_assets(manife
 
 def test_each_model_has_a_key_test_a_stage_and_a_dagster_group(manifest: dict[str, Any]) -> None:
     tested = {
-        n["attached_node"].split(".")[-1]
+        n["attached_node"].split(".")[-1]: n["test_metadata"]["kwargs"]["columns"]
         for n in manifest["nodes"].values()
         if n["resource_type"] == "test" and n["test_metadata"]["name"] == "key"
     }
+    for name, table in feature_tables().items():
+        assert tested[name] == ["day", *table.entity], f"{name} is about one row per day and entity"
     for name, node in models(manifest).items():
         if not is_table(node):
             continue

@@ -1,5 +1,6 @@
 """What published features promise: immutable, repeatable, never older than before, refused when they are wrong."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -74,6 +75,20 @@ def test_a_mapped_snapshot_outlives_its_folder(home: Home) -> None:
     found, _ = features.lookup(np.array([id63("u1")]), np.array([id63("i1")]))
     assert found["item_ctr"].shape == (1,)
     assert published(home, 5).path.exists(), "a lost folder is published again"
+
+
+def test_a_snapshot_whose_manifest_names_no_keys_is_served_as_before(home: Home) -> None:
+    path = published(home, 5).path
+    inputs = home.surfaces["homepage"].inputs
+    users, items = np.array([id63("u1")]), np.array([id63(f"i{n}") for n in range(90)])
+    expected, lacking = FeatureSnapshot.load(path).bind(inputs).lookup(users, items)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for entry in manifest["tables"].values():
+        del entry["keys"], entry["defaults"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    found, missing = FeatureSnapshot.load(path).bind(inputs).lookup(users, items)
+    assert missing == lacking == {"feat_item": 30}
+    assert {name: value.tobytes() for name, value in found.items()} == {n: v.tobytes() for n, v in expected.items()}
 
 
 def test_a_changed_file_is_refused(home: Home) -> None:
