@@ -1,12 +1,16 @@
-# `make help` lists the targets. Python 3.11 and make are all that must be at hand.
+# `make help` lists the targets. Python (3.11, 3.12 or 3.13) and make are all that must be at hand.
 PYTHON ?= python3.11
 VENV ?= .venv
+# torch comes by pip, as its build for CPUs, from TORCH_INDEX or wherever else pip is set up to look. Elsewhere than on
+# Linux every build is one for CPUs. TORCH=torch==VERSION TORCH_INDEX=https://pypi.org/simple takes CUDA's, of 3 GB.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH ?= $(shell sed -n 's/^  "\(torch==[^"]*\)".*/\1/p' pyproject.toml)$(if $(filter Linux,$(shell uname -s)),+cpu)
 HOME_DIR ?= $(CURDIR)/.crossfade
 SOURCE ?= simulator
 KUAIRAND_DIR ?=
 PRESET ?= demo
 STUDY ?= demo
-OUT ?= docs/results.md
+OUT ?= docs/results/$(STUDY).md
 KILLS ?= 5
 RELEASE_KILLS ?= 200
 CHAOS_KILLS ?= 100
@@ -15,45 +19,62 @@ REQUESTS ?= 10000
 SWAPS ?= 200
 DAYS ?= 30
 SERVERS ?=
+EXTRAS ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
 export CROSSFADE_HOME ?= $(HOME_DIR)
-# Quiet third parties: nothing is reported to anybody.
-export DAGSTER_TELEMETRY_ENABLED ?= false
-export DO_NOT_TRACK ?= 1
-export GX_ANALYTICS_ENABLED ?= false
-export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test ui study kills fuzz load healthy night backfills chaos bench lint lock clean
+.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load healthy night backfills chaos bench lint lock image digests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-$(BIN)/.runtime: requirements.lock pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# What uv.lock says and not torch; --inexact leaves torch, and what another target installed, in place.
+SYNC = UV_PROJECT_ENVIRONMENT=$(abspath $(VENV)) $(UV) sync --locked --inexact --no-install-package torch
+TORCH_INSTALL = { $(BIN)/python -m pip install --disable-pip-version-check --no-compile --retries 2 \
+	--extra-index-url $(TORCH_INDEX) '$(TORCH)' || { echo "$(TORCH) is neither at $(TORCH_INDEX) nor where pip looks by \
+	itself: name another place with TORCH_INDEX=, or PyPI's build with TORCH=$(TORCH:+cpu=)" >&2; exit 1; }; }
+
+$(BIN)/.runtime: uv.lock pyproject.toml | $(BIN)/python $(UV)
+	@begun=$$(date +%s) && $(SYNC) --no-dev && $(TORCH_INSTALL) && touch $@ \
+	&& echo "$(VENV): $$(du -sh $(VENV) | cut -f1), $$(($$(date +%s) - begun)) s"
+
+$(BIN)/.dev: $(BIN)/.runtime
+	$(SYNC)
 	touch $@
 
-$(BIN)/.dev: $(BIN)/.runtime requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
-	touch $@
+install: $(BIN)/.runtime ## Make the virtual environment (.venv); EXTRAS="ray kubernetes" adds what many machines need
+	$(if $(EXTRAS),$(SYNC) --no-dev $(addprefix --extra ,$(EXTRAS)))
 
-install: $(BIN)/.runtime ## Make the virtual environment (.venv)
+dev: $(BIN)/.dev ## Add what tests, linters and the examples' teachers need
 
 demo: $(BIN)/.runtime ## Run the main job to its end: SOURCE=simulator, or SOURCE=kuairand KUAIRAND_DIR=path/to/KuaiRand-Pure
 	$(BIN)/crossfade demo --source $(SOURCE) $(if $(KUAIRAND_DIR),--kuairand-dir "$(KUAIRAND_DIR)") --preset $(PRESET)
 
-test: $(BIN)/.dev ## Run lint and tests; ARGS="..." goes to pytest
+test: $(BIN)/.dev ## Run ruff and the tests; ARGS="..." goes to pytest
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+long: $(BIN)/.dev ## Run the tests that the suite leaves out, since each takes minutes
+	$(BIN)/python -m pytest -m long --timeout=7200 $(ARGS)
+
+coverage: $(BIN)/.dev ## Run the tests and say which lines none of them executes: a table, and htmlcov/
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html $(ARGS)
 
 ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
 	$(BIN)/crossfade ui
 
-study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, nulls, sweeps, paper or kuairand; OUT=docs/results.md
+study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, demo, full, placebos, sweeps, paper or kuairand; OUT=docs/results/$(STUDY).md
 	$(BIN)/crossfade study run $(STUDY)
 	$(BIN)/crossfade study report $(STUDY) --out $(OUT)
 
@@ -78,18 +99,26 @@ backfills: $(BIN)/.dev ## Run overlapping backfills of DAYS=30 beside sensors an
 chaos: $(BIN)/.dev ## Kill workers, daemon, webserver, Postgres and the machine at CHAOS_KILLS=100 random instants, landing to release
 	CHAOS_KILLS=$(CHAOS_KILLS) $(BIN)/python -m pytest -s --timeout=21600 tests/campaigns/campaign_chaos.py
 
-bench: $(BIN)/.dev ## Run the benchmarks beside their references, and write docs/benchmarks.md: ARGS="--quick", or "--home a/demo/home"
+bench: $(BIN)/.dev ## Run the benchmarks beside their references, and write docs/results/benchmarks.md: ARGS="--quick", or "--home a/demo/home"
 	$(BIN)/python -m benchmarks all $(ARGS)
 	$(BIN)/python -m benchmarks page
 
-lint: $(BIN)/.dev ## Run every linter: ruff, pyright, sqlfluff
+lint: $(BIN)/.dev ## Check format, types, SQL, imports and spelling: ruff, pyright, sqlfluff, import-linter, codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/sqlfluff lint dbt_project
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
 
-lock: ## Rewrite the lock files from pyproject.toml, in fresh environments
-	./deploy/lock.sh $(PYTHON)
+lock: | $(BIN)/python $(UV) ## Rewrite uv.lock from pyproject.toml; ARGS="--upgrade" takes newer versions
+	$(UV) lock --python $(BIN)/python $(ARGS)
+
+image: ## Build both images with docker: the version is their tag, the commit a label
+	./deploy/images.sh build
+
+digests: ## Look up the digests of the images' bases with docker, and write deploy/images.env
+	./deploy/images.sh digests
 
 clean: ## Remove the virtual environment and this checkout's .crossfade
 	rm -rf $(VENV) .crossfade

@@ -1,4 +1,4 @@
-"""Experiments: what arms did to engagement, discovery and new releases, day by day."""
+"""Experiments: what variants did to engagement, discovery and new releases, day by day."""
 
 import dagster as dg
 
@@ -22,10 +22,10 @@ def build_experiment(settings: Settings, surface: Surface) -> dg.AssetsDefinitio
         deps=[surface_key(surface.name, "examples"), dg.AssetKey(["features", "stg_exposures"])],
         pool=LAKE_WRITER,
         description=(
-            f"Exposures of {surface.name} that carry an arm, summed per day, arm and user, and what each arm changes: "
+            f"Exposures of {surface.name} that name a variant, summed per day, variant and user; what each changes: "
             "engagement, discovery and new-release engagement, with user-clustered 95 % intervals over the days of the "
-            "run. Live experiments of this home (`crossfade experiment run`) stand beside it.\n\n"
-            "**If it fails**: a day has no final examples; days without arms are no failure."
+            "run. Live experiments (`crossfade experiment run`) stand beside it.\n\n"
+            "**If it fails**: a day has no final examples; days without variants are no failure."
         ),
     )
     def experiment(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:

@@ -1,7 +1,8 @@
 """Features: dbt builds daily aggregates, trailing features, examples and teacher inputs from the landed tables."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -15,7 +16,7 @@ from assets.manifest import PARSED, described_columns, manifest_path
 from assets.names import LAKE_WRITER, OWNER
 from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
 from ml.feature_tables import feature_tables
-from ml.features import DBT_PROJECT_DIR, dbt_vars, excluded_surfaces, stream_dbt
+from ml.features import DBT_PROJECT_DIR, build_ranges, dbt_vars, excluded_surfaces, stream_dbt
 from ml.lake import FEATURES, Lake
 from ml.landing.ledger import require_final
 from ml.settings import Settings
@@ -36,6 +37,10 @@ TEST_FAILS = (
     "**If it fails**: the rows are in the table already, and nothing after it ran. The query below *Latest execution* "
     "lists those that break it; correct what feeds the table, or its SQL, and materialize the day again."
 )
+DbtEvent = (
+    dg.Output[Any] | dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult | dg.AssetCheckEvaluation
+)
+"""What a dbt event becomes for Dagster."""
 SLOWLY_CHANGING = ("stg_items", "stg_users")
 
 
@@ -60,11 +65,8 @@ class Translator(DagsterDbtTranslator):
         return dg.AssetKey(declared) if declared else dg.AssetKey(["features", dbt_resource_props["name"]])
 
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
-        """Return the surface, or the layer (`staging`, `intermediate`, `features`)."""
-        if group := _meta(dbt_resource_props).get("group"):
-            return group
-        prefix = dbt_resource_props["name"].split("_")[0]
-        return {"stg": "staging", "int": "intermediate"}.get(prefix, "features")
+        """Return the surface that the model's meta names, or the layer: the model's folder."""
+        return _meta(dbt_resource_props).get("group") or dbt_resource_props["fqn"][1]
 
     def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
         """Return the owners declared in the model's meta, or the platform team and the surface's owner."""
@@ -197,18 +199,42 @@ def _build(
         dagster_dbt_translator=translator,
         current_dbt_indirect_selection_env=None,
     )
-    variables = json.dumps(dbt_vars(settings, surfaces, days[0], days[-1]))
-    arguments = ["build", "--exclude-resource-types", "unit_test", "--vars", variables, *selection]
+    arguments = ["build", "--exclude-resource-types", "unit_test", *selection]
     arguments += ["--target-path", target, "--log-path", target]
     if indirect:
         arguments += ["--indirect-selection", indirect]
     with Lake(settings) as lake:
         lake.trim_statistics()
-        for told in stream_dbt(settings, arguments, parsed=file.with_name(PARSED)):
-            print(told["info"]["msg"], flush=True)  # the run's log of what dbt says
-            message = DbtCoreCliEventMessage(raw_event=told, event_history_metadata={})
-            for event in message.to_default_asset_events(manifest, translator, context):
-                yield _described(context, lake, event, translator) if isinstance(event, dg.Output) else event
+        ranges = build_ranges(lake, days)
+
+        def build(first: date, last: date) -> Iterator[DbtEvent]:
+            variables = ["--vars", json.dumps(dbt_vars(settings, surfaces, first, last))]
+            for told in stream_dbt(settings, [*arguments, *variables], parsed=file.with_name(PARSED)):
+                print(told["info"]["msg"], flush=True)  # the run's log of what dbt says
+                message = DbtCoreCliEventMessage(raw_event=told, event_history_metadata={})
+                yield from message.to_default_asset_events(manifest, translator, context)
+
+        for event in in_one([build(*some) for some in ranges]):
+            yield _described(context, lake, event, translator) if isinstance(event, dg.Output) else event
+
+
+def in_one(parts: Sequence[Iterable[DbtEvent]]) -> Iterator[DbtEvent]:
+    """Yield the events of one run from those of its parts, which are built one after another.
+
+    A step may tell of each table and each check once. A table is told with the last part, when all of its days are
+    built; a check with the last part too, unless it failed before: the first failure is the one that is told.
+    """
+    failed: set[tuple[dg.AssetKey | None, str | None]] = set()
+    for number, events in enumerate(parts, 1):
+        for event in events:
+            if isinstance(event, dg.AssetCheckResult):
+                check = event.asset_key, event.check_name
+                told = check not in failed and (number == len(parts) or not event.passed)
+                failed |= set() if event.passed else {check}
+            else:
+                told = number == len(parts) or not isinstance(event, dg.Output)
+            if told:
+                yield event
 
 
 def _described(context: dg.AssetExecutionContext, lake: Lake, event: dg.Output, translator: Translator) -> dg.Output:

@@ -1,4 +1,4 @@
-"""Studies: whether distillation helps, over simulated worlds, seeds and nulls."""
+"""Studies: whether distillation helps, over simulated worlds, seeds and placebos."""
 
 from pathlib import Path
 
@@ -6,9 +6,10 @@ import dagster as dg
 
 from assets.names import OWNER, STUDY_GROUP, TRAINING
 from assets.progress import ProgressResource
+from ml.documents import digest
 from ml.progress import Step
 from ml.settings import Settings
-from ml.study.design import DESIGNS_FILE, design_names, digest, load_design
+from ml.study.design import DESIGNS_FILE, design_names, load_design
 
 
 def build_study(designs: Path = DESIGNS_FILE) -> dg.AssetsDefinition:
@@ -22,9 +23,9 @@ def build_study(designs: Path = DESIGNS_FILE) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         pool=TRAINING,
         description=(
-            "Trains every arm of a study in every world that it names and compares it with the control of its world "
-            "and seed. Trials that the lake holds are not repeated; the worlds are its own, nothing of this home's "
-            "data is read.\n\n"
+            "Trains every variant of a study in every world that it names and compares it with the control of its "
+            "world and seed. Trials that the lake holds are not repeated; the worlds are its own, no data of this "
+            "instance directory is read.\n\n"
             "**If it fails**: the message names the world; materialize the partition again, finished trials stay."
         ),
     )

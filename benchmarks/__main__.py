@@ -3,7 +3,7 @@
     python -m benchmarks                  # lists the stages
     python -m benchmarks STAGE [...]      # runs one; arguments go to the stage
     python -m benchmarks all [--quick] [--home .crossfade]
-    python -m benchmarks page             # writes docs/benchmarks.md, its plots, and docs/scale.md
+    python -m benchmarks page             # writes docs/results/benchmarks.md, its plots, and scale.md beside it
 
 Stages that ask a served champion need a home that `make demo` filled; `nodes` needs the extra `ray`.
 """

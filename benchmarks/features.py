@@ -200,12 +200,12 @@ def spawn(way: str, settings: Settings) -> dict[str, Any]:
 
 def compare(settings: Settings, *, size: int, of: str, repeats: int) -> list[Row]:
     """Let the ways take turns; return rows of seconds and of memory."""
-    turns = [{way: spawn(way, settings) for way in ("dbt", "bare", "polars")} for _ in range(repeats)]
-    seconds = {name: [t[way][name] for t in turns] for way, name in (("dbt", DBT), ("bare", BARE))}
-    clock = {name: [t["dbt"][name] for t in turns] for name in (MODELS, TESTS)}
-    clock[BARE] = [t["bare"]["clock"] for t in turns]
-    item = {name: [t[way][name] for t in turns] for way, name in (("bare", BARE_ITEM), ("polars", POLARS_ITEM))}
-    peaks = {name: [t[way]["peak"] for t in turns] for way, name in (("dbt", DBT), ("bare", BARE))}
+    runs = [{way: spawn(way, settings) for way in ("dbt", "bare", "polars")} for _ in range(repeats)]
+    seconds = {name: [t[way][name] for t in runs] for way, name in (("dbt", DBT), ("bare", BARE))}
+    clock = {name: [t["dbt"][name] for t in runs] for name in (MODELS, TESTS)}
+    clock[BARE] = [t["bare"]["clock"] for t in runs]
+    item = {name: [t[way][name] for t in runs] for way, name in (("bare", BARE_ITEM), ("polars", POLARS_ITEM))}
+    peaks = {name: [t[way]["peak"] for t in runs] for way, name in (("dbt", DBT), ("bare", BARE))}
     found = [(seconds, "CPU s", BARE), (clock, "s", BARE), (item, "CPU s", BARE_ITEM), (peaks, "MB", BARE)]
     return [
         row

@@ -4,7 +4,7 @@
 
 The app is the simulator's smallest, in files, with a teacher from elsewhere. A range is what a backfill of the UI and
 the sensors ask for: one run of ``base_tables_job``, one of ``ranking_tables_job``, each `dagster job execute` in a
-process of its own. One by one is the single day of the same turn, times the range's days. What one day costs is told
+process of its own. One by one is the single day of the same run, times the range's days. What one day costs is told
 by part: Dagster's record of its steps and dbt's of its models say how long each took. Nothing to do is a look of the
 landing sensor at a home in which every day is as it landed: the first of its process, which reads all files, and a
 later one, which looks at their times and sizes. Seconds are elapsed ones, the CPU seconds of processes and their
@@ -30,7 +30,8 @@ import yaml
 
 from benchmarks import labelling
 from benchmarks.record import HISTORY, Row, keep, rows
-from deploy.automation import BASE_JOB, RANKING_JOB, range_tags
+from deploy.automation.days import range_tags
+from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from deploy.home import prepare
 from ml.settings import PROJECT_ROOT, Settings
 from ml.simulator.write import write_landing
@@ -207,8 +208,8 @@ def ranges(settings: Settings, sizes: Sequence[int], repeats: int) -> list[Row]:
     assert settings.last_day
     end = (settings.last_day - FIRST).days
     taken: dict[int, dict[str, list[Taken]]] = {size: {ONE_RANGE: [], ONE_BY_ONE: []} for size in sizes}
-    for turn in range(repeats):
-        day = build(settings, end - turn, end - turn)
+    for run in range(repeats):
+        day = build(settings, end - run, end - run)
         for size, found in taken.items():
             found[ONE_RANGE].append(day if size == 1 else build(settings, end - size + 1, end))
             found[ONE_BY_ONE].append(times(day, size))

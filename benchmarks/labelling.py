@@ -206,18 +206,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="crossfade-labelling-") as folder:
         print(f"a teacher of {prepare(Path(folder), given.rows, given.days, given.bottom, surfaces):,} parameters")
         for surface in surfaces:
-            turns = [
+            runs = [
                 {name: spawn("--measure", what, folder, surface, *shared) for what, name in WHAT.items()}
                 for _ in range(1 if given.quick else given.repeats)
             ]
-            size = int(turns[0][reference]["rows"])
+            size = int(runs[0][reference]["rows"])
             print(f"{size:,} rows", flush=True)
-            seconds = {name: [1e6 / turn[name]["rows_per_second"] for turn in turns] for name in WHAT.values()}
-            peaks = {name: [turn[name]["peak_mb"] for turn in turns] for name in WHAT.values()}
+            seconds = {name: [1e6 / run[name]["rows_per_second"] for run in runs] for name in WHAT.values()}
+            peaks = {name: [run[name]["peak_mb"] for run in runs] for name in WHAT.values()}
             for values, unit in ((seconds, "s / M rows"), (peaks, "MB")):
                 found += record.rows(values, size=size, of="rows", unit=unit, reference=reference)
-        turns = [spawn("--measure", "parts", folder, surface, *shared) for _ in turns]
-        parts = {name: [1e6 * turn[part] / size for turn in turns] for part, name in PARTS.items()}
+        runs = [spawn("--measure", "parts", folder, surface, *shared) for _ in runs]
+        parts = {name: [1e6 * run[part] / size for run in runs] for part, name in PARTS.items()}
         unit, whole = "CPU s / M rows", PARTS["label"]
         found += record.rows(parts, size=size, of="rows by part", unit=unit, reference=whole)
     stage = "labelling_large" if given.bottom else "labelling"  # a history of its own: other costs, another limit

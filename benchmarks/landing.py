@@ -96,9 +96,9 @@ def spawn(way: str, settings: Settings) -> dict[str, float]:
 
 def compare(settings: Settings, exposures: int, repeats: int) -> list[Row]:
     """Let the ways take turns; return rows of CPU seconds per million exposures, and of memory."""
-    turns = [{way: spawn(way, settings) for way in WAYS} for _ in range(repeats)]
-    seconds = {name: [1e6 * turn[way]["seconds"] / exposures for turn in turns] for way, name in WAYS.items()}
-    peaks = {name: [turn[way]["peak"] for turn in turns] for way, name in WAYS.items()}
+    runs = [{way: spawn(way, settings) for way in WAYS} for _ in range(repeats)]
+    seconds = {name: [1e6 * run[way]["seconds"] / exposures for run in runs] for way, name in WAYS.items()}
+    peaks = {name: [run[way]["peak"] for run in runs] for way, name in WAYS.items()}
     return [
         row
         for values, unit in ((seconds, "CPU s / M exposures"), (peaks, "MB"))

@@ -56,8 +56,8 @@ def main() -> None:
         home, threads, address = given.measure
         print(json.dumps(measure(Path(home), given.days, int(threads), None if address == "-" else address)))
         return
-    # Nothing is reported to anybody, and nothing listens beyond loopback.
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    # Nothing listens beyond loopback.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})

@@ -11,7 +11,7 @@ from benchmarks.record import HISTORY, number, read, table, told
 from benchmarks.scale import scale_page
 from ml.settings import PROJECT_ROOT
 
-DOCS = PROJECT_ROOT / "docs"
+DOCS = PROJECT_ROOT / "docs" / "results"
 SIZES = 5
 """A plot of cost against size needs so many."""
 
@@ -21,7 +21,7 @@ Curves = dict[str, list[tuple[float, float]]]
 HEAD = """# Benchmarks
 
 `make bench` runs the stages, `python -m benchmarks page` writes this page from `benchmarks/history/`, where every run
-left one line. Each figure stands beside a reference of the same run; both took turns. A ratio is the median over turns
+left one line. Each figure stands beside a reference of the same run; both ran in turn. A ratio is the median over runs
 of value by reference's value, with the least and the greatest. Where the load average is above the number of cores, the
 machine was busy with other work: read ratios and slopes, not seconds. What the slopes mean for large apps:
 [scale.md](scale.md).

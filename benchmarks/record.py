@@ -69,7 +69,7 @@ def median_ms(call: Callable[[], object], runs: int) -> float:
 
 
 def rows(values: Mapping[str, Sequence[float]], *, size: float, of: str, unit: str, reference: str) -> list[Row]:
-    """Return a row per variant; repeats are paired with the reference's of the same turn."""
+    """Return a row per variant; repeats are paired with the reference's of the same run."""
     found = []
     for name, taken in values.items():
         ratios = [a / b for a, b in zip(taken, values[reference], strict=True)]

@@ -59,11 +59,14 @@ def main() -> None:
     parser.add_argument("--surface", default="homepage")
     parser.add_argument("--candidates", type=int, default=200)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each turn")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each run")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--turns", help=argparse.SUPPRESS)
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "crossfade" / "servers")
-    parser.add_argument("--quick", action="store_true", help="1 client, one turn of a second; nothing recorded")
+    parser.add_argument("--quick", action="store_true", help="1 client, one run of a second; nothing recorded")
     options = parser.parse_args()
+    if options.turns:
+        parser.error(f"--turns {options.turns}: this option is called --runs")
     settings = Settings(**({"home": options.home.absolute()} if options.home else {}))
     champion = ReleaseStore(settings.artifacts_dir).champion(options.surface)
     if champion is None:
@@ -80,8 +83,8 @@ def main() -> None:
         print(f"{options.surface}: {options.candidates} candidates, {len(example.feeds)} inputs")
         found: list[record.Row] = []
         for clients in [1] if options.quick else options.clients:
-            turns = (1, 1.0) if options.quick else (options.turns, options.seconds)
-            found += seen(loads(ways, clients, *turns), clients)
+            runs = (1, 1.0) if options.quick else (options.runs, options.seconds)
+            found += seen(loads(ways, clients, *runs), clients)
     record.keep("servers", found, None if options.quick else record.HISTORY)
 
 
@@ -163,10 +166,10 @@ def agree(ways: list[Way]) -> None:
             raise SystemExit(f"{name} and {first} give other scores")
 
 
-def loads(ways: list[Way], clients: int, turns: int, seconds: float) -> dict[str, list[Load]]:
-    """Load every way in turn and return what the clients saw in each turn."""
+def loads(ways: list[Way], clients: int, runs: int, seconds: float) -> dict[str, list[Load]]:
+    """Load every way in turn and return what the clients saw in each run."""
     found: dict[str, list[Load]] = {way.name: [] for way in ways}
-    for _ in range(turns):
+    for _ in range(runs):
         for way in ways:
             load(way, clients, seconds / 5)
             found[way.name].append(load(way, clients, seconds))
@@ -205,7 +208,7 @@ def seen(found: dict[str, list[Load]], clients: int) -> list[record.Row]:
         row
         for unit, figure in figures.items()
         for row in record.rows(
-            {name: [figure(load) for load in turns] for name, turns in found.items()},
+            {name: [figure(load) for load in runs] for name, runs in found.items()},
             size=clients,
             of="clients",
             unit=unit,

@@ -111,7 +111,7 @@ def _result(checks: Sequence[Check]) -> dg.AssetCheckResult:
     failed = [check for check in checks if check.outcome in _BLOCKS]
     return dg.AssetCheckResult(
         passed=not failed,
-        description="; ".join(f"{c.name} is {_text(c.value)}, wanted {c.threshold}" for c in failed) or None,
+        description="; ".join(map(_failure, failed)) or None,
         metadata={
             "checks": dg.MetadataValue.md(_table(checks)),
             "failed": len(failed),
@@ -162,6 +162,14 @@ def _verdict_result(key: dg.AssetKey, days: Sequence[date], stored: Sequence[Sto
             "candidate": stored[-1].verdict.key.candidate,
         },
     )
+
+
+def _failure(check: Check) -> str:
+    """Say what was found and wanted, and where: the detail of a measurement is its day."""
+    if check.value is None:
+        return f"{check.name}: {check.detail}"
+    found = f"{check.name} is {_text(check.value)}, wanted {check.threshold}"
+    return f"{found} ({check.detail})" if check.detail else found
 
 
 def _table(checks: Sequence[Check]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from checks import gx
 from checks.names import GUARDS
 from ml.evaluation.evaluate import Evaluation
+from ml.features import empty_days
 from ml.lake import Lake
 from ml.settings import Settings
 from ml.store.artifacts import Artifact
@@ -76,9 +77,12 @@ def check_examples(lake: Lake, surface: Surface, days: Sequence[date]) -> list[C
     from checks.suites.data import FEATURES, data_rows, data_suite, features_suite
     from ml.gate.data import measure_examples, measure_features
 
+    days, empty = _shown(lake, surface, days)
+    if empty and not days:
+        return empty
     measured = measure_examples(lake, surface, days)
     compared = measure_features(lake, surface, days)
-    checks = gx.validate(data_rows(measured, days), data_suite(surface.gate.data, days))
+    checks = empty + gx.validate(data_rows(measured, days), data_suite(surface.gate.data, days))
     if compared is None:
         return [*checks, Check(name=FEATURES, outcome=Outcome.WARN, detail=_NO_FEATURES)]
     return checks + gx.validate([{**row, "day": str(row["day"])} for row in compared], features_suite())
@@ -90,6 +94,9 @@ def check_soft_labels(lake: Lake, surface: Surface, days: Sequence[date], contra
     from ml.gate.data import measure_soft_labels
     from ml.teacher.labels import rescore
 
+    days, empty = _shown(lake, surface, days)
+    if empty and not days:
+        return empty
     gate = surface.gate.soft_labels
     measured = measure_soft_labels(
         lake,
@@ -101,13 +108,27 @@ def check_soft_labels(lake: Lake, surface: Surface, days: Sequence[date], contra
         inputs=len(contract.inputs),
     )
     rows = [{**row, "day": str(row["day"])} for row in measured]
-    checks = gx.validate(rows, soft_labels_suite(gate, days))
+    checks = empty + gx.validate(rows, soft_labels_suite(gate, days))
     try:
         difference = rescore(lake, lake.settings, surface.name, contract, days, gate.rescore_rows, lake.settings.seed)
     except ValueError as error:  # rows that cannot be scored again; the checks above say what is wrong with them
         return [*checks, Check(name=RESCORE, outcome=Outcome.FAIL, detail=f"could not be scored again: {error}")]
     n = min(gate.rescore_rows, sum(row["labels"] for row in measured))
     return checks + gx.validate([{"difference": difference, "n": n}], rescore_suite(gate))
+
+
+def _shown(lake: Lake, surface: Surface, days: Sequence[date]) -> tuple[list[date], list[Check]]:
+    """Return the days on which something was shown, and a check that names the empty ones: they pass as empty.
+
+    It warns where the surface does not say, by ``min_rows: 0``, that its days may be empty.
+    """
+    empty = sorted(empty_days(lake, surface.name, days))
+    if not empty:
+        return list(days), []
+    outcome = Outcome.WARN if surface.gate.data.min_rows else Outcome.PASS
+    told = f"nothing was shown on {', '.join(map(str, empty))}"
+    check = Check(name="empty_days", outcome=outcome, value=float(len(empty)), threshold=gx.between(0, 0), detail=told)
+    return [day for day in days if day not in empty], [check]
 
 
 def _guard(number: int, run: Callable[[], tuple[list[Check], str]]) -> Guard:

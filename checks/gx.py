@@ -5,7 +5,6 @@ Every expectation names its check in ``meta``: ``{"check": ..., "threshold": ...
 
 import logging
 import math
-import os
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -137,7 +136,6 @@ def _batch_definition() -> Any:
 
 @lru_cache(maxsize=1)
 def _gx() -> Any:
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations
 
     return great_expectations

@@ -19,8 +19,10 @@ from assets.students import build_students  # noqa: E402
 from assets.study import build_study  # noqa: E402
 from assets.teacher import build_teacher  # noqa: E402
 from checks.assets import build_checks  # noqa: E402
-from deploy.automation import build_jobs, build_schedules, build_sensors  # noqa: E402
-from deploy.conditions import build_follow_sensor, declare  # noqa: E402
+from deploy.automation.conditions import build_follow_sensor, declare  # noqa: E402
+from deploy.automation.jobs import build_jobs  # noqa: E402
+from deploy.automation.schedules import build_schedules  # noqa: E402
+from deploy.automation.sensors import build_sensors  # noqa: E402
 from ml.settings import Settings  # noqa: E402
 from ml.surfaces.spec import load_surfaces  # noqa: E402
 

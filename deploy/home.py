@@ -34,6 +34,7 @@ OF_A_PROCESS = {
     "ray_address",
     "threads",
     "memory_limit",
+    "build_rows",
 }
 """Settings of one machine or process, or secret: a home does not keep them."""
 

@@ -1,5 +1,7 @@
-"""YAML files: contracts, surfaces, designs."""
+"""YAML files (contracts, surfaces, designs), and the digest of what such documents say."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +23,8 @@ def load_yaml(path: Path) -> Any:
 def parse_yaml(text: str | bytes) -> Any:
     """Return the content of YAML text, as ``load_yaml`` does."""
     return yaml.load(text, Loader=_LOADER)
+
+
+def digest(value: object) -> str:
+    """Return a hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -7,7 +7,7 @@ examples, teacher inputs) of a day reads the base tables of its trailing window,
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -16,7 +16,17 @@ from threading import Event, Thread
 from typing import Any, Literal
 
 from ml.feature_tables import feature_tables, for_dbt
-from ml.lake import attach_options, attach_path, duckdb_settings, extensions, lake_environment
+from ml.lake import (
+    ALIAS,
+    FEATURES,
+    LANDING,
+    Lake,
+    attach_options,
+    attach_path,
+    duckdb_settings,
+    extensions,
+    lake_environment,
+)
 from ml.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface
 
@@ -30,12 +40,15 @@ class DbtError(RuntimeError):
 
 def dbt_environment(settings: Settings) -> dict[str, str]:
     """Return the environment of a dbt process: what ``profiles.yml`` reads, and where dbt writes."""
+    options = duckdb_settings(settings) | {"preserve_insertion_order": "false"}
+    spill = {"temp_directory": options.pop("temp_directory")}
     return {
         **lake_environment(settings),
         "CROSSFADE_LAKE": attach_path(settings),
         "CROSSFADE_LAKE_OPTIONS": json.dumps(attach_options(settings)),
         "CROSSFADE_LAKE_EXTENSIONS": json.dumps(extensions(settings)),
-        "CROSSFADE_DUCKDB_SETTINGS": json.dumps(duckdb_settings(settings) | {"preserve_insertion_order": "false"}),
+        "CROSSFADE_DUCKDB_OPTIONS": json.dumps(spill),
+        "CROSSFADE_DUCKDB_SETTINGS": json.dumps(options),
         "DBT_TARGET_PATH": str(settings.home / "dbt" / "target"),
         "DBT_LOG_PATH": str(settings.home / "dbt" / "logs"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
@@ -57,6 +70,53 @@ def dbt_vars(settings: Settings, surfaces: Mapping[str, Surface], from_day: date
         "feature_window_days": settings.feature_window_days,
         "labels": {name: dict(surface.labels) for name, surface in surfaces.items()},
     }
+
+
+def day_ranges(rows: Mapping[date, int], days: Sequence[date], bound: int) -> list[tuple[date, date]]:
+    """Split consecutive days into ranges of at most ``bound`` rows, each as long as it can be and at least one day.
+
+    Args:
+        rows: Rows of each day; a day that is not there has none.
+        days: The days, oldest first.
+        bound: Most rows of a range of several days.
+    """
+    ranges: list[tuple[date, date]] = []
+    held = 0
+    for day in days:
+        count = rows.get(day, 0)
+        if ranges and held + count <= bound:
+            ranges[-1] = (ranges[-1][0], day)
+            held += count
+        else:
+            ranges.append((day, day))
+            held = count
+    return ranges
+
+
+def build_ranges(lake: Lake, days: Sequence[date]) -> list[tuple[date, date]]:
+    """Return the ranges of consecutive days that are built by a dbt call each, so that memory stays bounded.
+
+    What a day costs follows from its exposures and listens.
+    """
+    landed = " union all ".join(f"select day from {ALIAS}.{LANDING}.{table}" for table in ("exposures", "listens"))
+    query = f"select day, count(*) from ({landed}) where day between ? and ? group by day"
+    rows = dict(lake.connection.execute(query, [days[0], days[-1]]).fetchall())
+    return day_ranges(rows, days, lake.settings.build_rows)
+
+
+def empty_days(lake: Lake, surface: str, days: Collection[date]) -> set[date]:
+    """Return the days that are built, and on which nothing was shown on the surface.
+
+    A day whose exposures landed but whose examples are missing is not empty; neither is one that was not built.
+    """
+    tables = [f"{FEATURES}.{name}" for name in ("int_day", "stg_exposures", f"examples_{surface}")]
+    if not all(map(lake.table_exists, tables)):
+        return set()
+    built, exposures, examples = (
+        f"select day from {ALIAS}.{table} where day in (select unnest($1))" for table in tables
+    )
+    query = f"({built}) except ({exposures} and surface = $2) except ({examples})"
+    return {day for (day,) in lake.connection.execute(query, [sorted(days), surface]).fetchall()}
 
 
 def excluded_surfaces(surfaces: Mapping[str, Surface], project_dir: Path = DBT_PROJECT_DIR) -> list[str]:

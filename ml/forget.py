@@ -113,7 +113,8 @@ def _identify(lake: Lake, settings: Settings, user: str) -> _Person:
     tables = load_contract(settings).tables
     for table, column, found in (("users", ACCOUNT, accounts), ("exposures", EXPOSURE, exposures)):
         for _, path in _files(settings, table):
-            rows = read_file(path, {name: tables[table].columns[name] for name in (USER, column)}).rows
+            wanted = {name: tables[table].columns[name] for name in (USER, column)}
+            rows = read_file(path, wanted, settings.max_unpacked_mb << 20).rows
             if {USER, column} <= set(rows.columns):
                 found |= set(rows.filter(rows[USER] == user)[column].drop_nulls().to_list())
     return _Person(ids={USER: {user}, ACCOUNT: accounts, EXPOSURE: exposures})
@@ -139,7 +140,7 @@ def _named_by_files(settings: Settings, person: _Person, progress: Progress) -> 
     for done, (name, table) in enumerate(tables.items(), 1):
         ids = {column: values for column, values in person.ids.items() if column in table.columns}
         for day, path in _files(settings, name) if ids else ():
-            if numbers := matching_rows(path, table.columns, ids):
+            if numbers := matching_rows(path, table.columns, ids, settings.max_unpacked_mb << 20):
                 found.append((name, day, path, numbers))
         progress(Step("forget: files", done, len(tables)))
     return found

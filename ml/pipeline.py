@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ml.store.verdicts import Override
+    from ml.students.tune import Trial
 
     Arrays = dict[str, np.ndarray]
     Scoring = Callable[[Mapping[str, np.ndarray]], Arrays]
@@ -448,12 +449,12 @@ def defaulted_share(lake: Lake, surface: Surface, training_set: Any, inputs: int
 
 def tune_control(
     settings: Settings, surface: Surface, partition: date, *, trials: int, progress: Progress = silent
-) -> list[dict[str, Any]]:
+) -> "list[Trial]":
     """Tune the control on the validation days of a partition; return the trials, best first."""
     from ml.students.tune import tune
 
     training_set = read_training_set(settings, surface, partition)
-    found = tune(
+    return tune(
         settings,
         training_set,
         surface,
@@ -461,7 +462,6 @@ def tune_control(
         seed=settings.seed,
         progress=lambda done, total, _: progress(Step(f"tune {surface.name}", done, total)),
     )
-    return [trial.row() for trial in found]
 
 
 def newest_partition(settings: Settings, surface: Surface) -> tuple[date | None, str]:

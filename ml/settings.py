@@ -28,11 +28,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CROSSFADE_", extra="forbid", frozen=True)
 
-    home: Path = Field(default_factory=home_from_environment, description="Holds lake, artifacts, instance, reports.")
+    home: Path = Field(
+        default_factory=home_from_environment, description="The instance directory: lake, artifacts, runs, reports."
+    )
     source: Literal["simulator", "kuairand", "files"] = Field(
         default="simulator", description="Who fills the landing zone; `files` is the app's own export."
     )
-    landing_dir: Path | None = Field(default=None, description="Landing zone; default <home>/landing.")
+    landing_dir: Path | None = Field(default=None, description="Landing zone; default $CROSSFADE_HOME/landing.")
     first_day: date = Field(default=date(2026, 1, 1), description="First day (UTC) that has events.")
     last_day: date | None = Field(default=None, description="Last day of a finite source; null for a live one.")
     quiet_minutes: float = Field(
@@ -40,6 +42,12 @@ class Settings(BaseSettings):
     )
     max_quarantine_share: float = Field(
         default=0.01, ge=0, le=1, description="A day with more bad rows than this fails."
+    )
+    max_unpacked_mb: int = Field(
+        default=512,
+        ge=1,
+        description="A landing file (.gz, .parquet) may unpack to so many MB, or to 20 times its size if that is more; "
+        "a larger one fails its day by its name.",
     )
     optional_tables: tuple[str, ...] = Field(
         default=("outcomes", "teacher_scores", "source_impressions", "source_user_profiles", "source_item_profiles"),
@@ -51,7 +59,7 @@ class Settings(BaseSettings):
     )
     surfaces_dir: Path | None = Field(default=None, description="Surface YAML files; default by `source`.")
     teacher: Path | None = Field(
-        default=None, description="contract.yaml of the frozen teacher; default: the demo teacher trained in this home."
+        default=None, description="contract.yaml of the frozen teacher; default: the demo teacher, trained here."
     )
     teacher_spec: Path | None = Field(default=None, description="Demo teacher's training spec; default by `source`.")
     teacher_trained_through: date | None = Field(
@@ -69,16 +77,22 @@ class Settings(BaseSettings):
     simulator_linked_share: float = Field(
         default=0.9, ge=0, le=1, description="Share of app users with a linked account."
     )
-    demo: bool = Field(default=False, description="This home holds a demo, which may rebuild it from nothing.")
+    demo: bool = Field(default=False, description="A demo made this instance directory and may rebuild it.")
     seed: int = Field(default=1, ge=0, description="Seed of students, bootstraps and samples.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of torch and DuckDB.")
     ray_address: str | None = Field(
         default=None,
         pattern=r"^(auto|(ray://)?[^/:\s]+:\d+)$",
         description="Ray cluster that scores soft labels and takes the worlds of studies, in place of this process's "
-        "threads: auto, host:port from one of its nodes, or ray://host:port from elsewhere; needs the extra `ray`.",
+        "threads: auto, host:port from one of its nodes, or ray://host:port from elsewhere; docs/many_machines.md says "
+        "how to install Ray.",
     )
     memory_limit: str = Field(default="2GB", description="Memory that DuckDB may use before it spills to disk.")
+    build_rows: int = Field(
+        default=500_000,
+        ge=1,
+        description="Exposures and listens that one dbt call builds; a range of days with more is built in several.",
+    )
     automation: bool = Field(default=False, description="Sensors and schedules are on unless somebody turns them off.")
     sensor_seconds: int = Field(default=60, ge=1, description="Least seconds between two looks of a sensor.")
     release_cron: str = Field(default="0 5 * * *", description="When the schedule asks for a release of each surface.")
@@ -87,24 +101,24 @@ class Settings(BaseSettings):
     catalog_url: SecretStr | None = Field(
         default=None,
         description="postgresql://user:password@host:port/database of the lake's catalog, in place of the SQLite file "
-        "of the home.",
+        "of the instance directory.",
     )
     lake_url: str | None = Field(
         default=None,
         pattern=r"^s3://[^/]+/.+",
-        description="s3://bucket/prefix of the lake's data files, in place of <home>/lake/data; credentials, region "
-        "and endpoint come from the AWS_* variables.",
+        description="s3://bucket/prefix of the lake's data files, in place of $CROSSFADE_HOME/lake/data; credentials, "
+        "region and endpoint come from the AWS_* variables.",
     )
     dagster_url: SecretStr | None = Field(
         default=None,
         description="postgresql+psycopg2://user:password@host:port/database of Dagster's runs, events and schedules, "
-        "in place of files in the home.",
+        "in place of files in the instance directory.",
     )
     artifacts_url: str | None = Field(
         default=None,
         pattern=r"^s3://",
-        description="s3://bucket/prefix of artifacts, verdicts and releases in place of <home>/artifacts; credentials, "
-        "region and endpoint come from the AWS_* variables.",
+        description="s3://bucket/prefix of artifacts, verdicts and releases in place of $CROSSFADE_HOME/artifacts; "
+        "credentials, region and endpoint come from the AWS_* variables.",
     )
     keep_snapshots_days: float = Field(
         default=7, ge=0, description="Housekeeping keeps younger snapshots of the lake, and those that a release names."
@@ -113,7 +127,7 @@ class Settings(BaseSettings):
     keep_runs_days: float = Field(
         default=30, ge=0, description="Files of dbt calls and of failed runs are kept so long."
     )
-    housekeeping_cron: str = Field(default="0 3 * * 0", description="When the schedule tidies the home.")
+    housekeeping_cron: str = Field(default="0 3 * * 0", description="When the schedule tidies the instance directory.")
     serve_host: str = Field(default="127.0.0.1", description="Address that the server binds to.")
     serve_port: int = Field(default=8080, ge=0, le=65535, description="Port of the server; 0 takes a free one.")
     serve_url: str | None = Field(default=None, description="Server that the health sensor asks; off without it.")

@@ -12,15 +12,13 @@ import httpx
 import pytest
 from filelock import FileLock
 
+import ml.quiet  # noqa: F401
 from tests.postgres import PASSWORD, Postgres
 
 ROOT = Path(__file__).resolve().parent.parent
 
 for name in [name for name in os.environ if name.startswith("CROSSFADE_") and name != "CROSSFADE_PICTURES"]:
     del os.environ[name]
-os.environ["GX_ANALYTICS_ENABLED"] = "false"
-os.environ["DO_NOT_TRACK"] = "1"
-os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
     os.environ.setdefault(name, "1")  # a worker per core already; threads that wait for each other spin
 

@@ -1,8 +1,8 @@
 """The layout's promises: imports run one way, and the code location loads light."""
 
-import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import date
@@ -11,41 +11,38 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ALLOWED = {
-    "ml": {"ml"},
-    "assets": {"assets", "ml"},
-    "checks": {"checks", "ml", "assets"},
-    "deploy": {"deploy", "checks", "assets", "ml"},
-}
 HEAVY = ("torch", "onnx", "onnxruntime", "great_expectations", "numpy", "pyarrow", "duckdb", "polars")
 
 
-def imported(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            names.add(node.module or "")
-    return names
+def lint_imports(folder: Path, config: Path = ROOT / "pyproject.toml") -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--config", config]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
 
 
-@pytest.mark.parametrize("package", sorted(ALLOWED))
-def test_imports_run_one_way(package: str) -> None:
-    others = set(ALLOWED) - ALLOWED[package]
-    for path in sorted((ROOT / package).rglob("*.py")):
-        for name in imported(path):
-            assert name.split(".")[0] not in others, f"{path.relative_to(ROOT)} imports {name}"
-            if package == "ml":
-                assert name.split(".")[0] not in ("dagster", "dagster_dbt"), f"{path.relative_to(ROOT)} imports {name}"
+def test_imports_run_one_way() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
 
 
-def test_checks_import_only_partitions_and_names_of_assets() -> None:
-    for path in sorted((ROOT / "checks").rglob("*.py")):
-        for name in imported(path):
-            if name.split(".")[0] == "assets":
-                assert name in ("assets.partitions", "assets.names"), f"{path.relative_to(ROOT)} imports {name}"
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("ml/wrong.py", "import assets"),
+        ("ml/wrong.py", "import dagster"),
+        ("ml/wrong.py", "from checks import gate"),
+        ("assets/wrong.py", "from checks import gate"),
+        ("assets/wrong.py", "import deploy.cli"),
+        ("checks/wrong.py", "import assets.landing"),
+        ("checks/wrong.py", "import deploy"),
+    ],
+)
+def test_an_import_the_wrong_way_breaks_a_contract(tmp_path: Path, module: str, line: str) -> None:
+    for package in ("assets", "checks", "deploy", "ml"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / module).write_text(f"{line}\n", encoding="utf-8")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1 and "1 broken" in done.stdout, done.stdout + done.stderr
 
 
 def test_ruff_refuses_an_import_the_wrong_way(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class Files(Protocol):
 
 
 class Store(Protocol):
-    """Where models come from: the release store with its champions, or an experiment's arms."""
+    """Where models come from: the release store with its champions, or an experiment's variants."""
 
     def surfaces(self) -> list[str]:
         """Return the surfaces that have a model."""

@@ -150,9 +150,9 @@ def diagnose(
     scores: dict[str, list[dict[str, np.ndarray]]] = {"control": [], "student": [], "shuffled": []}
     done = 0
     for seed in range(seeds):
-        for arm, found in scores.items():
-            rows = shuffle_soft_labels(data, seed) if arm == "shuffled" else data
-            ranker, _, _ = fit(rows, surface, technique=NO_TECHNIQUE if arm == "control" else technique, seed=seed)
+        for variant, found in scores.items():
+            rows = shuffle_soft_labels(data, seed) if variant == "shuffled" else data
+            ranker, _, _ = fit(rows, surface, technique=NO_TECHNIQUE if variant == "control" else technique, seed=seed)
             found.append(predict(ranker, {name: column.numpy() for name, column in held_out.inputs.items()}))
             done += 1
             progress(Step(f"diagnose {surface.name}", done, seeds * len(scores)))
@@ -167,7 +167,7 @@ def diagnose(
         labelled_share=float(labelled),
         seeds=seeds,
         tasks=tuple(
-            judge.task(name, {arm: [s[name] for s in found] for arm, found in scores.items()})
+            judge.task(name, {variant: [s[name] for s in found] for variant, found in scores.items()})
             for name in surface.tasks
             if judge.can(name)
         ),
@@ -197,8 +197,8 @@ class _Judge:
         rows = np.isfinite(labels)
         control = [self._figure(name, s, rows) for s in scores["control"]]
         gains = {
-            arm: self._gain([self._figure(name, s, rows) for s in scores[arm]], control)
-            for arm in ("student", "shuffled")
+            variant: self._gain([self._figure(name, s, rows) for s in scores[variant]], control)
+            for variant in ("student", "shuffled")
         }
         stacked = self._stacked(name, np.mean(scores["control"], axis=0), rows & np.isfinite(self.hints).all(axis=1))
         teacher, ratio = None, None
@@ -285,7 +285,7 @@ def _centred(surface: Surface) -> Surface:
 
 
 def gains_plot(diagnosis: Diagnosis) -> bytes:
-    """Plot the gains of every task with their intervals; the shuffled null is hollow."""
+    """Plot the gains of every task with their intervals; the placebo is hollow."""
     from ml.evaluation.plots import Mark, finish, forest
 
     groups = {
@@ -294,7 +294,7 @@ def gains_plot(diagnosis: Diagnosis) -> bytes:
             for name, gain, colour in (
                 ("control + teacher, stacked", task.stacked, "#009E73"),
                 ("student", task.student, "#0072B2"),
-                ("student, labels shuffled (null)", task.shuffled, "#7F7F7F"),
+                ("student, labels shuffled (placebo)", task.shuffled, "#7F7F7F"),
             )
             if gain is not None
         ]

@@ -1,7 +1,8 @@
-"""What an experiment says: relative differences to the baseline arm, with intervals.
+"""What an experiment says: relative differences to the baseline variant, with intervals.
 
-A figure is a ratio of sums, such as seconds listened over requests, and a difference is the ratio of the arms' figures
-less 1. Users are resampled with all their requests and days (Poisson weights), in both arms of a paired estimate alike.
+A figure is a ratio of sums, such as seconds listened over requests, and a difference is the ratio of two variants'
+figures less 1. Users are resampled with all their requests and days (Poisson weights), in both variants of a paired
+estimate alike.
 Over several worlds the mean of the worlds' differences counts, with the interval of a study: worlds and their users are
 both resampled (``ml/evaluation/over_worlds.py``). One world alone, as landed exposures are, has that of its users.
 """
@@ -23,23 +24,23 @@ REPLICATES = 400
 
 @dataclass(frozen=True)
 class Effect:
-    """Difference of an arm to the baseline in one figure.
+    """Difference of a variant to the baseline in one figure.
 
     Attributes:
         surface: Name of the surface.
         metric: One of ``METRICS``.
-        arm: Name of the arm.
-        baseline: Name of the arm that it is compared with.
+        variant: Name of the variant.
+        baseline: Name of the variant that it is compared with.
         estimate: ``split`` or ``paired``.
         level: The baseline's figure per request, mean over worlds.
         lift: Relative difference over worlds; 0.01 is one per cent.
-        users: Users of both arms, over all worlds.
-        requests: Requests of the baseline and of the arm, over all worlds.
+        users: Users of both variants, over all worlds.
+        requests: Requests of the baseline and of the variant, over all worlds.
     """
 
     surface: str
     metric: str
-    arm: str
+    variant: str
     baseline: str
     estimate: str
     level: float
@@ -49,24 +50,24 @@ class Effect:
 
 
 def effects(rows: pa.Table, baseline: str, seed: int = 0) -> list[Effect]:
-    """Compare every arm with the baseline, per surface, estimate and metric.
+    """Compare every variant with the baseline, per surface, estimate and metric.
 
     Args:
         rows: With the columns ``surface``, ``world``, ``arm``, ``estimate``, ``user_id``, ``requests`` and ``METRICS``;
             days are pooled.
-        baseline: Name of the baseline arm.
+        baseline: Name of the baseline variant.
         seed: Of the resampling.
     """
     found: list[Effect] = []
     for surface, estimate in _distinct(rows, "surface", "estimate"):
         part = where(rows, surface=surface, estimate=estimate)
-        arms = [arm for (arm,) in _distinct(part, "arm")]
-        if baseline not in arms:
+        variants = [variant for (variant,) in _distinct(part, "arm")]
+        if baseline not in variants:
             continue
-        base = where(part, arm=baseline)
-        for arm in arms:
-            if arm != baseline:
-                found += _compare(base, where(part, arm=arm), (surface, arm, baseline, estimate), seed)
+        base = where(part, variant=baseline)
+        for variant in variants:
+            if variant != baseline:
+                found += _compare(base, where(part, arm=variant), (surface, variant, baseline, estimate), seed)
     return found
 
 
@@ -76,8 +77,8 @@ def effects_by_day(rows: pa.Table, baseline: str, seed: int = 0) -> dict[date, l
 
 
 def _compare(base: pa.Table, treated: pa.Table, names: tuple[str, str, str, str], seed: int) -> list[Effect]:
-    """Return the effect on each metric; worlds in which one of the arms has no user are left out."""
-    surface, arm, baseline, estimate = names
+    """Return the effect on each metric; worlds in which one of the variants has no user are left out."""
+    surface, variant, baseline, estimate = names
     worlds = sorted({w for (w,) in _distinct(base, "world")} & {w for (w,) in _distinct(treated, "world")})
     by_world = [_ratios(where(base, world=w), where(treated, world=w), seed + k) for k, w in enumerate(worlds)]
     if not by_world:
@@ -91,7 +92,7 @@ def _compare(base: pa.Table, treated: pa.Table, names: tuple[str, str, str, str]
             Effect(
                 surface=surface,
                 metric=metric,
-                arm=arm,
+                variant=variant,
                 baseline=baseline,
                 estimate=estimate,
                 level=float(np.mean([cell.level for cell in cells])),

@@ -1,4 +1,4 @@
-"""Experiments in a home's own tables: landed exposures that carry an arm, and live experiments that were run here."""
+"""Experiments in a home's own tables: landed exposures that carry a variant, and live experiments run here."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ml.surfaces.spec import Surface
 
 LANDED = "landed"
 CONTROL = "control"
-"""Arm that the others are compared with; without it, the first by name."""
+"""Variant that the others are compared with; without it, the first by name."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Analysed:
 
 
 def landed_table(surface: Surface) -> str:
-    """Return the table of a surface's landed experiment: one row per day, arm and user."""
+    """Return the table of a surface's landed experiment: one row per day, variant and user."""
     return f"{ML}.experiment_{surface.name}"
 
 
 def record_landed(lake: Lake, surface: Surface, days: Sequence[date]) -> pa.Table:
-    """Sum the final examples of days whose exposures carry an arm, record them in the lake and return them.
+    """Sum the final examples of days whose exposures carry a variant, record them in the lake and return them.
 
     Engagement is seconds of the trails after clicks where the surface has that label, else labelled engagement; a
     discovery is labelled as such, else engagement with a creator whom the user did not know; new releases are at most a
@@ -90,21 +90,25 @@ def analyse(lake: Lake, surface: Surface, days: Sequence[date]) -> Analysed:
     plots: dict[str, str] = {}
     lines: list[str] = []
     for name, table in rows.items():
-        arms = sorted(table["arm"].unique().to_pylist())
-        if len(arms) < 2:
+        variants = sorted(table["arm"].unique().to_pylist())
+        if len(variants) < 2:
             continue
-        baseline = CONTROL if CONTROL in arms else arms[0]
+        baseline = CONTROL if CONTROL in variants else variants[0]
         found, by_day = effects(table, baseline), effects_by_day(table, baseline)
         lines += [_line(name, effect) for effect in found]
-        numbers |= {f"{name}_{e.arm}_{e.metric}_{e.estimate}_percent": 100 * e.lift.estimate for e in found}
+        numbers |= {f"{name}_{e.variant}_{e.metric}_{e.estimate}_percent": 100 * e.lift.estimate for e in found}
         plots |= {
-            f"{name}_{arm}_by_day": data_uri(days_plot(by_day, surface.name, arm)) for arm in arms if arm != baseline
+            f"{name}_{variant}_by_day": data_uri(days_plot(by_day, surface.name, variant))
+            for variant in variants
+            if variant != baseline
         }
     landed = sorted(rows[LANDED]["arm"].unique().to_pylist())
     if len(landed) < 2:
-        what = f"only the arm {landed[0]!r}" if landed else "no arm"
+        what = f"only the variant {landed[0]!r}" if landed else "no variant"
         lines.append(f"\n{what} in the exposures of {surface.name} from {min(days)} to {max(days)}")
-    header = "| experiment | arm | figure | estimate | lift, % | 95 % interval | users |\n|---|---|---|---|---|---|---|"
+    header = (
+        "| experiment | variant | figure | estimate | lift, % | 95 % interval | users |\n|---|---|---|---|---|---|---|"
+    )
     tabled = any(line.startswith("|") for line in lines)
     summary = "\n".join([header, *lines] if tabled else [line.strip() for line in lines])
     digest = hashlib.sha256(summary.encode()).hexdigest()[:32]
@@ -143,6 +147,6 @@ def _values(columns: set[str]) -> dict[str, str]:
 def _line(name: str, effect: Effect) -> str:
     lift = effect.lift
     return (
-        f"| {name} | {effect.arm} - {effect.baseline} | {effect.metric.replace('_', ' ')} | {effect.estimate} "
+        f"| {name} | {effect.variant} - {effect.baseline} | {effect.metric.replace('_', ' ')} | {effect.estimate} "
         f"| {100 * lift.estimate:+.2f} | {100 * lift.lo:+.2f} to {100 * lift.hi:+.2f} | {effect.users:,} |"
     )

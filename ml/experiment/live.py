@@ -1,4 +1,4 @@
-"""Arms serve one surface of one world for some days; what their users do is a table."""
+"""Variants serve one surface of one world for some days; what their users do is a table."""
 
 import tempfile
 import time
@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from ml.experiment.arms import Arm, Placement
+from ml.documents import digest
 from ml.experiment.client import Client, ServerError
 from ml.experiment.design import Design
 from ml.experiment.traffic import METRICS, Requests, draw_requests, outcomes
+from ml.experiment.variants import Placement, Variant
 from ml.ids import id63_array
 from ml.lake import Lake
 from ml.serving.snapshot import publish
@@ -23,14 +24,14 @@ from ml.settings import Settings
 from ml.simulator.state import State
 from ml.simulator.write import world_of
 from ml.study.design import World as WorldSpec
-from ml.study.design import code_hash, digest
+from ml.study.design import code_hash
 from ml.surfaces.spec import Surface
 
-Serve = Callable[[Settings, Path, Collection[Arm]], AbstractContextManager[str]]
-"""Serves arms of the store at a path, with the features published in the home, and gives the server's base URL."""
+Serve = Callable[[Settings, Path, Collection[Variant]], AbstractContextManager[str]]
+"""Serves variants of the store at a path, with the features published in the home, and gives the server's base URL."""
 
 Estimate = Literal["split", "paired"]
-"""``split``: each user's own arm and the outcomes drawn. ``paired``: both arms answer, expected outcomes count."""
+"""``split``: each user's own variant, the outcomes drawn. ``paired``: both variants answer, expected outcomes count."""
 
 FOLDER = "experiment"
 """Folder of a world's home that holds the experiment store."""
@@ -52,10 +53,10 @@ USER_DAYS_SCHEMA = pa.schema(
         *((metric, pa.float64()) for metric in METRICS),
     ]
 )
-"""One row per world, surface, arm, estimate, day and user; ``experiment`` identifies what was run."""
+"""One row per world, surface, variant, estimate, day and user; ``experiment`` identifies what was run."""
 
 _CODE = (
-    *(f"ml/experiment/{name}.py" for name in ("arms", "client", "design", "live", "traffic")),
+    *(f"ml/experiment/{name}.py" for name in ("variants", "client", "design", "live", "traffic")),
     "ml/simulator",
     "ml/serving",
     "deploy/serving",
@@ -93,7 +94,7 @@ class LiveWorld:
         return found
 
     def placement(self, surface: Surface) -> Placement:
-        """Return what the arms of a surface are trained on."""
+        """Return what the variants of a surface are trained on."""
         return Placement.of(self.settings, self.design, surface)
 
     def identity(self, placement: Placement) -> str:
@@ -113,7 +114,7 @@ class LiveWorld:
         """Serve every live day of a surface and return its rows, see ``USER_DAYS_SCHEMA``.
 
         Args:
-            placement: The surface's arms.
+            placement: The surface's variants.
             serve: Starts the server.
             tell: Told what is under way and how many more requests were answered.
 
@@ -122,7 +123,7 @@ class LiveWorld:
         """
         surface, identity = placement.surface, self.identity(placement)
         tell(f"{surface.name}: training", 0)
-        arms = placement.place(self.root)
+        variants = placement.place(self.root)
         days: list[pa.Table] = []
         with tempfile.TemporaryDirectory(dir=self.root, prefix="serving-") as home:
             # The server counts the age of features back from the world's last day.
@@ -130,15 +131,15 @@ class LiveWorld:
                 update={"home": Path(home), "max_feature_age_days": max(self.design.days, 1)}
             )
             token = self.settings.serve_token
-            with Lake(self.settings) as lake, serve(served, self.root, arms.values()) as url:
+            with Lake(self.settings) as lake, serve(served, self.root, variants.values()) as url:
                 client = Client(url, token.get_secret_value() if token else None)
                 for day in self.days:
                     tell(f"{surface.name} {day}", 0)
                     publish(lake, served, {surface.name: surface}, day)
-                    for arm in arms.values():
-                        _await_features(client, arm, day)
+                    for variant in variants.values():
+                        _await_features(client, variant, day)
                     days.append(
-                        self._day(client, surface, arms, day, lambda n, day=day: tell(f"{surface.name} {day}", n))
+                        self._day(client, surface, variants, day, lambda n, day=day: tell(f"{surface.name} {day}", n))
                     )
         constant = {
             "experiment": identity,
@@ -154,7 +155,7 @@ class LiveWorld:
         return rows.select(USER_DAYS_SCHEMA.names).cast(USER_DAYS_SCHEMA)
 
     def _day(
-        self, client: Client, surface: Surface, arms: dict[str, Arm], day: date, tell: Callable[[int], None]
+        self, client: Client, surface: Surface, variants: dict[str, Variant], day: date, tell: Callable[[int], None]
     ) -> pa.Table:
         design, state = self.design, self.states[day]
         requests = draw_requests(
@@ -167,47 +168,49 @@ class LiveWorld:
             seed=design.seed,
         )
         users, asked_by = np.unique(requests.user, return_inverse=True)
-        own = design.arm_of([f"u{user}" for user in users])[asked_by]
+        own = design.variant_of([f"u{user}" for user in users])[asked_by]
         rng = np.random.default_rng([design.seed, self.world.seed, state.day, _PAIRED_STREAM])
         paired = np.sort(rng.permutation(len(requests))[: design.paired_per_day])
-        slots = np.zeros((len(arms), len(requests), design.shown), dtype=np.int64)
+        slots = np.zeros((len(variants), len(requests), design.shown), dtype=np.int64)
         inputs = frozenset(surface.inputs)
-        for number, arm in enumerate(arms.values()):
+        for number, variant in enumerate(variants.values()):
             asked = np.union1d(np.flatnonzero(own == number), paired)
             slots[number, asked] = client.rank(
-                lambda row, arm=arm: requests.body(row, arm.surface, day, inputs),
+                lambda row, variant=variant: requests.body(row, variant.surface, day, inputs),
                 asked.tolist(),
                 design.shown,
-                lambda answer, arm=arm: _check(answer, arm, day),
+                lambda answer, variant=variant: _check(answer, variant, day),
                 tell,
             )
         bound = surface.labels.get("discovery_trail_bound", 0.0)
         shown = np.take_along_axis(slots, own[None, :, None], axis=0)[0]
         drawn = outcomes(self.world, requests, shown, discovery_bound=bound, expected=False)
         tables = [
-            _tally(requests, np.flatnonzero(own == number), drawn, name, arm, "split", day)
-            for number, (name, arm) in enumerate(arms.items())
+            _tally(requests, np.flatnonzero(own == number), drawn, name, variant, "split", day)
+            for number, (name, variant) in enumerate(variants.items())
         ]
-        for number, (name, arm) in enumerate(arms.items()):
+        for number, (name, variant) in enumerate(variants.items()):
             mean = outcomes(self.world, requests, slots[number], discovery_bound=bound, expected=True)
-            tables.append(_tally(requests, paired, mean, name, arm, "paired", day))
+            tables.append(_tally(requests, paired, mean, name, variant, "paired", day))
         return pa.concat_tables(tables)
 
 
-def _await_features(client: Client, arm: Arm, day: date) -> None:
+def _await_features(client: Client, variant: Variant, day: date) -> None:
     """Wait until the server has taken over the features of a day."""
     end = time.monotonic() + _FEATURES_S
-    while (found := client.get(f"/v2/models/{arm.surface}")["parameters"]["feature_day"]) != day.isoformat():
+    while (found := client.get(f"/v2/models/{variant.surface}")["parameters"]["feature_day"]) != day.isoformat():
         if time.monotonic() > end:
-            raise ServerError(f"{arm.surface} still serves features of {found}, not of {day}, after {_FEATURES_S:g} s")
+            raise ServerError(
+                f"{variant.surface} still serves features of {found}, not of {day}, after {_FEATURES_S:g} s"
+            )
         time.sleep(0.02)
 
 
-def _check(answer: dict[str, Any], arm: Arm, day: date) -> None:
-    if (answer["release"], answer["feature_day"]) != (arm.release, day.isoformat()):
+def _check(answer: dict[str, Any], variant: Variant, day: date) -> None:
+    if (answer["release"], answer["feature_day"]) != (variant.release, day.isoformat()):
         raise ServerError(
-            f"{arm.surface} answered with release {answer['release']} and features of {answer['feature_day']}, "
-            f"not with {arm.release} and {day}"
+            f"{variant.surface} answered with release {answer['release']} and features of {answer['feature_day']}, "
+            f"not with {variant.release} and {day}"
         )
 
 
@@ -216,7 +219,7 @@ def _tally(
     rows: np.ndarray,
     values: dict[str, np.ndarray],
     name: str,
-    arm: Arm,
+    variant: Variant,
     estimate: Estimate,
     day: date,
 ) -> pa.Table:
@@ -226,7 +229,7 @@ def _tally(
     return pa.table(
         {
             "arm": pa.array([name] * count, pa.string()),
-            "release": pa.array([arm.release] * count, pa.string()),
+            "release": pa.array([variant.release] * count, pa.string()),
             "estimate": pa.array([estimate] * count, pa.string()),
             "day": pa.array([day] * count, pa.date32()),
             "user_id": pa.array(id63_array(f"u{user}" for user in users), pa.int64()),

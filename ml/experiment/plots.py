@@ -10,18 +10,18 @@ from ml.experiment.traffic import METRICS
 
 COLOURS = {"split": "#0072B2", "paired": "#D55E00"}
 LABELS = {"engagement": "engagement", "discovery": "discovery", "new_releases": "new releases"}
-ESTIMATES = {"split": "users split", "paired": "both arms answer"}
+ESTIMATES = {"split": "users split", "paired": "both variants answer"}
 
 _INK = "#1F2933"
 
 
-def days_plot(by_day: Mapping[date, Sequence[Effect]], surface: str, arm: str) -> bytes:
-    """Plot an arm's difference to the baseline over days with its intervals, a panel per metric.
+def days_plot(by_day: Mapping[date, Sequence[Effect]], surface: str, variant: str) -> bytes:
+    """Plot a variant's difference to the baseline over days with its intervals, a panel per metric.
 
     Args:
         by_day: Effects of each day alone.
         surface: Which surface.
-        arm: Which arm.
+        variant: Which variant.
     """
     from ml.evaluation.plots import finish, stack
 
@@ -29,7 +29,9 @@ def days_plot(by_day: Mapping[date, Sequence[Effect]], surface: str, arm: str) -
     days, note = list(by_day), ""
     for axes, metric in zip(stacked, METRICS, strict=True):
         axes.axhline(0, color=_INK, linewidth=1)
-        mine = {d: [e for e in by_day[d] if (e.surface, e.arm, e.metric) == (surface, arm, metric)] for d in days}
+        mine = {
+            d: [e for e in by_day[d] if (e.surface, e.variant, e.metric) == (surface, variant, metric)] for d in days
+        }
         estimates = list(dict.fromkeys(e.estimate for effects in mine.values() for e in effects))
         for number, estimate in enumerate(estimates):
             found = [(k, e) for k, d in enumerate(days) for e in mine[d] if e.estimate == estimate]
@@ -44,7 +46,11 @@ def days_plot(by_day: Mapping[date, Sequence[Effect]], surface: str, arm: str) -
     worlds = max((e.lift.worlds for effects in by_day.values() for e in effects), default=0)
     where = f"{worlds} worlds, " if worlds > 1 else ""
     return finish(
-        figure, stacked[0], f"{surface.capitalize()}, {where}{len(days)} days: {arm} day by day", note, "upper right"
+        figure,
+        stacked[0],
+        f"{surface.capitalize()}, {where}{len(days)} days: {variant} day by day",
+        note,
+        "upper right",
     )
 
 
@@ -60,9 +66,9 @@ def effects_plot(groups: Mapping[str, Sequence[Effect]], title: str) -> bytes:
     shown = [(name, effect) for name, effects in groups.items() for effect in effects]
     marks: dict[str, list[Mark]] = {f"{e.surface}, {LABELS[e.metric]}": [] for _, e in shown}
     for name, e in shown:
-        told, hollow = f"{name}, {ESTIMATES[e.estimate]}", e.arm.startswith(e.baseline)
+        told, hollow = f"{name}, {ESTIMATES[e.estimate]}", e.variant.startswith(e.baseline)
         mark = Mark(told, e.lift.estimate, e.lift.lo, e.lift.hi, COLOURS[e.estimate], hollow)
         marks[f"{e.surface}, {LABELS[e.metric]}"].append(mark)
     figure, axes = forest(marks, "difference to the baseline, %")
     worlds = max((effect.lift.worlds for _, effect in shown), default=0)
-    return finish(figure, axes, title, f"{worlds} world(s); 95 % intervals; hollow: the same ranker in both arms")
+    return finish(figure, axes, title, f"{worlds} world(s); 95 % intervals; hollow: the same ranker in both variants")

@@ -22,7 +22,7 @@ _TEMPLATE = Path(__file__).with_name("report.md.j2")
 
 
 def is_same_traffic(part: Design, whole: Design) -> bool:
-    """Tell whether the users, arms and requests of ``part`` are those of ``whole``, in all or some of its worlds."""
+    """Tell whether users, variants and requests of ``part`` are those of ``whole``, in all or some of its worlds."""
     traffics = [{k: v for k, v in design.traffic.items() if k != "worlds"} for design in (part, whole)]
     return traffics[0] == traffics[1] and set(part.worlds) <= set(whole.worlds)
 
@@ -33,7 +33,7 @@ def write_report(settings: Settings, name: str, aa: str, out: Path) -> list[Path
     Args:
         settings: The home that holds the rows.
         name: The experiment.
-        aa: The experiment with one ranker in both arms that stands beside it.
+        aa: The experiment with one ranker in both variants that stands beside it.
         out: Markdown file to write.
 
     Raises:
@@ -46,7 +46,7 @@ def write_report(settings: Settings, name: str, aa: str, out: Path) -> list[Path
     rows, null_rows = experiment_rows(settings, design), experiment_rows(settings, null)
     table, nothing = effects(rows, design.baseline), effects(null_rows, null.baseline)
     by_day = effects_by_day(rows, design.baseline)
-    treated = list(design.arms)[1]
+    treated = list(design.variants)[1]
     plots = {
         "effects": effects_plot({name: table, "A/A": nothing}, f"What serving the {treated} changes"),
         **{f"{surface}_days": days_plot(by_day, surface, treated) for surface in design.surfaces},
@@ -75,5 +75,5 @@ def _silent(effect: Effect) -> bool:
 
 
 def _requests(table: Sequence[Effect]) -> dict[str, tuple[int, int, int]]:
-    """Return {surface: requests of the baseline, of the other arm, both over worlds, and users} of the split."""
+    """Return {surface: requests of the baseline, of the other variant, both over worlds, and users} of the split."""
     return {e.surface: (*e.requests, e.users) for e in table if e.estimate == "split"}

@@ -22,7 +22,7 @@ from ml.surfaces.spec import load_surfaces
 USER_DAYS_TABLE = f"{ML}.experiment_user_days"
 TRAINING_SECONDS = {"tiny": 6.0, "demo": 35.0, "paper": 60.0}
 CALL_SECONDS = 0.005
-"""What the arms of a surface and a request take on one core, server included, for the estimate before."""
+"""What the variants of a surface and a request take on one core, server included, for the estimate before."""
 
 
 class NotRun(ValueError):
@@ -35,8 +35,8 @@ class Plan:
 
     Attributes:
         worlds: Worlds in all, and how many of them have to be made.
-        requests: Per arm, world and surface, about; users are split by a hash.
-        calls: Requests over HTTP in all, those that both arms answer twice; finished ones are found when it runs.
+        requests: Per variant, world and surface, about; users are split by a hash.
+        calls: Requests over HTTP in all, those that both variants answer twice; finished ones are found when it runs.
         workers: Processes, each with a server beside it.
         seconds: Estimated wall time if nothing but the made worlds is there.
     """
@@ -60,8 +60,8 @@ def plan(settings: Settings, design: Design, workers: int | None = None) -> Plan
     work = (
         len(to_make) * WORLD_SECONDS[design.preset] + surfaces * TRAINING_SECONDS[design.preset] + calls * CALL_SECONDS
     )
-    per_arm = design.days * design.requests_per_day // len(design.arms)
-    return Plan(len(worlds), len(to_make), per_arm, calls, count, work / min(count, cores))
+    per_variant = design.days * design.requests_per_day // len(design.variants)
+    return Plan(len(worlds), len(to_make), per_variant, calls, count, work / min(count, cores))
 
 
 def run_experiment(

@@ -1,8 +1,8 @@
 """Requests of simulated users on one day of a world, and what users do with the slates that they get.
 
 The day is simulated once more, with other luck and more visits, for who comes when, in which mood, after which
-listening. What is shown is then for an arm to decide: each request brings its pool of candidates and the luck of each
-candidate, so that two arms that show the same slate get the same outcome.
+listening. What is shown is then for a variant to decide: each request brings its pool of candidates and the luck of
+each candidate, so that two variants that show the same slate get the same outcome.
 """
 
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ class Requests:
 
         Args:
             row: Which request.
-            model: Name that the server knows the arm by.
+            model: Name that the server knows the variant by.
             day: Date of the day.
             inputs: Names of the ranker's inputs.
         """

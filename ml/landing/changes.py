@@ -1,11 +1,12 @@
 """Which days of the landing zone are complete, and new or different from what was landed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date
 
 from ml.lake import ALIAS, Lake
 from ml.landing.ledger import LEDGER
-from ml.landing.readiness import days_in_zone, input_hash, landed_tables, missing
+from ml.landing.readiness import days_in_zone, input_hash, landed_tables, missing, odd_entries
 from ml.settings import Settings
 from ml.store.sealed import digest
 
@@ -17,10 +18,12 @@ class Changes:
     Attributes:
         ready: {day: hash of its files} of the days that are complete, and new or changed, oldest first.
         waiting: {day: what it waits for} of the new or changed days that are not complete.
+        odd: {day: entries that cannot be read} of days in ``ready``, which will fail by their names.
     """
 
     ready: dict[date, str]
     waiting: dict[date, list[str]]
+    odd: dict[date, list[str]] = field(default_factory=dict)
 
 
 def changed_days(settings: Settings) -> Changes:
@@ -31,15 +34,25 @@ def changed_days(settings: Settings) -> Changes:
     with Lake(settings) as lake:
         rows = lake.connection.execute(f"select day, table_name, input_hash from {ALIAS}.{LEDGER}").fetchall()
     landed = {(day, table): known for day, table, known in rows}
-    ready: dict[date, str] = {}
-    waiting: dict[date, list[str]] = {}
+    changes = Changes({}, {})
     for day in days_in_zone(settings):
-        present, absent = landed_tables(settings, day)
-        hashes = {table: input_hash(settings, day, [table]) for table in present}
-        if not absent and all(landed.get((day, table)) == found for table, found in hashes.items()):
-            continue
-        if reasons := missing(settings, day):
-            waiting[day] = reasons
-        else:
-            ready[day] = digest(hashes)
-    return Changes(ready, waiting)
+        try:
+            _look(settings, day, landed, changes)
+        except OSError as error:
+            # An entry that vanished, or a folder that may not be listed, costs its own day, until the next look.
+            changes.waiting[day] = [f"cannot look at its files: {error}"]
+    return changes
+
+
+def _look(settings: Settings, day: date, landed: Mapping[tuple[date, str], str], changes: Changes) -> None:
+    """Sort one day into ``changes``, if it is new or changed."""
+    present, absent = landed_tables(settings, day)
+    hashes = {table: input_hash(settings, day, [table]) for table in present}
+    if not absent and all(landed.get((day, table)) == found for table, found in hashes.items()):
+        return
+    if reasons := missing(settings, day):
+        changes.waiting[day] = reasons
+        return
+    changes.ready[day] = digest(hashes)
+    if odd := odd_entries(settings, day):
+        changes.odd[day] = odd

@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.landing.contract import Column
-from ml.landing.readers import ROW, read_file
+from ml.landing.readers import MAX_UNPACKED, ROW, read_file
 
 
-def matching_rows(path: Path, columns: Mapping[str, Column], ids: Mapping[str, AbstractSet[str]]) -> set[int]:
+def matching_rows(
+    path: Path, columns: Mapping[str, Column], ids: Mapping[str, AbstractSet[str]], max_unpacked: int = MAX_UNPACKED
+) -> set[int]:
     """Return the numbers (from 1) of the rows that name somebody or something.
 
     Args:
@@ -26,11 +28,12 @@ def matching_rows(path: Path, columns: Mapping[str, Column], ids: Mapping[str, A
         columns: The contract's columns of the table.
         ids: {column: values}; a row matches if any column has one of its values. A row that cannot be split into
             columns matches if its text has a value as a word of its own.
+        max_unpacked: As of ``read_file``.
 
     Raises:
         UnreadableFile: The file is damaged or of an unknown format.
     """
-    parsed = read_file(path, {name: columns[name] for name in ids if name in columns})
+    parsed = read_file(path, {name: columns[name] for name in ids if name in columns}, max_unpacked)
     found: set[int] = set()
     for name, values in ids.items():
         if name in parsed.rows.columns and values:

@@ -15,7 +15,7 @@ import polars as pl
 
 from ml.lake import ALIAS, LANDING, Lake
 from ml.landing.contract import DAY, Contract, ContractError, LandingError, load_contract
-from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, read_file
+from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, as_json, blamed_on, read_file
 from ml.landing.readiness import SUCCESS, data_files, input_hash, landed_tables, table_folder
 from ml.progress import Progress, Step, silent
 from ml.settings import Settings
@@ -201,13 +201,19 @@ def load_days(
 def _load_day(
     lake: Lake, settings: Settings, contract: Contract, day: date, names: Sequence[str], surfaces: set[str]
 ) -> list[LandingReport]:
-    _, absent = landed_tables(settings, day)
-    if lacking := [name for name in absent if name in names]:
-        raise DayIncomplete(
-            f"{day}: required tables {', '.join(lacking)} have no file and no {SUCCESS}, "
-            f"such as in {table_folder(settings, lacking[0], day)}"
-        )
-    landed = _read_day(settings, contract, names, day, surfaces)
+    try:
+        _, absent = landed_tables(settings, day)
+        if lacking := [name for name in absent if name in names]:
+            raise DayIncomplete(
+                f"{day}: required tables {', '.join(lacking)} have no file and no {SUCCESS}, "
+                f"such as in {table_folder(settings, lacking[0], day)}"
+            )
+        landed = _read_day(settings, contract, names, day, surfaces)
+    except LandingError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:
+        # Nothing of a day's files may stop another day; what writing raises concerns them all and passes.
+        raise LandingError(f"{day}: its files could not be judged: {type(error).__name__}: {error}") from error
     reports = [item.report for item in landed]
     bad = pl.concat([item.bad for item in landed])
     if message := _too_many(settings, day, landed):
@@ -245,10 +251,11 @@ def _read_table(settings: Settings, contract: Contract, name: str, day: date, su
     digest = input_hash(settings, day, [name])
     sources, frames, broken = [], [], [pl.DataFrame(schema={FILE: pl.Int32} | BROKEN_SCHEMA)]
     for index, path in enumerate(files):
-        parsed = read_file(path, table.columns)
+        parsed = read_file(path, table.columns, settings.max_unpacked_mb << 20)
         check_columns(name, table, parsed.columns, path)
         sources.append(parsed.rows)
-        frames.append(typed(parsed.rows, table, index))
+        with blamed_on(path):
+            frames.append(typed(parsed.rows, table, index))
         broken.append(parsed.broken.select(pl.lit(index, pl.Int32).alias(FILE), *BROKEN_SCHEMA))
     unreadable = pl.concat(broken)
     rows = pl.concat(frames) if frames else typed(pl.DataFrame(schema={ROW: pl.Int64}), table, 0)
@@ -282,8 +289,10 @@ def _read_table(settings: Settings, contract: Contract, name: str, day: date, su
 
 def _with_content(invalid: pl.DataFrame, source: pl.DataFrame) -> pl.DataFrame:
     """Add the rows as they were read, as JSON."""
+    if invalid.is_empty():  # and the source may have no column at all, if no line of it could be read
+        return invalid.with_columns(content=pl.lit(None, pl.String))
     rows = source.join(invalid, on=ROW, how="semi")
-    return invalid.join(rows.select(ROW, pl.struct(pl.exclude(ROW)).struct.json_encode().alias("content")), on=ROW)
+    return invalid.join(as_json(rows), on=ROW)
 
 
 def _readable(content: pl.Expr) -> pl.Expr:

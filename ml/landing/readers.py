@@ -7,10 +7,9 @@ an invalid JSON line, bytes that are not UTF-8) is handed back with its reason; 
 
 import codecs
 import csv
-import gzip
 import json
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +17,19 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from ml.landing.contract import Column, LandingError
+from ml.landing.entries import oddity, shown
+from ml.landing.parquet import read_columns
+from ml.landing.unpacking import UnpacksTooFar, most_bytes, unpacked
 
 ROW = "__row"
 """Column with the 1-based number of the record in its file (of the line, for JSON lines)."""
 BROKEN_SCHEMA = {ROW: pl.Int64, "reason": pl.String, "content": pl.String}
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl")
 NOT_UTF8 = "not UTF-8"
+MAX_UNPACKED = 512 << 20
+"""Default of ``max_unpacked_mb``, in bytes."""
 _NO_STRINGS = ["OBJECT", "ARRAY", "BOOLEAN", "DOUBLE"]
 
 MARK = "\U0010fffe"
@@ -35,13 +38,17 @@ _ERRORS = "crossfade-mark"
 codecs.register_error(_ERRORS, lambda error: (MARK, error.end))  # type: ignore[attr-defined]
 _CSV_BLOCK = 8 << 20
 _JSON_LINES = 65_536
+_MOST_BROKEN = 1_000_000
+"""Ragged rows of one file that are kept with their reasons; a file with more is another format."""
+_TOLD = 500
+"""Characters of a parser's own message; some repeat what they read."""
 
 
 class UnreadableFile(LandingError):
     """A landing file that cannot be read at all."""
 
     def __init__(self, path: Path, reason: object) -> None:
-        super().__init__(f"cannot read {path}: {reason}")
+        super().__init__(f"cannot read {shown(path)}: {reason}")
         self.path = path
 
 
@@ -56,34 +63,42 @@ class Parsed(NamedTuple):
     """All columns that the file has."""
 
 
-def read_file(path: Path, wanted: Mapping[str, Column]) -> Parsed:
+@contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Turn whatever foreign bytes make a parser raise, a panic of Rust included, into ``UnreadableFile``.
+
+    Interrupts pass: a panic is the only ``BaseException`` that is caught.
+    """
+    try:
+        yield
+    except (LandingError, FileNotFoundError):
+        raise
+    except UnpacksTooFar as error:
+        raise UnreadableFile(path, error) from error
+    except (Exception, pl.exceptions.PanicException) as error:
+        told = str(error).strip()[:_TOLD] or type(error).__name__
+        raise UnreadableFile(path, f"{told}; write it again, or move it out of the landing zone") from error
+
+
+def read_file(path: Path, wanted: Mapping[str, Column], max_unpacked: int = MAX_UNPACKED) -> Parsed:
     """Read the columns ``wanted`` (those that the file has) of one landing file.
 
     Args:
         path: File of one of ``SUFFIXES``.
         wanted: Columns of the contract by name.
+        max_unpacked: Bytes that a compressed file may unpack to, unless it is large itself.
 
     Raises:
-        UnreadableFile: The format is unknown, or the file is damaged.
+        UnreadableFile: It is no file, its format is unknown, it is damaged, or it unpacks to too much.
     """
+    if reason := oddity(path):
+        raise UnreadableFile(path, reason)
     reader = _reader(path)
-    try:
-        return reader(path, wanted)
-    except UnreadableFile:
-        raise
-    except (
-        OSError,
-        EOFError,
-        zlib.error,
-        csv.Error,
-        pa.ArrowException,
-        pl.exceptions.PolarsError,
-        duckdb.Error,
-    ) as error:
-        raise UnreadableFile(path, error) from error
+    with blamed_on(path):
+        return reader(path, wanted, most_bytes(path, max_unpacked))
 
 
-def _reader(path: Path) -> Callable[[Path, Mapping[str, Column]], Parsed]:
+def _reader(path: Path) -> Callable[[Path, Mapping[str, Column], int], Parsed]:
     name = path.name
     if name.endswith(".parquet"):
         return _read_parquet
@@ -94,35 +109,22 @@ def _reader(path: Path) -> Callable[[Path, Mapping[str, Column]], Parsed]:
     raise UnreadableFile(path, f"unknown format; use {', '.join(SUFFIXES)}")
 
 
-def _read_parquet(path: Path, wanted: Mapping[str, Column]) -> Parsed:
-    with pq.ParquetFile(path) as file:
-        columns = tuple(file.schema_arrow.names)
+def _read_parquet(path: Path, wanted: Mapping[str, Column], limit: int) -> Parsed:
+    marked: set[bool] = set()
+
+    def decode(raw: bytes) -> str:
+        marked.add(True)
+        return raw.decode(errors=_ERRORS)
+
+    names, table = read_columns(path, wanted, limit, decode)
+    columns = tuple(names)
     _unique(path, columns)
-    present = [name for name in wanted if name in columns]
-    try:
-        frame = pl.read_parquet(path, columns=present, hive_partitioning=False, glob=False)
-    except pl.exceptions.ComputeError as error:
-        if "utf-8" not in str(error).lower():
-            raise
-        frame = _read_parquet_marking(path, present)
-        return _without_marked(frame.with_row_index(ROW, offset=1).cast({ROW: pl.Int64}), columns)
-    return Parsed(frame.with_row_index(ROW, offset=1).cast({ROW: pl.Int64}), _no_broken(), columns)
+    frame = pl.DataFrame(table).with_row_index(ROW, offset=1).cast({ROW: pl.Int64})
+    return _without_marked(frame, columns) if marked else Parsed(frame, _no_broken(), columns)
 
 
-def _read_parquet_marking(path: Path, present: Sequence[str]) -> pl.DataFrame:
-    """Read a file in which some strings are not UTF-8; those get the mark."""
-    # Without annotations, the type of ``partitioning`` is taken from its default.
-    table = pq.read_table(path, columns=list(present), partitioning=None)  # pyright: ignore[reportArgumentType]
-    for i, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            raw = table.column(i).cast(pa.binary()).to_pylist()
-            decoded = [None if value is None else value.decode(errors=_ERRORS) for value in raw]
-            table = table.set_column(i, field.name, pa.array(decoded, pa.large_string()))
-    return pl.DataFrame(table)
-
-
-def _read_csv(path: Path, wanted: Mapping[str, Column]) -> Parsed:
-    text, marked = _text(path)
+def _read_csv(path: Path, wanted: Mapping[str, Column], limit: int) -> Parsed:
+    text, marked = _text(path, limit)
     header_end = text.find(b"\n")
     header_line = (text if header_end < 0 else text[:header_end]).decode().rstrip("\r")
     if not header_line:
@@ -134,6 +136,8 @@ def _read_csv(path: Path, wanted: Mapping[str, Column]) -> Parsed:
     broken: list[tuple[int, str, str]] = []
 
     def keep(row: pa_csv.InvalidRow) -> str:
+        if len(broken) == _MOST_BROKEN:
+            return "error"
         if row.text.count('"') % 2:
             # An open quote swallows the lines after it: how many rows were lost cannot be known.
             broken.append((row.number - 1, "", row.text))
@@ -143,18 +147,25 @@ def _read_csv(path: Path, wanted: Mapping[str, Column]) -> Parsed:
             broken.append((row.number - 1, reason, row.text))
         return "skip"
 
-    table = pa_csv.read_csv(
-        pa.BufferReader(text),
-        read_options=pa_csv.ReadOptions(use_threads=False, block_size=max(_CSV_BLOCK, 2 * len(header_line))),
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
-        convert_options=pa_csv.ConvertOptions(
-            check_utf8=False,
-            column_types={name: pa.large_string() for name in columns},
-            include_columns=[name for name in wanted if name in columns] or list(columns[:1]),
-            null_values=[""],
-            strings_can_be_null=True,
-        ),
-    )
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(text),
+            read_options=pa_csv.ReadOptions(use_threads=False, block_size=max(_CSV_BLOCK, 2 * len(header_line))),
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
+            convert_options=pa_csv.ConvertOptions(
+                check_utf8=False,
+                column_types={name: pa.large_string() for name in columns},
+                include_columns=[name for name in wanted if name in columns] or list(columns[:1]),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if "straddl" not in str(error):
+            raise
+        raise UnreadableFile(
+            path, f"a row of it is longer than {_CSV_BLOCK >> 20} MB; look for an open quote"
+        ) from error
     for number, reason, _ in broken:
         if not reason:
             raise UnreadableFile(path, f"row {number} opens a quote that nothing closes")
@@ -168,8 +179,8 @@ def _read_csv(path: Path, wanted: Mapping[str, Column]) -> Parsed:
     return _without_marked(frame, columns, bad) if marked else Parsed(frame, bad, columns)
 
 
-def _read_jsonl(path: Path, wanted: Mapping[str, Column]) -> Parsed:
-    text, _ = _text(path)
+def _read_jsonl(path: Path, wanted: Mapping[str, Column], limit: int) -> Parsed:
+    text, _ = _text(path, limit)
     lines = pl.read_lines(text, name="content") if text else pl.DataFrame(schema={"content": pl.String})
     lines = lines.with_row_index(ROW, offset=1).cast({ROW: pl.Int64})
     lines = lines.filter(pl.col("content").str.strip_chars() != "")
@@ -243,11 +254,9 @@ def _parse_json(
     return rows.join(wrong, on=ROW, how="anti").drop("__odd"), pl.concat(broken), keys
 
 
-def _text(path: Path) -> tuple[bytes, bool]:
+def _text(path: Path, limit: int) -> tuple[bytes, bool]:
     """Return the file's UTF-8 bytes, undecodable ones replaced by the mark, and whether there were any."""
-    raw = path.read_bytes()
-    if path.name.endswith(".gz"):
-        raw = gzip.decompress(raw)
+    raw = unpacked(path, limit) if path.name.endswith(".gz") else path.read_bytes()
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UnreadableFile(path, "it is UTF-16; UTF-8 is needed")
     raw = raw.removeprefix(codecs.BOM_UTF8)
@@ -262,10 +271,15 @@ def _without_marked(frame: pl.DataFrame, columns: tuple[str, ...], broken: pl.Da
     """Move the rows that hold the mark from ``frame`` to ``broken``."""
     strings = [name for name, dtype in frame.schema.items() if dtype == pl.String]
     marked = pl.any_horizontal(pl.col(strings).str.contains(MARK, literal=True).fill_null(False), False)
-    bad = frame.filter(marked).select(
-        ROW, pl.lit(NOT_UTF8).alias("reason"), pl.struct(pl.exclude(ROW)).struct.json_encode().alias("content")
-    )
+    bad = as_json(frame.filter(marked)).select(ROW, pl.lit(NOT_UTF8).alias("reason"), "content")
     return Parsed(frame.filter(~marked), pl.concat([_no_broken() if broken is None else broken, bad]), columns)
+
+
+def as_json(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return ``ROW`` and ``content``: the other columns of a row as they were read, as JSON."""
+    # Bytes show a value that no type of a column takes (ml.landing.parquet); JSON has none.
+    texts = rows.with_columns(pl.col(pl.Binary).cast(pl.String))
+    return texts.select(ROW, pl.struct(pl.exclude(ROW)).struct.json_encode().alias("content"))
 
 
 def _unique(path: Path, columns: Sequence[str]) -> None:

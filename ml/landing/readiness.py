@@ -5,6 +5,7 @@ A table of a day is complete when its folder holds ``_SUCCESS``, or when it hold
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -12,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ml.landing.contract import DAY, load_contract
+from ml.landing.entries import oddity, shown
 from ml.settings import Settings
 
 SUCCESS = "_SUCCESS"
@@ -24,11 +26,21 @@ def table_folder(settings: Settings, table: str, day: date) -> Path:
 
 
 def data_files(settings: Settings, table: str, day: date) -> list[Path]:
-    """Return the data files of one table and day, by name."""
+    """Return what stands for data of one table and day, by name: odd entries too, so that none is lost in silence."""
     folder = table_folder(settings, table, day)
     if not folder.is_dir():
-        return []
+        return [folder] if os.path.lexists(folder) else []
     return sorted(path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+
+
+def odd_entries(settings: Settings, day: date) -> list[str]:
+    """Say of every entry of a day that cannot be read what it is and what to do, one sentence each."""
+    found = []
+    for table in load_contract(settings).tables:
+        for path in data_files(settings, table, day):
+            if reason := oddity(path):
+                found.append(f"{shown(path)}: {reason}")
+    return found
 
 
 def landed_tables(settings: Settings, day: date) -> tuple[list[str], list[str]]:
@@ -72,7 +84,8 @@ def missing(settings: Settings, day: date, now: float | None = None) -> list[str
     for table in load_contract(settings).tables:
         folder = table_folder(settings, table, day)
         if not folder.is_dir():
-            if table not in settings.optional_tables:
+            # What stands in the folder's place is refused by name when the day is read.
+            if table not in settings.optional_tables and not os.path.lexists(folder):
                 reasons.append(f"{table}: {folder} does not exist")
             continue
         if (folder / SUCCESS).exists():
@@ -80,7 +93,7 @@ def missing(settings: Settings, day: date, now: float | None = None) -> list[str
         if not data_files(settings, table, day):
             reasons.append(f"{table}: {folder} holds no file; an empty table needs an empty file or {SUCCESS}")
             continue
-        last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+        last = max(_changed_at(path) for path in (folder, *folder.iterdir()))
         quiet = (now - last) / 60
         if quiet < -1:
             reasons.append(f"{table}: no {SUCCESS}, and the last change is dated {-quiet:.0f} minutes in the future")
@@ -90,6 +103,16 @@ def missing(settings: Settings, day: date, now: float | None = None) -> list[str
                 f"complete after {settings.quiet_minutes:g}"
             )
     return reasons
+
+
+def _changed_at(path: Path) -> float:
+    """Return when an entry last changed; of a link that leads nowhere when it was made, of a vanished one never."""
+    for follow in (True, False):
+        try:
+            return path.stat(follow_symlinks=follow).st_mtime
+        except OSError:
+            continue
+    return 0.0
 
 
 def input_hash(settings: Settings, day: date, tables: Sequence[str] | None = None) -> str:
@@ -103,10 +126,19 @@ def input_hash(settings: Settings, day: date, tables: Sequence[str] | None = Non
     digest = hashlib.sha256()
     for table in tables if tables is not None else load_contract(settings).tables:
         for path in data_files(settings, table, day):
-            status = path.stat()
-            content = _digest(path, status.st_size, status.st_mtime_ns)
-            digest.update(f"{table}/{path.name}\x1f{status.st_size}\x1f{content}\x1e".encode())
+            digest.update(f"{table}/{shown(Path(path.name))}\x1f{_fingerprint(path)}\x1e".encode())
     return digest.hexdigest()[:32]
+
+
+def _fingerprint(path: Path) -> str:
+    """Return what tells one version of an entry from another; for one that cannot be read, why it cannot."""
+    if reason := oddity(path):
+        return reason
+    try:
+        status = path.stat()
+        return f"{status.st_size}\x1f{_digest(path, status.st_size, status.st_mtime_ns)}"
+    except OSError as error:
+        return str(error.strerror)
 
 
 @lru_cache(maxsize=65_536)

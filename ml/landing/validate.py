@@ -297,10 +297,11 @@ def _timestamp(source: pl.Expr, *, date_only: bool) -> pl.Expr:
         parts.struct.field("1"), pl.lit("T"), parts.struct.field("2"), pl.lit("."), fraction, offset
     ).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", time_zone="UTC", strict=False)
     moment = moment.dt.replace_time_zone(None)
-    if not date_only:
-        return moment
-    bare = pl.when(source.str.contains(r"^\d{4}-\d\d-\d\d$")).then(source)
-    return pl.coalesce(moment, bare.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")))
+    if date_only:
+        bare = pl.when(source.str.contains(r"^\d{4}-\d\d-\d\d$")).then(source)
+        moment = pl.coalesce(moment, bare.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")))
+    # The year 0 and an offset lead out of the years that Python and most files can hold.
+    return pl.when(moment.is_between(datetime.min, datetime.max)).then(moment)
 
 
 def _bad_schema() -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +12,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from ml.features import empty_days
 from ml.lake import FEATURES, ML, Lake
 from ml.settings import Settings
 from ml.students.columns import AfterRanking, to_arrays
 from ml.surfaces.spec import Surface
 
-_EPOCH = date(1970, 1, 1)
 _BATCH_ROWS = 65_536
 
 
@@ -37,8 +37,8 @@ class TrainingSet(BaseModel):
         teacher_version: Version of the teacher whose soft labels are learnt.
         contract_hash: Hash of that teacher's contract.
         teacher_outputs: Names of the entries of ``scores``, in order.
-        rows: Exposures per day, training and evaluation.
-        coverage: Share of exposures with a soft label per day.
+        rows: Exposures per day, training and evaluation; 0 for a day on which nothing was shown.
+        coverage: Share of exposures with a soft label per day that has exposures.
         content_hash: Order-free hash of all rows, soft labels included.
         query: The query whose rows these are, days and teacher filled in.
     """
@@ -83,17 +83,19 @@ class TrainingSet(BaseModel):
         return cls.model_validate_json(text)
 
     def validation_split(self, validation_days: int) -> tuple[tuple[date, ...], tuple[date, ...]]:
-        """Split ``train_days`` into days to fit on and the last ``validation_days`` to validate on.
+        """Split ``train_days`` into days to fit on and the last ``validation_days`` with rows to validate on.
 
         Raises:
-            TrainingSetError: No day would be left to fit on.
+            TrainingSetError: No day with rows would be left to fit on.
         """
-        if validation_days >= len(self.train_days):
+        filled = [day for day in self.train_days if self.rows[day]]
+        if validation_days >= len(filled):
             raise TrainingSetError(
-                f"{self.surface} {self.partition}: {len(self.train_days)} training days leave none before "
+                f"{self.surface} {self.partition}: {len(filled)} training days with rows leave none before "
                 f"{validation_days} validation days"
             )
-        return self.train_days[:-validation_days], self.train_days[-validation_days:]
+        at = self.train_days.index(filled[-validation_days])
+        return self.train_days[:at], self.train_days[at:]
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,9 @@ def build_training_set(
         teacher_outputs: Names of the entries of ``scores``, in order.
 
     Raises:
-        TrainingSetError: Too few training days since ``first_day``, a day without examples (missing or not final), a
-            day without soft labels of this teacher, or one whose soft labels come from several teachers.
+        TrainingSetError: Too few training days since ``first_day``, a day whose examples are missing or not final, no
+            exposure on any training or any evaluation day, a day without soft labels of this teacher, or one whose soft
+            labels come from several teachers.
     """
     where = f"{surface.name} {partition}"
     first_day = lake.settings.first_day
@@ -173,8 +176,13 @@ def build_training_set(
             if not pinned.table_exists(table):
                 raise TrainingSetError(f"{where}: there is no table {table}")
         rows, labelled = _count(pinned, surface, days, teacher_version, contract_hash, len(teacher_outputs))
-        if missing := [str(day) for day in days if not rows.get(day)]:
+        absent = [day for day in days if day not in rows]
+        empty = empty_days(pinned, surface.name, absent) if absent else set()
+        if missing := [str(day) for day in absent if day not in empty]:
             raise TrainingSetError(f"{where}: {_examples(surface)} has no final rows of {', '.join(missing)}")
+        for name, window in (("training", train_days), ("evaluation", eval_days)):
+            if empty.issuperset(window):
+                raise TrainingSetError(f"{where}: nothing was shown on the {name} days {window[0]} to {window[-1]}")
         _check_soft_labels(pinned, surface, where, rows, labelled, teacher_version, contract_hash)
         query = _query(surface, teacher_version, contract_hash, days)
         _, content_hash = pinned.content_hash(f"({query})")
@@ -187,7 +195,7 @@ def build_training_set(
         teacher_version=teacher_version,
         contract_hash=contract_hash,
         teacher_outputs=tuple(teacher_outputs),
-        rows=rows,
+        rows=rows | dict.fromkeys(empty, 0),
         coverage={day: labelled.get(day, 0) / n for day, n in rows.items()},
         content_hash=content_hash,
         query=query,
@@ -268,11 +276,6 @@ def _fill(
 
 def _floats(column: pa.Array) -> np.ndarray:
     return column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # a null becomes NaN
-
-
-def day_number(day: date) -> int:
-    """Return days since 1970-01-01, as in ``Dataset.day``."""
-    return (day - _EPOCH) // timedelta(days=1)
 
 
 def _examples(surface: Surface) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+import yaml
 
 from ml.settings import Settings
 from ml.students.dataset import Dataset, TrainingSet, load
@@ -95,6 +96,23 @@ def apply(surface: Surface, chosen: dict[str, Any]) -> Surface:
         if spec["type"] == "id":
             spec["embedding"] = chosen["embedding"]
     return Surface.model_validate(content)
+
+
+def as_yaml(surface: Surface, trial: Trial) -> str:
+    """Return what a trial changes in the surface's file: its line ``training``, and every input of another size.
+
+    Each line can replace the one in the file; the whole can stand in a file that ``extends`` it.
+    """
+    found = apply(surface, trial.settings)
+    training = {name: value for name, value in trial.settings.items() if name != "embedding"}
+    content = {"training": surface.training.model_dump(mode="json", exclude_unset=True) | training}
+    sizes = {name: spec.embedding for name, spec in found.inputs.items() if spec != surface.inputs[name]}
+    if sizes:
+        content["inputs"] = {
+            name: surface.inputs[name].model_dump(mode="json", by_alias=True, exclude_unset=True) | {"embedding": size}
+            for name, size in sizes.items()
+        }
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=10**6)
 
 
 def _present(surface: Surface) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the trials of a study say: differences over worlds, seeds and users, with intervals and corrected p-values.
 
 Seeds of the initialisation are averaged within a world; worlds and their users are both resampled, with the same users
-for both arms: see ``ml/evaluation/over_worlds.py``. In one world alone, as real logs are, seeds and users are.
+for both variants: see ``ml/evaluation/over_worlds.py``. In one world alone, as real logs are, seeds and users are.
 """
 
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from ml.evaluation.over_worlds import over_seeds, over_worlds
 from ml.study.design import AS_IT_IS, Design
 
 RANKING = ("auc", "r2")
-"""What arms are judged by: the order of a binary task, the share of the variance of a regression."""
+"""What variants are judged by: the order of a binary task, the share of the variance of a regression."""
 
 
 @dataclass(frozen=True)
 class Lift:
-    """Difference of an arm to its control, in the metric's unit.
+    """Difference of a variant to its control, in the metric's unit.
 
     Attributes:
-        condition: What is different from the preset, for control and arm; empty where nothing is.
+        condition: What is different from the preset, for control and variant; empty where nothing is.
         surface: Name of the surface.
         task: Name of the task.
         slice: ``all`` or a slice.
         metric: Name of the metric.
-        arm: Name of the arm.
-        control: Name of the arm that it is compared with.
-        null: Whether the true lift is 0 by construction.
+        variant: Name of the variant.
+        control: Name of the variant that it is compared with.
+        placebo: Whether the true lift is 0 by construction.
         base: Mean of the metric of the control.
         lift: Mean difference over worlds and seeds.
         lo: Lower end of the 95 % interval; of one world alone that of its users and seeds.
@@ -48,9 +48,9 @@ class Lift:
     task: str
     slice: str
     metric: str
-    arm: str
+    variant: str
     control: str
-    null: bool
+    placebo: bool
     base: float
     lift: float
     lo: float
@@ -70,12 +70,12 @@ def lifts(
     seed: int = 0,
     metrics: tuple[str, ...] = RANKING,
 ) -> list[Lift]:
-    """Compare every arm of a study with its control.
+    """Compare every variant of a study with its control.
 
     Args:
         rows: Of the lake's table of trials.
-        design: Names arms and their order.
-        against: An arm that those with the teacher's own labels are compared with, in place of their controls.
+        design: Names variants and their order.
+        against: A variant that those with the teacher's own labels are compared with, in place of their controls.
         seed: Of the resampling.
         metrics: Which of the metrics; one per task.
     """
@@ -86,10 +86,10 @@ def lifts(
     labels = [condition.label for condition in design.conditions]
     places = dict.fromkeys(key[:4] for key in cells)
     for label, surface, task, slice_ in sorted(places, key=lambda place: labels.index(place[0])):
-        for arm in design.arms:
-            other = against or arm.control
-            mine, base = (cells.get((label, surface, task, slice_, name)) for name in (arm.name, other))
-            if mine is None or base is None or arm.name == other or (against and arm.labels != "as_is"):
+        for variant in design.variants:
+            other = against or variant.control
+            mine, base = (cells.get((label, surface, task, slice_, name)) for name in (variant.name, other))
+            if mine is None or base is None or variant.name == other or (against and variant.labels != "as_is"):
                 continue
             pairs = sorted(set(mine.values) & set(base.values))
             worlds = sorted({world for world, _ in pairs})
@@ -106,9 +106,9 @@ def lifts(
                     task=task,
                     slice=slice_,
                     metric=mine.metric,
-                    arm=arm.name,
+                    variant=variant.name,
                     control=other,
-                    null=arm.null,
+                    placebo=variant.placebo,
                     base=float(np.mean([base.values[p] for p in pairs])),
                     lift=pooled.estimate,
                     lo=pooled.lo,
@@ -132,20 +132,20 @@ def lifts(
 def levels(
     rows: pa.Table, metrics: tuple[str, ...] = RANKING, condition: str = AS_IT_IS.label
 ) -> dict[tuple[str, str, str], dict[str, float]]:
-    """Return {(surface, task, slice): {arm: mean of the metric over worlds and seeds}}, the teacher's own included.
+    """Return {(surface, task, slice): {variant: mean of the metric over worlds and seeds}}, the teacher's own included.
 
     Only of trials of one condition; by default those in which the preset is as it is.
     """
     means: dict[tuple[str, str, str], dict[str, float]] = {}
-    for (label, surface, task, slice_, arm), cell in _cells(rows, metrics).items():
+    for (label, surface, task, slice_, variant), cell in _cells(rows, metrics).items():
         if label == condition:
-            means.setdefault((surface, task, slice_), {})[arm] = float(np.mean(list(cell.values.values())))
+            means.setdefault((surface, task, slice_), {})[variant] = float(np.mean(list(cell.values.values())))
     return means
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """One metric of one arm: {(world, seed): value} and {(world, seed): replicates}."""
+    """One metric of one variant: {(world, seed): value} and {(world, seed): replicates}."""
 
     metric: str
     values: dict[tuple[int, int], float]
@@ -153,7 +153,7 @@ class _Cell:
 
 
 def _cells(rows: pa.Table, metrics: tuple[str, ...]) -> dict[tuple[str, str, str, str, str], _Cell]:
-    """Return {(condition, surface, task, slice, arm): its trials}."""
+    """Return {(condition, surface, task, slice, variant): its trials}."""
     cells: dict[tuple[str, str, str, str, str], _Cell] = {}
     for row in rows.filter(pc.field("metric").isin(metrics)).to_pylist():
         place = (row["condition"], row["surface"], row["task"], row["slice"], row["arm"])

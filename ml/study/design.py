@@ -1,15 +1,14 @@
-"""What a study varies: worlds, seeds and arms. Everything of a trial that matters for its result is in its digest."""
+"""What a study varies: worlds, seeds and variants. All of a trial that matters for its result is in its digest."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ml.documents import load_yaml
+from ml.documents import digest, load_yaml
 from ml.settings import PROJECT_ROOT
 from ml.surfaces.spec import ON_TASKS, Surface, Technique
 
@@ -18,16 +17,24 @@ DESIGNS_FILE = Path(__file__).with_name("designs.yaml")
 CONTROL = "control"
 STUDENT = "student"
 TECHNIQUES = tuple(name for name in get_args(Technique) if name != "none")
-NULLS = ("shuffled", "noise")
+PLACEBOS = ("shuffled", "noise")
 """Labels that know nothing: the true lift is 0."""
+_RENAMED = {"nulls": "placebos"}
 
 KUAIRAND = "kuairand"
 Preset = Literal["tiny", "demo", "paper", "kuairand"]
 """Sizes of simulated worlds, or the logs of KuaiRand-Pure in ``kuairand_dir``: one world, the teacher's seed."""
 
 Labels = Literal["as_is", "shuffled", "noise", "within_item", "within_user"]
-"""What an arm learns from: the teacher's labels; the same swapped among the rows of a day, of an item and day, or of a
-user and day; or standard normal noise. ``shuffled`` and ``noise`` are nulls, the rest keep a part of what is known."""
+"""What a variant learns from: the teacher's labels; the same swapped among the rows of a day, of an item and day, or
+of a user and day; or normal noise. ``shuffled`` and ``noise`` are placebos, the rest keep part of what is known."""
+
+
+def refuse_renamed_keys(content: Any) -> Any:
+    """Refuse a key of a design that has another name; used before a model is validated."""
+    if isinstance(content, dict) and "arms" in content:
+        raise ValueError(f"arms: {content['arms']}: this key is called `variants`")
+    return content
 
 
 class _Model(BaseModel):
@@ -35,11 +42,11 @@ class _Model(BaseModel):
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One way to train a ranker.
 
     Attributes:
-        name: As in a design; see ``parse_arm``.
+        name: As in a design; see ``parse_variant``.
         distils: Whether it has distillation heads at all.
         technique: How it learns, in place of the surface's own technique.
         labels: What it learns from.
@@ -58,17 +65,17 @@ class Arm:
     weights: tuple[tuple[tuple[str, str], float], ...] = ()
 
     @property
-    def null(self) -> bool:
+    def placebo(self) -> bool:
         """Whether its true lift is 0 by construction."""
-        return self.labels in NULLS
+        return self.labels in PLACEBOS
 
     @property
     def control(self) -> str:
-        """Name of the arm that it is compared with."""
+        """Name of the variant that it is compared with."""
         return CONTROL if self.ids else f"{CONTROL} without_ids"
 
     def surface(self, surface: Surface) -> Surface:
-        """Return the surface that this arm trains."""
+        """Return the surface that this variant trains."""
         content = surface.model_dump(mode="json", by_alias=True)
         distillation = content["distillation"]
         own = distillation["technique"]
@@ -99,8 +106,8 @@ class Arm:
         return head["task"] or next(counterparts, None)
 
 
-def parse_arm(name: str) -> Arm:
-    """Return the arm of a name: who learns, then what is different, for example ``auxiliary shuffled``.
+def parse_variant(name: str) -> Variant:
+    """Return the variant of a name: who learns, then what is different, for example ``auxiliary shuffled``.
 
     The first word is ``control``, ``student`` (the surface's own technique) or a technique. The others are labels
     (``shuffled``, ``noise``, ``within_item``, ``within_user``), ``without_ids`` and ``uncentred``, in any order.
@@ -109,27 +116,29 @@ def parse_arm(name: str) -> Arm:
         ValueError: A word is none of these.
     """
     who, *changes = name.split()
-    arm = Arm(name)
+    variant = Variant(name)
     if who == CONTROL:
-        arm = replace(arm, distils=False)
+        variant = replace(variant, distils=False)
     elif who in TECHNIQUES:
-        arm = replace(arm, technique=who)
+        variant = replace(variant, technique=who)
     elif who != STUDENT:
-        raise ValueError(f"arm {name!r}: {who!r} is none of {[CONTROL, STUDENT, *TECHNIQUES]}")
+        raise ValueError(f"variant {name!r}: {who!r} is none of {[CONTROL, STUDENT, *TECHNIQUES]}")
     for change in changes:
         if change == "without_ids":
-            arm = replace(arm, ids=False)
+            variant = replace(variant, ids=False)
         elif change == "uncentred":
-            arm = replace(arm, centred=False)
+            variant = replace(variant, centred=False)
         elif change in get_args(Labels):
-            arm = replace(arm, labels=change)
+            variant = replace(variant, labels=change)
         else:
-            raise ValueError(f"arm {name!r}: {change!r} is none of {[*get_args(Labels), 'without_ids', 'uncentred']}")
-    return arm
+            raise ValueError(
+                f"variant {name!r}: {change!r} is none of {[*get_args(Labels), 'without_ids', 'uncentred']}"
+            )
+    return variant
 
 
-TEACHER = Arm("teacher", distils=False)
-"""Stands for the teacher's own scores among the arms; it is not trained."""
+TEACHER = Variant("teacher", distils=False)
+"""Stands for the teacher's own scores among the variants; it is not trained."""
 
 
 class TeacherVariant(_Model):
@@ -150,7 +159,7 @@ OWN_TEACHER = TeacherVariant()
 
 
 class Condition(_Model):
-    """What is different from the preset and the surface, for the control as for the arms.
+    """What is different from the preset and the surface, for the control as for the variants.
 
     Attributes:
         shared_taste: How much of taste, quality and engagement the two sides share, 0 to 1.
@@ -237,7 +246,7 @@ class Trial:
 
     world: World
     surface: str
-    arm: Arm
+    variant: Variant
     seed: int
     condition: Condition = AS_IT_IS
 
@@ -248,12 +257,14 @@ class Trial:
 
 
 class Part(_Model):
-    """Arms in some worlds of a study; with dials, once per level of each dial instead of as the preset is."""
+    """Variants in some worlds of a study; with dials, once per level of each dial instead of as the preset is."""
 
     worlds: tuple[int, ...] = Field(min_length=1)
-    arms: tuple[str, ...] = Field(min_length=1)
+    variants: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] | None = None
     dials: dict[str, tuple[float | tuple[int, ...], ...]] = Field(default_factory=dict)
+
+    _renamed = model_validator(mode="before")(refuse_renamed_keys)
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -283,20 +294,20 @@ class Design(_Model):
         return tuple(dict.fromkeys(seed for part in self.parts for seed in part.worlds))
 
     @property
-    def arms(self) -> tuple[Arm, ...]:
-        """All arms but the controls."""
-        named = dict.fromkeys(name for part in self.parts for name in part.arms)
-        return tuple(self._arm(name) for name in named)
+    def variants(self) -> tuple[Variant, ...]:
+        """All variants but the controls."""
+        named = dict.fromkeys(name for part in self.parts for name in part.variants)
+        return tuple(self._variant(name) for name in named)
 
-    def arms_of(self, part: Part) -> tuple[Arm, ...]:
-        """Return the arms of a part and the controls that they are compared with, controls first."""
-        chosen = [self._arm(name) for name in part.arms]
-        controls = [parse_arm(arm.control) for arm in chosen]
+    def variants_of(self, part: Part) -> tuple[Variant, ...]:
+        """Return the variants of a part and the controls that they are compared with, controls first."""
+        chosen = [self._variant(name) for name in part.variants]
+        controls = [parse_variant(variant.control) for variant in chosen]
         return tuple(dict.fromkeys([*controls, *chosen]))
 
-    def _arm(self, name: str) -> Arm:
+    def _variant(self, name: str) -> Variant:
         weights = {(surface, output): w for surface, heads in self.weights.items() for output, w in heads.items()}
-        return replace(parse_arm(name), weights=tuple(weights.items()))
+        return replace(parse_variant(name), weights=tuple(weights.items()))
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -325,8 +336,8 @@ class Design(_Model):
                     for surface in filter(world.has, self.surfaces):
                         found[Trial(world, surface, TEACHER, 0, condition)] = None
                         for student_seed in part.seeds or self.seeds:
-                            for arm in self.arms_of(part):
-                                found[Trial(world, surface, arm, student_seed, condition)] = None
+                            for variant in self.variants_of(part):
+                                found[Trial(world, surface, variant, student_seed, condition)] = None
         return tuple(found)
 
     def by_world(self) -> dict[World, tuple[Trial, ...]]:
@@ -348,6 +359,9 @@ def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:
     Raises:
         ValueError: There is none of that name, or it breaks a rule.
     """
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        raise ValueError(f"study {name!r} has another name, {new!r}: `crossfade study run {new}`")
     return Design(name=name, **named_entry(path, "study", name))
 
 
@@ -357,11 +371,6 @@ def named_entry(path: Path, what: str, name: str) -> dict[str, Any]:
     if name not in entries:
         raise ValueError(f"no {what} {name!r}; there are {sorted(entries)}")
     return entries[name]
-
-
-def digest(value: object) -> str:
-    """Return a hash of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def code_hash(places: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def foretell(
     places: dict[Any, dict[Trial, None]] = {}
     for trial in design.trials():
         own = trial.condition.model_dump(include={"volume", "capacity", "weight"})
-        if trial.arm.name == STUDENT and all(value == 1 for value in own.values()):
+        if trial.variant.name == STUDENT and all(value == 1 for value in own.values()):
             places.setdefault(trial.world, {}).setdefault(_first_seed(trial), None)
     total = sum(map(len, places.values()))
     found: list[tuple[Trial, Any]] = []
@@ -80,7 +80,7 @@ def foretell(
     run_worlds(_diagnose, jobs, workers, hear, lambda reason: report(Progress(reason, len(found), total, None)))
     table: list[Foretold] = []
     for trial, tasks in sorted(found, key=lambda item: (item[0].condition.label, item[0].world.name, item[0].surface)):
-        mine = {lift.task: lift for lift in lifts(_of(rows, trial), design) if lift.arm == STUDENT}
+        mine = {lift.task: lift for lift in lifts(_of(rows, trial), design) if lift.variant == STUDENT}
         table += [
             Foretold(trial.world.name, trial.condition.label, trial.surface, task, mine[task.task])
             for task in tasks
@@ -109,7 +109,7 @@ def write_foretelling(table: list[Foretold], design: Design, out: Path) -> list[
 
 
 def _first_seed(trial: Trial) -> Trial:
-    return Trial(trial.world, trial.surface, trial.arm, 0, trial.condition)
+    return Trial(trial.world, trial.surface, trial.variant, 0, trial.condition)
 
 
 def _of(rows: pa.Table, trial: Trial) -> pa.Table:

@@ -14,7 +14,7 @@ from ml.evaluation.page import write_pages
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings
 from ml.study.analysis import RANKING, Lift, levels, lifts
-from ml.study.design import AS_IT_IS, CONTROL, KUAIRAND, NULLS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
+from ml.study.design import AS_IT_IS, CONTROL, KUAIRAND, PLACEBOS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
 from ml.study.run import TRIALS_TABLE
 from ml.study.worlds import is_ready, world_settings
 from ml.surfaces.spec import load_surfaces
@@ -89,8 +89,8 @@ def findings(
 ) -> list[Finding]:
     """Judge the paper's claims by a study's table. A claim about several tasks needs all of them."""
 
-    def of(arm: str, slice_: str = ALL) -> list[Lift]:
-        return [lift for lift in table if lift.arm == arm and lift.slice == slice_ and not lift.condition]
+    def of(variant: str, slice_: str = ALL) -> list[Lift]:
+        return [lift for lift in table if lift.variant == variant and lift.slice == slice_ and not lift.condition]
 
     found: list[Finding] = []
     student = of(STUDENT)
@@ -120,24 +120,26 @@ def findings(
             )
         )
     for labels, what in (("shuffled", "labels shuffled within the day"), ("noise", "noise for labels")):
-        if nulls := of(f"{STUDENT} {labels}"):
+        if placebos := of(f"{STUDENT} {labels}"):
             found.append(
-                Finding(f"With {what} nothing is gained.", all(lift.lo <= 0 for lift in nulls), _listed(nulls))
+                Finding(f"With {what} nothing is gained.", all(lift.lo <= 0 for lift in placebos), _listed(placebos))
             )
     for technique in (STUDENT, *TECHNIQUES):
         real = {(lift.surface, lift.task): lift for lift in of(technique)}
-        nulls = [lift for labels in NULLS for lift in of(f"{technique} {labels}")]
-        if nulls:
-            claim = f"The nulls of `{technique}` stay below a quarter of its lift."
-            over = [null for null in nulls if null.hi >= real[null.surface, null.task].lift / 4]
+        placebos = [lift for labels in PLACEBOS for lift in of(f"{technique} {labels}")]
+        if placebos:
+            claim = f"The placebos of `{technique}` stay below a quarter of its lift."
+            over = [placebo for placebo in placebos if placebo.hi >= real[placebo.surface, placebo.task].lift / 4]
             evidence = "; ".join(
-                f"{'**not below** ' if x in over else ''}{x.surface} {x.task}, {x.arm.split()[-1]}: up to "
+                f"{'**not below** ' if x in over else ''}{x.surface} {x.task}, {x.variant.split()[-1]}: up to "
                 f"{100 * x.hi:+.2f} of {100 * real[x.surface, x.task].lift:+.2f}"
-                for x in sorted(nulls, key=lambda null: null not in over)
+                for x in sorted(placebos, key=lambda placebo: placebo not in over)
             )
             found.append(Finding(claim, not over, evidence))
-    counterparts = {(c.surface, c.task) for c in judged if c.arm == TEACHER.name}
-    if direct := [c.change for c in judged if c.arm == "direct" and c.change and (c.surface, c.task) in counterparts]:
+    counterparts = {(c.surface, c.task) for c in judged if c.variant == TEACHER.name}
+    if direct := [
+        c.change for c in judged if c.variant == "direct" and c.change and (c.surface, c.task) in counterparts
+    ]:
         found.append(
             Finding(
                 "Distilling into the serving logit itself (`direct`) biases it: its log loss is above the control's.",
@@ -145,7 +147,7 @@ def findings(
                 _listed(direct),
             )
         )
-    unshared = [x for x in table if (x.condition, x.arm, x.slice) == ("shared_taste 0", STUDENT, ALL)]
+    unshared = [x for x in table if (x.condition, x.variant, x.slice) == ("shared_taste 0", STUDENT, ALL)]
     if unshared:
         found.append(
             Finding(
@@ -169,12 +171,12 @@ def findings(
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well the probabilities of an arm fit, over worlds and seeds.
+    """How well the probabilities of a variant fit, over worlds and seeds.
 
     Attributes:
         surface: Name of the surface.
         task: Name of a binary task.
-        arm: Name of the arm, the control and the teacher among them.
+        variant: Name of the variant, the control and the teacher among them.
         predicted_over_observed: Mean probability over the share of positives; 1 is right.
         log_loss: Mean log loss.
         change: Difference of its log loss to the control's; None for the control and the teacher.
@@ -182,24 +184,28 @@ class Calibration:
 
     surface: str
     task: str
-    arm: str
+    variant: str
     predicted_over_observed: float
     log_loss: float
     change: Lift | None
 
 
 def calibration(rows: pa.Table, design: Design) -> list[Calibration]:
-    """Return the calibration of every arm that learns from the teacher's own labels, control and teacher first."""
-    changes = {(x.surface, x.task, x.arm): x for x in lifts(rows, design, metrics=("log_loss",)) if not x.condition}
+    """Return the calibration of every variant that learns from the teacher's own labels, control and teacher first."""
+    changes = {(x.surface, x.task, x.variant): x for x in lifts(rows, design, metrics=("log_loss",)) if not x.condition}
     ratios = levels(rows, ("predicted_over_observed",))
-    arms = (CONTROL, TEACHER.name, *(arm.name for arm in design.arms if arm.labels == "as_is" and arm.ids))
+    variants = (
+        CONTROL,
+        TEACHER.name,
+        *(variant.name for variant in design.variants if variant.labels == "as_is" and variant.ids),
+    )
     return [
-        Calibration(surface, task, arm, ratios[surface, task, slice_][arm], losses[arm], change)
+        Calibration(surface, task, variant, ratios[surface, task, slice_][variant], losses[variant], change)
         for (surface, task, slice_), losses in levels(rows, ("log_loss",)).items()
         if slice_ == ALL
-        for arm in arms
-        if arm in losses
-        for change in [changes.get((surface, task, arm))]
+        for variant in variants
+        if variant in losses
+        for change in [changes.get((surface, task, variant))]
     ]
 
 
@@ -238,7 +244,7 @@ def sources(rows: pa.Table, design: Design) -> list[Source]:
     found: list[Source] = []
     for condition in design.conditions:
         means, ratios = (levels(rows, metrics, condition.label) for metrics in (RANKING, ("predicted_over_observed",)))
-        for (surface, task, slice_), arms in means.items():
+        for (surface, task, slice_), variants in means.items():
             seen = counts.get((condition.label, surface, task))
             if slice_ != ALL or not seen:
                 continue
@@ -250,8 +256,8 @@ def sources(rows: pa.Table, design: Design) -> list[Source]:
                     task,
                     rows=sum(n for n, _ in seen) / len(seen),
                     positives=sum(positives) / len(positives) if positives else None,
-                    control=arms[CONTROL],
-                    teacher=arms.get(TEACHER.name),
+                    control=variants[CONTROL],
+                    teacher=variants.get(TEACHER.name),
                     ratio=ratios.get((surface, task, ALL), {}).get(TEACHER.name),
                 )
             )
@@ -285,7 +291,9 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
         "levels_of": {d: [c.label for c in design.conditions if c.label.startswith(f"{d} ")] for d in design.dials},
         "affine": levels(rows, ("r2_affine",)),
         "kuairand": design.preset == KUAIRAND,
-        "against": lifts(rows, design, against=BASELINE) if BASELINE in {arm.name for arm in design.arms} else [],
+        "against": lifts(rows, design, against=BASELINE)
+        if BASELINE in {variant.name for variant in design.variants}
+        else [],
         "baseline": BASELINE,
         "slices": list(dict.fromkeys(lift.slice for lift in table)),
         "dials": {dial: _meaning(dial) for dial in design.dials},
@@ -296,19 +304,19 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
 
 
 def forest_plot(table: list[Lift], slice_: str) -> bytes:
-    """Plot every arm's difference to its control with its interval, a line per task and arm; nulls are hollow."""
+    """Plot every variant's difference to its control with its interval, a line each per task; placebos are hollow."""
     from ml.evaluation.plots import Mark, finish, forest
 
     shown = [lift for lift in table if lift.slice == slice_ and not lift.condition]
     groups: dict[str, list[Mark]] = {}
     for x in shown:
-        name, colour = (f"{x.arm} (null)", "#7F7F7F") if x.null else (x.arm, "#0072B2")
-        mark = Mark(name, x.lift, x.lo, x.hi, colour, x.null)
+        name, colour = (f"{x.variant} (placebo)", "#7F7F7F") if x.placebo else (x.variant, "#0072B2")
+        mark = Mark(name, x.lift, x.lo, x.hi, colour, x.placebo)
         groups.setdefault(f"{x.surface} {x.task}, {x.metric.upper()}", []).append(mark)
     figure, axes = forest(groups, "difference to the control, x100")
     worlds = max((lift.worlds for lift in shown), default=0)
     over = f"{worlds} worlds; 95 % intervals over worlds" if worlds > 1 else "95 % intervals over initialisations"
-    title = f"What each arm changes, {'all rows' if slice_ == ALL else slice_.replace('_', ' ')}"
+    title = f"What each variant changes, {'all rows' if slice_ == ALL else slice_.replace('_', ' ')}"
     return finish(figure, axes, title, f"{over} and users")
 
 
@@ -317,10 +325,10 @@ def sweep_plot(table: list[Lift], dial: str) -> bytes:
     from ml.evaluation.plots import finish, panels
 
     turned = [x for x in table if x.slice == ALL and x.condition.startswith(f"{dial} ")]
-    arm = turned[0].arm
+    variant = turned[0].variant
     labels = sorted({x.condition for x in turned}, key=_level)
     levels_ = [AS_IT_IS.label, *labels]
-    mine = [x for x in table if x.slice == ALL and x.arm == arm and x.condition in levels_]
+    mine = [x for x in table if x.slice == ALL and x.variant == variant and x.condition in levels_]
     tasks = list(dict.fromkeys((lift.surface, lift.task, lift.metric) for lift in mine))
     figure, axes = panels(3.4, len(tasks))
     for axis, (surface, task, metric) in zip(axes, tasks, strict=True):
@@ -333,10 +341,10 @@ def sweep_plot(table: list[Lift], dial: str) -> bytes:
         axis.set_xticks(range(len(levels_)), ["as it is", *(level.split()[1] for level in levels_[1:])], fontsize=8)
         axis.set_xlim(-0.5, len(levels_) - 0.5)
         axis.set_title(f"{surface} {task}, {metric.upper()}", fontsize=10)
-    axes[0].set_ylabel(f"{arm} - control, x100")
+    axes[0].set_ylabel(f"{variant} - control, x100")
     over = "worlds" if max(x.worlds for x in mine) > 1 else "initialisations"
     note = f"95 % intervals over {over} and users; the first point is without any change"
-    return finish(figure, axes[0], f"What {arm} gains at levels of {dial}", note)
+    return finish(figure, axes[0], f"What {variant} gains at levels of {dial}", note)
 
 
 def _level(label: str) -> tuple[float, ...]:

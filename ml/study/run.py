@@ -133,9 +133,9 @@ def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: An
 def _run_trial(lake: Lake, bench: Any, trial: Trial, known: set[str], messages: Any) -> None:
     from ml.study.trials import trial_rows
 
-    is_teacher = trial.arm == TEACHER
+    is_teacher = trial.variant == TEACHER
     identity = bench.trial_digest(trial)
-    what = f"{trial.world.name} {trial.surface} {trial.arm.name} seed {trial.seed}"
+    what = f"{trial.world.name} {trial.surface} {trial.variant.name} seed {trial.seed}"
     if label := trial.condition.label:
         what = f"{what}, {label}"
     new = identity not in known

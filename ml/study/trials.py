@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from scipy.special import expit
 
+from ml.documents import digest
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import UserWeights
 from ml.evaluation.evaluate import ALL
@@ -19,12 +20,12 @@ from ml.settings import Settings
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import NO_TECHNIQUE, fit, shuffle_soft_labels
-from ml.study.design import Arm, Labels, Trial, code_hash, digest
+from ml.study.design import Labels, Trial, Variant, code_hash
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 
 REPLICATES = 200
-"""Bootstrap samples of the users of a world; the same for every arm, which pairs them."""
+"""Bootstrap samples of the users of a world; the same for every variant, which pairs them."""
 
 _SLICES = ("new_releases",)
 _CODE = (
@@ -112,14 +113,14 @@ class Bench:
         return UserWeights(self.held_out.user_id.numpy(), seed=0, replicates=REPLICATES)
 
     def trial_digest(self, trial: Trial) -> str:
-        """Return the identity of a trial: rows, arm, surface as arm and condition change it, seed, and code."""
+        """Return the identity of a trial: rows, variant, surface as variant and condition change it, seed, and code."""
         return digest(
             {
                 "world": trial.world.model_dump(mode="json", exclude_defaults=True),
                 "rows": self.training_set.content_hash,
                 "surface": trained_surface(trial, self.surface).ranker_digest,
-                "arm": trial.arm.name,
-                "labels": trial.arm.labels if trial.arm.distils else None,
+                "arm": trial.variant.name,
+                "labels": trial.variant.labels if trial.variant.distils else None,
                 "condition": trial.condition.model_dump(mode="json", exclude_defaults=True),
                 "seed": trial.seed,
                 "code": code_hash(_CODE),
@@ -130,10 +131,10 @@ class Bench:
         """Train and measure; return the metrics and the seconds that training took."""
         began = perf_counter()
         surface = trained_surface(trial, self.surface)
-        technique = surface.distillation.technique if trial.arm.distils else NO_TECHNIQUE
+        technique = surface.distillation.technique if trial.variant.distils else NO_TECHNIQUE
         data = thinned(self.train, trial.condition.volume, trial.seed)
-        if trial.arm.distils:
-            data = relabelled(data, trial.arm.labels, trial.seed)
+        if trial.variant.distils:
+            data = relabelled(data, trial.variant.labels, trial.seed)
         ranker, _, _ = fit(data, surface, technique=technique, seed=trial.seed)
         seconds = perf_counter() - began
         scores = predict(ranker, {name: self.held_out.inputs[name].numpy() for name in surface.inputs})
@@ -180,12 +181,12 @@ class Bench:
 
 
 def trained_surface(trial: Trial, surface: Surface) -> Surface:
-    """Return the surface as the arm and the condition of a trial change it."""
-    return trial.condition.surface(trial.arm.surface(surface))
+    """Return the surface as the variant and the condition of a trial change it."""
+    return trial.condition.surface(trial.variant.surface(surface))
 
 
 def thinned(data: Dataset, share: float, seed: int) -> Dataset:
-    """Return a seeded share of the rows, in their order; the same rows for control and arms."""
+    """Return a seeded share of the rows, in their order; the same rows for control and variants."""
     if share == 1:
         return data
     kept = np.flatnonzero(np.random.default_rng([seed, 23]).random(len(data)) < share)
@@ -225,8 +226,8 @@ def trial_rows(trial: Trial, identity: str, measured: list[Measured], seconds: f
             "world_config": trial.world.model_dump_json(),
             "condition": trial.condition.label,
             "surface": trial.surface,
-            "arm": trial.arm.name,
-            "arm_config": describe(trial.arm),
+            "arm": trial.variant.name,
+            "variant_config": describe(trial.variant),
             "seed": trial.seed,
             "task": m.task,
             "slice": m.slice,
@@ -243,12 +244,12 @@ def trial_rows(trial: Trial, identity: str, measured: list[Measured], seconds: f
     return pa.Table.from_pylist(rows, schema=TRIALS_SCHEMA)
 
 
-def describe(arm: Arm) -> str:
-    """Return an arm as JSON."""
+def describe(variant: Variant) -> str:
+    """Return a variant as JSON."""
     import json
     from dataclasses import asdict
 
-    return json.dumps(asdict(arm), sort_keys=True)
+    return json.dumps(asdict(variant), sort_keys=True)
 
 
 TRIALS_SCHEMA = pa.schema(
@@ -260,7 +261,7 @@ TRIALS_SCHEMA = pa.schema(
         ("condition", pa.string()),
         ("surface", pa.string()),
         ("arm", pa.string()),
-        ("arm_config", pa.string()),
+        ("variant_config", pa.string()),
         ("seed", pa.int64()),
         ("task", pa.string()),
         ("slice", pa.string()),

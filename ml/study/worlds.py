@@ -6,21 +6,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from ml.documents import load_yaml
-from ml.features import build_arguments, project_hash, run_dbt
+from ml.documents import digest, load_yaml
+from ml.features import Stage, build_arguments, build_ranges, project_hash, run_dbt
 from ml.lake import Lake
 from ml.landing.kuairand import log_days
 from ml.landing.load import load_days
-from ml.landing.sources import write_raw_files
 from ml.settings import Settings
 from ml.simulator.presets import load_preset
-from ml.study.design import KUAIRAND, OWN_TEACHER, TeacherVariant, World, code_hash, digest, surfaces_dir
+from ml.study.design import KUAIRAND, OWN_TEACHER, TeacherVariant, World, code_hash, surfaces_dir
+from ml.study.sources import write_raw_files
 from ml.surfaces.spec import load_surfaces, teacher_end
 from ml.teacher.contract import Contract, load_contract, teacher_contract, write_contract
 from ml.teacher.demo import train_demo_teacher
@@ -199,9 +200,11 @@ def _make(settings: Settings, identity: dict[str, object], say: Say) -> None:
     with Lake(settings) as lake:
         say("landing")
         load_days(lake, settings, days, surfaces=set(surfaces))
+        ranges = build_ranges(lake, days)
     say("features")
-    run_dbt(settings, build_arguments(settings, surfaces, ("base",), days[0], days[-1]))
-    run_dbt(settings, build_arguments(settings, surfaces, ("ranking",), days[0], days[-1]))
+    stages: tuple[Stage, ...] = ("base", "ranking")
+    for stage, (first, last) in product(stages, ranges):
+        run_dbt(settings, build_arguments(settings, surfaces, (stage,), first, last))
     say("teacher")
     assert settings.teacher is not None
     train_demo_teacher(settings, teacher_end(settings, surfaces), settings.teacher.parent, settings.seed)

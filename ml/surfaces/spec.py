@@ -4,8 +4,6 @@ A surface is one YAML file. ``extends: <other.yaml>`` starts from another file; 
 a null removes a key.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ml.documents import load_yaml
+from ml.documents import digest, load_yaml
 from ml.settings import Settings
 from ml.surfaces.expression import parse
 
@@ -151,7 +149,10 @@ class Training(_Model):
 class DataGate(_Model):
     """Guard 1."""
 
-    min_rows: int = Field(ge=1, description="Rows a day must have")
+    min_rows: int = Field(
+        ge=0,
+        description="Rows a day must have. A day on which nothing was shown has none, and is told unless this is 0",
+    )
     label_rate: dict[str, tuple[float, float]] = Field(
         description="Bounds of the daily mean label per binary task; fails beyond chance, warns within"
     )
@@ -242,7 +243,7 @@ class Gate(_Model):
     @property
     def digest(self) -> str:
         """Content hash of the thresholds."""
-        return _digest(self.model_dump(mode="json"))
+        return digest(self.model_dump(mode="json"))
 
 
 class Surface(_Model):
@@ -303,12 +304,12 @@ class Surface(_Model):
     @property
     def digest(self) -> str:
         """Content hash of the whole specification."""
-        return _digest(self.model_dump(mode="json", by_alias=True))
+        return digest(self.model_dump(mode="json", by_alias=True))
 
     @property
     def ranker_digest(self) -> str:
         """Content hash of what rankers and their figures depend on: all but description, owner and gate."""
-        return _digest(self.model_dump(mode="json", by_alias=True, exclude={"description", "owner", "gate"}))
+        return digest(self.model_dump(mode="json", by_alias=True, exclude={"description", "owner", "gate"}))
 
     def training_days(self, partition: date) -> list[date]:
         """Return the days that a student of ``partition`` may train on, oldest first."""
@@ -380,7 +381,3 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

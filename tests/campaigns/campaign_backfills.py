@@ -16,7 +16,8 @@ import dagster as dg
 import pytest
 
 from benchmarks.process import free_port
-from deploy.automation import BASE_JOB, RANKING_JOB, range_tags
+from deploy.automation.days import range_tags
+from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from ml.settings import Settings
 from ml.surfaces.spec import load_surfaces
 from tests.campaigns.instance import App, Ui, answers, apps, daemon, day, keys_of, quiet, reasons, tables, wait

@@ -27,7 +27,8 @@ from sqlalchemy.exc import DBAPIError
 
 from assets.names import LAKE_WRITER, TRAINING
 from benchmarks.process import free_port
-from deploy.automation import NOT_ENDED, PARTITION, release_job_name
+from deploy.automation.days import PARTITION
+from deploy.automation.jobs import NOT_ENDED, release_job_name
 from deploy.launcher import WatchedRunLauncher
 from ml.lake import Lake
 from ml.landing.ledger import totals

@@ -33,8 +33,8 @@ one:
   surfaces_dir: tests/surfaces
   seeds: [1]
   parts:
-    - {worlds: [7, 8], arms: [student, student shuffled, auxiliary]}
-    - {worlds: [7], arms: [student], dials: {teacher_days: [2], shared_taste: [0]}}
+    - {worlds: [7, 8], variants: [student, student shuffled, auxiliary]}
+    - {worlds: [7], variants: [student], dials: {teacher_days: [2], shared_taste: [0]}}
 """
 RUN = """
 import sys

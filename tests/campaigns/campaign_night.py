@@ -9,7 +9,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from deploy.automation import BASE_JOB, RANGE_END, RANGE_START, RANKING_JOB
+from deploy.automation.days import RANGE_END, RANGE_START
+from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from ml.lake import Lake
 from ml.landing.readiness import SUCCESS
 from ml.settings import PROJECT_ROOT, Settings

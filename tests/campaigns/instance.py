@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 import httpx
 
-from deploy.automation import NOT_ENDED
+from deploy.automation.jobs import NOT_ENDED
 from ml.lake import ALIAS, Lake
 from ml.settings import PROJECT_ROOT, Settings
 from ml.simulator.write import write_landing

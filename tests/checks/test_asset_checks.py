@@ -66,7 +66,7 @@ def test_a_bad_day_in_the_middle_of_a_range_fails_the_check(world, checks, toolb
     (bad,) = failed.get_asset_check_evaluations()
     assert not bad.passed
     assert bad.severity is dg.AssetCheckSeverity.ERROR
-    assert "rows is 3" in bad.description
+    assert f"rows is 3, wanted >= 100 ({day})" in bad.description
     assert alone.passed
     assert alone.partition == str(toolbox.FIRST)
 

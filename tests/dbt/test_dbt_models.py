@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from assets.features import Translator
 from assets.manifest import described_columns
 from ml.feature_tables import feature_tables
 from ml.features import DBT_PROJECT_DIR, DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
@@ -88,7 +89,9 @@ def test_sources_are_the_landing_contract_and_bound_to_the_landing_assets(manife
         assert sources[name]["config"]["meta"]["dagster"]["asset_key"] == ["landing", name]
 
 
-def test_each_model_has_a_key_test_a_stage_and_a_dagster_group(manifest: dict[str, Any]) -> None:
+def test_each_model_has_a_key_test_a_stage_and_the_group_of_its_layer_or_surface(
+    built: SimpleNamespace, manifest: dict[str, Any]
+) -> None:
     tested = {
         n["attached_node"].split(".")[-1]: n["test_metadata"]["kwargs"]["columns"]
         for n in manifest["nodes"].values()
@@ -101,7 +104,17 @@ def test_each_model_has_a_key_test_a_stage_and_a_dagster_group(manifest: dict[st
             continue
         assert name in tested, f"{name} has no key test"
         assert set(node["tags"]) & {"base", "ranking"}, name
-        assert node["config"]["meta"]["dagster"]["group"], name
+    columns = described_columns(manifest, feature_tables())
+    translator = Translator(built.settings.feature_window_days, load_surfaces(built.settings), columns)
+    specs = {
+        name: translator.get_asset_spec(manifest, node["unique_id"], None)
+        for name, node in models(manifest).items()
+        if is_table(node)
+    }
+    groups = {"stg": "staging", "int": "intermediate", "feat": "features", "source": "source"}
+    for name, spec in specs.items():
+        layer, surface = groups.get(name.split("_")[0]), name.split("_")[-1]
+        assert spec.group_name == (layer or surface), name
     for surface in ("homepage", "radio"):
         for kind in ("examples", "teacher_inputs"):
             assert models(manifest)[f"{kind}_{surface}"]["config"]["meta"]["dagster"]["asset_key"] == [surface, kind]
@@ -249,14 +262,22 @@ def test_variables_carry_window_and_labels_and_refuse_an_empty_range(built: Simp
     assert "path:models/surfaces/homepage" in build_arguments(settings, radio_only, ["ranking"], first, last)
 
 
-def test_project_defaults_equal_the_surfaces_and_dbt_writes_only_into_the_home(built: SimpleNamespace) -> None:
+def test_project_defaults_equal_the_surfaces(built: SimpleNamespace) -> None:
     project = yaml.safe_load((PROJECT_ROOT / "dbt_project" / "dbt_project.yml").read_text(encoding="utf-8"))
     surfaces = load_surfaces(built.settings)
     assert project["vars"]["labels"] == {name: dict(s.labels) for name, s in surfaces.items()}
     assert project["vars"]["feature_window_days"] == Settings.model_fields["feature_window_days"].default
-    environment = dbt_environment(built.settings)
-    spill = json.loads(environment["CROSSFADE_DUCKDB_SETTINGS"])["temp_directory"]
+
+
+def test_dbt_writes_only_into_the_home(built: SimpleNamespace, tmp_path: Path) -> None:
+    settings, day = built.settings, built.days[2]
+    environment = dbt_environment(settings)
+    spill = json.loads(environment["CROSSFADE_DUCKDB_OPTIONS"])["temp_directory"]
     for path in (environment["DBT_TARGET_PATH"], environment["DBT_LOG_PATH"], spill):
-        assert Path(path).is_relative_to(built.settings.home)
-    for folder in ("target", "logs", "dbt_packages"):
-        assert not (PROJECT_ROOT / "dbt_project" / folder).exists()
+        assert Path(path).is_relative_to(settings.home)
+    left_by_others = shutil.ignore_patterns("target", "logs", ".user.yml")
+    project = shutil.copytree(DBT_PROJECT_DIR, tmp_path / "project", ignore=left_by_others)
+    before = sorted(project.rglob("*"))
+    variables = json.dumps(dbt_vars(settings, load_surfaces(settings), day, day))
+    run_dbt(settings, ["run", "--select", "stg_exposures", "--vars", variables], project_dir=project)
+    assert sorted(project.rglob("*")) == before

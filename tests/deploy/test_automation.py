@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 
 from assets.landing import build_landing
 from assets.progress import ProgressResource
-from deploy.automation import (
-    BASE_JOB,
-    RANGE_END,
-    RANGE_START,
-    RANKING_JOB,
-    _beyond_horizon,
-    _failed_checks,
-    affected,
-    range_tags,
-    ranges,
-)
+from deploy.automation.days import RANGE_END, RANGE_START, affected, range_tags, ranges
+from deploy.automation.jobs import BASE_JOB, RANKING_JOB
+from deploy.automation.sensors import _beyond_horizon, _failed_checks
 from deploy.definitions import build_definitions
 from ml.lake import Lake
 from ml.landing.changes import changed_days

@@ -171,7 +171,7 @@ def test_no_evaluation_day_reaches_training_tuning_or_the_teacher(settings: Sett
 def test_release_materialized_alone_after_a_failed_check_is_refused(settings: Settings, tmp_path: Path) -> None:
     from dagster import DagsterInstance
 
-    from deploy.automation import release_chain
+    from deploy.automation.jobs import release_chain
     from deploy.definitions import build_definitions
     from ml.pipeline import promote_candidate
 

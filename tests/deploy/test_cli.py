@@ -43,6 +43,60 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         assert re.search(rf"\b{command}\b", printed), command
 
 
+LOADED = """
+import sys
+from deploy.cli.main import app, main
+from typer.core import TyperGroup
+from typer.main import get_command
+
+def commands(command, *path):
+    yield path
+    if isinstance(command, TyperGroup):
+        for name, found in command.commands.items():
+            yield from commands(found, *path, name)
+
+def run(*arguments):
+    sys.argv = ["crossfade", *arguments]
+    try:
+        main()
+    except SystemExit:
+        pass
+
+if sys.argv[1:] == ["every", "help"]:
+    for path in list(commands(get_command(app))):
+        run(*path, "--help")
+else:
+    run(*sys.argv[1:])
+print("loaded", *sorted({name.split(".")[0] for name in sys.modules}))
+"""
+HEAVY = {
+    "dagster",
+    "dbt",
+    "torch",
+    "polars",
+    "scipy",
+    "matplotlib",
+    "onnxruntime",
+    "great_expectations",
+    "sklearn",
+    "ray",
+}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("every", "help"), ("settings",), ("release", "list", "homepage"), ("doctor",), ("new", "surface", "Podcasts")],
+    ids=" ".join,
+)
+def test_a_command_that_runs_no_graph_starts_light(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    environment = home_environment(tmp_path)
+    command = [sys.executable, "-W", "ignore", "-c", LOADED, *arguments]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert loaded[0] == "loaded" and "typer" in loaded
+    assert not HEAVY & set(loaded)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from assets.names import TEACHER, surface_key
-from deploy.conditions import conditions
+from deploy.automation.conditions import conditions
 from deploy.definitions import build_definitions
 from ml.settings import Settings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.configuration import as_example, rows
+from deploy.cli.configuration import as_example, rows
 from ml.settings import PROJECT_ROOT, Settings, write_settings_file
 from tests.conftest import run_crossfade
 

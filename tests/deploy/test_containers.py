@@ -1,39 +1,131 @@
 """The images and the compose file, as far as they can be run without a container engine."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmarks.process import free_port, running
 from ml.settings import PROJECT_ROOT, Settings
 from tests.conftest import home_environment
+from tests.deploy.conftest import COPIED, DOCKERFILE, Installed
 
-DOCKERFILE = (PROJECT_ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+IMAGES = PROJECT_ROOT / "deploy" / "images.env"
 COMPOSE = (PROJECT_ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
 SERVICES = yaml.safe_load(COMPOSE)["services"]
 
 
-def test_the_files_that_an_image_gets_are_all_that_the_graph_needs(prepared_home: Path, tmp_path: Path) -> None:
-    copied = [word for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.M) for word in line.split()[:-1]]
-    for name in copied:
-        source = PROJECT_ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
+def test_the_project_installs_and_runs_from_the_files_that_an_image_gets(image: Installed, tmp_path: Path) -> None:
+    """What the Dockerfile's last RUN and the first start of a container do, without what it does not copy."""
     kept = {line[1:] for line in (PROJECT_ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert set(copied) == kept
+    assert set(COPIED) == kept
+    assert "\nRUN pip install --no-deps --editable .\n" in DOCKERFILE
+    assert "demo" in image.run(tmp_path, "crossfade", "--help")
+    assert "ready: " in image.run(tmp_path, "crossfade", "init")  # parses dbt
+    assert "home" in image.run(tmp_path, "crossfade", "settings")
     code = (
-        "from deploy.definitions import build_definitions; from ml.settings import Settings;"
-        "print(len(build_definitions(Settings()).resolve_asset_graph().get_all_asset_keys()))"
+        "from deploy.definitions import build_definitions; from ml.settings import PROJECT_ROOT, Settings;"
+        "print(PROJECT_ROOT, len(build_definitions(Settings()).resolve_asset_graph().get_all_asset_keys()))"
     )
-    environment = home_environment(prepared_home, PYTHONPATH=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout) > 40
+    root, assets = image.run(tmp_path, "python", "-W", "ignore", "-c", code).split()
+    assert Path(root) == image.folder and int(assets) > 40
+
+
+def test_images_and_manifests_have_the_projects_version_as_tag_and_base_images_from_one_file() -> None:
+    version = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    texts = [
+        COMPOSE,
+        *(path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "deploy" / "kubernetes").iterdir()),
+    ]
+    tags = re.findall(r"crossfade/[a-z-]+(?::|, tag: )([^\s,]+)", "\n".join(texts))
+    assert len(tags) == 5 and set(tags) == {version}
+    named = dict(re.findall(r"^([A-Z_]+)=(.+)$", IMAGES.read_text(encoding="utf-8"), re.M))
+    defaults = dict(re.findall(r"\$\{([A-Z_]+):-(\S+?)\}", COMPOSE))
+    assert defaults == {name: image.split("@")[0] for name, image in named.items()}
+    assert f"ARG PYTHON_IMAGE={defaults['PYTHON_IMAGE']}\n" in DOCKERFILE
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[tuple[Path, Callable[..., "subprocess.CompletedProcess[str]"]]]:
+    """A commit with the files that make images, and a function that calls the script beside a docker of the test."""
+    for name in ("deploy/images.sh", "deploy/images.env", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT_ROOT / name, tmp_path / name)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=ann", "-c", "user.email=ann@localhost"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "all"]):
+        subprocess.run([*git, *command], check=True)
+    docker = tmp_path / ".git" / "docker"
+
+    def call(what: str, says: str) -> "subprocess.CompletedProcess[str]":
+        docker.write_text(f'#!/bin/sh\necho docker "$@" >&2\n{says}\n', encoding="utf-8")
+        docker.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{docker.parent}:{os.environ['PATH']}"}
+        script = [str(tmp_path / "deploy" / "images.sh"), what]
+        return subprocess.run(script, env=environment, capture_output=True, text=True)
+
+    yield tmp_path, call
+
+
+def test_digests_are_those_that_the_registry_names_and_builds_take_them(
+    checkout: tuple[Path, Callable[..., "subprocess.CompletedProcess[str]"]],
+) -> None:
+    folder, call = checkout
+    names = folder / "deploy" / "images.env"
+    before = names.read_text(encoding="utf-8")
+    for says in ("exit 1", "echo no such manifest"):
+        assert call("digests", says).returncode and names.read_text(encoding="utf-8") == before
+    digest = f"sha256:{'0' * 63}7"
+    for _ in range(2):  # a digest takes the place of the one before
+        done = call("digests", f"echo {digest}")
+        assert done.returncode == 0 and "inspect --format {{.Manifest.Digest}} postgres:17\n" in done.stderr
+        assert f"PYTHON_IMAGE=python:3.11-slim@{digest}\n" in names.read_text(encoding="utf-8")
+    built = call("build", "").stderr.splitlines()
+    assert len(built) == 2
+    for line, target in zip(built, ("code-location", "server"), strict=True):
+        assert f"--target {target} --tag crossfade/{target}:0.1.0 " in line
+        assert f"PYTHON_IMAGE=python:3.11-slim@{digest} " in line
+        assert re.search(r" --build-arg COMMIT=[0-9a-f]{40}-dirty ", line)
+    assert {"PYTHON_IMAGE", "VERSION", "COMMIT"} <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.M))
+    labels = re.findall(r"org\.opencontainers\.image\.(\w+)=\$(\w+)", DOCKERFILE)
+    assert labels == [("version", "VERSION"), ("revision", "COMMIT")]
+
+
+def test_an_image_has_what_the_lock_says_and_torch_as_its_build_for_cpus_unless_somebody_asks_for_another() -> None:
+    makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
+    (uv,) = re.findall(r"^UV_VERSION := (\S+)$", makefile, re.M)
+    assert f"\nARG UV_VERSION={uv}\n" in DOCKERFILE and " uv sync --locked " in DOCKERFILE
+    assert "\nARG TORCH_INDEX=https://download.pytorch.org/whl/cpu\n" in DOCKERFILE
+    (name,) = re.findall(r'^RUN pip install --extra-index-url "\$TORCH_INDEX" "\$\((.+)\)"$', DOCKERFILE, re.M)
+    torch = subprocess.run(["sh", "-c", name], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    assert torch.strip() in tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+
+
+def test_health_checks_tell_a_service_that_works_from_one_that_does_not(prepared_home: Path) -> None:
+    port, environment = free_port(), home_environment(prepared_home)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+    def healthy(service: str) -> bool:
+        mark, *command = SERVICES[service]["healthcheck"]["test"]
+        assert mark == "CMD"
+        command = [word.replace(":3000/", f":{port}/") for word in command]
+        return subprocess.run(command, env=environment, cwd=PROJECT_ROOT, capture_output=True).returncode == 0
+
+    assert not healthy("webserver") and not healthy("daemon")
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "ui", "--port", str(port)]
+    with running(command, lambda _: f"http://127.0.0.1:{port}", "/server_info", environment=environment):
+        assert healthy("webserver")
+        end = time.monotonic() + 120
+        while not healthy("daemon"):
+            assert time.monotonic() < end, "no heartbeat of the daemon"
+    assert not healthy("webserver")
 
 
 def test_every_variable_is_a_setting_and_each_that_must_be_given_is_named_at_the_top() -> None:
@@ -58,4 +150,4 @@ def test_a_service_starts_a_program_of_the_environment_from_an_image_that_is_bui
     program = SERVICES[service]["command"][0]
     assert (Path(sys.executable).parent / program).exists()
     target = SERVICES[service]["build"]["target"]
-    assert re.search(rf"^FROM \S+ AS {target}$", DOCKERFILE, re.M) and SERVICES[service]["image"].endswith(target)
+    assert re.search(rf"^FROM \S+ AS {target}$", DOCKERFILE, re.M) and f"/{target}:" in SERVICES[service]["image"]

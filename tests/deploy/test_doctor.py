@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.doctor import EXAMINATIONS, State, examine
+from deploy.cli.doctor import EXAMINATIONS, State, examine
 from ml.settings import PROJECT_ROOT, Settings
 from ml.store.releases import ReleaseStore
 

@@ -1,4 +1,4 @@
-"""Arms behind a real server: the experiment over HTTP, its A/A run, a killed one, and its report."""
+"""Variants behind a real server: the experiment over HTTP, its A/A run, a killed one, and its report."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from deploy.serving.arms import serving_arms
+from deploy.serving.variants import serving_variants
 from ml.experiment.analysis import effects, where
-from ml.experiment.arms import Arm, ArmStore
 from ml.experiment.design import Design
 from ml.experiment.live import LiveWorld
 from ml.experiment.run import USER_DAYS_TABLE, NotRun, experiment_rows, plan
 from ml.experiment.traffic import METRICS
+from ml.experiment.variants import Variant, VariantStore
 from ml.lake import Lake
 from ml.serving.snapshot import current_snapshot
 from ml.settings import PROJECT_ROOT, Settings
@@ -31,13 +31,13 @@ ONE = Design(
     preset="tiny",
     surfaces_dir="tests/surfaces",
     worlds=(1,),
-    arms={"control": "control", "student": "student"},
+    variants={"control": "control", "student": "student"},
     days=4,
     requests_per_day=30,
     candidates=40,
     paired_share=0.5,
 )
-AA = ONE.model_copy(update={"name": "one_aa", "arms": {"control": "control", "control_again": "control"}})
+AA = ONE.model_copy(update={"name": "one_aa", "variants": {"control": "control", "control_again": "control"}})
 
 RUN = """
 import multiprocessing
@@ -53,12 +53,16 @@ if multiprocessing.current_process().name.startswith(("MainProcess", "SpawnProce
     run.prepare_world = lambda root, spec, tell: world
 
 if __name__ == "__main__":
-    from deploy.serving.arms import serving_arms
+    from deploy.serving.variants import serving_variants
     from ml.experiment.design import Design
 
     design = Design.model_validate_json(sys.argv[3])
     run.run_experiment(
-        Settings(home=Path(sys.argv[1])), design, serving_arms, workers=1, report=lambda p: print(p.what, flush=True)
+        Settings(home=Path(sys.argv[1])),
+        design,
+        serving_variants,
+        workers=1,
+        report=lambda p: print(p.what, flush=True),
     )
 """
 
@@ -128,22 +132,22 @@ def test_a_killed_experiment_keeps_its_surfaces_and_a_rerun_does_what_is_missing
     assert len(rows) == len(after)
     split = where(rows, estimate="split")
     assert sum(split["requests"].to_pylist()) == 2 * 4 * 30
-    arms = {user: set() for user in split["user_id"].to_pylist()}
-    for user, arm in zip(split["user_id"].to_pylist(), split["arm"].to_pylist(), strict=True):
-        arms[user].add(arm)
-    assert all(len(own) == 1 for own in arms.values()) and len(set().union(*arms.values())) == 2
+    variants = {user: set() for user in split["user_id"].to_pylist()}
+    for user, variant in zip(split["user_id"].to_pylist(), split["arm"].to_pylist(), strict=True):
+        variants[user].add(variant)
+    assert all(len(own) == 1 for own in variants.values()) and len(set().union(*variants.values())) == 2
     paired = where(rows, estimate="paired")
     assert sum(paired["requests"].to_pylist()) == 2 * 2 * 4 * 15
 
 
-def test_one_ranker_in_both_arms_gives_equal_figures_and_a_user_the_same_as_in_the_other_experiment(
+def test_one_ranker_in_both_variants_gives_equal_figures_and_a_user_the_same_as_in_the_other_experiment(
     world: Settings, killed: tuple[Settings, list[str]]
 ):
     live, surface = live_of(world, AA), load_surfaces(world)["homepage"]
     placement = live.placement(surface)
-    arms = placement.place(live.root)
-    assert arms["control"].release == arms["control_again"].release
-    rows = live.run(placement, serving_arms)
+    variants = placement.place(live.root)
+    assert variants["control"].release == variants["control_again"].release
+    rows = live.run(placement, serving_variants)
     found = effects(rows, "control")
     for effect in found:
         if effect.estimate == "paired":
@@ -151,23 +155,23 @@ def test_one_ranker_in_both_arms_gives_equal_figures_and_a_user_the_same_as_in_t
     assert "engagement" in {effect.metric for effect in found} <= set(METRICS)
 
     names = ["release", "day", "user_id", "requests", *METRICS]
-    there = where(held(killed[0]), surface="homepage", estimate="split", arm="control")
-    here = where(rows, estimate="split", arm="control").sort_by([("day", "ascending"), ("user_id", "ascending")])
+    there = where(held(killed[0]), surface="homepage", estimate="split", variant="control")
+    here = where(rows, estimate="split", variant="control").sort_by([("day", "ascending"), ("user_id", "ascending")])
     assert here.select(names).equals(there.select(names))
 
 
-def test_the_server_of_arms_names_them_and_knows_no_champion(world: Settings):
+def test_the_server_of_variants_names_them_and_knows_no_champion(world: Settings):
     live = live_of(world, ONE)
-    arms = live.placement(load_surfaces(world)["homepage"]).place(live.root)
-    with serving_arms(world, live.root, arms.values()) as url:
+    variants = live.placement(load_surfaces(world)["homepage"]).place(live.root)
+    with serving_variants(world, live.root, variants.values()) as url:
         ready = httpx.get(f"{url}/v2/models/homepage.student").json()
-        assert ready["parameters"]["release"] == arms["student"].release != arms["control"].release
+        assert ready["parameters"]["release"] == variants["student"].release != variants["control"].release
         assert httpx.get(f"{url}/v2/models/homepage").status_code == 404
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/v2/health/live")
-    missing = Arm("homepage.x", "models/homepage/x", "none", "0" * 64)
+    missing = Variant("homepage.x", "models/homepage/x", "none", "0" * 64)
     with pytest.raises(FileNotFoundError):
-        ArmStore(live.root, [missing]).release("homepage.x", missing.release)
+        VariantStore(live.root, [missing]).release("homepage.x", missing.release)
 
 
 def test_a_teacher_that_learnt_live_days_is_refused(world: Settings):

@@ -1,4 +1,4 @@
-"""The asset of experiments over landed exposures that carry an arm."""
+"""The asset of experiments over landed exposures that carry a variant."""
 
 from datetime import date
 from pathlib import Path
@@ -28,12 +28,12 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def land(settings: Settings) -> None:
-    """Two days with arms and one without. Trails are log1p(seconds); user 5 meets both arms, user 9 none."""
+    """Two days with variants and one without. Trails are log1p(seconds); user 5 meets both variants, user 9 none."""
     import math
 
     log = math.log1p
     rows = [
-        # day, exposure, session, user, arm, trail, discovery, age
+        # day, exposure, session, user, variant, trail, discovery, age
         (FIRST, 1, 10, 1, "control", log(100), 1.0, 3.0),
         (FIRST, 2, 10, 1, "control", None, 0.0, 9.0),
         (FIRST, 3, 11, 2, "control", log(300), 0.0, 30.0),
@@ -67,7 +67,7 @@ def materialize(settings: Settings, surface: Surface, first: date, last: date) -
     return {name: getattr(value, "value", value) for name, value in event.metadata.items()}
 
 
-def test_landed_arms_are_summed_and_compared_as_the_labels_define_them(settings: Settings):
+def test_landed_variants_are_summed_and_compared_as_the_labels_define_them(settings: Settings):
     land(settings)
     shown = materialize(settings, load_surfaces(settings)["homepage"], FIRST, SECOND)
     # Control: 450 s in 3 sessions; student: 660 s in 4.
@@ -97,11 +97,11 @@ def test_a_surface_without_trails_counts_labelled_engagement(settings: Settings)
     assert shown["landed_student_discovery_split_percent"] == pytest.approx(100 * ((2 / 4) / (1 / 3) - 1))
 
 
-def test_days_without_arms_say_so(settings: Settings):
+def test_days_without_variants_say_so(settings: Settings):
     land(settings)
     surface = load_surfaces(settings)["homepage"]
     shown = materialize(settings, surface, THIRD, THIRD)
-    assert shown["summary"] == "no arm in the exposures of homepage from 2026-01-03 to 2026-01-03"
+    assert shown["summary"] == "no variant in the exposures of homepage from 2026-01-03 to 2026-01-03"
     assert shown["landed_users"] == 0 and not [name for name in shown if "by_day" in name]
     with Lake(settings) as lake:
         assert not lake.table_exists(landed_table(surface))

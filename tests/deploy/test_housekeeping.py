@@ -15,8 +15,8 @@ import duckdb
 import pytest
 from dagster import DagsterInstance
 
+from deploy.automation.housekeeping import housekeeping_job
 from deploy.definitions import build_definitions
-from deploy.housekeeping import housekeeping_job
 from ml.housekeeping import tidy
 from ml.lake import ALIAS, Lake
 from ml.settings import Settings

@@ -1,5 +1,6 @@
 """The manifests of deploy/kubernetes and the values of Dagster's chart, as far as no cluster is needed to look."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -175,10 +176,24 @@ def test_probes_ports_and_addresses_meet(tmp_path: Path) -> None:
     assert CONFIG["CROSSFADE_SERVE_URL"] == f"http://crossfade:{command[-1]}"
 
 
+def test_the_charts_pods_start_again_when_they_hang() -> None:
+    """The commands are those of the compose file's health checks, which run in tests/deploy/test_containers.py."""
+    webserver, daemon = (VALUES[name]["livenessProbe"] for name in ("dagsterWebserver", "dagsterDaemon"))
+    assert webserver["httpGet"]["path"] in SERVICES["webserver"]["healthcheck"]["test"][-1]
+    assert ["CMD", *daemon["exec"]["command"]] == SERVICES["daemon"]["healthcheck"]["test"]
+    own = CODE_LOCATION["livenessProbe"]
+    assert "exec" not in own and own["failureThreshold"] > 0  # the chart's command knows the port
+    for probe in (webserver, daemon, own):
+        changed = copy.deepcopy(WORKLOADS["Deployment crossfade"])
+        (container,) = changed["spec"]["template"]["spec"]["containers"]
+        container["livenessProbe"] = probe
+        kubernetes_validate.validate(changed, kubernetes_validate.latest_version(), strict=True)
+
+
 def test_images_are_those_that_are_built_and_hold_what_runs_need() -> None:
     built = {service["image"] for service in SERVICES.values() if "build" in service}
-    images = {pod_of(name)[1]["image"].split(":")[0] for name in WORKLOADS if "triton" not in name}
-    assert images | {CODE_LOCATION["image"]["repository"]} == built
+    images = {pod_of(name)[1]["image"] for name in WORKLOADS if "triton" not in name}
+    assert images | {"{repository}:{tag}".format(**CODE_LOCATION["image"])} == built
     assert re.search(r"^ARG EXTRAS=.*kubernetes", DOCKERFILE, re.M)
     folders = re.findall(r"install --directory --owner crossfade (.+)$", DOCKERFILE, re.M)[0].split()
     assert {VALUES["global"]["dagsterHome"], CONFIG["CROSSFADE_HOME"]} == set(folders)

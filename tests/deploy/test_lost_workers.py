@@ -81,7 +81,7 @@ def test_a_run_whose_worker_was_killed_fails_and_is_executed_again(
     ended = status(instance, run)
     assert ended.status is dg.DagsterRunStatus.FAILURE
     assert ended.tags["dagster/will_retry"] == "true"
-    assert instance.run_monitoring_poll_interval_seconds == 15, "docs/operate.md says how long this takes"
+    assert instance.run_monitoring_poll_interval_seconds == 15, "docs/how-to/operate.md says how long this takes"
 
 
 def wait_for_death(pid: int) -> None:

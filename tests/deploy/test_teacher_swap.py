@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploy.automation import RELEASE_CHAIN, range_tags
+from deploy.automation.days import range_tags
+from deploy.automation.jobs import RELEASE_CHAIN
 from deploy.definitions import build_definitions
 from ml.lake import Lake
 from ml.lineage.reproduce import reproduce

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from deploy import terminal
+from deploy.cli import terminal
 from ml.progress import Step
 
 

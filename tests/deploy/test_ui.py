@@ -44,7 +44,6 @@ def page(ui: str) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         context = browser.new_context(base_url=ui, viewport={"width": 1600, "height": 1000})
-        context.add_init_script("localStorage.setItem('communityNux', '1')")  # no dialog of welcome
         context.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
         yield context.new_page()
@@ -68,7 +67,7 @@ def backfill(page: Page, picture: Callable[[str], None]) -> str:
     """The id of a backfill of two days that was launched from the graph."""
     page.goto("/asset-groups")
     expect(page.get_by_text("Global asset lineage")).to_be_visible()
-    for group in ("landing", "features", "teacher", "homepage", "radio", "study"):
+    for group in ("landing", "staging", "intermediate", "features", "teacher", "homepage", "radio", "study"):
         expect(page.get_by_text(group, exact=True).first).to_be_visible()
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
     picture("graph")
@@ -86,6 +85,15 @@ def backfill(page: Page, picture: Callable[[str], None]) -> str:
     created = page.get_by_text(re.compile(r"Created backfill \w+"))
     expect(created).to_be_visible()
     return created.inner_text().split()[2]
+
+
+def test_a_newcomer_sees_the_graph_and_no_dialog_before_it(page: Page, picture: Callable[[str], None]) -> None:
+    with page.expect_response(lambda response: "ShouldShowNux" in (response.request.post_data or "")) as asked:
+        page.goto("/locations/crossfade/asset-groups/homepage")
+    assert asked.value.json()["data"] == {"shouldShowNux": False}
+    expect(page.get_by_text("training_set", exact=True).first).to_be_visible()
+    picture("homepage_graph")
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_a_failed_gate_says_why_with_value_and_threshold(

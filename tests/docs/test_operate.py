@@ -12,10 +12,10 @@ from typer import TyperException
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from deploy.cli import app
+from deploy.cli.main import app
 from ml.settings import PROJECT_ROOT, Settings
 
-TEXT = (PROJECT_ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
+TEXT = (PROJECT_ROOT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")
 RECIPES = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
 COMMANDS = [line.split("#")[0].strip() for line in re.findall(r"^\.venv/bin/crossfade (.+)$", TEXT, flags=re.MULTILINE)]
 

@@ -14,7 +14,7 @@ import pytest
 from assets.names import surface_key
 from checks import gate
 from checks.names import GUARDS
-from deploy.automation import release_chain
+from deploy.automation.jobs import release_chain
 from deploy.definitions import build_definitions
 from ml.lake import Lake
 from ml.pipeline import artifact_name, find

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from deploy.health import overdue, unserved
+from deploy.automation.health import overdue, unserved
 from deploy.serving.run import serving
 from tests.deploy.serving.tiny_home import Home
 

@@ -13,7 +13,7 @@ from ml.distillation.projected import Projected
 from ml.distillation.representation import Representation
 from ml.distillation.technique import Activations, Scale, Technique, Widths, masked_mean_square, perceptron
 from ml.settings import PROJECT_ROOT
-from ml.study.design import parse_arm
+from ml.study.design import parse_variant
 from ml.surfaces.spec import DistillationHead, Surface, load_surface
 
 NAN = float("nan")
@@ -141,7 +141,7 @@ def test_an_output_that_the_teacher_lacks_is_refused():
     ],
 )
 def test_the_surface_names_its_technique(name: str, kind: type[Technique]):
-    surface = parse_arm(name).surface(load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml"))
+    surface = parse_variant(name).surface(load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml"))
     scales = {output: Scale(0.0, 1.0) for output in ("click", "watch", "continue")}
     made = build_technique(surface, scales, Widths(48, 24, 8), seed=1)
     assert type(made) is kind

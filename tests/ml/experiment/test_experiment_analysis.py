@@ -26,15 +26,15 @@ def by_metric(found: list[Effect]) -> dict[str, Effect]:
 
 
 def many(lift: float, users: int = 400, world: int = 1, shared: bool = False, **more: object) -> list[dict]:
-    """Users of two arms; the student's engagement is the control's times (1 + lift)."""
+    """Users of two variants; the student's engagement is the control's times (1 + lift)."""
     rng = np.random.default_rng(world)
     rows = []
     for user in range(users):
         level, requests = float(rng.gamma(2.0)), int(rng.integers(1, 5))
-        for arm in ("control", "student") if shared else (("control", "student")[user % 2],):
-            value = level * requests * (1 + lift * (arm == "student"))
+        for variant in ("control", "student") if shared else (("control", "student")[user % 2],):
+            value = level * requests * (1 + lift * (variant == "student"))
             rows.append(
-                {"arm": arm, "user_id": user, "requests": requests, "engagement": value, "world": world, **more}
+                {"arm": variant, "user_id": user, "requests": requests, "engagement": value, "world": world, **more}
             )
     return rows
 
@@ -52,7 +52,7 @@ def test_a_difference_is_the_ratio_of_sums_over_requests_less_one():
     engagement = found["engagement"]
     assert engagement.level == pytest.approx(10.0) and engagement.lift.estimate == pytest.approx(0.1)
     assert (engagement.requests, engagement.users) == ((5, 4), 3)
-    assert (engagement.arm, engagement.baseline, engagement.estimate) == ("student", "control", "split")
+    assert (engagement.variant, engagement.baseline, engagement.estimate) == ("student", "control", "split")
     assert found["discovery"].lift.estimate == pytest.approx((2 / 4) / (1 / 5) - 1)
     assert found["new_releases"].lift.estimate == pytest.approx(-1.0)
     per_day = effects_by_day(rows, "control")
@@ -67,7 +67,7 @@ def test_pairing_takes_the_differences_between_users_out():
     assert split.lo < split.estimate < split.hi and split.hi - split.lo > 0.1
 
 
-def test_one_ranker_in_both_arms_gives_exactly_nothing_where_both_answer():
+def test_one_ranker_in_both_variants_gives_exactly_nothing_where_both_answer():
     rows = [row for world in (1, 2, 3) for row in many(0.0, shared=True, world=world, estimate="paired")]
     lift = by_metric(effects(table(rows), "control"))["engagement"].lift
     assert (lift.estimate, lift.lo, lift.hi, lift.worlds, lift.above) == (0.0, 0.0, 0.0, 3, 0)
@@ -96,9 +96,9 @@ def test_pooling_one_world_takes_its_users_percentiles():
     assert alone.p == pytest.approx(2 * 0.0416, rel=0.02), "0.5 is 1.73 deviations of a uniform distribution"
 
 
-def test_an_arm_without_its_baseline_or_without_users_has_no_effect():
+def test_an_variant_without_its_baseline_or_without_users_has_no_effect():
     assert effects(table([{"arm": "student", "user_id": 1, "requests": 1, "engagement": 1.0}]), "control") == []
-    rows = [{"arm": arm, "user_id": 1, "requests": 1, "engagement": 0.0} for arm in ("control", "student")]
+    rows = [{"arm": variant, "user_id": 1, "requests": 1, "engagement": 0.0} for variant in ("control", "student")]
     assert effects(table(rows), "control") == []
 
 
@@ -108,10 +108,10 @@ def test_the_committed_designs_are_what_they_say():
     assert is_same_traffic(null, live) and not is_same_traffic(quick, live)
     assert len(live.worlds) >= 10 and live.days * live.requests_per_day >= 40_000
     users = [f"u{i}" for i in range(4000)]
-    assert (live.arm_of(users) == null.arm_of(users)).all()
-    assert live.arm_of(users).mean() == pytest.approx(0.5, abs=0.03)
+    assert (live.variant_of(users) == null.variant_of(users)).all()
+    assert live.variant_of(users).mean() == pytest.approx(0.5, abs=0.03)
     other = live.model_copy(update={"seed": 2})
-    assert (live.arm_of(users) == other.arm_of(users)).mean() == pytest.approx(0.5, abs=0.05)
+    assert (live.variant_of(users) == other.variant_of(users)).mean() == pytest.approx(0.5, abs=0.05)
     with pytest.raises(ValueError, match="no experiment 'nope'"):
         load_design("nope")
     with pytest.raises(ValueError, match="20 shown of 10 candidates"):

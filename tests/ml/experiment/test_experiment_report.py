@@ -14,7 +14,7 @@ from ml.settings import Settings
 
 
 def rows_of(settings: Settings, design: Design) -> pa.Table:
-    """Three worlds in which the second arm, where it is another ranker, gives a twentieth more of everything."""
+    """Three worlds in which the second variant, where it is another ranker, gives a twentieth more of everything."""
     made = []
     for world in (1, 2, 3):
         for surface in design.surfaces:
@@ -22,14 +22,14 @@ def rows_of(settings: Settings, design: Design) -> pa.Table:
                 rng = np.random.default_rng([world, day.day])
                 for user in range(40):
                     value = float(rng.gamma(3.0))
-                    for number, arm in enumerate(design.arms):
+                    for number, variant in enumerate(design.variants):
                         lift = 1.05 if number and not design.is_aa else 1.0
                         row = {
                             "world": world,
                             "surface": surface,
                             "day": day,
                             "user_id": user,
-                            "arm": arm,
+                            "arm": variant,
                             "requests": 3,
                         }
                         row |= dict.fromkeys(METRICS, value * lift)
@@ -44,7 +44,7 @@ def test_the_report_puts_the_papers_online_table_beside_ours(tmp_path: Path, mon
     text = markdown.read_text()
     assert "| homepage | new releases | +11.39 | " in text and "| radio | discovery | +2.13 | " in text
     assert "+5.00 [+5.00, +5.00] |" in text and "Every interval holds 0." in text
-    assert "| homepage | engagement | both arms answer | +0.00 | +0.00 to +0.00 |  |" in text
+    assert "| homepage | engagement | both variants answer | +0.00 | +0.00 to +0.00 |  |" in text
     assert {plot.name for plot in plots} == {"effects.png", "homepage_days.png", "radio_days.png"}
     assert all(plot.read_bytes().startswith(b"\x89PNG") and f"live/{plot.name}" in text for plot in plots)
     assert "data:image/png;base64" in page.read_text() and "http" not in page.read_text()

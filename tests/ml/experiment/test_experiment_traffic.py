@@ -89,7 +89,7 @@ def test_equal_slates_get_equal_outcomes_whoever_ranked_them(world, drawn, surfa
     ours, theirs = happened(world, requests, slots), happened(world, requests, slots.copy())
     assert all(np.array_equal(ours[metric], theirs[metric]) for metric in METRICS)
     assert ours["engagement"].sum() > 0
-    # What only one of two arms changed changes nothing for the other requests.
+    # What only one of two variants changed changes nothing for the other requests.
     changed = slots.copy()
     changed[:150] = changed[:150, ::-1]
     theirs = happened(world, requests, changed)

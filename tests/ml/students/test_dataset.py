@@ -10,7 +10,7 @@ import torch
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, world
 from ml.lake import Lake
 from ml.settings import Settings
-from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set, day_number, load
+from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set, load
 from ml.surfaces.spec import Surface
 
 FIRST_DAY = date(2026, 1, 1)
@@ -79,6 +79,51 @@ def test_a_day_without_rows_is_refused_by_name(home: Settings, surface: Surface)
         build(home, surface)
 
 
+def land(settings: Settings, shown: pa.Table) -> None:
+    """Write the base tables of all days, with the exposures of the homepage."""
+    exposures = shown.select(["day", "exposure_id"]).append_column("surface", pa.array(["homepage"] * len(shown)))
+    with Lake(settings) as lake:
+        lake.replace_days("features.int_day", pa.table({"day": pa.array(DAYS, pa.date32())}), DAYS)
+        lake.replace_days("features.stg_exposures", exposures, DAYS)
+
+
+def without(table: pa.Table, *days: date) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table["day"], pa.array(days, pa.date32()))))
+
+
+def test_a_day_on_which_nothing_was_shown_is_in_the_set_as_empty(home: Settings, surface: Surface):
+    examples, soft = (without(table, DAYS[2], DAYS[3], DAYS[4]) for table in tables(surface))
+    put(home, examples, soft)
+    land(home, examples)
+    made = build(home, surface)
+    assert (made.train_days, made.eval_days) == (tuple(DAYS[:4]), tuple(DAYS[4:]))
+    assert made.rows == {day: 0 if day in DAYS[2:5] else 20 for day in DAYS}
+    assert made.coverage == {DAYS[0]: 1.0, DAYS[1]: 1.0, DAYS[5]: 1.0}
+    assert len(load(home, made, surface, made.train_days, soft_labels=True)) == 40
+    assert len(load(home, made, surface, [DAYS[2]], soft_labels=True)) == 0
+    fit, validation = made.validation_split(1)
+    assert (fit, validation) == (tuple(DAYS[:1]), tuple(DAYS[1:4])), "a day with rows is validated on"
+    with pytest.raises(TrainingSetError, match="2 training days with rows leave none before 2 validation days"):
+        made.validation_split(2)
+
+
+def test_a_day_whose_exposures_landed_is_missing_and_not_empty(home: Settings, surface: Surface):
+    examples, soft = tables(surface)
+    put(home, without(examples, DAYS[2]), without(soft, DAYS[2]))
+    land(home, examples)
+    with pytest.raises(TrainingSetError, match="no final rows of 2026-01-03"):
+        build(home, surface)
+
+
+@pytest.mark.parametrize(("window", "days"), [("training", DAYS[:4]), ("evaluation", DAYS[4:])])
+def test_a_window_on_which_nothing_was_shown_at_all_is_refused(home, surface, window: str, days: list[date]):
+    examples, soft = (without(table, *days) for table in tables(surface))
+    put(home, examples, soft)
+    land(home, examples)
+    with pytest.raises(TrainingSetError, match=f"nothing was shown on the {window} days {days[0]} to {days[-1]}"):
+        build(home, surface)
+
+
 def test_missing_tables_are_refused_by_name(home: Settings, surface: Surface):
     put(home, tables(surface)[0], None)
     with pytest.raises(TrainingSetError, match=r"no table ml\.soft_labels_homepage"):
@@ -143,7 +188,7 @@ def test_rows_come_in_order_of_time_with_their_own_labels_and_soft_labels(home: 
     assert len(data) == 40
     assert data.exposure_id.tolist() == expected["exposure_id"].to_pylist()
     assert data.user_id.tolist() == expected["user_id"].to_pylist()
-    assert set(data.day.tolist()) == {day_number(DAYS[1]), day_number(DAYS[2])}
+    assert set(data.day.tolist()) == {(day - date(1970, 1, 1)).days for day in DAYS[1:3]}
     for task in ("ctr", "trail", "discovery"):
         want = np.array(expected[f"label_{task}"].to_pylist(), dtype=np.float32)
         np.testing.assert_array_equal(data.labels[task].numpy(), want)

@@ -1,5 +1,6 @@
+from ml.documents import parse_yaml
 from ml.students.dataset import TrainingSet
-from ml.students.tune import Trial, apply, tune
+from ml.students.tune import Trial, apply, as_yaml, tune
 from ml.surfaces.spec import Surface
 
 
@@ -31,3 +32,17 @@ def test_a_setting_changes_the_recipe_and_the_size_of_ids_only(surface: Surface)
     assert changed.training.batch_size == 64 and changed.training.unknown_share == surface.training.unknown_share
     assert {n for n, s in changed.inputs.items() if s != surface.inputs[n]} == {"user_id", "item_id", "creator_id"}
     assert changed.inputs["user_id"].embedding == 4
+
+
+def test_a_trial_as_lines_for_the_surfaces_file_is_that_trial(surface: Surface):
+    chosen = {"learning_rate": 0.0123456789, "weight_decay": 5e-7, "epochs": 2, "batch_size": 64, "embedding": 4}
+    lines = parse_yaml(as_yaml(surface, Trial(chosen, 0.9, {})))
+    content = surface.model_dump(mode="json", by_alias=True)
+    merged = Surface.model_validate(
+        content
+        | {"training": content["training"] | lines["training"]}
+        | {"inputs": {name: spec | lines["inputs"].get(name, {}) for name, spec in content["inputs"].items()}}
+    )
+    assert merged == apply(surface, chosen)
+    assert set(lines["inputs"]) == {"user_id", "item_id", "creator_id"}
+    assert "inputs" not in parse_yaml(as_yaml(merged, Trial(chosen, 0.9, {})))

@@ -22,7 +22,7 @@ STUDY = """
   seeds: [1]
   surfaces: [radio]
   parts:
-    - {{worlds: {worlds}, arms: [student]}}
+    - {{worlds: {worlds}, variants: [student]}}
 """
 
 

@@ -27,8 +27,8 @@ one:
   seeds: [1]
   surfaces: [homepage]
   parts:
-    - {worlds: [7], arms: [student, student shuffled]}
-    - {worlds: [7], arms: [student], dials: {volume: [0.5], defaulted: [0.9], teacher_days: [2]}}
+    - {worlds: [7], variants: [student, student shuffled]}
+    - {worlds: [7], variants: [student], dials: {volume: [0.5], defaulted: [0.9], teacher_days: [2]}}
 """
 RUN = """
 import sys
@@ -98,7 +98,7 @@ def test_a_finished_study_is_reported_with_its_levels_and_lifts(study: tuple[Set
     means = levels(rows)
     assert set(means["homepage", "ctr", "all"]) == {"teacher", "control", "student", "student shuffled"}
     table = lifts(rows, design)
-    assert {lift.arm for lift in table} == {"student", "student shuffled"}
+    assert {lift.variant for lift in table} == {"student", "student shuffled"}
     assert {lift.condition for lift in table} == {"", "volume 0.5", "defaulted 0.9", "teacher_days 2"}
     teacher = {
         row["condition"]: row["value"]
@@ -108,7 +108,7 @@ def test_a_finished_study_is_reported_with_its_levels_and_lifts(study: tuple[Set
     assert len(set(teacher.values())) == 3 and teacher[""] == teacher["volume 0.5"]
     markdown, page, *plots = write_report(settings, design, tmp_path / "results.md")
     text, html = markdown.read_text(), page.read_text()
-    assert "| homepage | ctr | student shuffled (null) |" in text and "crossfade study run one" in text
+    assert "| homepage | ctr | student shuffled (placebo) |" in text and "crossfade study run one" in text
     assert "## Teacher days" in text
     assert all(plot.read_bytes().startswith(b"\x89PNG") and f"results/{plot.name}" in text for plot in plots)
     assert 'src="http' not in html and html.count("<h2>") == text.count("\n## ")

@@ -6,9 +6,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml.experiment.design import Design as LiveDesign
+from ml.experiment.design import load_design as load_live_design
 from ml.settings import PROJECT_ROOT
 from ml.students.dataset import Dataset
-from ml.study.design import KUAIRAND, TECHNIQUES, Condition, Design, Trial, World, design_names, load_design, parse_arm
+from ml.study.design import (
+    KUAIRAND,
+    TECHNIQUES,
+    Condition,
+    Design,
+    Part,
+    Trial,
+    World,
+    design_names,
+    load_design,
+    parse_variant,
+)
 from ml.study.trials import relabelled, thinned, trained_surface
 from ml.surfaces.spec import ON_TASKS, load_surface
 
@@ -38,7 +51,7 @@ def test_swapped_labels_stay_in_their_day_and_group_and_outputs_of_a_row_stay_to
     assert held(data) == held(other)
 
 
-def test_a_null_moves_labels_and_a_seed_repeats_it():
+def test_a_placebo_moves_labels_and_a_seed_repeats_it():
     data = dataset(400, 1)
     for labels in ("shuffled", "noise", "within_item", "within_user"):
         first, again, other = (relabelled(data, labels, seed).soft_labels["click"] for seed in (1, 1, 2))
@@ -54,13 +67,13 @@ def test_noise_leaves_missing_labels_missing():
     assert torch.equal(noise.isnan(), data.soft_labels["click"].isnan())
 
 
-def test_an_arm_changes_only_what_it_names():
+def test_an_variant_changes_only_what_it_names():
     surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
-    assert parse_arm("student").surface(surface) == surface
-    assert parse_arm("student shuffled").surface(surface) == surface
-    uncentred = parse_arm("student uncentred").surface(surface)
+    assert parse_variant("student").surface(surface) == surface
+    assert parse_variant("student shuffled").surface(surface) == surface
+    uncentred = parse_variant("student uncentred").surface(surface)
     assert all(h.centre_by is None for h in uncentred.distillation.heads)
-    bare = parse_arm("student without_ids").surface(surface)
+    bare = parse_variant("student without_ids").surface(surface)
     assert not any(spec.type == "id" for spec in bare.inputs.values()) and bare.network.interaction is None
     assert all("_id" not in name for pair in bare.network.products for name in pair)
     assert set(surface.inputs) - set(bare.inputs) == {"user_id", "item_id", "creator_id"}
@@ -70,7 +83,7 @@ def test_an_arm_changes_only_what_it_names():
 def test_every_technique_fits_the_heads_of_every_surface(name: str):
     surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
     for technique in TECHNIQUES:
-        changed = parse_arm(technique).surface(surface).distillation
+        changed = parse_variant(technique).surface(surface).distillation
         assert changed.technique == technique
         assert [h.teacher_output for h in changed.heads] == [h.teacher_output for h in surface.distillation.heads]
         assert all((h.task is not None) == (changed.technique in ON_TASKS) for h in changed.heads)
@@ -79,17 +92,18 @@ def test_every_technique_fits_the_heads_of_every_surface(name: str):
 def test_another_technique_has_the_weights_of_its_study_and_the_surfaces_own_keeps_its():
     surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
     weights = {
-        arm.name: [head.weight for head in arm.surface(surface).distillation.heads] for arm in load_design("full").arms
+        variant.name: [head.weight for head in variant.surface(surface).distillation.heads]
+        for variant in load_design("full").variants
     }
     assert weights["auxiliary"] == weights["auxiliary shuffled"] == [0.03, 0.05]
     assert weights["student"] == weights["student noise"] == [h.weight for h in surface.distillation.heads]
 
 
-def test_a_condition_holds_for_control_and_arm_alike():
+def test_a_condition_holds_for_control_and_variant_alike():
     surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
     world = World(preset="tiny", seed=1)
-    for arm in ("control", "student"):
-        trial = Trial(world, "homepage", parse_arm(arm), 1, Condition(capacity=2, weight=3))
+    for variant in ("control", "student"):
+        trial = Trial(world, "homepage", parse_variant(variant), 1, Condition(capacity=2, weight=3))
         made = trained_surface(trial, surface)
         assert made.network.bottom == (192,) and made.network.tower == (96,) and made.inputs["user_id"].embedding == 32
         assert made.network.interaction is not None and made.network.interaction.embedding == 32
@@ -97,19 +111,22 @@ def test_a_condition_holds_for_control_and_arm_alike():
     assert Condition(volume=0.5).label == "volume 0.5" and Condition().label == ""
 
 
-def test_a_share_of_the_rows_is_the_same_for_every_arm_and_keeps_its_order():
+def test_a_share_of_the_rows_is_the_same_for_every_variant_and_keeps_its_order():
     data = dataset(1000, 1)
     half, again = thinned(data, 0.5, 3), thinned(data, 0.5, 3)
     assert torch.equal(half.exposure_id, again.exposure_id) and 430 < len(half) < 570
     assert torch.all(half.exposure_id.diff() > 0) and thinned(data, 1, 3) is data
 
 
-def test_a_study_lists_controls_before_arms_the_teacher_once_and_no_trial_twice():
-    parts = [{"worlds": (1,), "arms": ("student", "student without_ids")}, {"worlds": (1,), "arms": ("student",)}]
+def test_a_study_lists_controls_before_variants_the_teacher_once_and_no_trial_twice():
+    parts = [
+        {"worlds": (1,), "variants": ("student", "student without_ids")},
+        {"worlds": (1,), "variants": ("student",)},
+    ]
     design = Design.model_validate(
         {"name": "t", "description": "", "preset": "tiny", "seeds": (1, 2), "surfaces": ("homepage",), "parts": parts}
     )
-    names = [trial.arm.name for trial in design.trials() if trial.seed in (0, 1)]
+    names = [trial.variant.name for trial in design.trials() if trial.seed in (0, 1)]
     assert names == ["teacher", "control", "control without_ids", "student", "student without_ids"]
     assert len(design.trials()) == 1 + 2 * 4
 
@@ -129,10 +146,21 @@ def test_kuairands_tabs_are_worlds_of_their_own_and_a_surface_without_tabs_has_n
 def test_what_a_study_lacks_is_named():
     with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'kuairand', "):
         load_design("huge")
-    with pytest.raises(ValueError, match=r"arm 'magic': 'magic' is none of \['control', 'student', 'auxiliary'"):
-        parse_arm("magic")
-    with pytest.raises(ValueError, match=r"arm 'student tuned': 'tuned' is none of"):
-        parse_arm("student tuned")
+    with pytest.raises(ValueError, match="study 'nulls' has another name, 'placebos': `crossfade study run placebos`"):
+        load_design("nulls")
+    with pytest.raises(ValueError, match=r"variant 'magic': 'magic' is none of \['control', 'student', 'auxiliary'"):
+        parse_variant("magic")
+    with pytest.raises(ValueError, match=r"variant 'student tuned': 'tuned' is none of"):
+        parse_variant("student tuned")
+
+
+def test_a_key_of_a_design_that_has_another_name_is_refused_with_it():
+    with pytest.raises(ValueError, match=r"arms: \['student'\]: this key is called `variants`"):
+        Part.model_validate({"worlds": (1,), "arms": ["student"]})
+    live = load_live_design("quick").model_dump()
+    live["arms"] = live.pop("variants")
+    with pytest.raises(ValueError, match="this key is called `variants`"):
+        LiveDesign.model_validate(live)
 
 
 def test_no_world_that_settings_were_chosen_on_is_in_a_study():

@@ -1,0 +1,112 @@
+"""Declarative automation: when soft labels, students and releases are made without anybody asking for a run.
+
+Each operand has a name, which the UI shows with its result for every tick: that is the reason why something was
+asked for, or was not. A day's data is asked for by sensors, which know exactly the days that changed
+(``sensors.py``); what follows from data is declared here.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import dagster as dg
+from dagster import AutomationCondition as Condition
+
+from assets.names import TEACHER, surface_key
+from ml.settings import Settings
+
+SENSOR = "follow_data"
+_FOLLOWING = ("control", "student", "evaluation", "onnx")
+
+
+def _idle() -> dg.AutomationCondition:
+    return (~Condition.in_progress()).with_label("it is not being made") & (
+        ~Condition.any_deps_in_progress()
+    ).with_label("nothing that it reads is being made")
+
+
+def _complete() -> dg.AutomationCondition:
+    return (~Condition.any_deps_missing()).with_label("everything that it reads is there")
+
+
+def _newest() -> dg.AutomationCondition:
+    """Older days are for those who ask: their students cost as much and are never promoted."""
+    return Condition.in_latest_time_window().with_label("of the newest day")
+
+
+def labels_follow_inputs() -> dg.AutomationCondition:
+    """Soft labels of any day whose teacher inputs were built again without them.
+
+    Another teacher does not count: ``teacher_sensor`` relabels the days that students see, not all of history.
+    """
+    changed = Condition.any_deps_updated().ignore(dg.AssetSelection.assets(TEACHER))
+    return (
+        changed.since_last_handled().with_label("teacher inputs were built since it was last labelled")
+        & _complete()
+        & _idle()
+    ).with_label("labels follow their inputs")
+
+
+def one_student_per_day() -> dg.AutomationCondition:
+    """A training set of the newest day, once, as soon as every day of its window has labels.
+
+    A change in a day that was learnt from asks for nothing: a second candidate of the same day is never promoted,
+    and the next day's student learns from what is there then.
+    """
+    arrived = (Condition.any_deps_updated() | Condition.newly_missing()).since_last_handled()
+    return (
+        _newest()
+        & Condition.missing().with_label("there is none of that day yet")
+        & arrived.with_label("examples or soft labels arrived since it was last asked for")
+        & _complete()
+        & _idle()
+    ).with_label("one student per day")
+
+
+def follows() -> dg.AutomationCondition:
+    """Control, student, evaluation and candidate of the newest day, in the run of what they are made from."""
+    changed = Condition.any_deps_updated().since_last_handled()
+    return (
+        _newest() & changed.with_label("what it is made from is newer, or is asked for now") & _complete() & _idle()
+    ).with_label("follows what it is made from")
+
+
+def released_with_its_candidate() -> dg.AutomationCondition:
+    """A release in the run of its candidate, where the gate stands between them; never on its own."""
+    return (
+        _newest() & Condition.any_deps_match(Condition.will_be_requested()).with_label("its candidate is asked for now")
+    ).with_label("released with its candidate")
+
+
+def conditions(surfaces: Iterable[str]) -> dict[dg.AssetKey, dg.AutomationCondition]:
+    """Return the condition of each asset that follows data, from soft labels to release."""
+    declared = {
+        "soft_labels": labels_follow_inputs(),
+        "training_set": one_student_per_day(),
+        **dict.fromkeys(_FOLLOWING, follows()),
+        "release": released_with_its_candidate(),
+    }
+    return {surface_key(surface, name): condition for surface in surfaces for name, condition in declared.items()}
+
+
+def declare(assets: Sequence[dg.AssetsDefinition], surfaces: Iterable[str]) -> list[dg.AssetsDefinition]:
+    """Return the assets with their conditions."""
+    declared = conditions(surfaces)
+
+    def attach(spec: dg.AssetSpec) -> dg.AssetSpec:
+        condition = declared.get(spec.key)
+        return spec.replace_attributes(automation_condition=condition) if condition else spec
+
+    return [asset for asset in dg.map_asset_specs(attach, assets) if isinstance(asset, dg.AssetsDefinition)]
+
+
+def build_follow_sensor(settings: Settings, surfaces: Iterable[str]) -> dg.AutomationConditionSensorDefinition:
+    """Return the sensor that looks at the conditions."""
+    return dg.AutomationConditionSensorDefinition(
+        SENSOR,
+        target=dg.AssetSelection.assets(*conditions(surfaces)),
+        default_status=dg.DefaultSensorStatus.RUNNING if settings.automation else dg.DefaultSensorStatus.STOPPED,
+        minimum_interval_seconds=settings.sensor_seconds,
+        description=(
+            "Soft labels after their inputs, one student of the newest day, and its release: each asset's Automation "
+            "tab says by name what holds and what does not."
+        ),
+    )

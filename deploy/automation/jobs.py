@@ -1,0 +1,91 @@
+"""The jobs of a home: days, releases, the way back and housekeeping."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from assets.names import surface_key
+from deploy.automation.housekeeping import housekeeping_job
+from ml.settings import Settings
+from ml.surfaces.spec import Surface
+
+RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
+BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
+ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+NOT_ENDED = [status for status in dg.DagsterRunStatus if status not in ENDED]
+
+
+def release_chain(surface: Surface) -> list[dg.AssetKey]:
+    """Return the assets that make one release, in order."""
+    return [surface_key(surface.name, name) for name in RELEASE_CHAIN]
+
+
+def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefinition]) -> list[Any]:
+    """Return the jobs of a home: base tables, ranking tables and soft labels of days, releases, and the way back.
+
+    Args:
+        surfaces: The home's surfaces.
+        features: Those of ``build_features``: base tables first, then what sees them through windows.
+    """
+    labels = dg.AssetSelection.assets(*(surface_key(name, "soft_labels") for name in surfaces))
+    days = [
+        dg.define_asset_job(
+            BASE_JOB,
+            selection=dg.AssetSelection.groups("landing") | dg.AssetSelection.assets(features[0]),
+            description="Landing and base tables of the days asked for.",
+        ),
+        dg.define_asset_job(
+            RANKING_JOB,
+            selection=dg.AssetSelection.assets(*features[1:]) | labels,
+            description="Features, examples, teacher inputs and soft labels of the days asked for.",
+        ),
+        dg.define_asset_job(LABELS_JOB, selection=labels, description="Soft labels of the days asked for."),
+    ]
+    releases = [
+        dg.define_asset_job(
+            release_job_name(surface),
+            selection=dg.AssetSelection.assets(*release_chain(surface)),
+            description=f"Training set to release of {surface.name} for one day.",
+        )
+        for surface in surfaces.values()
+    ]
+    return [*days, *releases, rollback_job, housekeeping_job]
+
+
+def release_job_name(surface: Surface) -> str:
+    """Return the name of the job that makes a release of one surface."""
+    return f"{surface.name}_release_job"
+
+
+def named(jobs: Sequence[Any], name: str) -> Any:
+    """Return the job of that name."""
+    return next(job for job in jobs if job.name == name)
+
+
+class RollbackConfig(dg.Config):
+    """Which surface goes back, and why."""
+
+    surface: str
+    reason: str
+    by: str
+    to: str | None = None
+
+
+@dg.op
+def move_pointer_back(
+    context: dg.OpExecutionContext, config: RollbackConfig, settings: dg.ResourceParam[Settings]
+) -> None:
+    """Move the champion pointer to an earlier release and bar the one that it leaves."""
+    from ml.store.releases import ReleaseStore
+
+    pointer = ReleaseStore(settings.artifacts_dir).rollback(
+        config.surface, to=config.to, by=config.by, reason=config.reason
+    )
+    context.log.info(f"{config.surface} now serves {pointer.release}")
+
+
+@dg.job(description="Serve an earlier release again; the release left behind is barred.")
+def rollback_job() -> None:
+    """Roll one surface back."""
+    move_pointer_back()

@@ -1,0 +1,286 @@
+"""The sensors of a home: what they look at, and which runs they ask for."""
+
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from deploy.automation.days import affected, range_tags, ranges, span_of
+from deploy.automation.jobs import (
+    BASE_JOB,
+    ENDED,
+    LABELS_JOB,
+    NOT_ENDED,
+    RANKING_JOB,
+    move_pointer_back,
+    named,
+    rollback_job,
+)
+from ml.settings import Settings
+from ml.store.sealed import digest
+from ml.surfaces.spec import Surface
+
+_LOOK_BACK = timedelta(minutes=10)
+
+
+def build_sensors(
+    settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Any]
+) -> list[dg.SensorDefinition]:
+    """Return the sensors of a home; ``jobs`` are those of ``build_jobs``."""
+    status = dg.DefaultSensorStatus.RUNNING if settings.automation else dg.DefaultSensorStatus.STOPPED
+    base, ranking, labels = (named(jobs, name) for name in (BASE_JOB, RANKING_JOB, LABELS_JOB))
+    window = max(s.window.train_days + s.window.eval_days for s in surfaces.values())
+    return [
+        _landing_sensor(settings, base, status),
+        _landed_days_sensor(settings, base, status),
+        _ranking_sensor(settings, base, ranking, status),
+        _teacher_sensor(settings, labels, status, window, surfaces),
+        _failed_check_sensor(settings, status),
+        _serving_health_sensor(settings, status, jobs),
+    ]
+
+
+def _landing_sensor(settings: Settings, base: Any, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    @dg.sensor(
+        job=base,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
+        description="Days of the landing zone that are complete and new or changed: one run per range of days.",
+    )
+    def landing_sensor(
+        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.SensorResult | dg.SkipReason:
+        from ml.landing.changes import changed_days
+
+        changes, busy = changed_days(settings), _days_under_way(settings, context.instance, BASE_JOB)
+        too_old = _beyond_horizon(settings, changes.ready)
+        ready = {day: files for day, files in changes.ready.items() if day not in busy | too_old}
+        odd = [f"{day} will not land: {'; '.join(reasons)}" for day, reasons in changes.odd.items()]
+        for line in odd:
+            context.log.warning(line)
+        if not ready:
+            told = odd[:3]
+            told += [f"{day} waits: {'; '.join(reasons)}" for day, reasons in list(changes.waiting.items())[:3]]
+            told += [
+                f"{first} to {last} changed more than {settings.late_horizon_days} days late: its tables are stale "
+                f"until somebody materializes {BASE_JOB} and {RANKING_JOB} for it"
+                for first, last in ranges(list(too_old))
+            ]
+            if landing := busy.intersection(changes.ready):
+                told.append(f"{len(landing)} days are being landed")
+            return dg.SkipReason("; ".join(told) or "every complete day is landed as it is")
+        requests = []
+        for first, last in ranges(list(ready)):
+            hashes = [h for day, h in ready.items() if first <= day <= last]
+            # The same bytes are asked for once: a day that failed waits for other files, or for a person.
+            key = f"{first} to {last} {digest(hashes)[:16]}"
+            requests.append(dg.RunRequest(run_key=key, tags=range_tags(first, last)))
+        return dg.SensorResult(run_requests=requests)
+
+    return landing_sensor
+
+
+def _landed_days_sensor(settings: Settings, base: Any, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.FAILURE,
+        monitored_jobs=[base],
+        request_job=base,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
+        description="After a range in which days did not land: base tables of the days that did.",
+    )
+    def landed_days_sensor(
+        context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.SensorResult | dg.SkipReason:
+        from ml.landing.changes import changed_days
+
+        run, changes = context.dagster_run.run_id, changed_days(settings)
+        span = span_of(context.dagster_run.tags)
+        asked = settings.days(*span) if span else []
+        bad = {*changes.ready, *changes.waiting}.intersection(asked)
+        landed = _landed(settings).intersection(asked) - bad
+        if not bad or not landed:
+            return dg.SkipReason(f"run {run} did not fail by some of its days: see its message")
+        requests = [
+            dg.RunRequest(run_key=f"{run} {first}", tags=range_tags(first, last))
+            for first, last in ranges(list(landed))
+        ]
+        return dg.SensorResult(run_requests=requests)
+
+    return landed_days_sensor
+
+
+def _ranking_sensor(settings: Settings, base: Any, ranking: Any, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        monitored_jobs=[base],
+        request_job=ranking,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
+        description="After base tables: the ranking tables and soft labels of every final day that can see them.",
+    )
+    def ranking_sensor(
+        context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        changed, landed = span_of(context.dagster_run.tags), max(_landed(settings), default=None)
+        if changed is None:
+            return dg.SkipReason(f"run {context.dagster_run.run_id} names no day")
+        span = affected(settings, *changed, landed) if landed else None
+        if span is None:
+            return dg.SkipReason(f"labels of {changed[0]} are not final before the day after it has landed")
+        return dg.RunRequest(run_key=context.dagster_run.run_id, tags=range_tags(*span))
+
+    return ranking_sensor
+
+
+def _teacher_sensor(
+    settings: Settings, labels: Any, status: dg.DefaultSensorStatus, window: int, surfaces: Mapping[str, Surface]
+) -> dg.SensorDefinition:
+    @dg.sensor(
+        job=labels,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
+        description="Another pinned teacher: relabel the days that students train and are judged on.",
+    )
+    def teacher_sensor(
+        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        from ml.teacher.contract import ContractError, teacher_contract
+        from ml.teacher.labels import unlabelled_days
+
+        landed = max(_landed(settings), default=None)
+        if landed is None:
+            return dg.SkipReason("nothing has landed")
+        try:
+            contract = teacher_contract(settings)
+        except (ContractError, FileNotFoundError) as error:
+            return dg.SkipReason(f"no teacher yet: {error}")
+        first = max(landed - timedelta(days=window), settings.first_day)
+        # Days whose ranking tables are being built get their soft labels in the same run.
+        busy = _days_under_way(settings, context.instance, RANKING_JOB, LABELS_JOB)
+        days = [d for d in unlabelled_days(settings, list(surfaces), contract, first, landed) if d not in busy]
+        if not days and busy:
+            return dg.SkipReason(f"{len(busy)} days are being labelled")
+        if not days:
+            return dg.SkipReason(f"{contract.name} {contract.version} has labelled every day from {first} on")
+        key = f"{contract.contract_hash} {days[0]} to {days[-1]}"
+        return dg.RunRequest(run_key=key, tags=range_tags(days[0], days[-1]))
+
+    return teacher_sensor
+
+
+def _failed_check_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    @dg.sensor(
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
+        description="Failed checks of runs that have ended: into reports/alerts.jsonl, and to CROSSFADE_ALERT_URL.",
+    )
+    def failed_check_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SkipReason:
+        from ml.alerts import send
+
+        alerts, cursor = _failed_checks(context.instance, context.cursor)
+        send(settings, alerts)
+        context.update_cursor(cursor)
+        return dg.SkipReason(f"{len(alerts)} failed checks were told" if alerts else "no check failed")
+
+    return failed_check_sensor
+
+
+def _serving_health_sensor(
+    settings: Settings, status: dg.DefaultSensorStatus, jobs: Sequence[Any]
+) -> dg.SensorDefinition:
+    @dg.sensor(
+        job=named(jobs, rollback_job.name),
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=status,
+        description="Rolls back a champion that the server at CROSSFADE_SERVE_URL does not take up.",
+    )
+    def serving_health_sensor(
+        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.SensorResult | dg.SkipReason:
+        from deploy.automation.health import overdue, unserved
+
+        if settings.serve_url is None:
+            return dg.SkipReason("CROSSFADE_SERVE_URL is not set")
+        missing = unserved(settings)
+        late, cursor = overdue(missing, context.cursor, time.time(), 60 * settings.unserved_minutes)
+        # A server that serves nothing at all is down: an earlier release would not be served either.
+        rolled = [item for item in late if item.serves and item.pointer.action != "rollback"]
+        requests = [
+            dg.RunRequest(
+                run_key=f"{item.surface} {item.pointer.number}",
+                run_config=_rollback_config(item.surface, f"the server did not take it up: {item.reason}"),
+            )
+            for item in rolled
+        ]
+        told = "; ".join(f"{item.surface}: {item.pointer.release} is not served, {item.reason}" for item in missing)
+        skipped = None if requests else dg.SkipReason(told or "every champion is served")
+        return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=cursor)
+
+    return serving_health_sensor
+
+
+def _days_under_way(settings: Settings, instance: dg.DagsterInstance, *jobs: str) -> set[date]:
+    """Return the days of the runs of jobs that have not ended: what they will leave is not known yet."""
+    runs = [run for job in jobs for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=NOT_ENDED))]
+    return {day for run in runs if (span := span_of(run.tags)) for day in settings.days(*span)}
+
+
+def _rollback_config(surface: str, reason: str) -> dict[str, Any]:
+    config = {"surface": surface, "reason": reason, "by": "serving_health_sensor"}
+    return {"ops": {move_pointer_back.name: {"config": config}}}
+
+
+def _landed(settings: Settings) -> set[date]:
+    from ml.lake import Lake
+    from ml.landing.ledger import LABEL_TABLE, landed_days
+
+    with Lake(settings) as lake:
+        return set(landed_days(lake, LABEL_TABLE))
+
+
+def _beyond_horizon(settings: Settings, changed: Collection[date]) -> set[date]:
+    """Return the landed days among ``changed`` that lie so far back that nothing is built again without a command."""
+    landed = _landed(settings) if changed else set()  # most looks find nothing: they need not open the lake again
+    if not landed:
+        return set()
+    horizon = max(landed) - timedelta(days=settings.late_horizon_days)
+    return {day for day in changed if day in landed and day < horizon}
+
+
+def _failed_checks(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[dict[str, Any]], str]:
+    """Return the failed checks of the runs that ended since the last look, and the cursor to go on from.
+
+    The first look tells of nothing old. Runs are asked for, not events: event ids have no order across runs in the
+    embedded storage. Ended runs are looked for a little further back than the last look, since several machines write.
+    """
+    seen = json.loads(cursor) if cursor else None
+    since = datetime.fromisoformat(seen["looked"]) if seen else datetime.now(UTC)
+    looked = datetime.now(UTC)
+    ended = dg.RunsFilter(statuses=ENDED, updated_after=since - _LOOK_BACK)
+    runs = [r.dagster_run.run_id for r in instance.get_run_records(ended, order_by="update_timestamp", ascending=True)]
+    alerts = [alert for run in runs if seen and run not in seen["told"] for alert in _alerts(instance, run)]
+    return alerts, json.dumps({"looked": looked.isoformat(), "told": runs})
+
+
+def _alerts(instance: dg.DagsterInstance, run_id: str) -> list[dict[str, Any]]:
+    """Return the failed checks of one run, in the order in which they failed."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    found = []
+    for record in records:
+        evaluation = record.event_log_entry.get_dagster_event().asset_check_evaluation_data
+        if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR:
+            found.append(
+                {
+                    "at": record.event_log_entry.timestamp,
+                    "asset": evaluation.asset_key.to_user_string(),
+                    "check": evaluation.check_name,
+                    "partition": evaluation.partition,
+                    "reason": evaluation.description,
+                    "run_id": run_id,
+                }
+            )
+    return found

@@ -1,0 +1,224 @@
+"""The main job, end to end: raw event files to an answer from the server, through one asset graph."""
+
+import json
+import logging
+import os
+import resource
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager, redirect_stdout
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterInstance
+
+from assets.names import STUDY_GROUP, surface_key
+from deploy.automation.days import range_tags
+from deploy.automation.jobs import release_chain
+from deploy.cli.steps import TerminalProgress, terminal_logger
+from deploy.cli.terminal import console, reporter
+from deploy.home import prepare, rebuild
+from ml.settings import Settings, home_from_environment, write_settings_file
+from ml.study.sources import write_raw_files
+from ml.surfaces.spec import load_surfaces, teacher_end
+
+STAGES = {
+    "landing": "landing",
+    "base_tables": "features",
+    "ranking_tables": "features",
+    "features__serving_snapshot": "features",
+    "teacher_training__demo_teacher": "teacher",
+    "teacher": "teacher",
+    "soft_labels": "soft_labels",
+    "training_set": "students",
+    "control": "students",
+    "student": "students",
+    "evaluation": "evaluation",
+    "onnx": "onnx",
+    "release": "release",
+}
+
+
+class DemoFailed(RuntimeError):
+    """The graph did not run to its end; the message names the step."""
+
+
+def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int) -> dict[str, Any]:
+    """Return the settings that a demo keeps in its home.
+
+    Args:
+        source: ``simulator`` or ``kuairand``.
+        kuairand_dir: Unpacked KuaiRand-Pure folder, for ``kuairand``.
+        preset: Size of the simulated world, for ``simulator``.
+        seed: Seed of world and students.
+    """
+    if source == "kuairand":
+        from ml.landing.kuairand import log_days
+
+        if kuairand_dir is None:
+            raise ValueError("SOURCE=kuairand needs KUAIRAND_DIR=path/to/KuaiRand-Pure, the unpacked archive")
+        first, last = log_days(kuairand_dir)
+        extra: dict[str, Any] = {"kuairand_dir": str(kuairand_dir.absolute())}
+    else:
+        from ml.simulator.presets import load_preset
+
+        first = date(2026, 1, 1)
+        last = first + timedelta(days=load_preset(preset).days - 1)
+        extra = {"simulator_preset": preset, "simulator_seed": seed}
+    return {"source": source, "first_day": first, "last_day": last, "demo": True, "seed": seed, **extra}
+
+
+def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "demo", seed: int = 1) -> dict[str, Any]:
+    """Run the demo in ``CROSSFADE_HOME`` and write ``reports/demo.json``.
+
+    Returns:
+        The report.
+
+    Raises:
+        DemoFailed: A step failed; a refused promotion is no failure, it is in the report.
+    """
+    began = time.perf_counter()
+    wanted = demo_settings(source, kuairand_dir, preset, seed)
+    home = home_from_environment()
+    settings = Settings(home=home)
+    if (home / "crossfade.toml").exists():
+        present = settings.model_dump()
+        if any(str(present[key]) != str(value) for key, value in wanted.items()):
+            console.print(f"[dim]{home} holds a demo of other data; it is rebuilt[/dim]")
+            rebuild(settings)
+    write_settings_file(home, wanted)
+    settings = Settings(home=home)
+    settings = prepare(settings, {"teacher_trained_through": teacher_end(settings, load_surfaces(settings))})
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "prepare"):
+        write_raw_files(settings, progress=reporter())
+
+    surfaces = load_surfaces(settings)
+    from deploy.definitions import build_definitions
+
+    definitions = build_definitions(settings, progress=TerminalProgress(), loggers={"console": terminal_logger})
+    assert settings.last_day is not None
+    tags = range_tags(settings.first_day, settings.last_day)
+    partition = settings.last_day.isoformat()
+    in_release = {key for surface in surfaces.values() for key in release_chain(surface)}
+    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        job = definitions.resolve_implicit_global_asset_job_def()
+        graph = definitions.resolve_asset_graph()
+        evidence = graph.asset_keys_for_group(STUDY_GROUP) | {surface_key(name, "experiment") for name in surfaces}
+        everything = graph.materializable_asset_keys - evidence
+        _execute(settings, job, instance, seconds, sorted(everything - in_release), tags=tags)
+        for surface in surfaces.values():
+            _execute(settings, job, instance, seconds, release_chain(surface), partition=partition, may_refuse=True)
+
+    with _timed(seconds, "serve"):
+        from deploy.serving.run import example_answer
+
+        answers = {name: example_answer(settings, name) for name in _released(settings, surfaces)}
+    seconds["total"] = time.perf_counter() - began
+    report = build_report(settings, seconds, answers)
+    path = settings.reports_dir / "demo.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    scratch.replace(path)
+    return report
+
+
+def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of demo.json from what the graph recorded."""
+    from ml.lake import Lake
+    from ml.landing.ledger import totals
+    from ml.pipeline import surface_summary
+
+    assert settings.last_day is not None
+    with Lake(settings) as lake:
+        landing = totals(lake)
+        surfaces = {
+            name: surface_summary(lake, settings, surface, settings.last_day) | {"answer": answers.get(name)}
+            for name, surface in load_surfaces(settings).items()
+        }
+    return {
+        "source": settings.source,
+        "seconds": {name: round(value, 2) for name, value in sorted(seconds.items())},
+        "peak_rss_mb": round(peak_rss_mb()),
+        "landing": landing,
+        "surfaces": surfaces,
+    }
+
+
+def peak_rss_mb() -> float:
+    """Return the peak resident memory of this process plus that of its largest child, in MiB."""
+    kib = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return kib / 1024
+
+
+def _released(settings: Settings, surfaces: Mapping[str, Any]) -> list[str]:
+    from ml.store.releases import ReleaseStore
+
+    store = ReleaseStore(settings.artifacts_dir)
+    return [name for name in surfaces if store.champion(name) is not None]
+
+
+def _execute(
+    settings: Settings,
+    job: dg.JobDefinition,
+    instance: DagsterInstance,
+    seconds: dict[str, float],
+    keys: list[dg.AssetKey],
+    *,
+    partition: str | None = None,
+    tags: dict[str, str] | None = None,
+    may_refuse: bool = False,
+) -> None:
+    with quiet(settings):
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=keys,
+            partition_key=partition,
+            tags=tags,
+            run_config={"loggers": {"console": {}}},
+            raise_on_error=False,
+        )
+    failed = []
+    for event in result.all_events:
+        if event.event_type_value == "STEP_SUCCESS":
+            stage = STAGES.get(event.step_key or "") or STAGES.get((event.step_key or "").split("__")[-1], "checks")
+            seconds[stage] = seconds.get(stage, 0.0) + event.event_specific_data.duration_ms / 1000  # type: ignore[union-attr]
+        elif event.event_type_value == "STEP_FAILURE":
+            failed.append(event.step_key or "?")
+    gate_steps = ("onnx", "release", "gate")
+    refused = may_refuse and all(any(word in step for word in gate_steps) for step in failed)
+    if not result.success and not refused:
+        raise DemoFailed(f"step {', '.join(failed)} failed; its log is in the Dagster UI (`make ui`)")
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Any:
+    began = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
+
+
+@contextmanager
+def quiet(settings: Settings) -> Any:
+    """Send what dbt and other libraries print to ``logs/demo.log`` of the home, so that a person sees the steps."""
+    path = settings.home / "logs" / "demo.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    with path.open("a", encoding="utf-8") as log, redirect_stdout(log), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        handler = logging.StreamHandler(log)
+        before = root.handlers[:]
+        root.handlers[:] = [handler]
+        try:
+            yield
+        finally:
+            root.handlers[:] = before
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of Dagster's processes for this home."""
+    return {**os.environ, "CROSSFADE_HOME": str(settings.home), "DAGSTER_HOME": str(settings.dagster_home)}

@@ -1,0 +1,282 @@
+"""`crossfade doctor`: looks at everything that an instance directory needs, changes nothing, and says what to do."""
+
+import importlib.metadata
+import platform
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from packaging.markers import Marker
+from packaging.specifiers import SpecifierSet
+from rich.text import Text
+
+from deploy.cli.terminal import show_table
+from ml.settings import PROJECT_ROOT, Settings
+
+LOCK = PROJECT_ROOT / "uv.lock"
+MIN_FREE_GB = 5.0
+
+
+class State(StrEnum):
+    """What was found."""
+
+    GOOD = "good"
+    DOUBTFUL = "doubtful"
+    BAD = "bad"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: The thing.
+        state: How it is.
+        told: What was found.
+        remedy: What to do; empty where nothing is to be done.
+    """
+
+    what: str
+    state: State
+    told: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at each part of a home; one that cannot be looked at is bad, and the next one is looked at all the same."""
+    for what, look in EXAMINATIONS.items():
+        try:
+            state, told, *remedy = look(settings)
+        except Exception as error:  # whatever a part raises is its finding
+            state, told, remedy = State.BAD, f"{type(error).__name__}: {error}", [REMEDIES.get(what, "")]
+        yield Finding(what, state, told, *remedy)
+
+
+Look = tuple[Any, ...]
+
+
+def _python(settings: Settings) -> Look:
+    found, wanted = platform.python_version(), tomllib.loads(LOCK.read_text(encoding="utf-8"))["requires-python"]
+    if found not in SpecifierSet(wanted):
+        return State.DOUBTFUL, f"{found}; the lock is for {wanted}", "make clean install PYTHON=python3.11"
+    return State.GOOD, found
+
+
+def locked_packages() -> dict[str, str]:
+    """Read from the lock what the runtime needs on this machine, with versions."""
+    packages = {package["name"]: package for package in tomllib.loads(LOCK.read_text(encoding="utf-8"))["package"]}
+    needed, waiting = set[str](), ["crossfade"]
+    while waiting:
+        for dependency in packages[waiting.pop()].get("dependencies", ()):
+            name = dependency["name"]
+            if name not in needed and ("marker" not in dependency or Marker(dependency["marker"]).evaluate()):
+                needed.add(name)
+                waiting.append(name)
+    return {name: packages[name]["version"] for name in sorted(needed)}
+
+
+def _packages(settings: Settings) -> Look:
+    wanted = locked_packages()
+    other = []
+    for name, version in wanted.items():
+        try:
+            found = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            found = "absent"
+        if found != version:
+            other.append(f"{name} is {found}, locked is {version}")
+    if other:
+        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+        return State.DOUBTFUL, "; ".join(other[:3]) + more, "make install"
+    return State.GOOD, f"{len(wanted)} as locked"
+
+
+def _folder(settings: Settings) -> Look:
+    import psutil
+
+    if not settings.home.is_dir():
+        return State.BAD, f"{settings.home} is not there", "crossfade init"
+    probe = settings.home / ".doctor"
+    probe.write_bytes(b"")
+    probe.unlink()
+    free = psutil.disk_usage(str(settings.home)).free / 1e9
+    if free < MIN_FREE_GB:
+        return State.DOUBTFUL, f"{settings.home}: {free:.1f} GB are free", "make room: a full disk stops every run"
+    return State.GOOD, f"{settings.home}, {free:.0f} GB free"
+
+
+def _memory(settings: Settings) -> Look:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    told = f"DuckDB may use {settings.memory_limit} of {memory.total / 1e9:.0f} GB, {settings.threads} threads"
+    if memory.available < 4e9:
+        return State.DOUBTFUL, f"{told}; {memory.available / 1e9:.1f} GB are available", "lower CROSSFADE_MEMORY_LIMIT"
+    return State.GOOD, told
+
+
+def _surfaces(settings: Settings) -> Look:
+    from ml.surfaces.spec import load_surfaces
+
+    return State.GOOD, ", ".join(load_surfaces(settings))
+
+
+def _catalog(settings: Settings) -> Look:
+    from ml.lake import ALIAS, Lake
+
+    if not settings.catalog_url and not settings.catalog_path.exists():
+        return State.BAD, f"{settings.catalog_path} is not there", "crossfade init"
+    with Lake(settings) as lake:
+        tables = lake.sql("select count(*) as n from information_schema.tables where table_catalog = ?", [ALIAS])
+        return State.GOOD, f"snapshot {lake.snapshot()}, {tables['n'][0].as_py()} tables"
+
+
+def _instance(settings: Settings) -> Look:
+    if not (settings.dagster_home / "dagster.yaml").exists():
+        return State.BAD, f"{settings.dagster_home} holds no dagster.yaml", "crossfade init"
+    from dagster import DagsterInstance
+
+    from assets.names import LAKE_WRITER, TRAINING
+
+    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+    wrong = {name: limits.get(name) for name in (LAKE_WRITER, TRAINING) if limits.get(name) != 1}
+    if wrong:
+        return State.BAD, f"pool limits are {wrong}, not 1: writers would meet in the lake", "crossfade init"
+    return State.GOOD, f"pools {LAKE_WRITER} and {TRAINING} admit one step at a time"
+
+
+def _dbt(settings: Settings) -> Look:
+    from assets.manifest import manifest_path
+
+    if not manifest_path(settings).exists():
+        return State.DOUBTFUL, "the project as it is now was not parsed", "crossfade init"
+    return State.GOOD, "parsed as it is"
+
+
+def _landing(settings: Settings) -> Look:
+    from ml.landing.contract import load_contract
+    from ml.landing.readiness import days_in_zone, missing
+
+    tables = len(load_contract(settings).tables)
+    assert settings.landing_dir is not None
+    if not settings.landing_dir.is_dir():
+        return State.DOUBTFUL, f"{settings.landing_dir} is not there", "set CROSSFADE_LANDING_DIR, or let it be filled"
+    days = days_in_zone(settings)
+    if not days:
+        return State.DOUBTFUL, f"{settings.landing_dir} has no day", "see docs/how-to/land_your_events.md"
+    if waits := missing(settings, days[-1]):
+        return State.DOUBTFUL, f"{len(days)} days; {days[-1]} waits: {waits[0]}", "it lands when its files are complete"
+    return State.GOOD, f"{tables} tables in the contract, days {days[0]} to {days[-1]}"
+
+
+def _teacher(settings: Settings) -> Look:
+    from ml.teacher.contract import teacher_contract
+
+    assert settings.teacher is not None
+    if settings.trains_demo_teacher and not settings.teacher.exists():
+        return State.DOUBTFUL, "the demo teacher was not trained yet", "materialize teacher, or set CROSSFADE_TEACHER"
+    contract = teacher_contract(settings)
+    through = f", trained through {contract.trained_through}" if contract.trained_through else ""
+    return State.GOOD, f"{contract.name} {contract.version}{through}, {len(contract.inputs)} inputs"
+
+
+def _releases(settings: Settings) -> Look:
+    from ml.store.releases import ReleaseStore
+    from ml.surfaces.spec import load_surfaces
+
+    store = ReleaseStore(settings.artifacts_dir)
+    champions = {name: store.champion(name) for name in load_surfaces(settings)}
+    told = ", ".join(f"{name}: {found.release.id if found else 'none'}" for name, found in champions.items())
+    if not all(champions.values()):
+        return State.DOUBTFUL, told, "materialize the surface up to its release"
+    return State.GOOD, told
+
+
+def _features(settings: Settings) -> Look:
+    from datetime import UTC, datetime
+
+    from ml.serving.snapshot import FeatureSnapshot, current_snapshot
+
+    path = current_snapshot(settings)
+    if path is None:
+        return State.DOUBTFUL, "no features are published", "materialize features/serving_snapshot"
+    snapshot = FeatureSnapshot.load(path)
+    age = ((settings.last_day or datetime.now(UTC).date()) - snapshot.day).days
+    if age > settings.max_feature_age_days:
+        return State.BAD, f"of {snapshot.day}, {age} days old: the server is not ready", "land the days since then"
+    return State.GOOD, f"of {snapshot.day}"
+
+
+def _server(settings: Settings) -> Look:
+    import httpx
+
+    if not settings.serve_url:
+        return State.GOOD, "CROSSFADE_SERVE_URL names none"
+    answer = httpx.get(f"{settings.serve_url}/v2/health/ready", timeout=10)
+    if answer.status_code != 200:
+        return State.BAD, answer.json().get("error", answer.text[:200]), "see what it lacks, above"
+    return State.GOOD, f"{settings.serve_url} is ready"
+
+
+def _cluster(settings: Settings) -> Look:
+    from ml.cluster import connected
+
+    if not settings.ray_address:
+        return State.GOOD, "CROSSFADE_RAY_ADDRESS names none"
+    with connected(settings.ray_address) as ray:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+    if not cpus:
+        return State.BAD, f"{len(nodes)} nodes without a CPU", "start nodes with --num-cpus"
+    return State.GOOD, f"{len(nodes)} nodes with {cpus} CPUs"
+
+
+EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
+    "python": _python,
+    "packages": _packages,
+    "home": _folder,
+    "memory": _memory,
+    "surfaces": _surfaces,
+    "lake": _catalog,
+    "dagster": _instance,
+    "dbt": _dbt,
+    "landing": _landing,
+    "teacher": _teacher,
+    "releases": _releases,
+    "features": _features,
+    "server": _server,
+    "cluster": _cluster,
+}
+REMEDIES = {
+    "home": "make it writable, or choose another CROSSFADE_HOME",
+    "surfaces": "mend the YAML that the message names",
+    "lake": "restore the catalog from a backup (docs/how-to/operate.md); data files are never changed in place",
+    "landing": "mend landing_contract.yaml in the instance directory",
+    "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
+    "releases": "crossfade release rollback SURFACE, or restore the folder from a backup",
+    "features": "materialize features/serving_snapshot",
+    "server": "start crossfade serve there, or unset CROSSFADE_SERVE_URL",
+    "cluster": "start Ray there (docs/how-to/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",
+}
+"""What to do where a part raised."""
+
+
+def doctor() -> None:
+    """Look at all that the instance directory needs, change nothing, say what to do; fail where something is bad."""
+    styles = {State.GOOD: "green", State.DOUBTFUL: "yellow", State.BAD: "red"}
+    found = list(examine(Settings()))
+    rows = [
+        {
+            "what": finding.what,
+            "state": Text(finding.state, style=styles[finding.state]),
+            "found": finding.told,
+            "what to do": finding.remedy,
+        }
+        for finding in found
+    ]
+    show_table("what the instance directory needs", rows)
+    if bad := [finding.what for finding in found if finding.state is State.BAD]:
+        raise ValueError(f"{len(bad)} of these are bad: {', '.join(bad)}")

@@ -1,0 +1,110 @@
+"""A home: make it ready, keep it tidy, forget a person, back up, and see its settings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.terminal import reporter, say, show_table
+from ml.settings import Settings
+
+
+def init() -> None:
+    """Make CROSSFADE_HOME ready: lake, Dagster's instance, parsed dbt project; keep the settings. Safe to repeat."""
+    from deploy.home import given, prepare
+
+    settings = Settings()
+    settings = prepare(settings, given(settings))
+    say(f"ready: {settings.home} (source {settings.source}, first day {settings.first_day})")
+
+
+def tidy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would go.")] = False,
+) -> None:
+    """Retire old releases, expire snapshots, merge small files, remove what nobody reads; while nothing else runs."""
+    from ml.housekeeping import tidy as run
+
+    settings = Settings()
+    _require_idle(settings)
+    tidied = run(settings, dry_run=dry_run, progress=reporter())
+    for surface, ids in tidied.releases_retired.items():
+        say(f"retired    {surface}: {', '.join(ids)}")
+    kept = ", ".join(map(str, tidied.snapshots_of_releases)) or "none"
+    say(f"snapshots  {tidied.snapshots_expired} of {tidied.snapshots} expired; of releases: {kept}")
+    say(f"files      {tidied.files_removed} removed; {tidied.tables_compacted} tables compacted")
+    use = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in tidied.home_bytes.items() if size > 1e5)
+    say(f"disk       {use}")
+
+
+def forget(
+    user: Annotated[str, typer.Argument(help="user_id, as the landing files have it.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would go.")] = False,
+) -> None:
+    """Remove a person from landing files, lake, past states and served features; list what was trained on the rows.
+
+    Past states of the lake go with the person: releases serve on, but cannot be trained again to their bytes.
+    """
+    from ml.forget import forget as run
+
+    settings = Settings()
+    _require_idle(settings)
+    told = run(settings, user, dry_run=dry_run, progress=reporter())
+    if not told.known:
+        say("no file and no table names this user")
+    for table, rows in told.rows.items():
+        say(f"{table:36} {rows:>8,} rows")
+    say(f"landing files {told.files:,}, rows {told.file_rows:,}; past states of the lake {told.snapshots_expired}")
+    for surface, ids in told.releases.items():
+        say(f"trained on these rows, {surface}: {', '.join(ids)}")
+    if told.releases:
+        say("retrain these surfaces, or roll back, if what was learnt has to go too")
+    say("nothing was changed (--dry-run)" if dry_run else "done")
+
+
+def _require_idle(settings: Settings) -> None:
+    """Refuse while a run of the home is under way: it may write what is being removed."""
+    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+
+    if not (settings.dagster_home / "dagster.yaml").exists():
+        return
+    active = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        if n := instance.get_runs_count(RunsFilter(statuses=active)):
+            raise ValueError(f"{n} runs are under way; wait for them, or stop them, and try again")
+
+
+def backup(folder: Annotated[Path, typer.Argument(help="Where the copy goes, best on another disk.")]) -> None:
+    """Copy the lake's catalog while everything goes on; data files and releases are plain files that never change."""
+    from ml.backup import back_up
+
+    say(f"wrote {back_up(Settings(), folder)}")
+
+
+def restore(copy: Annotated[Path, typer.Argument(help="A copy that `crossfade backup` wrote.")]) -> None:
+    """Put a copy of the catalog back, while nothing else runs, if every data file that it names is there."""
+    from ml.backup import restore as run
+
+    settings = Settings()
+    _require_idle(settings)
+    aside = run(settings, copy)
+    say(f"restored; the catalog that was there is now {aside}. What landed since then will land again.")
+
+
+def settings(
+    example: Annotated[
+        bool, typer.Option("--example", help="Print .env.example: every setting with its default.")
+    ] = False,
+) -> None:
+    """Show every setting, its value in this instance directory, and who gave it; secrets are not shown."""
+    from deploy.cli.configuration import as_example, rows
+
+    if example:
+        print(as_example(), end="")
+        return
+    show_table(
+        "settings of the instance directory",
+        [
+            {"variable": row.variable, "value": row.value, "from": row.source, "meaning": row.meaning}
+            for row in rows(Settings())
+        ],
+    )

@@ -1,0 +1,52 @@
+"""The command ``crossfade``: what is not a materialization. A subject is a file; each starts light."""
+
+import os
+
+import typer
+
+from deploy.cli import demo, doctor, experiment, home, inputs, lineage, new, release, serve, students, study
+from deploy.cli.terminal import fail
+
+COMMANDS = {
+    "init": home.init,
+    "doctor": doctor.doctor,
+    "tidy": home.tidy,
+    "forget": home.forget,
+    "backup": home.backup,
+    "restore": home.restore,
+    "settings": home.settings,
+    "demo": demo.demo,
+    "simulate": inputs.simulate,
+    "kuairand": inputs.kuairand,
+    "ui": serve.ui,
+    "serve": serve.serve,
+    "tune": students.tune,
+    "diagnose": students.diagnose_surface,
+    "lineage": lineage.lineage,
+    "reproduce": lineage.reproduce_release,
+}
+"""In the order of `crossfade --help`."""
+SUBJECTS = {"release": release.app, "new": new.app, "study": study.app, "experiment": experiment.app}
+"""Those that have commands of their own, listed after them."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Crossfade: distil a frozen teacher from another domain into small rankers, and release what passes its gate.",
+)
+
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+for _name, _subject in SUBJECTS.items():
+    app.add_typer(_subject, name=_name)
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line with its value, not a traceback."""
+    try:
+        app()
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        if os.environ.get("CROSSFADE_TRACEBACK"):
+            raise
+        fail(str(error))

@@ -1,0 +1,223 @@
+"""``crossfade release``: look at releases, and move the champion pointer."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from deploy.cli.shared import By, Partition, Reason, Surface, surface_named
+from deploy.cli.terminal import note, say, show_facts, show_table
+from ml.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Look at releases, and move the champion pointer.")
+
+
+@app.command("list")
+def release_list(surface: Surface) -> None:
+    """List the entries of the champion log, newest first."""
+    from ml.lineage.summary import entries
+    from ml.store.releases import ReleaseStore
+
+    show_table(f"champions of {surface}", entries(ReleaseStore(Settings().artifacts_dir), surface))
+
+
+@app.command("show")
+def release_show(
+    surface: Surface,
+    release: Annotated[str | None, typer.Argument(help="Release; default the champion.")] = None,
+    manifest: Annotated[bool, typer.Option("--manifest", help="Print the whole manifest as JSON instead.")] = False,
+) -> None:
+    """Print a release on a page: its state, its verdict, its gain over the control, what it was made of."""
+    from ml.lineage.summary import figures, provenance, standing
+    from ml.store.releases import CARD, ReleaseStore
+
+    settings = Settings()
+    store = ReleaseStore(settings.artifacts_dir)
+    champion = store.champion(surface)
+    if release:
+        shown = store.release(surface, release)
+    elif champion is not None:
+        shown = champion.release
+    else:
+        raise ValueError(f"{surface} has no champion")
+    if manifest:
+        typer.echo(json.dumps(shown.manifest.model_dump(mode="json"), indent=2))
+        return
+    show_facts(standing(store, shown))
+    say("")
+    verdict = shown.verdict
+    show_table(f"verdict of {shown.id}: {verdict.decision}", [_guard_row(guard) for guard in verdict.guards])
+    say("")
+    if rows := figures(settings, shown):
+        days = ", ".join(map(str, shown.manifest.eval_days))
+        show_table(f"on {days}; [..]: 95 % paired bootstrap over users", rows)
+    else:
+        say(f"no evaluation of exactly this model is stored; its card has the figures: {shown.path / CARD}")
+    say("")
+    show_facts(provenance(shown))
+
+
+@app.command("verdict")
+def release_verdict(
+    surface: Surface,
+    partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
+) -> None:
+    """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
+    from ml.pipeline import artifact_name
+    from ml.store.artifacts import ArtifactStore
+    from ml.store.verdicts import Outcome, VerdictStore
+
+    settings = Settings()
+    store, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface_named(settings, surface), "onnx")
+    partitions = store.partitions(name)
+    day = partition or (partitions[-1] if partitions else "")
+    candidate = store.latest(name, day) if day else None
+    if candidate is None:
+        raise ValueError(
+            f"{surface} has no candidate of {day or 'any day'}; there are {', '.join(partitions) or 'none'}"
+        )
+    judged = VerdictStore(settings.artifacts_dir).of_candidate(surface, candidate.digest)
+    if not judged:
+        raise ValueError(f"the gate never judged the candidate of {day}; materialize {surface}/onnx with its checks")
+    verdict = judged[-1].verdict
+    show_table(f"verdict of {surface} {day}: {verdict.decision}", [_guard_row(guard) for guard in verdict.guards])
+    kept_back = [
+        {
+            "guard": guard.number,
+            "check": check.name,
+            "outcome": check.outcome,
+            "value": check.value,
+            "wanted": check.threshold,
+            "detail": check.detail,
+        }
+        for guard in verdict.guards
+        for check in guard.checks
+        if check.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN)
+    ]
+    if kept_back:
+        show_table("checks that did not pass", kept_back)
+    note(f"read {judged[-1].path}")
+
+
+@app.command("diff")
+def release_diff(
+    before: Annotated[str, typer.Argument(help="Id of a release.")],
+    after: Annotated[str, typer.Argument(help="Id of another, or a surface for its champion.")],
+) -> None:
+    """Print what differs between two releases: what they were made of, and what the gate measured."""
+    from ml.lineage.trace import difference, find_release
+    from ml.store.releases import ReleaseStore
+
+    store = ReleaseStore(Settings().artifacts_dir)
+    pair = [find_release(store, name) for name in (before, after)]
+    rows = difference(*pair)
+    show_table(f"{pair[0].id} and {pair[1].id}", rows)
+
+
+@app.command("promote")
+def release_promote(
+    surface: Surface,
+    partition: Partition,
+    by: By,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
+) -> None:
+    """Make a judged candidate the champion. Refused without a passing verdict about exactly its bytes."""
+    from datetime import date
+
+    from ml.pipeline import promote_candidate
+
+    settings = Settings()
+    released = promote_candidate(
+        settings, surface_named(settings, surface), date.fromisoformat(partition), by=by, reason=reason
+    )
+    say(f"{surface} now serves {released.id}")
+
+
+@app.command("override")
+def release_override(
+    surface: Surface,
+    partition: Partition,
+    reason: Reason,
+    by: By,
+) -> None:
+    """Promote a candidate that the gate refused; name and reason stand in the release and on its card."""
+    from datetime import date
+
+    from ml.pipeline import promote_candidate
+    from ml.store.verdicts import Override
+
+    settings = Settings()
+    released = promote_candidate(
+        settings,
+        surface_named(settings, surface),
+        date.fromisoformat(partition),
+        by=by,
+        reason=reason,
+        override=Override(by=by, reason=reason),
+    )
+    say(f"{surface} now serves {released.id}, against the gate: {reason}")
+
+
+@app.command("confirm")
+def release_confirm(surface: Surface, reason: Reason, by: By) -> None:
+    """Make the champion the reference that later candidates are compared with, against slow decay."""
+    from ml.store.releases import ReleaseStore
+
+    pointer = ReleaseStore(Settings().artifacts_dir).confirm(surface, by=by, reason=reason)
+    say(f"{pointer.release} is the reference of {surface}")
+
+
+@app.command("challenge")
+def release_challenge(
+    surface: Surface,
+    partition: Partition,
+    by: By,
+    mode: Annotated[str, typer.Option(help="canary answers its share of users; shadow scores requests besides.")],
+    share: Annotated[float, typer.Option(min=0.0001, max=1, help="Share of users, or of requests.")] = 0.05,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
+) -> None:
+    """Serve a candidate that passed the gate beside the champion; a canary's users always get the canary."""
+    from datetime import date
+
+    from ml.pipeline import challenge_champion
+
+    if mode not in ("canary", "shadow"):
+        raise ValueError(f"unknown mode {mode!r}; choose canary or shadow")
+    settings = Settings()
+    day = date.fromisoformat(partition)
+    release = challenge_champion(
+        settings, surface_named(settings, surface), day, mode=mode, share=share, by=by, reason=reason
+    )
+    say(f"{surface} has {release} as {mode}, share {share:g}; /metrics shows how it does")
+
+
+@app.command("end-challenge")
+def release_end_challenge(
+    surface: Surface,
+    reason: Reason,
+    by: By,
+    bar: Annotated[bool, typer.Option(help="Bar it: its model is never promoted.")] = False,
+) -> None:
+    """Take the challenger away; a promotion does so too."""
+    from ml.store.releases import ReleaseStore
+
+    pointer = ReleaseStore(Settings().artifacts_dir).end_challenge(surface, by=by, reason=reason, bar=bar)
+    say(f"{surface} is served by {pointer.release} alone")
+
+
+@app.command("rollback")
+def release_rollback(
+    surface: Surface,
+    reason: Reason,
+    by: By,
+    to: Annotated[str | None, typer.Option(help="Release to go back to; default the one before.")] = None,
+) -> None:
+    """Serve an earlier release again; the release left behind is barred."""
+    from ml.store.releases import ReleaseStore
+
+    pointer = ReleaseStore(Settings().artifacts_dir).rollback(surface, to=to, by=by, reason=reason)
+    say(f"{surface} now serves {pointer.release}")
+
+
+def _guard_row(guard: Any) -> dict[str, Any]:
+    return {"guard": guard.number, "name": guard.name, "outcome": guard.outcome, "reason": guard.reason}

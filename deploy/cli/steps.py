@@ -1,0 +1,70 @@
+"""What a person sees while a command runs the graph: a line per step, and a bar for long ones."""
+
+import logging
+import time
+
+import dagster as dg
+from rich.markup import escape
+
+from assets.progress import ProgressResource
+from deploy.cli.terminal import clear_bars, console, reporter
+from ml.progress import Progress
+
+
+class TerminalProgress(ProgressResource):
+    """Draws long steps as a bar; where the output is no terminal, prints a line every few seconds."""
+
+    every_s: float = 5.0
+
+    def of(self, context: dg.AssetExecutionContext) -> Progress:
+        """Return a progress that draws on the terminal."""
+        return reporter(self.every_s)
+
+
+class _StepLines(logging.Handler):
+    """Turns Dagster's step events into one line each, and shows warnings and errors."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.start = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "dagster_meta", {}).get("dagster_event")
+        at = f"[dim]{time.monotonic() - self.start:6.1f} s[/dim]"
+        if event is None:
+            message = str(getattr(record, "dagster_meta", {}).get("orig_message", record.msg))
+            if record.levelno >= logging.WARNING and not message.startswith("Dependencies for step"):
+                _say(f"{at} [yellow]{escape(message)}[/yellow]")
+            return
+        step = (event.step_key or "").replace("__", "/")
+        match event.event_type_value:
+            case "STEP_START":
+                _say(f"{at} {step} ...")
+            case "STEP_SUCCESS":
+                seconds = event.event_specific_data.duration_ms / 1000
+                _say(f"{at} {step} [green]done[/green] in {seconds:.1f} s")
+            case "STEP_FAILURE":
+                clear_bars()
+                error = event.event_specific_data.error
+                cause = error
+                while cause is not None and cause.cause is not None:
+                    cause = cause.cause
+                _say(f"{at} {step} [red]failed[/red]: {escape(cause.message.strip()) if cause else 'unknown error'}")
+            case "ASSET_CHECK_EVALUATION":
+                check = event.event_specific_data
+                if not check.passed:
+                    colour, told = ("red", "failed") if check.severity.value == "ERROR" else ("yellow", "warns")
+                    asset = "/".join(check.asset_key.path)
+                    _say(f"{at} [{colour}]check {check.check_name} of {asset} {told}[/{colour}]")
+
+
+def _say(line: str) -> None:
+    console.print(line, soft_wrap=True)
+
+
+@dg.logger(config_schema=None, description="One line per step on the terminal")
+def terminal_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
+    """Return a logger that prints steps for a person."""
+    logger = logging.Logger("crossfade.terminal", logging.DEBUG)
+    logger.addHandler(_StepLines())
+    return logger

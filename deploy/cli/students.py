@@ -1,0 +1,73 @@
+"""Before a release: tune the control, and tell whether distilling helps."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.cli.shared import Surface, surface_named
+from deploy.cli.terminal import note, reporter, say, show_table
+from ml.settings import Settings
+
+
+def tune(
+    surface: Surface,
+    partition: Annotated[str, typer.Option(help="Day of the student; its validation days judge.")],
+    trials: Annotated[int, typer.Option(help="Settings to try.")] = 20,
+) -> None:
+    """Tune the control on validation days and print the best setting as lines for the surface's YAML.
+
+    Evaluation days are never read. What was tried goes to stderr.
+    """
+    from datetime import date
+
+    from ml.pipeline import tune_control
+    from ml.students.tune import as_yaml
+
+    settings = Settings()
+    spec = surface_named(settings, surface)
+    found = tune_control(settings, spec, date.fromisoformat(partition), trials=trials, progress=reporter())
+    show_table(f"control of {surface}, best first", [trial.row() for trial in found], result=False)
+    typer.echo(f"# {surface}, tuned on the validation days of {partition}: the best of {trials} settings")
+    typer.echo(as_yaml(spec, found[0]), nl=False)
+
+
+def diagnose_surface(
+    surface: Surface,
+    partition: Annotated[str, typer.Option(help="Day of the student; its validation days judge.")],
+    seeds: Annotated[int, typer.Option(help="Initialisations.", min=1)] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="Markdown file; default $CROSSFADE_HOME/reports/diagnosis_<surface>.md.")
+    ] = None,
+) -> None:
+    """Tell before a release whether distilling helps a surface. Evaluation days are never read."""
+    from datetime import date
+
+    from ml.evaluation.diagnosis import MEANING, diagnose, write_diagnosis
+    from ml.pipeline import read_training_set
+
+    settings = Settings()
+    spec = surface_named(settings, surface)
+    training_set = read_training_set(settings, spec, date.fromisoformat(partition))
+    found = diagnose(settings, training_set, spec, seeds=seeds, progress=reporter())
+    rows = [
+        {
+            "task": f"{task.task} {task.metric.upper()}",
+            "stacked": _gain(task.stacked),
+            "student": _gain(task.student),
+            "shuffled": _gain(task.shuffled),
+            "judgement": task.judgement,
+        }
+        for task in found.tasks
+    ]
+    show_table(f"gain over the control of {surface} on its validation days, x100", rows)
+    for judgement, meaning in MEANING.items():
+        if any(task.judgement == judgement for task in found.tasks):
+            say(f"{judgement}: {meaning}")
+    say(found.advice, style="bold")
+    pages = write_diagnosis(found, out or settings.reports_dir / f"diagnosis_{surface}.md")
+    note(f"read {pages[1]}")
+
+
+def _gain(gain: Any) -> str | None:
+    return None if gain is None else f"{100 * gain.estimate:+.2f} [{100 * gain.lo:+.2f}, {100 * gain.hi:+.2f}]"

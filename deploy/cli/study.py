@@ -1,0 +1,116 @@
+"""``crossfade study``: what distillation does, over worlds and seeds, beside its placebos."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.cli.terminal import minutes, note, say, show_table
+
+app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its placebos.")
+
+Name = Annotated[
+    str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, placebos, sweeps, paper or kuairand.")
+]
+
+
+@app.command("run")
+def run(
+    name: Name = "quick",
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and cost.")] = False,
+) -> None:
+    """Run what is missing of a study. Stop it at any time: finished trials stay in the lake, a rerun goes on."""
+    from ml.settings import Settings
+    from ml.study.design import load_design
+    from ml.study.run import Progress, plan, run_study
+    from ml.study.worlds import worlds_dir
+
+    settings, design = Settings(), load_design(name)
+    cost = plan(settings, design, workers)
+    (say if dry_run else note)(
+        f"study {name}: {cost.trials} trials in {cost.worlds} worlds, {cost.worlds_to_make} of them to be made in "
+        f"{worlds_dir(settings)}; about {minutes(cost.seconds)} on {cost.workers} processes if no trial is done yet"
+    )
+    if dry_run:
+        return
+
+    def report(progress: Progress) -> None:
+        left = "" if progress.seconds_left is None else f", about {minutes(progress.seconds_left)} left"
+        note(f"  {progress.done} of {progress.total}{left}: {progress.what}")
+
+    run_study(settings, design, workers=workers, report=report)
+    show(name)
+
+
+@app.command("show")
+def show(name: Name = "quick") -> None:
+    """Print the table of a study from the trials in the lake."""
+    from ml.evaluation.evaluate import ALL
+    from ml.settings import Settings
+    from ml.study.analysis import lifts
+    from ml.study.design import load_design
+    from ml.study.report import study_rows
+
+    design = load_design(name)
+    rows = study_rows(Settings(), design)
+    table = []
+    for lift in lifts(rows, design):
+        place = [lift.surface, lift.task, *([] if lift.slice == ALL else [lift.slice.replace("_", " ")])]
+        table.append(
+            {
+                "task": " ".join(place) + (f", {lift.condition}" if lift.condition else ""),
+                "variant": f"{lift.variant} (placebo)" if lift.placebo else lift.variant,
+                "control": f"{100 * lift.base:.2f}",
+                "difference": f"{100 * lift.lift:+.2f} [{100 * lift.lo:+.2f}, {100 * lift.hi:+.2f}]",
+                "p (Holm)": f"{lift.p_holm:.3f}",
+                "above 0": f"{lift.above} of {lift.worlds}",
+            }
+        )
+    numbers = ("control", "difference", "p (Holm)", "above 0")
+    show_table(f"study {name}: difference to the control, x100 (AUC, R2)", table, right=numbers)
+
+
+@app.command("report")
+def report(
+    name: Name = "demo",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Markdown file, default docs/results/NAME.md; plots and an HTML page go beside it."),
+    ] = None,
+) -> None:
+    """Write the report of a study: tables beside the paper's, forest plots, what did not reproduce."""
+    from ml.settings import Settings
+    from ml.study.design import load_design
+    from ml.study.report import write_report
+
+    for path in write_report(Settings(), load_design(name), out or Path("docs/results") / f"{name}.md"):
+        say(f"wrote {path}")
+
+
+@app.command("diagnose")
+def diagnose(
+    name: Name = "kuairand",
+    seeds: Annotated[int, typer.Option(help="Initialisations of a diagnosis.", min=1)] = 4,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+    out: Annotated[Path, typer.Option(help="Markdown file; a plot and an HTML page go beside it.")] = Path(
+        "docs/results/diagnosis.md"
+    ),
+) -> None:
+    """Diagnose every world of a finished study, and compare with what the study found later."""
+    import os
+
+    from ml.settings import Settings
+    from ml.study.design import load_design
+    from ml.study.foretelling import foretell, write_foretelling
+
+    settings, design = Settings(), load_design(name)
+    table = foretell(
+        settings,
+        design,
+        seeds=seeds,
+        workers=workers or os.cpu_count() or 1,
+        report=lambda p: note(f"  {p.done} of {p.total}: {p.what}"),
+    )
+    for path in write_foretelling(table, design, out):
+        say(f"wrote {path}")

@@ -1,0 +1,141 @@
+"""Writes the pages of the reference that the code itself knows: ``python docs/reference/write.py``.
+
+The command line from its commands, the settings from their model, the data contract from its YAML. A test compares.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.main import get_command
+
+from deploy.cli.main import app
+from ml.documents import load_yaml
+from ml.settings import PROJECT_ROOT, Settings
+
+HERE = Path(__file__).parent
+WRITTEN = "This page is written by `python docs/reference/write.py`; do not edit it by hand."
+
+
+def pages() -> dict[str, str]:
+    """Return {file name: Markdown} of every page."""
+    return {"command_line.md": command_line(), "settings.md": settings(), "data_contract.md": data_contract()}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    head = list(head)
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return [*lines, *(f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows), ""]
+
+
+def escaped(cell: str) -> str:
+    """Return a cell in which nothing is taken for a column's end or for HTML."""
+    return cell.replace("|", "&#124;").replace("<", "&lt;")
+
+
+def command_line() -> str:
+    """Return the page of the command line."""
+    lines = ["# Command line", "", "Every command of `crossfade`, with its arguments and options. In a checkout it is"]
+    lines += [
+        "`.venv/bin/crossfade`. A command works on the instance directory that `CROSSFADE_HOME` names.",
+        WRITTEN,
+        "",
+    ]
+    for name, command in commands("crossfade", get_command(app)):
+        lines += [f"## {name}", "", " ".join((command.help or "").split()), ""]
+        rows = []
+        for parameter in command.params:
+            if isinstance(parameter, TyperArgument):
+                called = f"`{parameter.name}`" if parameter.required else f"`{parameter.name}` (optional)"
+            else:
+                called = ", ".join(f"`{option}`" for option in parameter.opts)
+            rows.append((called, getattr(parameter, "help", None) or "", default_of(parameter.default)))
+        if rows:
+            lines += table(("argument or option", "meaning", "default"), rows)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def commands(name: str, command: object) -> Iterator[tuple[str, TyperCommand]]:
+    """Yield (whole name, command) of every command below a group."""
+    if isinstance(command, TyperGroup):
+        for below, child in command.commands.items():
+            yield from commands(f"{name} {below}", child)
+    elif isinstance(command, TyperCommand):
+        yield name, command
+
+
+def default_of(value: object) -> str:
+    """Return a default as it stands in a table; empty where there is none, or where it is 'no'."""
+    return "" if value in (None, False, ()) or callable(value) else f"`{value}`"
+
+
+def settings() -> str:
+    """Return the page of the settings."""
+    lines = [
+        "# Settings",
+        "",
+        "Every setting of an instance directory. An environment variable wins. Then comes `crossfade.toml` in the",
+        "directory, which `crossfade init` writes; then the default. `crossfade settings` shows what is in force and",
+        "who said so. [`.env.example`](../../.env.example) holds the same as a file to copy.",
+        WRITTEN,
+        "",
+    ]
+    rows = []
+    for name, field in Settings.model_fields.items():
+        value = None if field.default is PydanticUndefined or isinstance(field.default, SecretStr) else field.default
+        shown = "" if value is None else f"`{value if isinstance(value, str) else json.dumps(value, default=str)}`"
+        rows.append((f"`CROSSFADE_{name.upper()}`", field.description or "", shown))
+    return "\n".join([*lines, *table(("variable", "meaning", "default"), rows)])
+
+
+def data_contract() -> str:
+    """Return the page of the landing zone's tables."""
+    contract = load_yaml(PROJECT_ROOT / "ml" / "landing" / "contract.yaml")
+    lines = [
+        "# Data contract",
+        "",
+        "The tables that the landing zone takes: `landing/<table>/day=YYYY-MM-DD/*.{parquet,csv,csv.gz,jsonl}`.",
+        "How to bring them is told in [Land your events](../how-to/land_your_events.md).",
+        WRITTEN,
+        "",
+        "- A column is required, unless it is marked optional: then it may be null, or absent from a file.",
+        "- An empty string is a null.",
+        "- The key identifies a row within its day.",
+        "- A timestamp is UTC with microseconds, and lies within the day of its folder unless it is marked *any day*.",
+        f"- A string has at most {contract['max_string_bytes']} bytes.",
+        "- Columns of your own are declared in `landing_contract.yaml` of the instance directory, in the form of",
+        "  [`ml/landing/contract.yaml`](../../ml/landing/contract.yaml).",
+        "- Any other column is an error that names the file.",
+        "",
+    ]
+    for name, content in contract["tables"].items():
+        key = ", ".join(f"`{column}`" for column in content["key"])
+        lines += [f"## {name}", "", f"{content['description']} Key: {key}.", ""]
+        rows = []
+        for column, rule in content["columns"].items():
+            rows.append((f"`{column}`", f"`{rule['type']}`", "; ".join(rules(rule)), rule["description"]))
+        lines += table(("column", "type", "rule", "meaning"), rows)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def rules(column: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a column's values keep to, in words."""
+    for bound, word in {"min": "at least", "max": "at most"}.items():
+        if bound in column:
+            yield f"{word} {column[bound]:,}"
+    if "values" in column:
+        yield "one of " + ", ".join(f"`{value}`" for value in column["values"])
+    if column.get("nullable"):
+        yield "optional"
+    if column.get("any_day"):
+        yield "any day"
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (HERE / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,177 @@
+"""Columns of Parquet files, as Arrow columns of the few types that landing judges.
+
+Values that the judging libraries cannot hold would end the process or change in silence: a time beyond the year 9999, a
+struct, text that is no UTF-8. They are made harmless here, in the column that has them: as text or bytes that show the
+value, so that each row is refused for itself and its quarantine says what stood there.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import types
+from pyarrow.compute import call_function as _call
+
+from ml.landing.contract import Column
+from ml.landing.unpacking import UnpacksTooFar
+
+_FIRST_ROWS, _MOST_ROWS, _STEP = 256, 8_192, 64 << 20
+"""Rows that are unpacked to see how wide they are; rows, and about as many bytes, between two looks at the sum."""
+_PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+_EPOCH = date(1970, 1, 1)
+_FIRST, _END = (date(1, 1, 1) - _EPOCH).days, (date(9999, 12, 31) - _EPOCH).days + 1
+_YEAR = 366
+
+Decode = Callable[[bytes], str]
+
+
+def read_columns(path: Path, wanted: Mapping[str, Column], limit: int, decode: Decode) -> tuple[list[str], pa.Table]:
+    """Read columns of one file.
+
+    Args:
+        path: The file.
+        wanted: Columns of the contract by name; those that the file lacks are left out.
+        limit: Bytes that the columns may take in memory.
+        decode: Makes text of bytes, whatever they are.
+
+    Returns:
+        All columns that the file has, and the wanted ones.
+
+    Raises:
+        UnpacksTooFar: The columns take more than ``limit``.
+        ValueError: The file holds another number of rows than it says, or a wanted column twice.
+    """
+    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
+        names = list(file.schema_arrow.names)
+        present = [name for name in wanted if name in names]
+        if len(set(names)) < len(names) or not present:
+            return names, pa.table({})
+        table = _unpacked(file, present, limit)
+        schema = file.schema
+        old = {schema.column(i).path for i in range(len(schema)) if schema.column(i).physical_type == "INT96"}
+    ancient = [name for name in present if name in old]
+    seconds = _seconds(path, ancient, limit) if ancient else {}
+    plain = {name: _plain(table[name], seconds.get(name), decode) for name in present}
+    for name, column in plain.items():
+        if (
+            wanted[name].kind != "timestamp"
+            and types.is_temporal(table[name].type)
+            and types.is_large_string(column.type)
+        ):
+            plain[name] = column.cast(pa.large_binary())  # the text of a time is no id
+    return names, pa.table(plain)
+
+
+def _unpacked(file: pq.ParquetFile, names: list[str], limit: int) -> pa.Table:
+    first = next(file.iter_batches(_FIRST_ROWS, columns=names), None)
+    width = first.nbytes // first.num_rows + 1 if first else 1
+    rows = min(max(_STEP // width, 1), _MOST_ROWS)
+    batches, size = [], 0
+    for batch in file.iter_batches(rows, columns=names):
+        size += batch.nbytes
+        if size > limit:
+            raise UnpacksTooFar(limit)
+        batches.append(batch)
+    table = pa.Table.from_batches(batches) if batches else file.schema_arrow.empty_table()
+    if table.num_rows != file.metadata.num_rows:
+        raise ValueError(f"it says that it has {file.metadata.num_rows:,} rows and holds {table.num_rows:,}")
+    return table.select(names)
+
+
+def _seconds(path: Path, names: list[str], limit: int) -> dict[str, pa.ChunkedArray]:
+    """Return the seconds of INT96 times, which span millions of years; their microseconds wrap around in 64 bits."""
+    with pq.ParquetFile(path, coerce_int96_timestamp_unit="s") as file:
+        table = _unpacked(file, names, limit)
+    return {name: table[name].cast(pa.timestamp("s")) for name in names}
+
+
+def _plain(column: pa.ChunkedArray, seconds: pa.ChunkedArray | None, decode: Decode) -> pa.ChunkedArray:
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.cast(column.type.storage_type)
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if _is_text(kind):
+        return _text(column, decode)
+    if types.is_timestamp(kind):
+        # A time with a zone is stored in UTC; the name of the zone, which may be of a place that nobody knows, goes.
+        return _within_years(column.cast(pa.timestamp(kind.unit)), seconds)
+    if types.is_date32(kind):
+        return _within_years(column, None)
+    if types.is_float16(kind):
+        return column.cast(pa.float32())
+    number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal128(kind)
+    if number or types.is_null(kind) or types.is_boolean(kind) or _is_vector(kind):
+        return column
+    return _shown(column)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    raw = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return text or raw
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return False
+    inner = kind.value_type
+    return types.is_integer(inner) or types.is_float32(inner) or types.is_float64(inner) or types.is_null(inner)
+
+
+def _text(column: pa.ChunkedArray, decode: Decode) -> pa.ChunkedArray:
+    """Return text, whether or not the file says that its bytes are some."""
+    raw = column.cast(pa.large_binary())
+    try:
+        return raw.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        decoded = [None if value is None else decode(value) for value in raw.to_pylist()]
+        return pa.chunked_array([pa.array(decoded, pa.large_string())])
+
+
+def _within_years(column: pa.ChunkedArray, seconds: pa.ChunkedArray | None) -> pa.ChunkedArray:
+    """Return times or days as they are, or all as text if one lies outside the years 1 to 9999.
+
+    Args:
+        column: Times without a zone, or days.
+        seconds: The same in seconds, of INT96: Spark and Impala write its years 1 and 9999 for "never", so that those
+            are outside as well.
+    """
+    counted = column if seconds is None else seconds
+    day = types.is_date32(counted.type)
+    unit = "days" if day else counted.type.unit
+    per_day = 1 if day else _PER_DAY[unit]
+    margin = 0 if seconds is None else _YEAR
+    number = counted.cast(pa.int32()).cast(pa.int64()) if day else counted.cast(pa.int64())
+    inside = _inside(number, (_FIRST + margin) * per_day, (_END - margin) * per_day - 1)
+    if _call("all", [inside]).as_py() is not False:
+        return column.cast(pa.timestamp("ms")) if column.type == pa.timestamp("s") else column
+    readable = _call("if_else", [inside, column, pa.scalar(None, column.type)]).cast(pa.string())
+    odd = [number.cast(pa.string()), pa.scalar(f"{unit} since 1970-01-01"), pa.scalar(" ")]
+    return _call("coalesce", [readable, _call("binary_join_element_wise", odd)]).cast(pa.large_string())
+
+
+def _inside(number: pa.ChunkedArray, first: int, last: int) -> pa.ChunkedArray:
+    """Compare with bounds, which for nanoseconds are wider than 64 bits."""
+    low, high = pa.scalar(max(first, -(2**63)), pa.int64()), pa.scalar(min(last, 2**63 - 1), pa.int64())
+    return _call("and", [_call("greater_equal", [number, low]), _call("less_equal", [number, high])])
+
+
+def _shown(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return values of a type that no column of the contract takes as bytes that show them; none takes bytes either."""
+    try:
+        return column.cast(pa.large_string()).cast(pa.large_binary())
+    except pa.ArrowException:
+        told = [_told(value) for chunk in column.chunks for value in chunk]
+        return pa.chunked_array([pa.array(told, pa.large_binary())])
+
+
+def _told(value: pa.Scalar) -> bytes | None:
+    if not value.is_valid:
+        return None
+    try:
+        return str(value.as_py()).encode(errors="backslashreplace")
+    except (ValueError, OverflowError, pa.ArrowException):
+        return f"a value of type {value.type}".encode()

@@ -1,0 +1,168 @@
+"""What a command prints where nobody looks on: its result whole on stdout, everything else on stderr."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ml.documents import parse_yaml
+from ml.pipeline import read_evaluation
+from ml.settings import Settings
+from ml.store.releases import Release, ReleaseStore
+from ml.surfaces.spec import load_surface, load_surfaces
+from tests.conftest import ROOT, home_environment
+
+NARROW = {"COLUMNS": "40", "TERM": "xterm"}
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with pipes for both outputs, in an environment that claims 40 columns."""
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", *arguments]
+    done = subprocess.run(
+        command, env=home_environment(home, **NARROW), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_demo: Path) -> Settings:
+    return Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
+
+
+@pytest.fixture(scope="module")
+def release(settings: Settings) -> Release:
+    champion = ReleaseStore(settings.artifacts_dir).champion("homepage")
+    assert champion is not None
+    return champion.release
+
+
+def test_a_list_of_releases_has_a_line_per_move_with_every_value_whole(settings: Settings, release: Release) -> None:
+    done = run(settings.home, "release", "list", "homepage")
+    title, columns, *moves = done.stdout.splitlines()
+    history = ReleaseStore(settings.artifacts_dir).history("homepage")
+    assert title == "champions of homepage" and len(moves) == len(history) and done.stderr == ""
+    assert columns.split() == ["number", "at", "action", "release", "by", "reason"]
+    for line, move in zip(moves, reversed(history), strict=True):
+        assert cells(line)[2:] == [move.action, move.release, move.by, move.reason]
+
+
+def test_a_verdict_is_on_stdout_and_where_it_lies_is_a_note(settings: Settings, release: Release) -> None:
+    done = run(settings.home, "release", "verdict", "homepage")
+    title, _, *guards = done.stdout.splitlines()
+    assert title == f"verdict of homepage {release.manifest.partition}: pass"
+    for line, guard in zip(guards, release.verdict.guards, strict=False):
+        assert guard.name in line and guard.outcome in line and " ".join(guard.reason.split()) in line
+    assert done.stderr.startswith("read /")
+
+
+def test_a_release_is_a_page(settings: Settings, release: Release) -> None:
+    done = run(settings.home, "release", "show", "homepage")
+    page, pointer = done.stdout, ReleaseStore(settings.artifacts_dir).pointer("homepage")
+    assert pointer is not None and done.stderr == ""
+    assert 20 < len(page.splitlines()) < 45
+    shown = dict(cells(line) for line in page.splitlines() if len(cells(line)) == 2)
+    assert shown["release"] == release.id and shown["surface"] == "homepage"
+    assert shown["state"] == f"champion, version {pointer.version}"
+    assert shown["promoted"] == f"{pointer.at:%Y-%m-%d %H:%M} UTC by {pointer.by}: {pointer.reason}"
+    assert shown["lake snapshot"] == str(release.manifest.snapshot)
+    assert release.manifest.teacher is not None and release.manifest.teacher.name in shown["teacher"]
+    assert all(f"{guard.name}  " in page for guard in release.verdict.guards)
+    evaluation = read_evaluation(settings, load_surfaces(settings)["homepage"], release.manifest.partition)
+    gain = evaluation.difference("student", "control", "ctr")
+    assert f"{100 * gain.estimate:+.2f} [{100 * gain.lo:+.2f}, {100 * gain.hi:+.2f}]" in page
+    assert all(day.content_hash not in page for day in release.manifest.examples)
+
+
+def test_the_whole_manifest_is_printed_if_asked_for(settings: Settings, release: Release) -> None:
+    done = run(settings.home, "release", "show", "homepage", release.id, "--manifest")
+    assert json.loads(done.stdout) == release.manifest.model_dump(mode="json")
+
+
+def test_what_tuning_prints_can_stand_in_the_surfaces_yaml(
+    settings: Settings, release: Release, tmp_path: Path
+) -> None:
+    done = run(settings.home, "tune", "homepage", "--partition", str(release.manifest.partition), "--trials", "2")
+    told = parse_yaml(done.stdout)
+    base = settings.surfaces_dir / "homepage.yaml" if settings.surfaces_dir else Path()
+    merged = tmp_path / "homepage.yaml"
+    merged.write_text(f"extends: {base}\n{done.stdout}", encoding="utf-8")
+    tuned, present = load_surface(merged), load_surface(base)
+    assert set(told) <= {"training", "inputs"} and tuned.training.model_dump(exclude_unset=True) == told["training"]
+    assert set(present.training.model_fields_set) <= set(told["training"]), "the line replaces the one of the file"
+    assert isinstance(told["training"]["weight_decay"], float)
+    title, columns, *tried = [line for line in done.stderr.splitlines() if not line.startswith("  ")]
+    assert title == "control of homepage, best first" and len(tried) == 2
+    assert cells(columns)[0] == "learning_rate" and len(cells(tried[0])) == len(cells(columns))
+    assert f"{told['training']['learning_rate']:.4g}" == cells(tried[0])[0]
+
+
+def test_a_diagnosis_is_on_stdout_and_its_progress_is_not(settings: Settings, release: Release, tmp_path: Path) -> None:
+    out = tmp_path / "diagnosis.md"
+    day = str(release.manifest.partition)
+    done = run(settings.home, "diagnose", "homepage", "--partition", day, "--seeds", "1", "--out", str(out))
+    title, columns, *tasks = done.stdout.splitlines()
+    assert "gain over the control of homepage" in title and cells(columns)[0] == "task"
+    assert [line.split()[0] for line in tasks[:3]] == ["ctr", "trail", "discovery"]
+    assert all(line.count("[") == line.count("]") >= 2 for line in tasks[:3])
+    assert "read " in done.stderr and "read " not in done.stdout
+
+
+def test_settings_and_findings_are_a_line_each(settings: Settings) -> None:
+    for arguments, first in ((("settings",), "CROSSFADE_HOME"), (("doctor",), "home")):
+        done = run(settings.home, *arguments)
+        lines = done.stdout.splitlines()
+        assert done.stderr == "" and len(lines) > 8
+        assert any(line.startswith(first) and str(settings.home) in line for line in lines), arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "result"),
+    [
+        (("release", "diff", "{release}", "{release}"), "{release} and {release}: none"),
+        (("tidy", "--dry-run"), "snapshots  "),
+        (("forget", "nobody", "--dry-run"), "no file and no table names this user"),
+        (("backup", "{folder}"), "wrote {folder}"),
+        (("study", "run", "quick", "--dry-run"), "study quick: "),
+        (("experiment", "run", "quick", "--dry-run"), "experiment quick: "),
+        (("new", "surface", "podcasts", "--into", "{folder}/project"), "wrote {folder}/project"),
+        (("lineage", "homepage", "--out", "{folder}/page.html"), "homepage {release}"),
+        (("init",), "ready: "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_the_result_of_a_command_is_on_stdout(
+    settings: Settings, release: Release, tmp_path: Path, arguments: tuple[str, ...], result: str
+) -> None:
+    values = {"release": release.id, "folder": str(tmp_path)}
+    done = run(settings.home, *(word.format(**values) for word in arguments))
+    assert any(line.startswith(result.format(**values)) for line in done.stdout.splitlines())
+    assert result.format(**values) not in done.stderr
+
+
+def test_an_error_is_one_line_with_every_word_of_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "release", "show", "[nowhere]"]
+    done = subprocess.run(
+        command, env=home_environment(tmp_path, **NARROW), cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: [nowhere] has no champion\n")
+
+
+def test_a_terminal_gets_a_table_of_its_width() -> None:
+    script = "from deploy.cli.terminal import show_table; show_table('title', [{'digest': 'f' * 90, 'n': 1}])"
+    wrapped = f"import pty, sys; sys.exit(pty.spawn([{sys.executable!r}, '-W', 'ignore', '-c', {script!r}]))"
+    environment = home_environment(ROOT, **NARROW)
+    told = subprocess.run(
+        [sys.executable, "-c", wrapped], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120
+    ).stdout
+    piped = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    assert "f" * 90 not in told and sum(line.count("f") for line in told.splitlines()) == 90
+    assert piped.splitlines()[0] == "title" and "f" * 90 in piped.splitlines()[2]

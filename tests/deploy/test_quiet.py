@@ -1,0 +1,147 @@
+"""Nothing is reported to anybody, however a process was started."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.process import free_port, running
+from ml.quiet import QUIET
+from tests.conftest import ROOT
+from tests.deploy.conftest import Installed
+
+TRACE = Path(".cache") / "Microsoft"
+"""Where onnxruntime keeps the events that it is going to send, and the id of this device."""
+IN_A_POOL = """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+import ml
+with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    pool.submit(exec, "import onnxruntime").result()
+"""
+PLAIN = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+
+
+def python(home: Path, code: str, **more: str) -> str:
+    """Run code of this checkout, as one runs it without installing it; nobody asked for quiet."""
+    environment = {**PLAIN, "HOME": str(home), **more}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "ml.export.onnx",
+        "ml.gate.probe",
+        "ml.teacher.nodes",
+        "ml.teacher.runtime",
+        "deploy.serving.run",
+        "deploy.definitions",
+        "benchmarks.alternatives",
+        "benchmarks.labelling",
+    ],
+)
+def test_onnxruntime_leaves_no_trace_whatever_loads_it(module: str, tmp_path: Path) -> None:
+    python(tmp_path, f"import {module}, onnxruntime")
+    assert not (tmp_path / TRACE).exists()
+
+
+def test_onnxruntime_leaves_no_trace_in_a_pool(tmp_path: Path) -> None:
+    python(tmp_path, IN_A_POOL)
+    assert not (tmp_path / TRACE).exists()
+
+
+def test_onnxruntime_is_loaded_by_packages_that_were_quiet_before() -> None:
+    """A package's first line runs before any module of it; the servers of benchmarks have environments of their own."""
+    pattern = re.compile(r"^\s*(import|from) onnxruntime", re.M)
+    files = [
+        path for folder in ("assets", "benchmarks", "checks", "deploy", "ml") for path in ROOT.glob(f"{folder}/**/*.py")
+    ]
+    loading = {path.relative_to(ROOT).parts[0] for path in files if pattern.search(path.read_text(encoding="utf-8"))}
+    for package in loading:
+        assert (ROOT / package / "__init__.py").read_text(encoding="utf-8").startswith("import ml.quiet")
+
+
+def test_every_interpreter_of_an_environment_with_the_project_is_quiet(image: Installed, tmp_path: Path) -> None:
+    told = image.run(tmp_path, "python", "-c", "import onnxruntime, os; print(*map(os.environ.get, %r))" % [*QUIET])
+    assert told.split() == [*QUIET.values()]
+    assert not (tmp_path / TRACE).exists()
+
+
+def test_a_value_that_somebody_gave_stays(image: Installed, tmp_path: Path) -> None:
+    code = "import ml, os; print(os.environ['GX_ANALYTICS_ENABLED'])"
+    assert python(tmp_path, code, GX_ANALYTICS_ENABLED="true") == "true\n"
+    assert image.run(tmp_path, "python", "-c", code, GX_ANALYTICS_ENABLED="true") == "true\n"
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[str]]]:
+    """A server that Dagster would report to, and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/actions", asked
+        server.shutdown()
+
+
+def test_dagster_dev_reports_nothing_without_an_instance(
+    image: Installed, collector: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    """Its webserver would send what a command before it has left in the log of events."""
+    url, asked = collector
+    events = tmp_path / ".dagster" / "logs" / "event.log"
+    events.parent.mkdir(parents=True)
+    events.write_text("{}\n", encoding="utf-8")
+    port = free_port()
+    command = [str(image.programs / "python"), "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
+    # A process gets the variables of a login and these alone: the others are empty for its children, too.
+    environment = image.environment(tmp_path, DAGSTER_TELEMETRY_URL=url)
+    with running(
+        ["env", "-i", *(f"{name}={value}" for name, value in environment.items()), *command],
+        lambda _: f"http://127.0.0.1:{port}",
+        "/server_info",
+        folder=image.folder,
+    ) as (_, dev):
+        # The code server is the last to start, and what starts runs.
+        query = {"query": "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus } } } }"}
+        assert _until(lambda: '"LOADED"' in _ask(port, query))
+        started = [process for process in dev.children(recursive=True) if "python" in process.name()]
+        assert len(started) >= 3, [process.cmdline() for process in started]
+        for process in started:
+            assert QUIET.items() <= process.environ().items(), process.cmdline()
+    assert asked == []
+    assert not (tmp_path / TRACE).exists()
+
+
+def _ask(port: int, query: dict[str, str]) -> str:
+    return httpx.post(f"http://127.0.0.1:{port}/graphql", json=query, timeout=60).text
+
+
+def _until(holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.5)
+    return False

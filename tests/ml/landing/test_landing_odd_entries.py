@@ -1,0 +1,290 @@
+"""One odd thing in one day costs that day, by its name: the days beside it land, and the sensor answers.
+
+Folders, links, pipes, sockets and names that are no UTF-8 cannot be kept as files of a repository: they are made here.
+"""
+
+import gzip
+import io
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import ml.landing.load
+from assets.landing import build_landing
+from assets.progress import ProgressResource
+from deploy.automation import RANGE_END, RANGE_START, range_tags
+from deploy.definitions import build_definitions
+from ml.forget import forget
+from ml.lake import Lake
+from ml.landing.changes import changed_days
+from ml.landing.contract import LandingError
+from ml.landing.load import DaysFailed, init_tables, load_days
+from ml.landing.readers import UnreadableFile, read_file
+from ml.landing.readiness import SUCCESS
+from ml.settings import Settings
+from tests.ml.landing.rows import DAY, SURFACES, exposures, put, to_csv, to_parquet
+
+NEXT = DAY + timedelta(days=1)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def folder_named_like_a_file(path: Path) -> None:
+    path.with_name("part-0.csv").mkdir()
+
+
+def dangling_link(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere.csv"))
+
+
+def loop_of_links(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def link_to_a_folder(path: Path) -> None:
+    path.symlink_to(path.parent.parent)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link_to_a_pipe(path: Path) -> None:
+    os.mkfifo(path.with_name("_pipe"))
+    path.symlink_to("_pipe")
+
+
+def link_to_a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def unix_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        os.chdir(path.parent)  # the address of a socket is at most some hundred bytes long
+        opened.bind(path.name)
+
+
+def name_that_is_no_utf8(path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(path.parent) + b"/\xff.csv")).write_bytes(to_csv(exposures("odd")))
+
+
+def day_that_is_a_pipe(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    os.mkfifo(path.parent)
+
+
+def day_that_is_a_dangling_link(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.symlink_to("/nowhere")
+
+
+def day_that_is_a_file(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.write_bytes(b"exposure_id\n")
+
+
+ODD: dict[Callable[[Path], None], str] = {
+    folder: r"odd\.csv: it is a folder",
+    folder_named_like_a_file: r"part-0\.csv: it is a folder; .* move its files there",
+    dangling_link: r"odd\.csv: its link to \S+nowhere\.csv cannot be followed \(no such file",
+    loop_of_links: r"odd\.csv: its link to odd\.csv cannot be followed",
+    link_to_a_folder: r"odd\.csv: it is a link to a folder",
+    pipe: r"odd\.csv: it is a named pipe",
+    link_to_a_pipe: r"odd\.csv: it is a link to a named pipe",
+    link_to_a_device: r"odd\.csv: it is a link to a device",
+    unix_socket: r"odd\.csv: it is a socket",
+    name_that_is_no_utf8: r"\\xff\.csv: its name is not UTF-8; rename it",
+    day_that_is_a_pipe: rf"day={DAY}: it is a named pipe",
+    day_that_is_a_dangling_link: rf"day={DAY}: its link to /nowhere cannot be followed",
+    day_that_is_a_file: rf"day={DAY}: unknown format",
+}
+
+
+@pytest.fixture(autouse=True)
+def _same_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home whose lake has its tables; a test lands what it needs, which replaces what another landed."""
+    home = tmp_path_factory.mktemp("shared")
+    with Lake(Settings(home=home)) as opened:
+        init_tables(opened)
+    yield home
+
+
+@pytest.fixture
+def zone(settings: Settings, shared: Path, tmp_path: Path) -> Settings:
+    """Two days of exposures, of which the first gets something odd."""
+    two = settings.model_copy(update={"home": shared, "landing_dir": tmp_path / "landing"})
+    for number, day in enumerate((DAY, NEXT)):
+        rows = exposures(f"d{number}").with_columns(pl.col("ts") + timedelta(days=number))
+        put(two, "exposures", "good.csv", to_csv(rows), day)
+        put(two, "exposures", SUCCESS, b"", day)
+    return two
+
+
+def at(zone: Settings) -> Path:
+    assert zone.landing_dir is not None
+    return zone.landing_dir / "exposures" / f"day={DAY}" / "odd.csv"
+
+
+@pytest.mark.parametrize("make", ODD, ids=lambda make: make.__name__)
+def test_an_odd_entry_costs_its_own_day_by_its_name_and_the_day_beside_it_lands(
+    zone: Settings, make: Callable[[Path], None]
+) -> None:
+    make(at(zone))
+    changes = changed_days(zone)
+    assert DAY in changes.ready and not changes.waiting, "the day is asked for once, and fails by its name"
+    if make is day_that_is_a_file:
+        assert not changes.odd, "a file of an unknown format is seen when it is read"
+    else:
+        [told] = changes.odd[DAY]
+        assert re.search(ODD[make], told), "before a run is made"
+    with Lake(zone) as lake:
+        with pytest.raises(DaysFailed, match="1 of 2 days did not land") as raised:
+            load_days(lake, zone, [DAY, NEXT], SURFACES)
+        [(day, reason)] = raised.value.failures.items()
+        assert day == DAY and {report.day for report in raised.value.reports} == {NEXT}
+        assert lake.sql("select count(*) n from landing.exposures where day = ?", [NEXT]).to_pylist() == [{"n": 3}]
+    with pytest.raises(LandingError, match=ODD[make]):
+        raise reason
+    str(raised.value).encode()  # a log or a database takes it
+    again = changed_days(zone)
+    assert again.ready[DAY] == changes.ready[DAY], "nothing changed: the sensor has no other key to ask with"
+    assert NEXT not in again.ready
+
+
+def test_the_landing_sensor_answers_while_odd_entries_lie_there_and_says_so(
+    zone: Settings, prepared_home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home = zone.model_copy(update={"home": shutil.copytree(prepared_home, tmp_path / "home")})
+    with Lake(home) as lake:
+        init_tables(lake)
+    pipe(at(home))
+    repository = build_definitions(home).get_repository_def()
+    sensor = repository.get_sensor_def("landing_sensor")
+
+    def look(instance: dg.DagsterInstance) -> Any:
+        with dg.build_sensor_context(
+            instance=instance, repository_def=repository, resources={"settings": home}
+        ) as context:
+            return sensor.evaluate_tick(context)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        requests = look(instance).run_requests
+        assert f"{DAY} will not land: {at(home)}: it is a named pipe" in capfd.readouterr().err
+        assert [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in requests] == [(str(DAY), str(NEXT))]
+        run = dg.DagsterRun(
+            job_name=str(sensor.job_name), status=dg.DagsterRunStatus.STARTED, tags=range_tags(DAY, NEXT)
+        )
+        instance.add_run(run)
+        assert f"{DAY} will not land: {at(home)}: it is a named pipe" in str(look(instance).skip_message)
+
+
+def test_a_range_with_a_panic_in_one_day_shows_the_other_days_as_materialized(
+    zone: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a library of Rust does with foreign bytes, the step fails by the day, not the process by the panic."""
+    judge = ml.landing.load._read_table
+
+    def panic(settings: Settings, contract: object, name: str, day: object, surfaces: set[str]) -> object:
+        if day == DAY:
+            pl.Series([2**63 - 1], dtype=pl.Datetime("ms")).dt.replace_time_zone("Europe/Berlin")
+        return judge(settings, contract, name, day, surfaces)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ml.landing.load, "_read_table", panic)
+    with dg.DagsterInstance.ephemeral() as instance:
+        told = dg.materialize(
+            [build_landing(zone)],
+            instance=instance,
+            resources={"settings": zone, "progress": ProgressResource()},
+            tags=range_tags(DAY, NEXT),
+            raise_on_error=False,
+        )
+        [failure] = told.get_step_failure_events()
+        assert f"{DAY}: its files could not be judged" in str(failure.step_failure_data.error)
+        assert instance.get_materialized_partitions(dg.AssetKey(["landing", "exposures"])) == {str(NEXT)}
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_is_no_fault_of_a_file(
+    zone: Settings, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
+) -> None:
+    def stop(*arguments: object) -> None:
+        raise interrupt
+
+    monkeypatch.setattr(ml.landing.load, "check_columns", stop, raising=False)
+    monkeypatch.setattr("ml.landing.readers._read_csv", stop)
+    with Lake(zone) as lake, pytest.raises(interrupt):
+        load_days(lake, zone, [DAY, NEXT], SURFACES)
+
+
+def test_nobody_is_forgotten_while_an_entry_cannot_be_read(zone: Settings) -> None:
+    pipe(at(zone))
+    with pytest.raises(UnreadableFile, match="it is a named pipe"):
+        forget(zone, "u1", dry_run=True)
+
+
+def bomb_of_text() -> tuple[str, bytes]:
+    line = to_csv(exposures("bomb", 1)).splitlines(keepends=True)
+    return "bomb.csv.gz", gzip.compress(line[0] + line[1] * 40_000)
+
+
+def bomb_of_words() -> tuple[str, bytes]:
+    wide = pa.DictionaryArray.from_arrays(pa.array([0] * 4_000, pa.int32()), pa.array(["x" * 1_000]))
+    return "bomb.parquet", parquet(exposure_id=wide)
+
+
+def bomb_of_numbers() -> tuple[str, bytes]:
+    return "bomb.parquet", parquet(row=pa.array([0] * 400_000, pa.int64()))
+
+
+def parquet(**columns: pa.Array) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, store_schema=False)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("bomb", [bomb_of_text, bomb_of_words, bomb_of_numbers], ids=lambda bomb: bomb.__name__)
+def test_a_small_file_that_unpacks_to_far_more_is_refused_by_name_and_setting(
+    zone: Settings, bomb: Callable[[], tuple[str, bytes]]
+) -> None:
+    name, content = bomb()
+    assert len(content) < 50_000
+    small = zone.model_copy(update={"max_unpacked_mb": 1})
+    path = put(small, "exposures", name, content)
+    with Lake(small) as lake, pytest.raises(DaysFailed) as raised:
+        load_days(lake, small, [DAY, NEXT], SURFACES)
+    assert list(raised.value.failures) == [DAY]
+    for word in (str(path), "unpacks to more than 1 MB", "split it", "CROSSFADE_MAX_UNPACKED_MB"):
+        assert word in str(raised.value)
+
+
+def test_by_default_a_gigabyte_in_a_small_file_is_refused_and_an_ordinary_large_file_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.csv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b"exposure_id\n")
+        for _ in range(1024):
+            file.write(bytes(1 << 20))
+    assert path.stat().st_size < 6 << 20
+    with pytest.raises(UnreadableFile, match=r"bomb\.csv\.gz: it unpacks to more than 512 MB"):
+        read_file(path, {})
+    ordinary = tmp_path / "ordinary.parquet"
+    ordinary.write_bytes(to_parquet(exposures("e", 1_000)))
+    columns = ml.landing.load.load_contract(Settings(home=tmp_path)).tables["exposures"].columns
+    assert read_file(ordinary, columns, max_unpacked=1).rows.height == 1_000, "twenty times its size are always read"
