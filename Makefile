@@ -107,7 +107,7 @@ lint: $(BIN)/.dev ## Check format, types, SQL, imports and spelling: ruff, pyrig
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/sqlfluff lint dbt_project/models
+	$(BIN)/sqlfluff lint dbt_project
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 

@@ -12,9 +12,10 @@ from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 from dagster_dbt.dbt_manifest import validate_manifest
 
 from assets.landing import EMPTY, data_version
-from assets.manifest import PARSED, manifest_path
+from assets.manifest import PARSED, described_columns, manifest_path
 from assets.names import LAKE_WRITER, OWNER
 from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
+from ml.feature_tables import feature_tables
 from ml.features import DBT_PROJECT_DIR, build_ranges, dbt_vars, excluded_surfaces, stream_dbt
 from ml.lake import FEATURES, Lake
 from ml.landing.ledger import require_final
@@ -49,11 +50,14 @@ class Translator(DagsterDbtTranslator):
     Args:
         window_days: Days that trailing features look back.
         surfaces: Their owners own their examples and teacher inputs too.
+        columns: Descriptions of each model's columns.
     """
 
-    def __init__(self, window_days: int, surfaces: Mapping[str, Surface]) -> None:
+    def __init__(
+        self, window_days: int, surfaces: Mapping[str, Surface], columns: Mapping[str, Mapping[str, str]]
+    ) -> None:
         super().__init__(DagsterDbtTranslatorSettings(enable_asset_checks=True))
-        self.window_days, self.surfaces = window_days, surfaces
+        self.window_days, self.surfaces, self.columns = window_days, surfaces, columns
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
         """Return ``<surface>/examples`` and the like for a surface's models, ``features/<model>`` for the others."""
@@ -76,10 +80,14 @@ class Translator(DagsterDbtTranslator):
         return super().get_description({**dbt_resource_props, "description": told})
 
     def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return where the SQL is, for the UI's link to an editor."""
+        """Return the described columns, and where the SQL is, for the UI's link to an editor."""
         sql = dg.LocalFileCodeReference(file_path=str(DBT_PROJECT_DIR / dbt_resource_props["original_file_path"]))
         references = dg.CodeReferencesMetadataValue(code_references=[sql])
-        return {**super().get_metadata(dbt_resource_props), "dagster/code_references": references}
+        columns = dbt_resource_props["columns"]
+        if texts := self.columns.get(dbt_resource_props["name"]):
+            columns = {name: {"name": name, "description": text} for name, text in texts.items()}
+        described = super().get_metadata({**dbt_resource_props, "columns": columns})
+        return {**described, "dagster/code_references": references}
 
     def get_asset_check_spec(
         self, asset_spec: dg.AssetSpec, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
@@ -121,7 +129,8 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
         raise FileNotFoundError(
             f"no dbt manifest at {manifest}; run `crossfade init` once, and after a change in dbt_project/"
         )
-    translator = Translator(settings.feature_window_days, surfaces)
+    described = described_columns(validate_manifest(manifest), feature_tables())
+    translator = Translator(settings.feature_window_days, surfaces, described)
     common: dict[str, Any] = {
         "manifest": manifest,
         "exclude": " ".join(excluded_surfaces(surfaces)) or None,
@@ -148,9 +157,7 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
         backfill_policy=dg.BackfillPolicy.single_run(),
         owners=[OWNER],
         kinds={"arrow"},
-        deps=[
-            dg.AssetKey(["features", name]) for name in ("feat_user", "feat_item", "feat_creator", "feat_user_creator")
-        ],
+        deps=[dg.AssetKey(["features", name]) for name in feature_tables()],
     )
     def serving_snapshot(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
@@ -208,7 +215,7 @@ def _build(
                 yield from message.to_default_asset_events(manifest, translator, context)
 
         for event in in_one([build(*some) for some in ranges]):
-            yield _described(context, lake, event) if isinstance(event, dg.Output) else event
+            yield _described(context, lake, event, translator) if isinstance(event, dg.Output) else event
 
 
 def in_one(parts: Sequence[Iterable[DbtEvent]]) -> Iterator[DbtEvent]:
@@ -230,7 +237,7 @@ def in_one(parts: Sequence[Iterable[DbtEvent]]) -> Iterator[DbtEvent]:
                 yield event
 
 
-def _described(context: dg.AssetExecutionContext, lake: Lake, event: dg.Output) -> dg.Output:
+def _described(context: dg.AssetExecutionContext, lake: Lake, event: dg.Output, translator: Translator) -> dg.Output:
     key = context.asset_key_for_output(event.output_name)
     table = _table_of(context, key)
     days = partition_days(context)
@@ -242,7 +249,8 @@ def _described(context: dg.AssetExecutionContext, lake: Lake, event: dg.Output) 
             asset_key=key,
             partition_key=day.isoformat(),
         )
-    columns = [dg.TableColumn(name, kind) for name, kind in lake.columns(table).items()]
+    texts = translator.columns[table.removeprefix(f"{FEATURES}.")]
+    columns = [dg.TableColumn(name, kind, texts.get(name)) for name, kind in lake.columns(table).items()]
     return dg.Output(
         event.value,
         output_name=event.output_name,

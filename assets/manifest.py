@@ -2,13 +2,19 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from ml.feature_tables import FeatureTable
 from ml.features import project_hash, run_dbt
 from ml.settings import Settings
 
 MANIFEST, PARSED = "manifest.json", "partial_parse.msgpack"
 """What dbt's parser writes: for Dagster, and for dbt itself."""
+
+EXAMPLE_INPUTS = "example_inputs"
+"""The model that joins every feature table."""
 
 
 def manifest_path(settings: Settings) -> Path:
@@ -28,3 +34,28 @@ def parse_project(settings: Settings) -> Path:
         (scratch / name).replace(path.with_name(name))
     shutil.rmtree(scratch)
     return path
+
+
+def described_columns(manifest: Mapping[str, Any], tables: Mapping[str, FeatureTable]) -> dict[str, dict[str, str]]:
+    """Return {model: {column: description}}, each described once, where it is made.
+
+    A model whose ``meta`` has ``columns_of: <model>`` hands on the columns of that one, all but ``surface``, by which
+    it selects its rows; ``example_inputs`` has those of every feature table too.
+
+    Args:
+        manifest: The parsed project, as JSON.
+        tables: The feature tables that it declares.
+    """
+    models = {node["name"]: node for node in manifest["nodes"].values() if node["resource_type"] == "model"}
+
+    def of(name: str) -> dict[str, str]:
+        node, found = models[name], dict[str, str]()
+        if parent := node["config"]["meta"].get("columns_of"):
+            found |= {column: text for column, text in of(parent).items() if column != "surface"}
+        if name == EXAMPLE_INPUTS:
+            for table in tables.values():
+                texts = of(table.name)
+                found |= {c.alias: f"{texts[c.name]} (`{table.name}.{c.name}`)" for c in table.columns}
+        return found | {column: spec["description"] for column, spec in node["columns"].items()}
+
+    return {name: of(name) for name in models}

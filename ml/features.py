@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, Literal
 
+from ml.feature_tables import feature_tables, for_dbt
 from ml.lake import (
     ALIAS,
     FEATURES,
@@ -169,7 +170,8 @@ def run_dbt(
         manifest.build_flat_graph()
         manifest.rebuild_ref_lookup()
     folders = ["--project-dir", str(project_dir), "--profiles-dir", str(project_dir)]
-    with _environment(dbt_environment(settings)):
+    declared = json.dumps(for_dbt(feature_tables(project_dir / "models")))
+    with _environment({**dbt_environment(settings), "CROSSFADE_FEATURE_TABLES": declared}):
         outcome = dbtRunner(manifest, [told] if told else []).invoke(["--quiet", *arguments, *folders])
     if not outcome.success:
         results = getattr(outcome.result, "results", None) or []

@@ -1,6 +1,6 @@
 """Guard: the examples of every day are there, well formed, within bounds, and as the feature tables say."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ from checks import gx
 from checks.days import shown_days
 from checks.guard import Daily, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
+from ml.feature_tables import CREATOR_OF, feature_tables
 from ml.lake import ALIAS, FEATURES, Lake
 from ml.store.verdicts import Check
 from ml.surfaces.spec import DataGate, Input, Surface
@@ -94,17 +95,18 @@ def measure_features(lake: Lake, surface: Surface, days: Sequence[date]) -> list
         input is not what its table says for the day and key (a null counts as the input's default). None where a table
         is not in the lake, or the surface has no daily input.
     """
-    from ml.serving.snapshot import KEYS
-
+    declared = feature_tables()
     examples = f"{FEATURES}.examples_{surface.name}"
     daily = {name: spec for name, spec in surface.inputs.items() if spec.source is not None}
     tables = {str(spec.source).split(".")[0] for spec in daily.values()}
-    if not daily or any(name not in KEYS or not lake.table_exists(f"{FEATURES}.{name}") for name in tables):
+    if not daily or any(name not in declared or not lake.table_exists(f"{FEATURES}.{name}") for name in tables):
         return None
     types = lake.columns(examples)
     # The creator is the item's, as when serving.
-    joins = [_join(name, KEYS[name]) for name in sorted(tables | {"feat_item"}, key=lambda n: n != "feat_item")]
-    differs = " or ".join(_differs(name, spec, types[name]) for name, spec in daily.items())
+    joined = sorted(tables | {CREATOR_OF}, key=lambda name: name != CREATOR_OF)
+    joins = [_join(name, declared[name].entity) for name in joined]
+    defaults = {f"{name}.{column}": value for name in tables for column, value in declared[name].defaults.items()}
+    differs = " or ".join(_differs(name, spec, types[name], defaults) for name, spec in daily.items())
     query = f"""
         select e.day, count(*) as rows, count(*) filter (where {differs}) as other_values
         from {ALIAS}.{examples} as e {" ".join(joins)}
@@ -155,15 +157,19 @@ def _with_freshness(measured: Sequence[dict[str, Any]], days: Sequence[date]) ->
 
 def _join(table: str, keys: Sequence[str]) -> str:
     """Return the SQL that joins a feature table by its keys; two parameters bound the days whose files are opened."""
-    pairs = [f"{table}.{k} = {'feat_item' if k == 'creator_id' else 'e'}.{_quote(k)}" for k in keys]
+    pairs = [f"{table}.{k} = {CREATOR_OF if k == 'creator_id' else 'e'}.{_quote(k)}" for k in keys]
     rows = f"(select * from {ALIAS}.{FEATURES}.{table} where day between ? and ?)"
     return f"left join {rows} as {table} on {' and '.join([f'{table}.day = e.day', *pairs])}"
 
 
-def _differs(name: str, spec: Input, kind: str) -> str:
+def _differs(name: str, spec: Input, kind: str, defaults: Mapping[str, float]) -> str:
     """Return the SQL condition that an example's value is not its feature's, cast as the examples hold it."""
-    table, column = str(spec.source).split(".")
-    values = [f"e.{_quote(name)}", f"{table}.{_quote(column)}::{kind}"]
+    source = str(spec.source)
+    table, column = source.split(".")
+    feature = f"{table}.{_quote(column)}"
+    if source in defaults:
+        feature = f"coalesce({feature}, {defaults[source]})"
+    values = [f"e.{_quote(name)}", f"{feature}::{kind}"]
     if spec.type == "number":
         values = [f"coalesce({value}::double, {float(spec.default)})" for value in values]
     return f"{values[0]} is distinct from {values[1]}"

@@ -58,6 +58,8 @@ where {{ built_days(before=var('feature_window_days'), after=-1) }}
 
 {# Hook of feature models: every day of [from_day - W, to_day) since first_day must have been built by the base models. #}
 {% macro require_history() -%}
+{#- Outside of the condition: dbt learns here, while it parses, that the model depends on it. #}
+{%- set days = ref('int_day') -%}
 {%- if execute and flags.WHICH in ('build', 'run') -%}
     {%- set query -%}
         select strftime(wanted.day, '%Y-%m-%d') as day
@@ -69,7 +71,7 @@ where {{ built_days(before=var('feature_window_days'), after=-1) }}
             ))::date as day
         ) as wanted
         anti join (
-            select day from {{ ref('int_day') }} where {{ built_days(before=var('feature_window_days'), after=-1) }}
+            select day from {{ days }} where {{ built_days(before=var('feature_window_days'), after=-1) }}
         ) as built on wanted.day = built.day
         order by 1
     {%- endset -%}

@@ -5,8 +5,8 @@
 
 
 {#
-  CTE `hashed`: the rows of CTE `relation` with id63 in place of the string ids in `columns`. MD5 is what staging a
-  large log costs, so each distinct string is hashed once and looked up.
+  CTE `hashed`: the rows of CTE `relation` with id63 in place of the strings in `columns`, and each string beside it as
+  `landed_<column>`. MD5 is what staging a large log costs, so each distinct string is hashed once and looked up.
 #}
 {% macro hashed(relation, columns) -%}
 names as (
@@ -27,7 +27,10 @@ hashed as (
             {%- for column in columns %}
             names_of_{{ column }}.id as {{ column }}{{ ',' if not loop.last }}
             {%- endfor %}
-        )
+        ),
+        {%- for column in columns %}
+        {{ relation }}.{{ column }} as landed_{{ column }}{{ ',' if not loop.last }}
+        {%- endfor %}
     from {{ relation }}
     {%- for column in columns %}
     left join names as names_of_{{ column }} on {{ relation }}.{{ column }} = names_of_{{ column }}.name

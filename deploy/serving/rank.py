@@ -39,7 +39,7 @@ class RankRequest(BaseModel):
     )
     session: dict[str, Any] | None = Field(
         default=None,
-        description="The session so far; `outcomes`: of the last listens, newest first",
+        description="The session so far; `outcomes`: of the last listens that ended before the request, newest first",
         examples=[{"outcomes": ["completed", "skipped"]}],
     )
     ts: datetime | None = Field(

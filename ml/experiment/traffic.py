@@ -162,11 +162,11 @@ def _visits(day: MusicDay, surface: str) -> np.ndarray:
 
 
 def _history(day: MusicDay, session: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the outcomes of listens that had ended, newest first [n, 8]; -1 pads."""
+    """Return the outcomes of listens that had ended before, newest first [n, 8]; -1 pads."""
     played = day.listens
     ended = played.session * _SESSION_S + played.second + played.played_ms / 1000
     order = np.argsort(ended, kind="stable")
-    last = np.searchsorted(ended[order], session * _SESSION_S + second, side="right")
+    last = np.searchsorted(ended[order], session * _SESSION_S + second, side="left")
     first = np.searchsorted(ended[order], session * _SESSION_S)
     back = last[:, None] - 1 - np.arange(HISTORY)
     outcome = played.outcome[order][np.maximum(back, 0)] if len(order) else np.zeros_like(back)

@@ -1,4 +1,4 @@
-"""Scaffolding of a surface: one YAML and two SQL files with their descriptions, from the templates beside this file."""
+"""Scaffolding of a surface, from the templates beside this file: its YAML, its SQL with descriptions, its exposure."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 _NAME = re.compile(r"^[a-z][a-z0-9_]{0,40}$")
 _PLACEHOLDER = "__surface__"
+_KINDS = {"examples": (".sql", ".yml"), "teacher_inputs": (".sql", ".yml"), "exposures": (".yml",)}
 
 
 def scaffold(name: str, root: Path, *, surfaces_dir: Path | None = None) -> list[Path]:
@@ -25,9 +26,9 @@ def scaffold(name: str, root: Path, *, surfaces_dir: Path | None = None) -> list
     targets = {
         TEMPLATES / "surface.yaml": (surfaces_dir or root / "ml" / "surfaces") / f"{name}.yaml",
         **{
-            TEMPLATES / f"{model}{suffix}": models / f"{model}_{name}{suffix}"
-            for model in ("examples", "teacher_inputs")
-            for suffix in (".sql", ".yml")
+            TEMPLATES / f"{kind}{suffix}": models / f"{kind}_{name}{suffix}"
+            for kind, suffixes in _KINDS.items()
+            for suffix in suffixes
         },
     }
     if present := [str(path) for path in targets.values() if path.exists()]:

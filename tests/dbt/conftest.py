@@ -1,4 +1,7 @@
-"""A lake with landed events of a small world, in which sessions and playbacks cross midnight."""
+"""A lake with landed events of a small world, in which sessions and playbacks cross midnight.
+
+Some playbacks end at the very time of an exposure: after no second, or when the session's next item is shown.
+"""
 
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -59,13 +62,15 @@ def land_world(
         case when surface = 'homepage' then j // 4 end as "row", j % 4 as "column",
         case when surface = 'radio' then 'i' || (s % {items}) end as seed_item_id, ts::date as day
         from shown where ts::date <= {last}""")
-    run(f"""insert into lake.landing.listens by name select 'l' || e as listen_id, ts + interval 5 second as ts,
-        user_id, session_id, case when e % 17 = 0 then 'i' || (e % {items}) else item_id end as item_id,
-        case when e % 17 <> 0 then 'e' || e end as exposure_id, round(300 * {_unit("e", "played")}, 3) as played_s,
+    run(f"""insert into lake.landing.listens by name select 'l' || e as listen_id, started as ts, user_id, session_id,
+        case when e % 17 = 0 then 'i' || (e % {items}) else item_id end as item_id,
+        case when e % 17 <> 0 then 'e' || e end as exposure_id,
+        case j % 5 when 0 then 0 when 1 then 95 else round(300 * {_unit("e", "played")}, 3) end as played_s,
         ['completed', 'skipped', 'stopped'][1 + (hash(e, 'outcome') % 3)::integer] as outcome,
-        case when e % 11 = 0 then 'like' end as feedback, (ts + interval 5 second)::date as day
-        from shown where {_unit("e", "click")} < case when surface = 'homepage' then 0.15 else 0.8 end
-        and (ts + interval 5 second)::date <= {last}""")
+        case when e % 11 = 0 then 'like' end as feedback, started::date as day
+        from (select *, ts + to_seconds(case j % 5 when 0 then 0 else 5 end) as started from shown)
+        where {_unit("e", "click")} < case when surface = 'homepage' then 0.15 else 0.8 end
+        and started::date <= {last}""")
     run(f"""insert into lake.landing.outcomes by name select 'e' || e as exposure_id, 'trail' as name,
         10 * {_unit("e", "value")} as value, ts + interval 1 hour as ts, (ts + interval 1 hour)::date as day
         from shown where e % 29 = 0 and surface = 'homepage' and (ts + interval 1 hour)::date <= {last}""")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import yaml
 
 from assets.features import Translator
+from assets.manifest import described_columns
+from ml.feature_tables import feature_tables
 from ml.features import DBT_PROJECT_DIR, DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
 from ml.ids import id63
 from ml.lake import Lake
@@ -32,6 +35,11 @@ def models(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {n["name"]: n for n in manifest["nodes"].values() if n["resource_type"] == "model"}
 
 
+def is_table(node: dict[str, Any]) -> bool:
+    """Return whether a model holds rows, and is no step of others."""
+    return node["config"]["materialized"] != "ephemeral"
+
+
 def test_dbt_unit_tests_pass(built: SimpleNamespace) -> None:
     result = run_dbt(built.settings, ["test", "--select", "test_type:unit"])
     assert len(result.results) >= 7
@@ -41,12 +49,35 @@ def test_dbt_unit_tests_pass(built: SimpleNamespace) -> None:
 def test_every_model_and_column_is_described_and_no_described_column_is_missing(
     built: SimpleNamespace, manifest: dict[str, Any]
 ) -> None:
+    described = described_columns(manifest, feature_tables())
     with Lake(built.settings) as lake:
         for name, node in models(manifest).items():
             assert node["description"].startswith("One row per"), f"{name}: the description must state the grain"
-            described = {column: spec["description"] for column, spec in node["columns"].items()}
-            assert set(described) == set(lake.columns(f"features.{name}")), name
-            assert all(described.values()), name
+            assert described[name] and all(described[name].values()), name
+            if is_table(node):
+                assert set(described[name]) == set(lake.columns(f"features.{name}")), name
+
+
+def test_a_description_is_written_once() -> None:
+    """What is said of columns of several tables is a doc block, so that they cannot come to differ."""
+    texts = Counter[str]()
+    for path in (DBT_PROJECT_DIR / "models").rglob("*.yml"):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tables = [*content.get("models", []), *(t for s in content.get("sources", []) for t in s["tables"])]
+        texts.update(column["description"] for table in tables for column in table.get("columns", []))
+    assert [text for text, times in texts.items() if times > 1 and not text.startswith("{{ doc(")] == []
+
+
+def test_examples_say_where_each_feature_comes_from(manifest: dict[str, Any]) -> None:
+    described = described_columns(manifest, feature_tables())
+    ctr = models(manifest)["feat_item"]["columns"]["ctr"]["description"]
+    for surface in ("homepage", "radio"):
+        assert described[f"examples_{surface}"]["item_ctr"] == f"{ctr} (`feat_item.ctr`)"
+
+
+def test_a_ranker_is_an_exposure_of_its_tables(manifest: dict[str, Any]) -> None:
+    reads = {e["name"]: {n.split(".")[-1] for n in e["depends_on"]["nodes"]} for e in manifest["exposures"].values()}
+    assert reads == {f"{s}_ranker": {f"examples_{s}", f"teacher_inputs_{s}"} for s in ("homepage", "radio")}
 
 
 def test_sources_are_the_landing_contract_and_bound_to_the_landing_assets(manifest: dict[str, Any]) -> None:
@@ -62,16 +93,23 @@ def test_each_model_has_a_key_test_a_stage_and_the_group_of_its_layer_or_surface
     built: SimpleNamespace, manifest: dict[str, Any]
 ) -> None:
     tested = {
-        n["attached_node"].split(".")[-1]
+        n["attached_node"].split(".")[-1]: n["test_metadata"]["kwargs"]["columns"]
         for n in manifest["nodes"].values()
         if n["resource_type"] == "test" and n["test_metadata"]["name"] == "key"
     }
+    for name, table in feature_tables().items():
+        assert tested[name] == ["day", *table.entity], f"{name} is about one row per day and entity"
     for name, node in models(manifest).items():
+        if not is_table(node):
+            continue
         assert name in tested, f"{name} has no key test"
         assert set(node["tags"]) & {"base", "ranking"}, name
-    translator = Translator(built.settings.feature_window_days, load_surfaces(built.settings))
+    columns = described_columns(manifest, feature_tables())
+    translator = Translator(built.settings.feature_window_days, load_surfaces(built.settings), columns)
     specs = {
-        name: translator.get_asset_spec(manifest, node["unique_id"], None) for name, node in models(manifest).items()
+        name: translator.get_asset_spec(manifest, node["unique_id"], None)
+        for name, node in models(manifest).items()
+        if is_table(node)
     }
     groups = {"stg": "staging", "int": "intermediate", "feat": "features", "source": "source"}
     for name, spec in specs.items():
@@ -89,17 +127,32 @@ def test_staging_hashes_ids_as_python_does(built: SimpleNamespace) -> None:
     assert {tuple(id63(v) for v in row.values()) for row in landed} == {tuple(row.values()) for row in staged}
 
 
+def test_staging_keeps_the_landed_id_beside_each_hash_and_no_later_table_does(
+    built: SimpleNamespace, manifest: dict[str, Any]
+) -> None:
+    kept = 0
+    with Lake(built.settings) as lake:
+        for name in (name for name, node in models(manifest).items() if is_table(node)):
+            columns = lake.columns(f"features.{name}")
+            landed = {column for column in columns if column.startswith("landed_")}
+            if not name.startswith("stg_"):
+                assert not landed, name
+                continue
+            hashed = {column for column, kind in columns.items() if column.endswith("_id") and kind == "BIGINT"}
+            assert landed == {f"landed_{column}" for column in hashed}, name
+            pairs = lake.sql(f"select {', '.join([*sorted(hashed), *sorted(landed)])} from features.{name}").to_pydict()
+            for column in hashed:
+                assert [None if v is None else id63(v) for v in pairs[f"landed_{column}"]] == pairs[column], name
+                kept += len(pairs[column])
+    assert kept > 10_000
+
+
 @pytest.mark.parametrize("path", SURFACES, ids=lambda p: str(p.relative_to(PROJECT_ROOT / "ml" / "surfaces")))
 def test_examples_have_every_input_and_label_and_daily_inputs_are_what_serving_reads(
     built: SimpleNamespace, path: Path
 ) -> None:
     surface = load_surface(path)
-    keys = {
-        "feat_user": ["user_id"],
-        "feat_item": ["item_id"],
-        "feat_creator": ["creator_id"],
-        "feat_user_creator": ["user_id", "creator_id"],
-    }
+    tables = feature_tables()
     with Lake(built.settings) as lake:
         table = f"features.examples_{surface.name}"
         columns = lake.columns(table)
@@ -108,12 +161,11 @@ def test_examples_have_every_input_and_label_and_daily_inputs_are_what_serving_r
             if spec.source is None:
                 continue
             feature_table, column = spec.source.split(".")
-            condition = " and ".join(f"e.{k} = f.{k}" for k in ["day", *keys[feature_table]])
+            condition = " and ".join(f"e.{k} = f.{k}" for k in ["day", *tables[feature_table].entity])
+            default = tables[feature_table].defaults.get(column, "null")
             (different,) = lake.connection.execute(
                 f"select count(*) from {table} as e left join features.{feature_table} as f on {condition} "
-                f"where e.{name} is distinct from f.{column} "
-                # The table has no row where the user did not play the creator; plays and known are then 0.
-                f"and not ('{feature_table}' = 'feat_user_creator' and f.day is null and e.{name}::varchar = '0')"
+                f"where e.{name} is distinct from coalesce(f.{column}, {default})"
             ).fetchone()
             assert different == 0, f"{name} is not {spec.source}"
 

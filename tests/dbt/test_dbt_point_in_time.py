@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ml.feature_tables import feature_tables
 from ml.features import DBT_PROJECT_DIR
 from ml.lake import Lake, attach_options, attach_path
 from ml.settings import Settings
@@ -25,7 +26,7 @@ ENDED = "l.ts + to_milliseconds(round(l.played_s * 1000)::bigint)"
 def copy_world(source: Settings, target: Settings, conditions: dict[str, str], known_until: str) -> None:
     """Copy the landed rows that meet the condition of their table.
 
-    What a listen turned into after ``known_until`` (SQL) is replaced by something else.
+    What a listen turned into at ``known_until`` (SQL) or later is replaced by something else.
     """
     with Lake(source) as lake:
         options = ", ".join(f"{k} '{v}'" for k, v in attach_options(target).items())
@@ -34,10 +35,10 @@ def copy_world(source: Settings, target: Settings, conditions: dict[str, str], k
             query = f"select l.* from lake.landing.{table} as l where {condition}"
             if table == "listens":
                 query = f"""select l.* exclude (known_until) replace (
-                    case when {ENDED} <= known_until then played_s else played_s + 100 end as played_s,
-                    case when {ENDED} <= known_until then outcome
+                    case when {ENDED} < known_until then played_s else played_s + 100 end as played_s,
+                    case when {ENDED} < known_until then outcome
                     when outcome = 'skipped' then 'completed' else 'skipped' end as outcome,
-                    case when {ENDED} <= known_until then feedback end as feedback
+                    case when {ENDED} < known_until then feedback end as feedback
                 ) from (
                     select l.*, {known_until} as known_until from lake.landing.listens as l where {condition}
                 ) as l"""
@@ -94,6 +95,13 @@ def changed_columns(reference: Settings, rebuilt: Settings, table: str, day: dat
     return {c for k, row in after.items() for c in row if row[c] != before[k][c]}, len(after)
 
 
+def exposures_of(settings: Settings, day: date) -> list[int]:
+    """Return the ids of the exposures of ``day``."""
+    with Lake(settings) as lake:
+        found = lake.sql("select exposure_id from features.stg_exposures where day = ?", [day])
+    return found["exposure_id"].to_pylist()
+
+
 @pytest.fixture(scope="module")
 def day(built: SimpleNamespace) -> date:
     return built.days[CUT]
@@ -121,6 +129,17 @@ def test_inputs_of_an_exposure_do_not_change_when_its_future_is_deleted(
         assert changed_columns(built.settings, present, f"teacher_inputs_{name}", day, "exposure_id")[0] == set()
         compared += rows
     assert compared >= 50
+    with Lake(built.settings) as full:
+        own, others = full.connection.execute(
+            """select
+                count(*) filter (where listens.exposure_id = shown.exposure_id),
+                count(*) filter (where listens.exposure_id is distinct from shown.exposure_id)
+            from features.stg_exposures as shown inner join features.stg_listens as listens
+            on shown.user_id = listens.user_id and shown.session_id = listens.session_id and shown.ts = listens.ended_at
+            where list_contains(?, shown.exposure_id)""",
+            [exposures_of(present, day)],
+        ).fetchone()
+    assert own > 3 and others > 3, "some listens end at the time of a compared exposure"
     with Lake(present) as lake:
         empty, filled = lake.connection.execute(
             "select count(*) filter (where list_sum(session_outcomes) = 0), "
@@ -130,7 +149,7 @@ def test_inputs_of_an_exposure_do_not_change_when_its_future_is_deleted(
     assert empty > 3 and filled > 3
 
 
-@pytest.mark.parametrize("table", ["feat_user", "feat_item", "feat_creator", "feat_user_creator"])
+@pytest.mark.parametrize("table", feature_tables())
 def test_features_of_a_day_do_not_change_when_the_day_is_deleted(
     built: SimpleNamespace, present: Settings, day: date, table: str
 ) -> None:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
+from ml.feature_tables import feature_tables
 from ml.ids import id63_array
 from ml.lake import Lake
 from ml.serving.snapshot import current_snapshot, publish
@@ -31,6 +32,7 @@ from ml.surfaces.spec import Surface, load_surfaces
 
 DAY = date(2026, 1, 20)
 USERS, ITEMS, CREATORS = 40, 60, 12
+KNOWN = {"user_id": USERS, "item_id": ITEMS, "creator_id": CREATORS}
 
 
 def graph_of(surface: Surface, number: int, *, rename: dict[str, str] | None = None, nan: bool = False) -> bytes:
@@ -105,16 +107,15 @@ class Home:
     def write_features(self, lake: Lake, day: date = DAY, seed: int = 1) -> None:
         """Features of one day: all columns that both surfaces read, with nulls, in random row order."""
         rng = np.random.default_rng(seed)
-        keys = {
-            "feat_user": {"user_id": id63_array(strings("u", range(USERS)))},
-            "feat_item": {"item_id": id63_array(strings("i", range(ITEMS)))},
-            "feat_creator": {"creator_id": id63_array(strings("c", range(CREATORS - 2)))},
-        }
-        pairs = rng.permutation(USERS * CREATORS)[: USERS * 4]
-        keys["feat_user_creator"] = {
-            "user_id": id63_array(strings("u", pairs // CREATORS)),
-            "creator_id": id63_array(strings("c", pairs % CREATORS)),
-        }
+        keys: dict[str, dict[str, np.ndarray]] = {}
+        for name, declared in feature_tables().items():
+            known = [KNOWN[entity] for entity in declared.entity]
+            if len(known) == 1:  # of two creators nothing is known
+                numbers = [np.arange(known[0] - 2 if declared.entity == ("creator_id",) else known[0])]
+            else:
+                pairs = rng.permutation(known[0] * known[1])[: USERS * 4]
+                numbers = [pairs // known[1], pairs % known[1]]
+            keys[name] = {e: id63_array(strings(e[0], n)) for e, n in zip(declared.entity, numbers, strict=True)}
         sources = {
             item.source: item for surface in self.surfaces.values() for item in surface.inputs.values() if item.source
         }

@@ -7,17 +7,17 @@ activity as (
 ),
 
 overall as (
-    {{ overall_counts() }}
+    select * from {{ ref('overall_counts') }}
 ),
 
 items as (
     select
         day,
         item_id,
-        {{ trailing_sum('impressions') }},
-        {{ trailing_sum('clicks') }},
-        {{ trailing_sum('plays') }},
-        {{ trailing_sum('skips') }}
+        {{ summed('impressions') }},
+        {{ summed('clicks') }},
+        {{ summed('plays') }},
+        {{ summed('skips') }}
     from activity
     group by day, item_id
 ),

@@ -7,18 +7,18 @@ activity as (
 ),
 
 overall as (
-    {{ overall_counts() }}
+    select * from {{ ref('overall_counts') }}
 ),
 
 summed as (
     select
         day,
         item_id,
-        {{ trailing_sum('impressions') }},
-        {{ trailing_sum('clicks') }},
-        {{ trailing_sum('plays') }},
-        {{ trailing_sum('skips') }},
-        {{ trailing_sum('completions') }},
+        {{ summed('impressions') }},
+        {{ summed('clicks') }},
+        {{ summed('plays') }},
+        {{ summed('skips') }},
+        {{ summed('completions') }},
         {{ decayed_sum('impressions') }},
         {{ decayed_sum('clicks') }}
     from activity

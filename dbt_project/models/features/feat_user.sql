@@ -7,7 +7,7 @@ activity as (
 ),
 
 overall as (
-    {{ overall_counts() }}
+    select * from {{ ref('overall_counts') }}
 ),
 
 summed as (
@@ -15,10 +15,10 @@ summed as (
         day,
         user_id,
         count(*) as days_active,
-        {{ trailing_sum('impressions') }},
-        {{ trailing_sum('clicks') }},
-        {{ trailing_sum('plays') }},
-        {{ trailing_sum('skips') }}
+        {{ summed('impressions') }},
+        {{ summed('clicks') }},
+        {{ summed('plays') }},
+        {{ summed('skips') }}
     from activity
     group by day, user_id
 ),

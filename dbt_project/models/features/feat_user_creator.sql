@@ -1,4 +1,3 @@
--- depends_on: {{ ref('int_day') }}
 with catalog as (
     {{ as_of_days(ref('stg_items'), 'item_id', ['creator_id']) }}
 ),

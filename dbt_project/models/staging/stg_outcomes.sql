@@ -5,6 +5,7 @@ with source as (
 select
     day,
     {{ id63('exposure_id') }} as exposure_id,
+    exposure_id as landed_exposure_id,
     name,
     value,
     ts

@@ -10,8 +10,11 @@ with source as (
 select
     day,
     {{ id63('impression_id') }} as impression_id,
+    impression_id as landed_impression_id,
     source_user_id,
+    landed_source_user_id,
     source_item_id,
+    landed_source_item_id,
     page,
     device,
     network,

@@ -5,7 +5,9 @@ with source as (
 select
     day,
     {{ id63('source_item_id') }} as source_item_id,
+    source_item_id as landed_source_item_id,
     {{ id63('source_creator_id') }} as source_creator_id,
+    source_creator_id as landed_source_creator_id,
     {{ id63('category') }} as category,
     duration_s,
     age_days,

@@ -5,6 +5,7 @@ with source as (
 select
     day,
     {{ id63('source_user_id') }} as source_user_id,
+    source_user_id as landed_source_user_id,
     {{ id63('segment') }} as segment,
     tenure_days,
     impressions_7d,

@@ -1,13 +1,22 @@
 with inputs as (
-    {{ example_inputs('__surface__') }}
+    select * exclude (surface) from {{ ref('example_inputs') }}
+    where surface = '__surface__'
 ),
 
 listens as (
-    {{ first_listens('__surface__') }}
+    select * from {{ ref('first_listens') }}
+    where surface = '__surface__' and {{ built_days() }}
 ),
 
+-- Landed outcomes named like a task take the place of its label.
 named_outcomes as (
-    {{ latest_outcomes('__surface__', ['ctr']) }}
+    select
+        day,
+        exposure_id,
+        max(value) filter (where name = 'ctr') as ctr
+    from {{ ref('latest_outcomes') }}
+    where surface = '__surface__'
+    group by day, exposure_id
 )
 
 select

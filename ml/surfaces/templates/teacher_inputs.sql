@@ -1,1 +1,3 @@
-{{ teacher_inputs('__surface__') }}
+select * exclude (surface)
+from {{ ref('teacher_inputs') }}
+where surface = '__surface__'

@@ -12,6 +12,7 @@ from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from deploy.serving.rank import prepare, read_request
 from deploy.serving.run import example_answer, request_example, serving
+from ml.feature_tables import feature_tables, for_dbt
 from ml.ids import ID63_SQL, id63
 from ml.lake import Lake
 from ml.serving.request import OUTCOMES
@@ -113,19 +114,16 @@ def _examples(lake: Lake, surface: Surface) -> pa.Table:
     ids = ("user_id", "item_id", "container_id", "seed_item_id")
     hashed = ", ".join(f"{ID63_SQL.format(column=column)} as {column}" for column in ids)
     daily = ", ".join(f'{item.source} as "{name}"' for name, item in surface.inputs.items() if item.source)
+    joins = " ".join(
+        f"left join features.{table['name']} on {table['name']}.day = exposures.day and {table['same_entity']}"
+        for table in for_dbt(feature_tables())
+    )
     return lake.sql(f"""
         with exposures as (
             select exposure_id, date '{DAY}' as day, {hashed}, hour(ts::timestamp) as hour, codes as session_outcomes
             from log
         )
-        select exposures.*, {daily} from exposures
-        left join features.feat_user on feat_user.day = exposures.day and feat_user.user_id = exposures.user_id
-        left join features.feat_item on feat_item.day = exposures.day and feat_item.item_id = exposures.item_id
-        left join features.feat_creator
-            on feat_creator.day = exposures.day and feat_creator.creator_id = feat_item.creator_id
-        left join features.feat_user_creator
-            on feat_user_creator.day = exposures.day and feat_user_creator.user_id = exposures.user_id
-            and feat_user_creator.creator_id = feat_item.creator_id
+        select exposures.*, {daily} from exposures {joins}
         order by exposure_id
     """)
 

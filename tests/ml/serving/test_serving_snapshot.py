@@ -1,5 +1,6 @@
 """What published features promise: immutable, repeatable, never older than before, refused when they are wrong."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ml.feature_tables import feature_tables
 from ml.ids import id63
 from ml.lake import Lake
-from ml.serving.snapshot import KEEP, KEYS, FeatureSnapshot, Published, SnapshotError, current_snapshot, publish
+from ml.serving.snapshot import KEEP, FeatureSnapshot, Published, SnapshotError, current_snapshot, publish
 from ml.surfaces.spec import Input
 from tests.support.tiny_home import DAY, Home, tiny_settings
 
@@ -39,7 +41,7 @@ def test_the_same_features_give_the_same_folder_untouched(home: Home) -> None:
         home.write_features(lake, DAY, seed=0)
     assert published(home) == first and contents(first.path) == before
     assert first.path.name == f"{DAY}-{first.digest}" and first.rows["feat_user"] == 40
-    assert set(before) == {"manifest.json", *(f"{table}.arrow" for table in KEYS)}
+    assert set(before) == {"manifest.json", *(f"{table}.arrow" for table in feature_tables())}
 
 
 def test_changed_features_of_a_day_give_another_folder(home: Home) -> None:
@@ -75,6 +77,20 @@ def test_a_mapped_snapshot_outlives_its_folder(home: Home) -> None:
     assert published(home, 5).path.exists(), "a lost folder is published again"
 
 
+def test_a_snapshot_whose_manifest_names_no_keys_is_served_as_before(home: Home) -> None:
+    path = published(home, 5).path
+    inputs = home.surfaces["homepage"].inputs
+    users, items = np.array([id63("u1")]), np.array([id63(f"i{n}") for n in range(90)])
+    expected, lacking = FeatureSnapshot.load(path).bind(inputs).lookup(users, items)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for entry in manifest["tables"].values():
+        del entry["keys"], entry["defaults"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    found, missing = FeatureSnapshot.load(path).bind(inputs).lookup(users, items)
+    assert missing == lacking == {"feat_item": 30}
+    assert {name: value.tobytes() for name, value in found.items()} == {n: v.tobytes() for n, v in expected.items()}
+
+
 def test_a_changed_file_is_refused(home: Home) -> None:
     path = published(home, 5).path
     manifest = path / "manifest.json"
@@ -88,16 +104,6 @@ def test_an_input_that_is_not_there_is_named(home: Home) -> None:
     wanted = {"mood": Input.model_validate({"kind": "daily", "type": "number", "from": "feat_user.mood"})}
     with pytest.raises(SnapshotError, match=r"no feat_user\.mood, which input 'mood' needs"):
         snapshot.bind(wanted)
-
-
-def test_a_table_that_nobody_knows_how_to_look_up_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    snapshot = FeatureSnapshot.load(published(home, 4).path)
-    snapshot.tables["feat_genre"] = snapshot.tables["feat_creator"]
-    monkeypatch.setitem(KEYS, "feat_genre", KEYS["feat_creator"])
-    spec = {"kind": "daily", "type": "number", "from": "feat_genre.ctr"}
-    bound = snapshot.bind({"genre_ctr": Input.model_validate(spec)})
-    with pytest.raises(SnapshotError, match="feat_genre"):
-        bound.lookup(np.array([id63("u1")]), np.array([id63("i1")]))
 
 
 def test_a_day_without_features_is_refused(home: Home) -> None:

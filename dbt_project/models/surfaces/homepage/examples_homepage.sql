@@ -1,17 +1,15 @@
 with inputs as (
-    {{ example_inputs('homepage') }}
+    select * exclude (surface) from {{ ref('example_inputs') }}
+    where surface = 'homepage'
 ),
 
 clicks as (
-    {{ clicked_trails('homepage', label_parameter('homepage', 'trail_max_hours')) }}
+    select * from {{ ref('clicked_trails') }}
+    where surface = 'homepage'
 ),
 
 first_plays as (
-    {{ first_plays_of_day() }}
-),
-
-named_outcomes as (
-    {{ latest_outcomes('homepage', ['ctr', 'trail', 'discovery']) }}
+    select * from {{ ref('first_plays') }}
 ),
 
 labels as (
@@ -33,6 +31,19 @@ labels as (
     left join clicks on inputs.day = clicks.day and inputs.exposure_id = clicks.exposure_id
     left join first_plays
         on inputs.day = first_plays.day and inputs.user_id = first_plays.user_id and inputs.creator_id = first_plays.creator_id
+),
+
+-- Landed outcomes named like a task take the place of its label.
+named_outcomes as (
+    select
+        day,
+        exposure_id,
+        max(value) filter (where name = 'ctr') as ctr,
+        max(value) filter (where name = 'trail') as trail,
+        max(value) filter (where name = 'discovery') as discovery
+    from {{ ref('latest_outcomes') }}
+    where surface = 'homepage'
+    group by day, exposure_id
 )
 
 select

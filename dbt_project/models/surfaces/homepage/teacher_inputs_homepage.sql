@@ -1,1 +1,3 @@
-{{ teacher_inputs('homepage') }}
+select * exclude (surface)
+from {{ ref('teacher_inputs') }}
+where surface = 'homepage'

@@ -1,13 +1,11 @@
 with inputs as (
-    {{ example_inputs('radio') }}
+    select * exclude (surface) from {{ ref('example_inputs') }}
+    where surface = 'radio'
 ),
 
 listens as (
-    {{ first_listens('radio') }}
-),
-
-named_outcomes as (
-    {{ latest_outcomes('radio', ['engagement']) }}
+    select * from {{ ref('first_listens') }}
+    where surface = 'radio' and {{ built_days() }}
 ),
 
 labels as (
@@ -21,6 +19,17 @@ labels as (
         )::integer::double as engagement
     from inputs
     left join listens on inputs.day = listens.day and inputs.exposure_id = listens.exposure_id
+),
+
+-- Landed outcomes named like a task take the place of its label.
+named_outcomes as (
+    select
+        day,
+        exposure_id,
+        max(value) filter (where name = 'engagement') as engagement
+    from {{ ref('latest_outcomes') }}
+    where surface = 'radio'
+    group by day, exposure_id
 )
 
 select

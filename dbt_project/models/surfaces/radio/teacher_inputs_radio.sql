@@ -1,1 +1,3 @@
-{{ teacher_inputs('radio') }}
+select * exclude (surface)
+from {{ ref('teacher_inputs') }}
+where surface = 'radio'

@@ -1,0 +1,153 @@
+"""A feature table is its SQL and its description: examples and serving have it without a line elsewhere."""
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ml.feature_tables import FeatureTable, feature_tables
+from ml.features import DBT_PROJECT_DIR
+from ml.lake import Lake
+from ml.serving.snapshot import FeatureSnapshot, publish
+from ml.settings import Settings
+from ml.surfaces.spec import Input, load_surfaces
+
+USER = {
+    "feat_user_likes.sql": """
+select
+    {{ from_day() }} as day,
+    user_id,
+    count(*) filter (where feedback = 'like') as likes,
+    max(ts) as liked_at
+from {{ ref('stg_listens') }}
+where day < {{ from_day() }} and {{ built_days(before=3, after=-1) }}
+group by user_id
+""",
+    "feat_user_likes.yml": """
+models:
+  - name: feat_user_likes
+    description: One row per day and user who played something in the days before.
+    config:
+      meta: {entity: [user_id], as: user, default: {likes: -1}}
+    data_tests:
+      - key:
+          arguments: {columns: [day, user_id]}
+    columns:
+      - {name: day, description: "{{ doc('day') }}"}
+      - {name: user_id, description: User}
+      - {name: likes, description: Likes in the days before}
+      - {name: liked_at, description: When the user last played, config: {meta: {as: last_play}}}
+""",
+}
+PAIR = {
+    "feat_user_item.sql": """
+select
+    {{ from_day() }} as day,
+    user_id,
+    item_id,
+    count(*) as seen
+from {{ ref('stg_exposures') }}
+where day < {{ from_day() }} and {{ built_days(before=3, after=-1) }}
+group by user_id, item_id
+""",
+    "feat_user_item.yml": """
+models:
+  - name: feat_user_item
+    description: One row per day, user and item that the user was shown in the days before.
+    config:
+      meta: {entity: [user_id, item_id], as: user_item, default: {seen: 0}}
+    data_tests:
+      - key:
+          arguments: {columns: [day, user_id, item_id]}
+    columns:
+      - {name: day, description: "{{ doc('day') }}"}
+      - {name: user_id, description: User}
+      - {name: item_id, description: Item}
+      - {name: seen, description: How often the user was shown the item}
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def declared(
+    home: Callable[..., Settings], build_days: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """A home whose last day is built by a copy of the project with two more feature tables."""
+    project = tmp_path_factory.mktemp("project") / "dbt_project"
+    shutil.copytree(DBT_PROJECT_DIR, project)
+    for name, text in {**USER, **PAIR}.items():
+        (project / "models" / "features" / name).write_text(text, encoding="utf-8")
+    settings = home(3)
+    first, day = settings.first_day, settings.first_day + timedelta(days=2)
+    build_days(settings, first, day, stages=("base",), project_dir=project)
+    build_days(settings, day, day, stages=("ranking",), tests=True, project_dir=project)
+    return SimpleNamespace(settings=settings, day=day, tables=feature_tables(project / "models"))
+
+
+def test_examples_of_every_surface_hold_the_columns_of_a_declared_table(declared: SimpleNamespace) -> None:
+    with Lake(declared.settings) as lake:
+        for surface in load_surfaces(declared.settings):
+            columns = lake.columns(f"features.examples_{surface}")
+            assert {"user_likes", "last_play", "user_item_seen"} <= set(columns)
+            rows, other, seen, likes = lake.connection.execute(
+                f"""select count(*), count(*) filter (
+                    where e.user_likes is distinct from coalesce(u.likes, -1) or e.last_play is distinct from u.liked_at
+                    or e.user_item_seen is distinct from coalesce(p.seen, 0)
+                ), count(*) filter (where e.user_item_seen > 0), count(*) filter (where e.user_likes > 0)
+                from features.examples_{surface} as e
+                left join features.feat_user_likes as u on u.day = e.day and u.user_id = e.user_id
+                left join features.feat_user_item as p
+                    on p.day = e.day and p.user_id = e.user_id and p.item_id = e.item_id
+                where e.day = ?""",
+                [declared.day],
+            ).fetchone()
+            assert rows > 100 and other == 0 and seen > 10 and likes > 10
+
+
+@pytest.mark.parametrize("users", ["one", "each"])
+def test_serving_looks_up_what_the_examples_hold_and_the_tables_default_where_nothing_is_known(
+    declared: SimpleNamespace, users: str
+) -> None:
+    tables: dict[str, FeatureTable] = declared.tables
+    inputs = {
+        "user_likes": number("feat_user_likes.likes", default=5),
+        "user_item_seen": number("feat_user_item.seen", default=7),
+        "item_ctr": number("feat_item.ctr", default=0.25),
+    }
+    with Lake(declared.settings) as lake:
+        published = publish(lake, declared.settings, load_surfaces(declared.settings), declared.day, tables=tables)
+        assert {"feat_user_likes", "feat_user_item"} <= published.rows.keys()
+        examples = lake.sql(
+            f"select user_id, item_id, {', '.join(inputs)} from features.examples_homepage where day = ? "
+            "order by user_id, item_id, exposure_id",
+            [declared.day],
+        ).to_pydict()
+    bound = FeatureSnapshot.load(published.path).bind(inputs)
+    user_ids, item_ids = np.array(examples["user_id"]), np.array(examples["item_id"])
+    wanted = {"user_likes": -1, "user_item_seen": 0, "item_ctr": 0.25}
+    if users == "one":
+        user_ids = user_ids[:1]
+    found, _ = bound.lookup(user_ids, item_ids)
+    own = np.array(examples["user_id"]) == user_ids[0] if users == "one" else np.full(len(item_ids), True)
+    for name, default in wanted.items():
+        values = np.array([default if v is None else v for v in examples[name]], dtype=np.float32)
+        assert found[name].dtype == np.float32 and (found[name][own] == values[own]).all(), name
+    unknown, _ = bound.lookup(np.array([1]), np.array([1, 2]))
+    assert {name: values.tolist() for name, values in unknown.items()} == {n: [d, d] for n, d in wanted.items()}
+
+
+def test_a_snapshot_says_which_keys_and_defaults_its_tables_have(declared: SimpleNamespace) -> None:
+    with Lake(declared.settings) as lake:
+        path = publish(
+            lake, declared.settings, load_surfaces(declared.settings), declared.day, tables=declared.tables
+        ).path
+    snapshot = FeatureSnapshot.load(path)
+    assert snapshot.keys["feat_user_item"] == ["user_id", "item_id"] and snapshot.keys["feat_item"] == ["item_id"]
+    assert snapshot.defaults["feat_user_likes"] == {"likes": -1} and snapshot.defaults["feat_item"] == {}
+
+
+def number(source: str, *, default: float) -> Input:
+    return Input.model_validate({"kind": "daily", "type": "number", "from": source, "default": default})
