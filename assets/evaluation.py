@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.names import LAKE_WRITER, OWNER, surface_key
 from assets.partitions import partition_day, student_partitions
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 

@@ -4,8 +4,8 @@ import dagster as dg
 
 from assets.names import LAKE_WRITER, OWNER, surface_key
 from assets.partitions import day_partitions, partition_days
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 

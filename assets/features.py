@@ -15,11 +15,11 @@ from assets.landing import EMPTY, data_version
 from assets.manifest import PARSED, described_columns, manifest_path
 from assets.names import LAKE_WRITER, OWNER
 from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
-from ml.feature_tables import feature_tables
-from ml.features import DBT_PROJECT_DIR, build_ranges, dbt_vars, excluded_surfaces, stream_dbt
-from ml.lake import FEATURES, Lake
+from ml.features.build import DBT_PROJECT_DIR, build_ranges, dbt_vars, excluded_surfaces, stream_dbt
+from ml.features.tables import feature_tables
+from ml.foundation.lake import FEATURES, Lake
+from ml.foundation.settings import Settings
 from ml.landing.ledger import require_final
-from ml.settings import Settings
 from ml.surfaces.spec import Surface
 
 BASE, RANKING = "tag:base", "tag:ranking"
@@ -167,7 +167,7 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
         Independent of releases: a gate that refuses for a week does not make features a week old.
         **If it fails**: the server goes on with the snapshot that it has, until that is too old to be ready.
         """
-        from ml.serving.snapshot import publish
+        from ml.inference.snapshot import publish
 
         day = partition_days(context)[-1]
         with Lake(settings) as lake:

@@ -10,9 +10,9 @@ import dagster as dg
 from assets.names import LAKE_WRITER, OWNER, landing_key
 from assets.partitions import day_partitions, partition_days
 from assets.progress import ProgressResource
-from ml.lake import LANDING, Lake
+from ml.foundation.lake import LANDING, Lake
+from ml.foundation.settings import Settings
 from ml.landing.contract import load_contract
-from ml.settings import Settings
 from ml.surfaces.spec import load_surfaces
 
 if TYPE_CHECKING:

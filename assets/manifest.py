@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml.feature_tables import FeatureTable
-from ml.features import project_hash, run_dbt
-from ml.settings import Settings
+from ml.features.build import project_hash, run_dbt
+from ml.features.tables import FeatureTable
+from ml.foundation.settings import Settings
 
 MANIFEST, PARSED = "manifest.json", "partial_parse.msgpack"
 """What dbt's parser writes: for Dagster, and for dbt itself."""

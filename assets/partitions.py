@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import dagster as dg
 
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 

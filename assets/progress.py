@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ml.progress import Progress, as_lines
+from ml.foundation.progress import Progress, as_lines
 
 
 class ProgressResource(dg.ConfigurableResource):

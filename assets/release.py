@@ -8,11 +8,11 @@ import dagster as dg
 
 from assets.names import OWNER, surface_key
 from assets.partitions import partition_day, student_partitions
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
-    from ml.store.champions import Pointer
+    from ml.releases.champions import Pointer
 
 
 def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinition]:
@@ -68,8 +68,8 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
         ),
     )
     def release(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
+        from ml.releases.store import ReleaseStore
         from ml.stages.release import promote_candidate
-        from ml.store.releases import ReleaseStore
 
         released = promote_candidate(settings, surface, partition_day(context), by=f"dagster run {context.run_id}")
         history = ReleaseStore(settings.artifacts_dir).history(surface.name)

@@ -6,7 +6,7 @@ from assets.landing import data_version
 from assets.names import LAKE_WRITER, OWNER, TEACHER, surface_key
 from assets.partitions import day_partitions, partition_days
 from assets.progress import ProgressResource
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 
@@ -31,7 +31,7 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
     def soft_labels(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: ProgressResource
     ) -> dg.MaterializeResult:
-        from ml.lake import ML, Lake
+        from ml.foundation.lake import ML, Lake
         from ml.teacher.contract import teacher_contract
         from ml.teacher.labels import label_days
 

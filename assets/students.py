@@ -8,7 +8,7 @@ from pydantic import Field
 from assets.names import OWNER, TRAINING, surface_key
 from assets.partitions import partition_day, student_partitions, student_window
 from assets.progress import ProgressResource
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Role, Surface
 
 _FAILS = (

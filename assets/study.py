@@ -6,10 +6,10 @@ import dagster as dg
 
 from assets.names import OWNER, STUDY_GROUP, TRAINING
 from assets.progress import ProgressResource
-from ml.documents import digest
-from ml.progress import Step
-from ml.settings import Settings
-from ml.study.design import DESIGNS_FILE, design_names, load_design
+from ml.foundation.documents import digest
+from ml.foundation.progress import Step
+from ml.foundation.settings import Settings
+from ml.lab.study.design import DESIGNS_FILE, design_names, load_design
 
 
 def build_study(designs: Path = DESIGNS_FILE) -> dg.AssetsDefinition:
@@ -35,9 +35,9 @@ def build_study(designs: Path = DESIGNS_FILE) -> dg.AssetsDefinition:
         progress: ProgressResource,
     ) -> dg.MaterializeResult:
         from ml.evaluation.plots import markdown_image
-        from ml.study.analysis import levels, lifts
-        from ml.study.report import findings, plots_of, study_rows
-        from ml.study.run import TRIALS_TABLE, run_study
+        from ml.lab.study.analysis import levels, lifts
+        from ml.lab.study.report import findings, plots_of, study_rows
+        from ml.lab.study.run import TRIALS_TABLE, run_study
 
         design, say = load_design(context.partition_key, designs), progress.of(context)
         trials = run_study(

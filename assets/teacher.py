@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets.names import OWNER, TEACHER, TRAINING
 from assets.progress import ProgressResource
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 
 def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -31,8 +31,8 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
         **If it fails**: the message names the setting or the day of source logs that is missing; an earlier teacher
         stays as it is.
         """
+        from ml.lab.demo_teacher import read_card, train_demo_teacher
         from ml.teacher.contract import teacher_contract
-        from ml.teacher.demo import read_card, train_demo_teacher
 
         if settings.teacher_trained_through is None:
             raise ValueError("set CROSSFADE_TEACHER_TRAINED_THROUGH to the last source day to learn from")

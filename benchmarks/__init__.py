@@ -1,1 +1,1 @@
-import ml.quiet  # noqa: F401  (first of all: onnxruntime asks while it is imported)
+import ml.foundation.quiet  # noqa: F401  (first of all: onnxruntime asks while it is imported)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml.settings import PROJECT_ROOT
+from ml.foundation.settings import PROJECT_ROOT
 
 ALONE = ("definitions", "landing", "features", "labelling", "training", "parameters", "graph")
 WITH_HOME = ("serving", "distilled", "servers", "alternatives")

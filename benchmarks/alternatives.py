@@ -23,10 +23,10 @@ import torch
 from benchmarks.record import HISTORY, Row, interleaved, keep, median_ms, rows
 from benchmarks.serving import Example
 from benchmarks.training import FIRST_DAY, bare_loop, with_recipe, world
-from ml.serving.model import SCORE
-from ml.settings import PROJECT_ROOT, Settings
-from ml.store.release import MODEL
-from ml.store.releases import ReleaseStore
+from ml.export.files import MODEL
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.inference.model import SCORE
+from ml.releases.store import ReleaseStore
 from ml.students.dataset import load
 from ml.students.train import Batches, build_optimizer, build_ranker, deterministic, prepare, task_loss
 from ml.surfaces.spec import Surface, load_surface

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.record import HISTORY, interleaved, keep, rows
 from deploy.home import prepare
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 
 WHAT = {
     "import dagster, dagster_dbt": "import dagster, dagster_dbt",

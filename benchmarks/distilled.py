@@ -11,13 +11,13 @@ import tempfile
 from pathlib import Path
 
 from ml.evaluation.bootstrap import CONFIDENCE
+from ml.export.files import MODEL, SCHEMA
 from ml.export.onnx import export_ranker, inspect
 from ml.export.schema import feature_schema
-from ml.serving.probe import ROUNDS, ROWS, measure_serving
-from ml.settings import Settings
+from ml.foundation.settings import Settings
+from ml.inference.probe import ROUNDS, ROWS, measure_serving
 from ml.stages.artifacts import find
 from ml.stages.training import load_ranker
-from ml.store.release import MODEL, SCHEMA
 from ml.surfaces.spec import load_surfaces
 
 

@@ -28,9 +28,9 @@ from assets.manifest import PARSED, manifest_path
 from benchmarks.labelling import peak_megabytes
 from benchmarks.record import HISTORY, Row, keep, rows
 from deploy.home import prepare
-from ml.features import dbt_vars, run_dbt
-from ml.lake import FEATURES, Lake
-from ml.settings import PROJECT_ROOT, Settings
+from ml.features.build import dbt_vars, run_dbt
+from ml.foundation.lake import FEATURES, Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
 
 DAY = date(2026, 11, 1)

@@ -33,8 +33,8 @@ from benchmarks.record import HISTORY, Row, keep, rows
 from deploy.automation.days import range_tags
 from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from deploy.home import prepare
-from ml.settings import PROJECT_ROOT, Settings
-from ml.simulator.write import write_landing
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.lab.simulator.write import write_landing
 
 FIRST = date(2026, 1, 1)
 RANGES = (1, 3, 8, 15, 30)

@@ -27,12 +27,12 @@ import pyarrow as pa
 import yaml
 
 from benchmarks import record
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.lab.demo_teacher import DemoInput, load_demo_spec, read_card, train_demo_teacher
 from ml.students.train import Clock
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract, load_contract
-from ml.teacher.demo import DemoInput, load_demo_spec, read_card, train_demo_teacher
 from ml.teacher.labels import BATCH_ROWS, label_days
 from ml.teacher.runtime import open_teacher
 

@@ -23,10 +23,10 @@ import polars as pl
 from benchmarks.labelling import peak_megabytes
 from benchmarks.record import HISTORY, Row, keep, rows
 from deploy.home import prepare
-from ml.lake import Lake
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.landing.load import load_days
 from ml.landing.readiness import table_folder
-from ml.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
 
 DAY = date(2026, 1, 1)

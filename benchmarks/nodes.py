@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.labelling import FIRST_DAY, peak_megabytes, prepare
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.teacher.contract import load_contract
 from ml.teacher.labels import label_days
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.record import HISTORY, number, read, table, told
 from benchmarks.scale import scale_page
-from ml.settings import PROJECT_ROOT
+from ml.foundation.settings import PROJECT_ROOT
 
 DOCS = PROJECT_ROOT / "docs" / "results"
 SIZES = 5

@@ -18,7 +18,7 @@ from benchmarks import labelling
 from benchmarks.record import HISTORY, Row, interleaved, keep, median_ms, rows
 from benchmarks.training import BARE, FIRST_DAY, OURS, bare_loop, per_million, timed_fit, timed_loop, with_recipe, world
 from ml.export.onnx import export_ranker, session_of
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import load
 from ml.students.train import build_ranker
 from ml.surfaces.spec import Surface, load_surface

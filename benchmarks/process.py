@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 
 READY_S = 120
 """A server that is not ready after this time does not start."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from ml.settings import PROJECT_ROOT
+from ml.foundation.settings import PROJECT_ROOT
 
 HISTORY = PROJECT_ROOT / "benchmarks" / "history"
 LIBRARIES = ("dagster", "dbt-core", "duckdb", "numpy", "onnxruntime", "polars", "pyarrow", "torch")

@@ -26,9 +26,9 @@ from benchmarks import record
 from benchmarks.client import Client
 from benchmarks.process import crossfade, free_port, running
 from benchmarks.serving import Example
-from ml.settings import PROJECT_ROOT, Settings
-from ml.store.release import MODEL
-from ml.store.releases import ReleaseStore
+from ml.export.files import MODEL
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.releases.store import ReleaseStore
 
 SERVER_CORES, CLIENT_CORES = {0}, {1}
 FOLDER = PROJECT_ROOT / "benchmarks" / "servers"

@@ -22,7 +22,7 @@ from deploy.serving.metrics import Metrics
 from deploy.serving.protocol import HEADER, TensorSpec
 from deploy.serving.rank import prepare, read_request, render
 from deploy.serving.run import request_example
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 _WARM_UP = 100
 BARE = "bare session.run"

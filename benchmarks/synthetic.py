@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ml.ids import id63_array
-from ml.lake import FEATURES, ML, Lake
+from ml.foundation.ids import id63_array
+from ml.foundation.lake import FEATURES, ML, Lake
 from ml.surfaces.spec import Input, Surface
 
 OUTPUTS = ("click", "watch", "continue", "like")

@@ -33,8 +33,8 @@ from torch.utils.data import Dataset as RowDataset
 
 from benchmarks.record import HISTORY, Row, interleaved, keep, rows
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
-from ml.lake import Lake
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.network import Ranker
 from ml.students.train import (

@@ -13,9 +13,9 @@ from checks.gate import judge
 from checks.guard import Daily
 from checks.guards import GUARDS, check_thresholds
 from ml.evaluation.outcome import BLOCKING, SEVERITY, TOLD
-from ml.lake import Lake
-from ml.settings import Settings
-from ml.store.verdicts import Check, GuardResult, StoredVerdict
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.verdicts import Check, GuardResult, StoredVerdict
 from ml.surfaces.spec import Surface
 
 VERDICT_CHECK = "verdict"

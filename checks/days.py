@@ -5,9 +5,9 @@ from datetime import date
 
 from checks import gx
 from ml.evaluation.outcome import Outcome
-from ml.features import empty_days
-from ml.lake import Lake
-from ml.store.verdicts import Check
+from ml.features.build import empty_days
+from ml.foundation.lake import Lake
+from ml.releases.verdicts import Check
 from ml.surfaces.spec import Surface
 
 

@@ -8,10 +8,10 @@ from checks import gx
 from checks.guard import Guard, Subject
 from checks.guards import GUARDS
 from ml.evaluation.outcome import TOLD, Outcome
-from ml.settings import Settings
-from ml.store.artifacts import Artifact
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import Check, GuardResult, StoredVerdict, Verdict, decide, now
+from ml.foundation.artifacts import Artifact
+from ml.foundation.settings import Settings
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import Check, GuardResult, StoredVerdict, Verdict, decide, now
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def judge(
     Args:
         settings: The home.
         surface: Specification and thresholds.
-        candidate: Artifact with the files of ``ml.store.release.CANDIDATE``.
+        candidate: Artifact with the files of ``ml.releases.release.CANDIDATE``.
         evaluation: Evaluation of the candidate's partition.
         store: Where champion and verdicts are; default is the home's.
         checkpoint: The checkpoint that was exported; default is the one that the manifest names.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ml.lake import Lake
-from ml.settings import Settings
-from ml.store.artifacts import Artifact
-from ml.store.manifest import Manifest
-from ml.store.release import MANIFEST, Champion, Release
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import Check, VerdictKey
+from ml.foundation.artifacts import Artifact
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.manifest import Manifest
+from ml.releases.release import MANIFEST, Champion, Release
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import Check, VerdictKey
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract, teacher_contract
 
@@ -35,7 +35,7 @@ class Subject:
     Attributes:
         settings: The home.
         surface: Specification and thresholds.
-        candidate: Artifact with the files of ``ml.store.releases.CANDIDATE``.
+        candidate: Artifact with the files of ``ml.releases.store.CANDIDATE``.
         evaluation: Evaluation of the candidate's partition.
         store: Where champion and verdicts are.
         key: What the verdict will be about; it names the champion.

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ml.evaluation.outcome import Outcome, worst_outcome
-from ml.store.verdicts import Check
+from ml.releases.verdicts import Check
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite

@@ -23,7 +23,7 @@ from deploy.automation.conditions import build_follow_sensor, declare  # noqa: E
 from deploy.automation.jobs import build_jobs  # noqa: E402
 from deploy.automation.schedules import build_schedules  # noqa: E402
 from deploy.automation.sensors import build_sensors  # noqa: E402
-from ml.settings import Settings  # noqa: E402
+from ml.foundation.settings import Settings  # noqa: E402
 from ml.surfaces.spec import load_surfaces  # noqa: E402
 
 

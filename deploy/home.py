@@ -6,7 +6,7 @@ from typing import Any
 
 from assets.manifest import parse_project
 from assets.names import LAKE_WRITER, TRAINING
-from ml.settings import PROJECT_ROOT, Settings, write_settings_file
+from ml.foundation.settings import PROJECT_ROOT, Settings, write_settings_file
 
 REBUILT = (
     "lake",
@@ -63,7 +63,7 @@ def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Setting
     Returns:
         The settings as every later process of this home reads them.
     """
-    from ml.lake import Lake
+    from ml.foundation.lake import Lake
     from ml.landing.load import init_tables
 
     if values:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from filelock import FileLock
 
-import ml.quiet  # noqa: F401
+import ml.foundation.quiet  # noqa: F401
 from tests.support.commands import run_crossfade
 from tests.support.postgres import PASSWORD, Postgres
 
@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An initialised home without data."""
     from deploy.home import prepare
-    from ml.settings import Settings
+    from ml.foundation.settings import Settings
 
     home = tmp_path_factory.mktemp("home") / "prepared"
     prepare(Settings(home=home))

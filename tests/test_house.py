@@ -80,7 +80,7 @@ def test_every_asset_and_check_says_what_to_do_when_it_fails_and_every_asset_has
     prepared_home: Path,
 ) -> None:
     from deploy.definitions import build_definitions
-    from ml.settings import Settings
+    from ml.foundation.settings import Settings
 
     definitions = build_definitions(Settings(home=prepared_home))
     graph = definitions.resolve_asset_graph()
@@ -101,7 +101,7 @@ def test_what_a_live_source_has_to_land_gets_old_and_a_finite_source_does_not(
     prepared_home: Path, last_day: date | None
 ) -> None:
     from assets.landing import build_landing
-    from ml.settings import Settings
+    from ml.foundation.settings import Settings
 
     settings = Settings(home=prepared_home, last_day=last_day)
     watched = {spec.key.path[-1] for spec in build_landing(settings).specs if spec.freshness_policy}

@@ -14,12 +14,12 @@ import pytest
 from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from ml.evaluation.evaluate import evaluate
-from ml.lake import Lake
-from ml.lineage.trace import as_page, trace
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.operations.trace import as_page, trace
+from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training_set import read_training_set
-from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import teacher_contract
 

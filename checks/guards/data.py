@@ -8,9 +8,9 @@ from checks import gx
 from checks.days import shown_days
 from checks.guard import Daily, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
-from ml.feature_tables import CREATOR_OF, feature_tables
-from ml.lake import ALIAS, FEATURES, Lake
-from ml.store.verdicts import Check
+from ml.features.tables import CREATOR_OF, feature_tables
+from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.releases.verdicts import Check
 from ml.surfaces.spec import DataGate, Input, Surface
 
 if TYPE_CHECKING:

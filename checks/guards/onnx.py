@@ -9,9 +9,9 @@ from checks import gx
 from checks.guard import Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
 from ml.evaluation.rows import newest_rows
-from ml.lake import Lake
-from ml.store.artifacts import Artifact, ArtifactStore
-from ml.store.release import CONFIG, MODEL
+from ml.export.files import CONFIG, MODEL
+from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.lake import Lake
 from ml.surfaces.spec import OnnxGate, Surface
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from checks import gx
 from checks.guard import Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
-from ml.lake import ALIAS, FEATURES, Lake
-from ml.store.manifest import DayContent, Manifest, examples_content, soft_label_content
-from ml.store.verdicts import Check
+from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.releases.manifest import DayContent, Manifest, examples_content, soft_label_content
+from ml.releases.verdicts import Check
 from ml.surfaces.spec import ProvenanceGate, Surface
 from ml.teacher.contract import Contract
 

@@ -8,7 +8,7 @@ from checks import gx
 from checks.guard import FIRST, Found, Guard, Subject
 from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL, figure_row
 from ml.evaluation.outcome import Outcome
-from ml.store.verdicts import Check
+from ml.releases.verdicts import Check
 from ml.surfaces.spec import QualityGate, Surface
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import Any
 
 from checks.guard import Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
-from ml.store.release import MODEL, Release
-from ml.store.verdicts import Check
+from ml.export.files import MODEL
+from ml.releases.release import Release
+from ml.releases.verdicts import Check
 
 
 def judge(subject: Subject) -> Found:

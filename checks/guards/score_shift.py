@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from checks import gx
 from checks.guard import FIRST, Found, Guard, Subject
 from ml.evaluation.rows import newest_rows
-from ml.lake import Lake
+from ml.foundation.lake import Lake
 from ml.surfaces.spec import ShiftGate, Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation import Expectation
 
-    from ml.serving.model import Model
+    from ml.inference.model import Model
 
 MAX_ROWS = 50_000
 """Rows of the evaluation days that are scored, the newest; bounds memory."""
@@ -22,7 +22,7 @@ MAX_ROWS = 50_000
 
 def judge(subject: Subject) -> Found:
     """Judge the candidate's scores of the evaluation days beside the champion's."""
-    from ml.serving.probe import load_model
+    from ml.inference.probe import load_model
 
     champion = subject.champion()
     if champion is None:
@@ -54,7 +54,7 @@ def measure(
         ColumnError: The champion takes an input that the examples no longer have.
     """
     from ml.evaluation.shift import psi, top_overlap
-    from ml.serving.model import SCORE
+    from ml.inference.model import SCORE
     from ml.students.columns import to_arrays
 
     table = newest_rows(lake, surface, days, limit=MAX_ROWS)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from checks import gx
 from checks.guard import Found, Guard, Subject
+from ml.export.files import SCHEMA
 from ml.export.schema import feature_schema, schema_hash
-from ml.store.release import SCHEMA
 from ml.surfaces.spec import ServingGate
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def judge(subject: Subject) -> Found:
     """Judge the feature schema, and what ``measure_serving`` finds in a clean process, in turn with the champion."""
-    from ml.serving.probe import ROUNDS, measure_serving
+    from ml.inference.probe import ROUNDS, measure_serving
 
     champion, gate = subject.champion(), subject.surface.gate.serving
     stated = schema_hash(subject.candidate.json(SCHEMA))

@@ -8,8 +8,8 @@ from checks import gx
 from checks.days import shown_days
 from checks.guard import Daily, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
-from ml.lake import ALIAS, FEATURES, ML, Lake
-from ml.store.verdicts import Check
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
+from ml.releases.verdicts import Check
 from ml.surfaces.spec import SoftLabelGate, Surface
 from ml.teacher.contract import Contract, teacher_contract
 

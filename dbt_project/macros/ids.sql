@@ -1,4 +1,4 @@
-{# int64 of a string id: low 64 bits of its MD5, masked to 63 bits; null stays null. The same as ml.ids.id63. #}
+{# int64 of a string id: low 64 bits of its MD5, masked to 63 bits; null stays null. The same as ml.foundation.ids.id63. #}
 {% macro id63(column) -%}
 (md5_number_lower({{ column }}) & 9223372036854775807::ubigint)::bigint
 {%- endmacro %}

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster import AutomationCondition as Condition
 
 from assets.names import TEACHER, surface_key
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 SENSOR = "follow_data"
 _FOLLOWING = ("control", "student", "evaluation", "onnx")

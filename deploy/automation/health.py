@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ml.settings import Settings
-from ml.store.champions import Pointer
-from ml.store.releases import ReleaseStore
+from ml.foundation.settings import Settings
+from ml.releases.champions import Pointer
+from ml.releases.store import ReleaseStore
 
 _TIMEOUT_S = 5.0
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from assets.names import LAKE_WRITER
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 _BATCH = 100
 
@@ -19,7 +19,7 @@ class HousekeepingConfig(dg.Config):
 @dg.op(pool=LAKE_WRITER)
 def tidy_home(context: dg.OpExecutionContext, config: HousekeepingConfig, settings: dg.ResourceParam[Settings]) -> None:
     """Retire releases, expire snapshots, merge and remove files; it holds the lake's pool, so nobody writes."""
-    from ml.housekeeping import tidy
+    from ml.operations.housekeeping import tidy
 
     tidied = tidy(settings, dry_run=config.dry_run, progress=lambda step: context.log.info(str(step)))
     runs = forget_failed_runs(context.instance, settings.keep_runs_days, dry_run=config.dry_run)

@@ -8,7 +8,7 @@ import dagster as dg
 from assets.names import surface_key
 from deploy.automation.housekeeping import housekeeping_schedule
 from deploy.automation.jobs import NOT_ENDED, RELEASE_CHAIN, named, release_job_name
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 

@@ -19,8 +19,8 @@ from deploy.automation.jobs import (
     named,
     rollback_job,
 )
-from ml.settings import Settings
-from ml.store.sealed import digest
+from ml.foundation.sealed import digest
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 _LOOK_BACK = timedelta(minutes=10)
@@ -179,7 +179,7 @@ def _failed_check_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> 
         description="Failed checks of runs that have ended: into reports/alerts.jsonl, and to CROSSFADE_ALERT_URL.",
     )
     def failed_check_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SkipReason:
-        from ml.alerts import send
+        from ml.operations.alerts import send
 
         alerts, cursor = _failed_checks(context.instance, context.cursor)
         send(settings, alerts)
@@ -235,7 +235,7 @@ def _rollback_config(surface: str, reason: str) -> dict[str, Any]:
 
 
 def _landed(settings: Settings) -> set[date]:
-    from ml.lake import Lake
+    from ml.foundation.lake import Lake
     from ml.landing.ledger import LABEL_TABLE, landed_days
 
     with Lake(settings) as lake:

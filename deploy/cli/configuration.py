@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from ml.settings import SETTINGS_FILE, Settings
+from ml.foundation.settings import SETTINGS_FILE, Settings
 
 HEADER = """\
 # Every setting of Crossfade with its default. Copy this file to .env, keep the lines that you change, and load it

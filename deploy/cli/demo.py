@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.terminal import result_console, say
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 
 def demo(

@@ -21,8 +21,8 @@ from deploy.automation.jobs import release_chain
 from deploy.cli.steps import TerminalProgress, terminal_logger
 from deploy.cli.terminal import console, reporter
 from deploy.home import prepare, rebuild
-from ml.settings import Settings, home_from_environment, write_settings_file
-from ml.study.sources import write_raw_files
+from ml.foundation.settings import Settings, home_from_environment, write_settings_file
+from ml.lab.sources import write_raw_files
 from ml.surfaces.spec import load_surfaces, teacher_end
 
 STAGES = {
@@ -56,14 +56,14 @@ def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int
         seed: Seed of world and students.
     """
     if source == "kuairand":
-        from ml.landing.kuairand import log_days
+        from ml.lab.kuairand import log_days
 
         if kuairand_dir is None:
             raise ValueError("SOURCE=kuairand needs KUAIRAND_DIR=path/to/KuaiRand-Pure, the unpacked archive")
         first, last = log_days(kuairand_dir)
         extra: dict[str, Any] = {"kuairand_dir": str(kuairand_dir.absolute())}
     else:
-        from ml.simulator.presets import load_preset
+        from ml.lab.simulator.presets import load_preset
 
         first = date(2026, 1, 1)
         last = first + timedelta(days=load_preset(preset).days - 1)
@@ -129,11 +129,11 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
 
 def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of demo.json from what the graph recorded."""
-    from ml.lake import Lake
+    from ml.foundation.lake import Lake
+    from ml.lab.demo_teacher import read_card
     from ml.landing.ledger import totals
     from ml.stages.summary import surface_summary
     from ml.teacher.contract import teacher_contract
-    from ml.teacher.demo import read_card
 
     assert settings.last_day is not None
     card = read_card(teacher_contract(settings))
@@ -161,7 +161,7 @@ def peak_rss_mb() -> float:
 
 
 def _released(settings: Settings, surfaces: Mapping[str, Any]) -> list[str]:
-    from ml.store.releases import ReleaseStore
+    from ml.releases.store import ReleaseStore
 
     store = ReleaseStore(settings.artifacts_dir)
     return [name for name in surfaces if store.champion(name) is not None]

@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from rich.text import Text
 
 from deploy.cli.terminal import show_table
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 
 LOCK = PROJECT_ROOT / "uv.lock"
 MIN_FREE_GB = 5.0
@@ -124,7 +124,7 @@ def _surfaces(settings: Settings) -> Look:
 
 
 def _catalog(settings: Settings) -> Look:
-    from ml.lake import ALIAS, Lake
+    from ml.foundation.lake import ALIAS, Lake
 
     if not settings.catalog_url and not settings.catalog_path.exists():
         return State.BAD, f"{settings.catalog_path} is not there", "crossfade init"
@@ -184,7 +184,7 @@ def _teacher(settings: Settings) -> Look:
 
 
 def _releases(settings: Settings) -> Look:
-    from ml.store.releases import ReleaseStore
+    from ml.releases.store import ReleaseStore
     from ml.surfaces.spec import load_surfaces
 
     store = ReleaseStore(settings.artifacts_dir)
@@ -198,7 +198,7 @@ def _releases(settings: Settings) -> Look:
 def _features(settings: Settings) -> Look:
     from datetime import UTC, datetime
 
-    from ml.serving.snapshot import FeatureSnapshot, current_snapshot
+    from ml.inference.snapshot import FeatureSnapshot, current_snapshot
 
     path = current_snapshot(settings)
     if path is None:
@@ -222,7 +222,7 @@ def _server(settings: Settings) -> Look:
 
 
 def _cluster(settings: Settings) -> Look:
-    from ml.cluster import connected
+    from ml.foundation.cluster import connected
 
     if not settings.ray_address:
         return State.GOOD, "CROSSFADE_RAY_ADDRESS names none"

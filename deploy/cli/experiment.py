@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from deploy.cli.terminal import minutes, note, say, show_table
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Let control and student serve simulated users side by side, over HTTP.")
 
-Name = Annotated[str, typer.Argument(help="Experiment of ml/experiment/designs.yaml: quick, live or aa.")]
+Name = Annotated[str, typer.Argument(help="Experiment of ml/lab/live/designs.yaml: quick, live or aa.")]
 
 _REPEAT_S = 30.0
 """Seconds between two lines about the same day of a world."""
@@ -25,9 +25,9 @@ def run(
 ) -> None:
     """Run what is missing of an experiment. Stop it at any time: a rerun repeats only what was under way."""
     from deploy.serving.variants import serving_variants
-    from ml.experiment.design import load_design
-    from ml.experiment.run import Progress, plan, run_experiment
-    from ml.study.worlds import worlds_dir
+    from ml.lab.live.design import load_design
+    from ml.lab.live.run import Progress, plan, run_experiment
+    from ml.lab.study.worlds import worlds_dir
 
     settings, design = Settings(), load_design(name)
     cost = plan(settings, design, workers)
@@ -55,9 +55,9 @@ def run(
 @app.command("show")
 def show(name: Name = "quick") -> None:
     """Print the table of an experiment from the rows in the lake."""
-    from ml.experiment.design import load_design
-    from ml.experiment.run import experiment_rows
     from ml.experiments.analysis import effects
+    from ml.lab.live.design import load_design
+    from ml.lab.live.run import experiment_rows
 
     design = load_design(name)
     rows = [
@@ -86,7 +86,7 @@ def report(
     ),
 ) -> None:
     """Write the report of an experiment: the paper's online table beside ours, days, and the A/A run."""
-    from ml.experiment.report import write_report
+    from ml.lab.live.report import write_report
 
     for path in write_report(Settings(), name, aa, out):
         say(f"wrote {path}")

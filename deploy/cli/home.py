@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.terminal import reporter, say, show_table
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 
 def init() -> None:
@@ -22,7 +22,7 @@ def tidy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would go.")] = False,
 ) -> None:
     """Retire old releases, expire snapshots, merge small files, remove what nobody reads; while nothing else runs."""
-    from ml.housekeeping import tidy as run
+    from ml.operations.housekeeping import tidy as run
 
     settings = Settings()
     _require_idle(settings)
@@ -44,7 +44,7 @@ def forget(
 
     Past states of the lake go with the person: releases serve on, but cannot be trained again to their bytes.
     """
-    from ml.forget import forget as run
+    from ml.operations.forget import forget as run
 
     settings = Settings()
     _require_idle(settings)
@@ -75,14 +75,14 @@ def _require_idle(settings: Settings) -> None:
 
 def backup(folder: Annotated[Path, typer.Argument(help="Where the copy goes, best on another disk.")]) -> None:
     """Copy the lake's catalog while everything goes on; data files and releases are plain files that never change."""
-    from ml.backup import back_up
+    from ml.operations.backup import back_up
 
     say(f"wrote {back_up(Settings(), folder)}")
 
 
 def restore(copy: Annotated[Path, typer.Argument(help="A copy that `crossfade backup` wrote.")]) -> None:
     """Put a copy of the catalog back, while nothing else runs, if every data file that it names is there."""
-    from ml.backup import restore as run
+    from ml.operations.backup import restore as run
 
     settings = Settings()
     _require_idle(settings)

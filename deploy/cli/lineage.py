@@ -8,7 +8,7 @@ import typer
 
 from deploy.cli.shared import Release
 from deploy.cli.terminal import note, reporter, say, show_table
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 _SHORT = 12
 """Longest table that a tree on the terminal shows; pages show all."""
@@ -24,8 +24,8 @@ def lineage(
     """Show everything that a release depends on, down to lake snapshot, landed files and teacher."""
     from dataclasses import asdict
 
-    from ml.lineage.trace import as_page, find_release, trace
-    from ml.store.releases import ReleaseStore
+    from ml.operations.trace import as_page, find_release, trace
+    from ml.releases.store import ReleaseStore
 
     settings = Settings()
     found = find_release(ReleaseStore(settings.artifacts_dir), release)
@@ -46,9 +46,9 @@ def lineage(
 
 def reproduce_release(release: Release) -> None:
     """Train a release again from its recorded snapshot; fails where not even the figures match."""
-    from ml.lineage.reproduce import TOLERANCE, reproduce
-    from ml.lineage.trace import find_release
-    from ml.store.releases import ReleaseStore
+    from ml.operations.reproduce import TOLERANCE, reproduce
+    from ml.operations.trace import find_release
+    from ml.releases.store import ReleaseStore
 
     settings = Settings()
     found = reproduce(settings, find_release(ReleaseStore(settings.artifacts_dir), release), reporter())

@@ -7,7 +7,7 @@ import typer
 
 from deploy.cli.shared import By, Partition, Reason, Surface, surface_named
 from deploy.cli.terminal import note, say, show_facts, show_table
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Look at releases, and move the champion pointer.")
 
@@ -15,8 +15,8 @@ app = typer.Typer(no_args_is_help=True, help="Look at releases, and move the cha
 @app.command("list")
 def release_list(surface: Surface) -> None:
     """List the entries of the champion log, newest first."""
-    from ml.lineage.summary import entries
-    from ml.store.releases import ReleaseStore
+    from ml.operations.release_page import entries
+    from ml.releases.store import ReleaseStore
 
     show_table(f"champions of {surface}", entries(ReleaseStore(Settings().artifacts_dir), surface))
 
@@ -28,9 +28,9 @@ def release_show(
     manifest: Annotated[bool, typer.Option("--manifest", help="Print the whole manifest as JSON instead.")] = False,
 ) -> None:
     """Print a release on a page: its state, its verdict, its gain over the control, what it was made of."""
-    from ml.lineage.summary import figures, provenance, standing
-    from ml.store.release import CARD
-    from ml.store.releases import ReleaseStore
+    from ml.operations.release_page import figures, provenance, standing
+    from ml.releases.release import CARD
+    from ml.releases.store import ReleaseStore
 
     settings = Settings()
     store = ReleaseStore(settings.artifacts_dir)
@@ -64,9 +64,9 @@ def release_verdict(
     partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
 ) -> None:
     """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
+    from ml.foundation.artifacts import ArtifactStore
+    from ml.releases.verdicts import Outcome, VerdictStore
     from ml.stages.artifacts import artifact_name
-    from ml.store.artifacts import ArtifactStore
-    from ml.store.verdicts import Outcome, VerdictStore
 
     settings = Settings()
     store, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface_named(settings, surface), "onnx")
@@ -106,8 +106,8 @@ def release_diff(
     after: Annotated[str, typer.Argument(help="Id of another, or a surface for its champion.")],
 ) -> None:
     """Print what differs between two releases: what they were made of, and what the gate measured."""
-    from ml.lineage.trace import difference, find_release
-    from ml.store.releases import ReleaseStore
+    from ml.operations.trace import difference, find_release
+    from ml.releases.store import ReleaseStore
 
     store = ReleaseStore(Settings().artifacts_dir)
     pair = [find_release(store, name) for name in (before, after)]
@@ -144,8 +144,8 @@ def release_override(
     """Promote a candidate that the gate refused; name and reason stand in the release and on its card."""
     from datetime import date
 
+    from ml.releases.verdicts import Override
     from ml.stages.release import promote_candidate
-    from ml.store.verdicts import Override
 
     settings = Settings()
     released = promote_candidate(
@@ -162,7 +162,7 @@ def release_override(
 @app.command("confirm")
 def release_confirm(surface: Surface, reason: Reason, by: By) -> None:
     """Make the champion the reference that later candidates are compared with, against slow decay."""
-    from ml.store.releases import ReleaseStore
+    from ml.releases.store import ReleaseStore
 
     pointer = ReleaseStore(Settings().artifacts_dir).confirm(surface, by=by, reason=reason)
     say(f"{pointer.release} is the reference of {surface}")
@@ -200,7 +200,7 @@ def release_end_challenge(
     bar: Annotated[bool, typer.Option(help="Bar it: its model is never promoted.")] = False,
 ) -> None:
     """Take the challenger away; a promotion does so too."""
-    from ml.store.releases import ReleaseStore
+    from ml.releases.store import ReleaseStore
 
     pointer = ReleaseStore(Settings().artifacts_dir).end_challenge(surface, by=by, reason=reason, bar=bar)
     say(f"{surface} is served by {pointer.release} alone")
@@ -214,7 +214,7 @@ def release_rollback(
     to: Annotated[str | None, typer.Option(help="Release to go back to; default the one before.")] = None,
 ) -> None:
     """Serve an earlier release again; the release left behind is barred."""
-    from ml.store.releases import ReleaseStore
+    from ml.releases.store import ReleaseStore
 
     pointer = ReleaseStore(Settings().artifacts_dir).rollback(surface, to=to, by=by, reason=reason)
     say(f"{surface} now serves {pointer.release}")

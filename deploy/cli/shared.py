@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces import spec
 
 Surface = Annotated[str, typer.Argument(help="Name of the surface, such as homepage.")]

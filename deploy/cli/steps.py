@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from assets.progress import ProgressResource
 from deploy.cli.terminal import clear_bars, console, reporter
-from ml.progress import Progress
+from ml.foundation.progress import Progress
 
 
 class TerminalProgress(ProgressResource):

@@ -7,7 +7,7 @@ import typer
 
 from deploy.cli.shared import Surface, surface_named
 from deploy.cli.terminal import note, reporter, say, show_table
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 
 def tune(

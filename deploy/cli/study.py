@@ -10,7 +10,7 @@ from deploy.cli.terminal import minutes, note, say, show_table
 app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its placebos.")
 
 Name = Annotated[
-    str, typer.Argument(help="Study of ml/study/designs.yaml: quick, demo, full, placebos, sweeps, paper or kuairand.")
+    str, typer.Argument(help="A study of designs.yaml: quick, demo, full, placebos, sweeps, paper or kuairand.")
 ]
 
 
@@ -21,10 +21,10 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and cost.")] = False,
 ) -> None:
     """Run what is missing of a study. Stop it at any time: finished trials stay in the lake, a rerun goes on."""
-    from ml.settings import Settings
-    from ml.study.design import load_design
-    from ml.study.run import Progress, plan, run_study
-    from ml.study.worlds import worlds_dir
+    from ml.foundation.settings import Settings
+    from ml.lab.study.design import load_design
+    from ml.lab.study.run import Progress, plan, run_study
+    from ml.lab.study.worlds import worlds_dir
 
     settings, design = Settings(), load_design(name)
     cost = plan(settings, design, workers)
@@ -47,10 +47,10 @@ def run(
 def show(name: Name = "quick") -> None:
     """Print the table of a study from the trials in the lake."""
     from ml.evaluation.evaluate import ALL
-    from ml.settings import Settings
-    from ml.study.analysis import lifts
-    from ml.study.design import load_design
-    from ml.study.report import study_rows
+    from ml.foundation.settings import Settings
+    from ml.lab.study.analysis import lifts
+    from ml.lab.study.design import load_design
+    from ml.lab.study.report import study_rows
 
     design = load_design(name)
     rows = study_rows(Settings(), design)
@@ -80,9 +80,9 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a study: tables beside the paper's, forest plots, what did not reproduce."""
-    from ml.settings import Settings
-    from ml.study.design import load_design
-    from ml.study.report import write_report
+    from ml.foundation.settings import Settings
+    from ml.lab.study.design import load_design
+    from ml.lab.study.report import write_report
 
     for path in write_report(Settings(), load_design(name), out or Path("docs/results") / f"{name}.md"):
         say(f"wrote {path}")
@@ -100,9 +100,9 @@ def diagnose(
     """Diagnose every world of a finished study, and compare with what the study found later."""
     import os
 
-    from ml.settings import Settings
-    from ml.study.design import load_design
-    from ml.study.foretelling import foretell, write_foretelling
+    from ml.foundation.settings import Settings
+    from ml.lab.study.design import load_design
+    from ml.lab.study.foretelling import foretell, write_foretelling
 
     settings, design = Settings(), load_design(name)
     table = foretell(

@@ -11,7 +11,7 @@ from rich.progress import Progress as Display
 from rich.table import Table
 from rich.text import Text
 
-from ml.progress import Progress, Step, as_lines
+from ml.foundation.progress import Progress, Step, as_lines
 
 console = Console(stderr=True, highlight=False)
 """For progress, notes and errors; ``say`` and ``show_table`` print results."""

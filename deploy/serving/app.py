@@ -23,7 +23,7 @@ from deploy.serving import rank
 from deploy.serving.engine import Engine, Served, Store
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import EXTENSIONS, HEADER, BadRequest, decode_request, decompress, encode_response
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 JSON = "application/json"
 

@@ -18,12 +18,12 @@ from typing import Literal, Protocol, TypedDict, TypeVar
 
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import TensorSpec
-from ml.serving.model import Model
-from ml.serving.request import RequestPlan
-from ml.serving.snapshot import BoundFeatures, FeatureSnapshot, current_snapshot
-from ml.settings import Settings
-from ml.store.release import SCHEMA
-from ml.store.releases import ReleaseStore
+from ml.export.files import SCHEMA
+from ml.foundation.settings import Settings
+from ml.inference.model import Model
+from ml.inference.request import RequestPlan
+from ml.inference.snapshot import BoundFeatures, FeatureSnapshot, current_snapshot
+from ml.releases.store import ReleaseStore
 
 _RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 60.0
 

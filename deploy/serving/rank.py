@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from deploy.serving.engine import Engine, Served
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import BadRequest, parse_object
-from ml.serving.model import SCORE
-from ml.serving.request import RequestError
+from ml.inference.model import SCORE
+from ml.inference.request import RequestError
 
 _TOP = 10
 

@@ -16,13 +16,13 @@ import uvicorn
 from deploy.serving.app import Limits, create_app
 from deploy.serving.engine import Store
 from deploy.serving.metrics import configure_logging, log
-from ml.ids import id63_array
-from ml.lake import ALIAS, LANDING, Lake
-from ml.serving.schema import FeatureSchema
-from ml.serving.snapshot import FeatureSnapshot, current_snapshot
-from ml.settings import Settings
-from ml.store.release import SCHEMA
-from ml.store.releases import ReleaseStore
+from ml.export.files import SCHEMA
+from ml.foundation.ids import id63_array
+from ml.foundation.lake import ALIAS, LANDING, Lake
+from ml.foundation.settings import Settings
+from ml.inference.schema import FeatureSchema
+from ml.inference.snapshot import FeatureSnapshot, current_snapshot
+from ml.releases.store import ReleaseStore
 
 
 def serve(settings: Settings, host: str | None = None, port: int | None = None) -> None:

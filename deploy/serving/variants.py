@@ -7,8 +7,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from deploy.serving.run import serving
-from ml.experiment.variants import Variant, VariantStore
-from ml.settings import Settings
+from ml.foundation.settings import Settings
+from ml.lab.live.variants import Variant, VariantStore
 
 _START_S = 60.0
 _POLL_S = 0.05

@@ -14,8 +14,8 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_command
 
 from deploy.cli.main import app
-from ml.documents import load_yaml
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.documents import load_yaml
+from ml.foundation.settings import PROJECT_ROOT, Settings
 
 HERE = Path(__file__).parent
 WRITTEN = "This page is written by `python docs/reference/write.py`; do not edit it by hand."

@@ -19,8 +19,8 @@ import numpy as np
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import Interval, UserWeights, interval
 from ml.evaluation.over_worlds import over_seeds
-from ml.progress import Progress, Step, silent
-from ml.settings import Settings
+from ml.foundation.progress import Progress, Step, silent
+from ml.foundation.settings import Settings
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, load
 from ml.students.train import NO_TECHNIQUE, centre_soft_labels, fit, shuffle_soft_labels

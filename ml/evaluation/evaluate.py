@@ -23,7 +23,7 @@ from ml.evaluation.predictions import (
     predictions_table,
     write_predictions,
 )
-from ml.lake import ALIAS, FEATURES, ML, Lake
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.surfaces.spec import Surface, Task
 
 ALL = "all"

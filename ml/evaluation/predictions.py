@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from ml.lake import ALIAS, FEATURES, ML, Lake
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.surfaces.spec import Surface
 
 Model = Literal["teacher", "control", "student", "baseline", "champion", "reference"]

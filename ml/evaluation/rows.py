@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from ml.lake import ALIAS, FEATURES, Lake
+from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:

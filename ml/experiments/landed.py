@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ml.experiments.analysis import Effect, effects, effects_by_day, where
 from ml.experiments.user_days import METRICS, NEW_RELEASE_DAYS, USER_DAYS_TABLE
-from ml.lake import ALIAS, FEATURES, ML, Lake
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.surfaces.spec import Surface
 
 LANDED = "landed"

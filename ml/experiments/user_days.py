@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from ml.lake import ML
+from ml.foundation.lake import ML
 
 NEW_RELEASE_DAYS = 7
 """A release counts as new up to this age."""

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 
-from ml.lake import ALIAS, Lake
+from ml.foundation.lake import ALIAS, Lake
+from ml.foundation.sealed import digest
+from ml.foundation.settings import Settings
 from ml.landing.ledger import LEDGER
 from ml.landing.readiness import days_in_zone, input_hash, landed_tables, missing, odd_entries
-from ml.settings import Settings
-from ml.store.sealed import digest
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ml.documents import load_yaml, parse_yaml
-from ml.settings import Settings
+from ml.foundation.documents import load_yaml, parse_yaml
+from ml.foundation.settings import Settings
 
 CONTRACT_FILE = Path(__file__).parent / "contract.yaml"
 USER_FILE = "landing_contract.yaml"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import date, timedelta
 
-from ml.lake import ALIAS, LANDING, Lake
-from ml.settings import Settings
+from ml.foundation.lake import ALIAS, LANDING, Lake
+from ml.foundation.settings import Settings
 
 LEDGER = f"{LANDING}.ledger"
 LABEL_TABLE = "listens"

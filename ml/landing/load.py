@@ -13,12 +13,12 @@ from datetime import UTC, date, datetime
 import duckdb
 import polars as pl
 
-from ml.lake import ALIAS, LANDING, Lake
+from ml.foundation.lake import ALIAS, LANDING, Lake
+from ml.foundation.progress import Progress, Step, silent
+from ml.foundation.settings import Settings
 from ml.landing.contract import DAY, Contract, ContractError, LandingError, load_contract
 from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, as_json, blamed_on, read_file
 from ml.landing.readiness import SUCCESS, data_files, input_hash, landed_tables, table_folder
-from ml.progress import Progress, Step, silent
-from ml.settings import Settings
 
 _DAYS_TOLD = 5
 

@@ -12,9 +12,9 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
+from ml.foundation.settings import Settings
 from ml.landing.contract import DAY, load_contract
 from ml.landing.entries import oddity, shown
-from ml.settings import Settings
 
 SUCCESS = "_SUCCESS"
 

@@ -2,8 +2,8 @@
 
 from datetime import date
 
-from ml.settings import Settings
-from ml.store.artifacts import Artifact, ArtifactStore
+from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 

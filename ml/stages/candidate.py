@@ -8,21 +8,21 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ml.code import git_commit
 from ml.evaluation.evaluate import choose_candidate
 from ml.export.onnx import export_ranker, inspect
 from ml.export.schema import feature_schema
 from ml.export.triton import config_pbtxt
-from ml.features import project_hash
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.features.build import project_hash
+from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.code import git_commit
+from ml.foundation.files import sha256_bytes, sha256_file
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.manifest import Manifest, examples_content, soft_label_content
 from ml.stages.artifacts import artifact_name, find
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training import load_ranker
 from ml.stages.training_set import read_training_set
-from ml.store.artifacts import ArtifactStore
-from ml.store.files import sha256_bytes, sha256_file
-from ml.store.manifest import Manifest, examples_content, soft_label_content
 from ml.surfaces.spec import Role, Surface
 from ml.teacher.contract import teacher_contract
 

@@ -16,13 +16,13 @@ from ml.evaluation.plots import data_uri, figures
 from ml.evaluation.predictions import Model, student_predictions, teacher_predictions, write_predictions
 from ml.evaluation.report import markdown_summary
 from ml.export.onnx import session_of
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.store import ReleaseStore
 from ml.stages.artifacts import MissingInput, artifact_name, find
 from ml.stages.training import load_ranker
 from ml.stages.training_set import read_training_set
-from ml.store.artifacts import Artifact, ArtifactStore
-from ml.store.releases import ReleaseStore
 from ml.students.checkpoint import predict
 from ml.students.dataset import TrainingSet, load
 from ml.surfaces.spec import Role, Surface

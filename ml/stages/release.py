@@ -5,11 +5,11 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from ml.settings import Settings
+from ml.foundation.settings import Settings
+from ml.releases.promotion import Proposal
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import Override
 from ml.stages.artifacts import find
-from ml.store.promotion import Proposal
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import Override
 from ml.surfaces.spec import Surface
 
 

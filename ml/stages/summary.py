@@ -4,13 +4,13 @@ from datetime import date
 from typing import Any
 
 from ml.evaluation.report import surface_report
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import VerdictStore
 from ml.stages.artifacts import find
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training_set import read_training_set
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import VerdictStore
 from ml.students.dataset import TrainingSet
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import teacher_contract

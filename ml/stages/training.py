@@ -6,11 +6,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ml.progress import Progress, Step, silent
-from ml.settings import Settings
+from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.progress import Progress, Step, silent
+from ml.foundation.settings import Settings
 from ml.stages.artifacts import artifact_name
 from ml.stages.training_set import read_training_set
-from ml.store.artifacts import Artifact, ArtifactStore
 from ml.students.checkpoint import META_FILE, WEIGHTS_FILE, load_checkpoint
 from ml.students.network import Ranker
 from ml.students.train import train

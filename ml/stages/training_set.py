@@ -2,10 +2,10 @@
 
 from datetime import date, timedelta
 
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.stages.artifacts import artifact_name, find
-from ml.store.artifacts import ArtifactStore
 from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import ContractError, teacher_contract

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.ids import NO_ID
+from ml.foundation.ids import NO_ID
 from ml.surfaces.spec import Input
 
 AfterRanking = Literal["logged", "serving"]

@@ -12,9 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ml.features import empty_days
-from ml.lake import FEATURES, ML, Lake
-from ml.settings import Settings
+from ml.features.build import empty_days
+from ml.foundation.lake import FEATURES, ML, Lake
+from ml.foundation.settings import Settings
 from ml.students.columns import AfterRanking, to_arrays
 from ml.surfaces.spec import Surface
 

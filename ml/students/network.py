@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ml.distillation.technique import Activations, Technique, Widths, perceptron
-from ml.modules.vocabulary import UNKNOWN_ROW
 from ml.students.preprocessing import Preprocessing, key
+from ml.students.vocabulary import UNKNOWN_ROW
 from ml.surfaces import expression
 from ml.surfaces.spec import InteractionBranch, Surface
 

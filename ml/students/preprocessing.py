@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml.modules.vocabulary import UNKNOWN_ROW, build_table
+from ml.students.vocabulary import UNKNOWN_ROW, build_table
 from ml.surfaces.spec import Input
 
 OUTCOME_CODES = (1, 2, 3)

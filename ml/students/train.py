@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ml.distillation.catalog import build_technique
 from ml.distillation.technique import Scale, masked_cross_entropy, masked_mean_square
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.students.checkpoint import Checkpoint, predict, save_checkpoint, write_atomically
 from ml.students.dataset import Dataset, TrainingSet, load
 from ml.students.network import Ranker

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import yaml
 
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.students.dataset import Dataset, TrainingSet, load
 from ml.students.train import NO_TECHNIQUE, fit, validation_metrics
 from ml.surfaces.spec import Surface

@@ -20,8 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from ml.documents import digest, load_yaml
-from ml.settings import Settings
+from ml.foundation.documents import digest, load_yaml
+from ml.foundation.settings import Settings
 from ml.surfaces.expression import parse
 
 Role = Literal["control", "student"]

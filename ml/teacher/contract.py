@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from ml.documents import load_yaml
-from ml.settings import Settings
+from ml.foundation.documents import load_yaml
+from ml.foundation.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from ml.lake import ALIAS, FEATURES, ML, Lake
-from ml.progress import Progress, Step, silent
-from ml.settings import Settings
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
+from ml.foundation.progress import Progress, Step, silent
+from ml.foundation.settings import Settings
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract
 from ml.teacher.scorers import scorer

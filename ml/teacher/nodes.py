@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 
-from ml.cluster import ClusterError, connected
-from ml.code import code_hash
+from ml.foundation.cluster import ClusterError, connected
+from ml.foundation.code import code_hash
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import CONTRACT_FILE, Contract, load_contract, write_contract
 from ml.teacher.runtime import TeacherModel, TeacherRefused, open_teacher

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.teacher.columns import InputColumns
 from ml.teacher.scoring import Scorer, on_threads
 

@@ -18,7 +18,7 @@ import pytest
 from benchmarks.process import free_port
 from deploy.automation.days import range_tags
 from deploy.automation.jobs import BASE_JOB, RANKING_JOB
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import load_surfaces
 from tests.support.instance import App, Ui, answers, apps, daemon, day, keys_of, quiet, reasons, tables, wait
 

@@ -30,11 +30,11 @@ from benchmarks.process import free_port
 from deploy.automation.days import PARTITION
 from deploy.automation.jobs import NOT_ENDED, release_job_name
 from deploy.launcher import WatchedRunLauncher
-from ml.lake import Lake
+from ml.export.files import MODEL
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.landing.ledger import totals
-from ml.settings import PROJECT_ROOT, Settings
-from ml.store.release import MODEL
-from ml.store.releases import ReleaseStore
+from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 from tests.support.instance import (
     PATIENCE_S,

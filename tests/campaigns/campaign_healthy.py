@@ -15,7 +15,7 @@ import pytest
 
 from checks.gate import judge
 from ml.evaluation.outcome import BLOCKING
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.stages.artifacts import find
 from ml.stages.candidate import export_candidate
 from ml.stages.evaluation import evaluate_models, read_evaluation

@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 
 from deploy.serving.run import serving
-from ml.lake import Lake
-from ml.settings import PROJECT_ROOT, Settings
-from ml.store.releases import ReleaseStore
-from ml.study.analysis import lifts
-from ml.study.design import load_design
-from ml.study.report import study_rows
-from ml.study.run import TRIALS_TABLE
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.lab.study.analysis import lifts
+from ml.lab.study.design import load_design
+from ml.lab.study.report import study_rows
+from ml.lab.study.run import TRIALS_TABLE
+from ml.releases.store import ReleaseStore
 from tests.support.instance import start
 from tests.support.shop import opens_valid
 from tests.support.tiny_home import Home, number_of, rank_body, tiny_settings
@@ -39,9 +39,9 @@ one:
 RUN = """
 import sys
 from pathlib import Path
-from ml.settings import Settings
-from ml.study.design import load_design
-from ml.study.run import run_study
+from ml.foundation.settings import Settings
+from ml.lab.study.design import load_design
+from ml.lab.study.run import run_study
 if __name__ == "__main__":
     run_study(Settings(home=Path(sys.argv[1])), load_design("one", Path(sys.argv[2])), workers=2)
 """

@@ -11,11 +11,11 @@ import dagster as dg
 
 from deploy.automation.days import RANGE_END, RANGE_START
 from deploy.automation.jobs import BASE_JOB, RANKING_JOB
-from ml.lake import Lake
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.lab.simulator.write import write_landing
 from ml.landing.readiness import SUCCESS
-from ml.settings import PROJECT_ROOT, Settings
-from ml.simulator.write import write_landing
-from ml.store.releases import ReleaseStore
+from ml.releases.store import ReleaseStore
 from tests.support.instance import FIRST, daemon, day, wait
 
 SCHEDULED_AFTER_MINUTES = 6

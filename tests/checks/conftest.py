@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from ml.lake import Lake
-from ml.settings import Settings
-from ml.store.artifacts import Artifact
-from ml.store.releases import ReleaseStore
+from ml.foundation.artifacts import Artifact
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface, load_surface
 from tests.checks.spoilt import Bench
 

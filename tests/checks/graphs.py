@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ml.store.artifacts import Artifact
+from ml.foundation.artifacts import Artifact
 
 
 def edited(candidate: Artifact, edit: Callable[[onnx.GraphProto], None]) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from assets.partitions import day_partitions, student_partitions
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 

@@ -9,12 +9,12 @@ from checks import gate
 from checks.guard import Guard, Subject
 from ml.evaluation.evaluate import Evaluation, Result
 from ml.evaluation.outcome import BLOCKING
-from ml.settings import Settings
-from ml.store.artifacts import Artifact, ArtifactStore
-from ml.store.manifest import Manifest
-from ml.store.promotion import Proposal
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import GuardResult, Override, Verdict
+from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.settings import Settings
+from ml.releases.manifest import Manifest
+from ml.releases.promotion import Proposal
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import GuardResult, Override, Verdict
 from ml.surfaces.spec import Surface
 
 

@@ -44,7 +44,7 @@ def test_daily_checks_cover_every_day_of_a_range(world, checks, toolbox, asset: 
 
 
 def test_a_bad_day_in_the_middle_of_a_range_fails_the_check(world, checks, toolbox) -> None:
-    from ml.lake import Lake
+    from ml.foundation.lake import Lake
 
     day = toolbox.PARTITION
     with Lake(world.settings) as lake:

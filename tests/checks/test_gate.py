@@ -4,10 +4,10 @@ import json
 
 from checks.guards import GUARDS
 from ml.evaluation.outcome import Outcome
+from ml.releases.promotion import Proposal
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import Override
 from ml.stages.evaluation import _released_models
-from ml.store.promotion import Proposal
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import Override
 from tests.checks.spoilt import Bench, blocked
 
 

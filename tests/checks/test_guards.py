@@ -13,7 +13,7 @@ import yaml
 from checks.guards import GUARDS
 from checks.page import guards_page
 from ml.evaluation.outcome import Outcome
-from ml.settings import PROJECT_ROOT
+from ml.foundation.settings import PROJECT_ROOT
 from tests.checks.spoilt import Bench
 
 CHECKS = PROJECT_ROOT / "checks"
@@ -62,9 +62,9 @@ from datetime import date
 from pathlib import Path
 from checks.assets import build_checks
 from checks.page import guards_page
-from ml.settings import Settings
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import Override
+from ml.foundation.settings import Settings
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import Override
 from ml.surfaces.spec import load_surface
 from ml.stages.release import promote_candidate
 from tests.checks.running import run_checks

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from ml.features import DBT_PROJECT_DIR, Stage, build_arguments, run_dbt
-from ml.lake import Lake
-from ml.settings import PROJECT_ROOT, Settings
+from ml.features.build import DBT_PROJECT_DIR, Stage, build_arguments, run_dbt
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
 
 FIRST_DAY = date(2026, 1, 1)

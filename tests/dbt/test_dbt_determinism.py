@@ -4,9 +4,9 @@ from collections.abc import Callable
 from datetime import date
 from types import SimpleNamespace
 
-from ml.features import DBT_PROJECT_DIR
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.features.build import DBT_PROJECT_DIR
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 
 
 def content(settings: Settings, days: list[date]) -> dict[tuple[str, date], tuple[int, str]]:

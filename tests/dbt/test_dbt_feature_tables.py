@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ml.feature_tables import FeatureTable, feature_tables
-from ml.features import DBT_PROJECT_DIR
-from ml.lake import Lake
-from ml.serving.snapshot import FeatureSnapshot, publish
-from ml.settings import Settings
+from ml.features.build import DBT_PROJECT_DIR
+from ml.features.tables import FeatureTable, feature_tables
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.inference.snapshot import FeatureSnapshot, publish
 from ml.surfaces.spec import Input, load_surfaces
 
 USER = {

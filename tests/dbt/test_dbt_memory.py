@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from assets.features import build_features, in_one
 from assets.manifest import parse_project
-from ml.features import build_ranges, day_ranges
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.features.build import build_ranges, day_ranges
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import load_surfaces
 from tests.dbt.conftest import create_landing_tables, land_world
 from tests.dbt.test_dbt_determinism import content

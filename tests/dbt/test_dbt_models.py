@@ -14,11 +14,11 @@ import yaml
 
 from assets.features import Translator
 from assets.manifest import described_columns
-from ml.feature_tables import feature_tables
-from ml.features import DBT_PROJECT_DIR, DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
-from ml.ids import id63
-from ml.lake import Lake
-from ml.settings import PROJECT_ROOT, Settings
+from ml.features.build import DBT_PROJECT_DIR, DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
+from ml.features.tables import feature_tables
+from ml.foundation.ids import id63
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surface, load_surfaces
 
 TEMPLATES = PROJECT_ROOT / "ml" / "surfaces" / "templates"

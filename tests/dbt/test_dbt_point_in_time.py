@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ml.feature_tables import feature_tables
-from ml.features import DBT_PROJECT_DIR
-from ml.lake import Lake, attach_options, attach_path
-from ml.settings import Settings
+from ml.features.build import DBT_PROJECT_DIR
+from ml.features.tables import feature_tables
+from ml.foundation.lake import Lake, attach_options, attach_path
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import load_surfaces
 
 CUT = 3

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ml.features import DbtError, build_arguments, dbt_vars, run_dbt, stream_dbt
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.features.build import DbtError, build_arguments, dbt_vars, run_dbt, stream_dbt
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import load_surfaces
 
 

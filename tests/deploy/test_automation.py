@@ -20,13 +20,13 @@ from deploy.automation.days import RANGE_END, RANGE_START, affected, range_tags,
 from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from deploy.automation.sensors import _beyond_horizon, _failed_checks
 from deploy.definitions import build_definitions
-from ml.lake import Lake
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.lab.simulator.write import write_landing
 from ml.landing.changes import changed_days
 from ml.landing.load import init_tables, load_days
 from ml.landing.readiness import SUCCESS
-from ml.settings import Settings
-from ml.simulator.write import write_landing
-from ml.store.releases import ReleaseStore
+from ml.releases.store import ReleaseStore
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = date(2026, 1, 1)
@@ -281,7 +281,7 @@ def test_a_failed_check_is_told_once_and_a_passed_one_never(settings: Settings, 
             again, cursor = _failed_checks(instance, cursor)
             assert again == []
 
-    from ml.alerts import send
+    from ml.operations.alerts import send
 
     send(settings, told)
     send(settings, [])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ml.backup import BackupError, back_up, restore
-from ml.housekeeping import tidy
-from ml.lake import ALIAS, Lake
+from ml.foundation.lake import ALIAS, Lake
+from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
-from ml.settings import Settings
-from ml.store.releases import ReleaseStore
+from ml.operations.backup import BackupError, back_up, restore
+from ml.operations.housekeeping import tidy
+from ml.releases.store import ReleaseStore
 from tests.support.commands import ROOT, home_environment, run_crossfade
 
 TABLE = "features.examples_homepage"
@@ -60,7 +60,8 @@ def test_a_restored_catalog_is_the_lake_as_it_was_and_releases_still_find_their_
 
 def test_a_copy_that_was_taken_while_somebody_writes_is_whole(settings: Settings, tmp_path: Path) -> None:
     code = (
-        "import sys; from datetime import date; from ml.lake import Lake; from ml.settings import Settings\n"
+        "import sys; from datetime import date; from ml.foundation.lake import Lake\n"
+        "from ml.foundation.settings import Settings\n"
         "with Lake(Settings()) as lake:\n"
         f"    rows = lake.sql('select * from lake.{TABLE} where day = ?', [date(2026, 1, 6)])\n"
         "    print('go', flush=True)\n"

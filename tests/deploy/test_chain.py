@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score, roc_auc_score
 
-from ml.lake import Lake
-from ml.settings import Settings
-from ml.store.refusals import PromotionRefused, Refusal
-from ml.store.releases import ReleaseStore
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.refusals import PromotionRefused, Refusal
+from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface, load_surfaces
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -145,7 +145,7 @@ def test_a_home_keeps_what_it_was_given_but_nothing_of_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from deploy.home import given
-    from ml.settings import Settings, write_settings_file
+    from ml.foundation.settings import Settings, write_settings_file
 
     (tmp_path / "crossfade.toml").write_text("seed = 7\n", encoding="utf-8")
     exported = {"SOURCE": "files", "TEACHER": "t.yaml", "THREADS": "1", "SERVE_TOKEN": "secret"}

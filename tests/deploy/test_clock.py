@@ -10,10 +10,10 @@ from pathlib import Path
 import libfaketime
 import pytest
 
+from ml.export.files import MODEL
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.landing.readiness import missing, table_folder
-from ml.settings import PROJECT_ROOT, Settings
-from ml.store.release import MODEL
-from ml.store.releases import ReleaseStore
+from ml.releases.store import ReleaseStore
 from tests.support.commands import home_environment
 from tests.support.instance import tables
 
@@ -21,7 +21,7 @@ MOVES = ("-1d", "+365d", "+0d")
 PROBE = """
 import sys
 from pathlib import Path
-from ml.serving.probe import measure_serving
+from ml.inference.probe import measure_serving
 print("ready", measure_serving(Path(sys.argv[1]), None, timeout_s=300)["ready_s"])
 """
 

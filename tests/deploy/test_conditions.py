@@ -10,7 +10,7 @@ import pytest
 from assets.names import TEACHER, surface_key
 from deploy.automation.conditions import conditions
 from deploy.definitions import build_definitions
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.cli.configuration import as_example, rows
-from ml.settings import PROJECT_ROOT, Settings, write_settings_file
+from ml.foundation.settings import PROJECT_ROOT, Settings, write_settings_file
 from tests.support.commands import run_crossfade
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.process import free_port, running
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from tests.support.commands import home_environment
 from tests.support.image import COPIED, DOCKERFILE, SERVICES, Installed
 
@@ -30,7 +30,7 @@ def test_the_project_installs_and_runs_from_the_files_that_an_image_gets(image: 
     assert "ready: " in image.run(tmp_path, "crossfade", "init")  # parses dbt
     assert "home" in image.run(tmp_path, "crossfade", "settings")
     code = (
-        "from deploy.definitions import build_definitions; from ml.settings import PROJECT_ROOT, Settings;"
+        "from deploy.definitions import build_definitions; from ml.foundation.settings import PROJECT_ROOT, Settings;"
         "print(PROJECT_ROOT, len(build_definitions(Settings()).resolve_asset_graph().get_all_asset_keys()))"
     )
     root, assets = image.run(tmp_path, "python", "-W", "ignore", "-c", code).split()

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ml.lake import ALIAS, Lake
-from ml.settings import Settings
+from ml.foundation.lake import ALIAS, Lake
+from ml.foundation.settings import Settings
 from tests.support.commands import ROOT, home_environment
 
 STEPS = {
     "landing": (
-        "from ml.landing.load import load_days; from ml.lake import Lake\n"
+        "from ml.landing.load import load_days; from ml.foundation.lake import Lake\n"
         "with Lake(s) as lake: load_days(lake, s, s.days(s.first_day, s.last_day)[3:6], set(load_surfaces(s)))",
         ("landing.exposures", "landing.listens"),
     ),
     "labelling": (
-        "from ml.teacher.labels import label_days; from ml.lake import Lake\n"
+        "from ml.teacher.labels import label_days; from ml.foundation.lake import Lake\n"
         "from ml.teacher.contract import teacher_contract\n"
         "with Lake(s) as lake: label_days(lake, s, 'homepage', teacher_contract(s), s.days(s.first_day, s.last_day))",
         ("ml.soft_labels_homepage",),
@@ -26,7 +26,7 @@ STEPS = {
 }
 CODE = """
 import resource, signal, sys
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import load_surfaces
 s = Settings()
 limit = int(sys.argv[1])

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from deploy.cli.doctor import EXAMINATIONS, State, examine
-from ml.settings import PROJECT_ROOT, Settings
-from ml.store.releases import ReleaseStore
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.releases.store import ReleaseStore
 
 SURFACES = PROJECT_ROOT / "tests" / "surfaces"
 

@@ -13,10 +13,10 @@ from checks.names import EXAMPLES_CHECK, SOFT_LABELS_CHECK
 from assets.names import STUDY_GROUP, surface_key
 from deploy.automation import range_tags, release_chain
 from deploy.definitions import build_definitions
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.store import ReleaseStore
 from ml.stages.training_set import read_training_set
-from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 from tests.conftest import ROOT
 

@@ -11,16 +11,16 @@ import pyarrow as pa
 import pytest
 
 from deploy.serving.variants import serving_variants
-from ml.experiment.design import Design
-from ml.experiment.live import LiveWorld
-from ml.experiment.run import NotRun, experiment_rows, plan
-from ml.experiment.variants import Variant, VariantStore
 from ml.experiments.analysis import effects, where
 from ml.experiments.user_days import METRICS, USER_DAYS_TABLE
-from ml.lake import Lake
-from ml.serving.snapshot import current_snapshot
-from ml.settings import PROJECT_ROOT, Settings
-from ml.store.releases import ReleaseStore
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.inference.snapshot import current_snapshot
+from ml.lab.live.design import Design
+from ml.lab.live.live import LiveWorld
+from ml.lab.live.run import NotRun, experiment_rows, plan
+from ml.lab.live.variants import Variant, VariantStore
+from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 
 pytestmark = pytest.mark.early
@@ -45,8 +45,8 @@ import sys
 from pathlib import Path
 
 if multiprocessing.current_process().name.startswith(("MainProcess", "SpawnProcess")):
-    import ml.experiment.run as run
-    from ml.settings import Settings
+    import ml.lab.live.run as run
+    from ml.foundation.settings import Settings
 
     # In the processes of worlds too: the world is the home that a demo left.
     world = Settings(home=Path(sys.argv[2]), surfaces_dir=Path(sys.argv[4]), threads=1)
@@ -54,7 +54,7 @@ if multiprocessing.current_process().name.startswith(("MainProcess", "SpawnProce
 
 if __name__ == "__main__":
     from deploy.serving.variants import serving_variants
-    from ml.experiment.design import Design
+    from ml.lab.live.design import Design
 
     design = Design.model_validate_json(sys.argv[3])
     run.run_experiment(
@@ -125,9 +125,9 @@ def test_a_killed_experiment_keeps_its_surfaces_and_a_rerun_does_what_is_missing
     assert where(after, surface="homepage").equals(before)
     assert ReleaseStore(world.artifacts_dir).pointer("homepage") == champion and current_snapshot(world) == features
 
-    monkeypatch.setattr("ml.experiment.run.prepare_world", lambda *_: world)
-    monkeypatch.setattr("ml.experiment.run.world_settings", lambda *_: world)
-    monkeypatch.setattr("ml.experiment.run.is_ready", lambda *_: True)
+    monkeypatch.setattr("ml.lab.live.run.prepare_world", lambda *_: world)
+    monkeypatch.setattr("ml.lab.live.run.world_settings", lambda *_: world)
+    monkeypatch.setattr("ml.lab.live.run.is_ready", lambda *_: True)
     rows = experiment_rows(settings, ONE)
     assert len(rows) == len(after)
     split = where(rows, estimate="split")

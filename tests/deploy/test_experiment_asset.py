@@ -9,8 +9,8 @@ import pytest
 
 from assets.experiment import build_experiment
 from ml.experiments.landed import landed_table
-from ml.lake import Lake
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface, load_surfaces
 
 FIRST, SECOND, THIRD = (date(2026, 1, d) for d in (1, 2, 3))

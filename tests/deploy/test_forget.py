@@ -12,14 +12,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ml.forget import forget
-from ml.ids import id63
-from ml.lake import ALIAS, Lake
+from ml.foundation.ids import id63
+from ml.foundation.lake import ALIAS, Lake
+from ml.foundation.settings import Settings
+from ml.inference.snapshot import FeatureSnapshot, current_snapshot
 from ml.landing.changes import changed_days
 from ml.landing.ledger import totals
-from ml.serving.snapshot import FeatureSnapshot, current_snapshot
-from ml.settings import Settings
-from ml.store.releases import ReleaseStore
+from ml.operations.forget import forget
+from ml.releases.store import ReleaseStore
 from tests.support.commands import ROOT, home_environment, run_crossfade
 
 SEED = 20260102
@@ -136,7 +136,8 @@ def test_killed_at_any_moment_and_run_again_the_person_is_gone(settings: Setting
     user = users(settings)[0]
     named, rest = ids(settings, user), others(settings, user)
     code = (
-        "import sys; from ml.forget import forget; from ml.settings import Settings; print('go', flush=True); "
+        "import sys; from ml.operations.forget import forget\n"
+        "from ml.foundation.settings import Settings; print('go', flush=True); "
         "forget(Settings(), sys.argv[1])"
     )
     rng = random.Random(SEED)

@@ -17,11 +17,11 @@ from dagster import DagsterInstance
 
 from deploy.automation.housekeeping import housekeeping_job
 from deploy.definitions import build_definitions
-from ml.housekeeping import tidy
-from ml.lake import ALIAS, Lake
-from ml.settings import Settings
-from ml.store.releases import ReleaseStore
-from ml.store.sealed import DamagedError
+from ml.foundation.lake import ALIAS, Lake
+from ml.foundation.sealed import DamagedError
+from ml.foundation.settings import Settings
+from ml.operations.housekeeping import tidy
+from ml.releases.store import ReleaseStore
 from tests.support.commands import ROOT, home_environment, run_crossfade
 
 NOW = timedelta(0)
@@ -108,7 +108,8 @@ def test_killed_at_any_moment_every_named_row_is_there(settings: Settings) -> No
     versions = [None, *pinned(settings)]
     before = {version: content(settings, version) for version in versions}
     code = (
-        "from datetime import timedelta; from ml.housekeeping import tidy; from ml.settings import Settings; "
+        "from datetime import timedelta; from ml.operations.housekeeping import tidy\n"
+        "from ml.foundation.settings import Settings; "
         "print('go', flush=True); [tidy(Settings(), grace=timedelta(0)) for _ in range(50)]"
     )
     environment = home_environment(settings.home, CROSSFADE_KEEP_SNAPSHOTS_DAYS="0")

@@ -19,7 +19,7 @@ from kubernetes.client import ApiClient
 
 from benchmarks.process import free_port
 from deploy.serving.app import create_app
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from tests.support.command_line import assert_taken
 from tests.support.commands import home_environment
 from tests.support.image import DOCKERFILE, SERVICES

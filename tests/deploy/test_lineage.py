@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ml.lake import Lake
-from ml.lineage.reproduce import NotReproducible, reproduce
-from ml.lineage.trace import as_page, difference, find_release, trace
-from ml.settings import Settings
-from ml.store.release import Release
-from ml.store.releases import ReleaseStore
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.operations.reproduce import NotReproducible, reproduce
+from ml.operations.trace import as_page, difference, find_release, trace
+from ml.releases.release import Release
+from ml.releases.store import ReleaseStore
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,7 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 
 from assets.names import LAKE_WRITER
 from deploy.home import prepare_instance
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 LOG = logging.getLogger("test")
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.process import free_port
-from ml.lake import ALIAS, Lake, attach_path
-from ml.settings import Settings
-from ml.store.release import MODEL
-from ml.store.releases import ReleaseStore
+from ml.export.files import MODEL
+from ml.foundation.lake import ALIAS, Lake, attach_path
+from ml.foundation.settings import Settings
+from ml.releases.store import ReleaseStore
 from tests.support.commands import home_environment, run_crossfade
 from tests.support.instance import answers, process, tables
 from tests.support.instance import service as command_of

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ml.documents import parse_yaml
-from ml.settings import Settings
+from ml.foundation.documents import parse_yaml
+from ml.foundation.settings import Settings
+from ml.releases.release import Release
+from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
-from ml.store.release import Release
-from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surface, load_surfaces
 from tests.support.commands import ROOT, home_environment
 

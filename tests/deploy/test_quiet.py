@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from benchmarks.process import free_port, running
-from ml.quiet import QUIET
+from ml.foundation.quiet import QUIET
 from tests.support.commands import ROOT
 from tests.support.image import Installed
 
@@ -70,7 +70,7 @@ def test_onnxruntime_is_loaded_by_packages_that_were_quiet_before() -> None:
     ]
     loading = {path.relative_to(ROOT).parts[0] for path in files if pattern.search(path.read_text(encoding="utf-8"))}
     for package in loading:
-        assert (ROOT / package / "__init__.py").read_text(encoding="utf-8").startswith("import ml.quiet")
+        assert (ROOT / package / "__init__.py").read_text(encoding="utf-8").startswith("import ml.foundation.quiet")
 
 
 def test_every_interpreter_of_an_environment_with_the_project_is_quiet(image: Installed, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from onnx import numpy_helper
 from deploy.automation.days import range_tags
 from deploy.automation.jobs import RELEASE_CHAIN
 from deploy.definitions import build_definitions
-from ml.lake import Lake
-from ml.lineage.reproduce import reproduce
-from ml.lineage.trace import find_release
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.operations.reproduce import reproduce
+from ml.operations.trace import find_release
+from ml.releases.store import ReleaseStore
 from ml.stages.artifacts import find
 from ml.stages.training_set import read_training_set
-from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import teacher_contract
 

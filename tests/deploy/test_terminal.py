@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from deploy.cli import terminal
-from ml.progress import Step
+from ml.foundation.progress import Step
 
 
 @pytest.fixture

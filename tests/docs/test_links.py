@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.settings import PROJECT_ROOT
+from ml.foundation.settings import PROJECT_ROOT
 
 DOCS = PROJECT_ROOT / "docs"
 PAGES = sorted([*PROJECT_ROOT.glob("*.md"), *DOCS.rglob("*.md")])

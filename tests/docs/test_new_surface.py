@@ -19,11 +19,11 @@ import polars as pl
 import pytest
 
 from benchmarks.process import free_port
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.release import Release
+from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
-from ml.store.release import Release
-from ml.store.releases import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 
 pytestmark = pytest.mark.early

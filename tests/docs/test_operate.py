@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer import TyperException
 
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from tests.support.command_line import assert_taken
 
 TEXT = (PROJECT_ROOT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")

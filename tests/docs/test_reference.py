@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from deploy.definitions import build_definitions
 from deploy.serving.app import create_app
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface, load_surfaces
 from ml.teacher.contract import Contract
 

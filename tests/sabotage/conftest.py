@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.store.champions import Pointer
+from ml.releases.champions import Pointer
 from ml.surfaces.spec import load_surfaces
 from tests.support.bench import Bench, Case, settings_of
 

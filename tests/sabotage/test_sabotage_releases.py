@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from ml.evaluation.outcome import Outcome
+from ml.export.files import MODEL, SCHEMA
+from ml.foundation.sealed import DamagedError, seal
+from ml.releases.promotion import Proposal
+from ml.releases.refusals import PromotionRefused, Refusal
+from ml.releases.release import MANIFEST
+from ml.releases.verdicts import GuardResult, Override, decide
 from ml.stages.release import promote_candidate
-from ml.store.promotion import Proposal
-from ml.store.refusals import PromotionRefused, Refusal
-from ml.store.release import MANIFEST, MODEL, SCHEMA
-from ml.store.sealed import DamagedError, seal
-from ml.store.verdicts import GuardResult, Override, decide
 from tests.support import changes
 from tests.support.bench import GATE, SURFACES, Bench, Case, each
 

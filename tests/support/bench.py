@@ -17,15 +17,15 @@ from checks.guards import GUARDS
 from deploy.automation.jobs import release_chain
 from deploy.definitions import build_definitions
 from ml.evaluation.outcome import BLOCKING
-from ml.lake import Lake
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.releases.champions import Pointer
+from ml.releases.manifest import Manifest
+from ml.releases.release import MANIFEST
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import Verdict
 from ml.stages.artifacts import artifact_name, find
-from ml.store.artifacts import Artifact, ArtifactStore
-from ml.store.champions import Pointer
-from ml.store.manifest import Manifest
-from ml.store.release import MANIFEST
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import Verdict
 from ml.surfaces.spec import Surface
 
 SURFACES = PROJECT_ROOT / "tests" / "sabotage" / "surfaces"

@@ -13,9 +13,10 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load, save
 
-from ml.lake import Lake
-from ml.store.files import sha256_bytes
-from ml.store.release import MANIFEST, MODEL, SCHEMA
+from ml.export.files import MODEL, SCHEMA
+from ml.foundation.files import sha256_bytes
+from ml.foundation.lake import Lake
+from ml.releases.release import MANIFEST
 
 EXAMPLES, LABELS, PREDICTIONS = (
     "lake.features.examples_homepage",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from ml.quiet import QUIET
+from ml.foundation.quiet import QUIET
 from tests.support.commands import ROOT
 
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")

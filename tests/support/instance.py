@@ -17,9 +17,9 @@ import dagster as dg
 import httpx
 
 from deploy.automation.jobs import NOT_ENDED
-from ml.lake import ALIAS, Lake
-from ml.settings import PROJECT_ROOT, Settings
-from ml.simulator.write import write_landing
+from ml.foundation.lake import ALIAS, Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.lab.simulator.write import write_landing
 from tests.support.image import SERVICES
 
 FIRST = date(2026, 1, 1)

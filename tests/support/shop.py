@@ -12,13 +12,13 @@ from tritonclient.grpc import model_config_pb2
 
 from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
-from ml.store.artifacts import Artifact, ArtifactStore
-from ml.store.files import Bucket, sha256_bytes
-from ml.store.manifest import DayContent, Manifest
-from ml.store.promotion import Proposal
-from ml.store.release import Champion
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import Check, GuardResult, StoredVerdict, Verdict, VerdictKey, decide, now
+from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.files import Bucket, sha256_bytes
+from ml.releases.manifest import DayContent, Manifest
+from ml.releases.promotion import Proposal
+from ml.releases.release import Champion
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import Check, GuardResult, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface
 
 CONFIG = b'name: "homepage"\nbackend: "onnxruntime"\nmax_batch_size: 0\n'

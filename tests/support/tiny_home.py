@@ -16,18 +16,18 @@ from onnx import TensorProto, helper
 
 from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
-from ml.feature_tables import feature_tables
-from ml.ids import id63_array
-from ml.lake import Lake
-from ml.serving.snapshot import current_snapshot, publish
-from ml.settings import Settings
-from ml.store.artifacts import Artifact, ArtifactStore
-from ml.store.champions import Pointer
-from ml.store.files import sha256_bytes
-from ml.store.manifest import DayContent, Manifest
-from ml.store.promotion import Proposal
-from ml.store.releases import ReleaseStore
-from ml.store.verdicts import GuardResult, Verdict, VerdictKey, now
+from ml.features.tables import feature_tables
+from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.files import sha256_bytes
+from ml.foundation.ids import id63_array
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.inference.snapshot import current_snapshot, publish
+from ml.releases.champions import Pointer
+from ml.releases.manifest import DayContent, Manifest
+from ml.releases.promotion import Proposal
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import GuardResult, Verdict, VerdictKey, now
 from ml.surfaces.spec import Surface, load_surfaces
 
 DAY = date(2026, 1, 20)

@@ -1,4 +1,4 @@
--- Every model whose meta names an entity is joined; ml.feature_tables reads the declarations.
+-- Every model whose meta names an entity is joined; ml.features.tables reads the declarations.
 -- noqa: disable=layout
 {% set feature_tables = fromjson(env_var('CROSSFADE_FEATURE_TABLES', '[]')) -%}
 with exposures as (

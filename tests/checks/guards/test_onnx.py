@@ -12,8 +12,8 @@ from checks import gx
 from checks.guards import onnx
 from ml.evaluation.outcome import Outcome
 from ml.evaluation.rows import newest_rows
-from ml.lake import Lake
-from ml.store.artifacts import ArtifactStore
+from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.lake import Lake
 from tests.checks.graphs import edited
 from tests.checks.spoilt import Bench
 

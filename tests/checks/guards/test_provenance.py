@@ -8,7 +8,7 @@ import pytest
 from checks import gx
 from checks.guards import provenance
 from ml.evaluation.outcome import Outcome
-from ml.lake import Lake
+from ml.foundation.lake import Lake
 from tests.checks.spoilt import Bench, blocked
 
 

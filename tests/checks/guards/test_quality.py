@@ -5,7 +5,7 @@ import pytest
 from checks import gx
 from checks.guards import quality
 from ml.evaluation.outcome import Outcome
-from ml.store.refusals import PromotionRefused, Refusal
+from ml.releases.refusals import PromotionRefused, Refusal
 from tests.checks.spoilt import Bench, blocked, figure, of
 
 

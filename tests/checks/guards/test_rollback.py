@@ -2,8 +2,8 @@
 
 from checks.guards import rollback
 from ml.evaluation.outcome import Outcome
-from ml.store.files import sha256_bytes
-from ml.store.verdicts import Override
+from ml.foundation.files import sha256_bytes
+from ml.releases.verdicts import Override
 from tests.checks.graphs import edited, scaled
 from tests.checks.spoilt import Bench, blocked
 

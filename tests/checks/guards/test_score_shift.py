@@ -5,8 +5,8 @@ import pytest
 from checks import gx
 from checks.guards import score_shift
 from ml.evaluation.outcome import Outcome
-from ml.lake import Lake
-from ml.serving.model import Model
+from ml.foundation.lake import Lake
+from ml.inference.model import Model
 from tests.checks.graphs import edited, scaled
 from tests.checks.spoilt import Bench
 

@@ -7,9 +7,9 @@ import pytest
 
 from checks.guards import soft_labels
 from ml.evaluation.outcome import Outcome
-from ml.lake import Lake
-from ml.settings import Settings
-from ml.store.verdicts import Check
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
+from ml.releases.verdicts import Check
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import load_contract
 from tests.checks.spoilt import Bench

@@ -12,10 +12,10 @@ from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from deploy.serving.rank import prepare, read_request
 from deploy.serving.run import example_answer, request_example, serving
-from ml.feature_tables import feature_tables, for_dbt
-from ml.ids import ID63_SQL, id63
-from ml.lake import Lake
-from ml.serving.request import OUTCOMES
+from ml.features.tables import feature_tables, for_dbt
+from ml.foundation.ids import ID63_SQL, id63
+from ml.foundation.lake import Lake
+from ml.inference.request import OUTCOMES
 from ml.students.columns import to_arrays
 from ml.surfaces.spec import Surface
 from tests.support.tiny_home import DAY, ITEMS, USERS, Home, rank_body, tiny_settings

@@ -9,7 +9,7 @@ import pytest
 from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from deploy.serving.run import serving
-from ml.serving.snapshot import current_snapshot
+from ml.inference.snapshot import current_snapshot
 from tests.support.tiny_home import BROKEN, DAY, Home, rank_body, wait_until
 
 

@@ -12,8 +12,8 @@ from ml.distillation.non_serving import NonServing
 from ml.distillation.projected import Projected
 from ml.distillation.representation import Representation
 from ml.distillation.technique import Activations, Scale, Technique, Widths, masked_mean_square, perceptron
-from ml.settings import PROJECT_ROOT
-from ml.study.design import parse_variant
+from ml.foundation.settings import PROJECT_ROOT
+from ml.lab.study.design import parse_variant
 from ml.surfaces.spec import DistillationHead, Surface, load_surface
 
 NAN = float("nan")

@@ -11,8 +11,8 @@ import pytest
 
 from ml.evaluation.evaluate import Evaluation, evaluate
 from ml.evaluation.predictions import student_predictions, teacher_predictions, write_predictions
-from ml.lake import Lake
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface, load_surface
 
 PARTITION = date(2026, 2, 1)

@@ -15,8 +15,8 @@ from ml.evaluation.predictions import (
     teacher_predictions,
     write_predictions,
 )
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 
 DAY = date(2026, 1, 30)
 PARTITION = date(2026, 2, 1)

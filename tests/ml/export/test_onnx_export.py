@@ -15,7 +15,7 @@ from ml.distillation.technique import Scale
 from ml.export.onnx import Export, edge_columns, export, inspect, parity, session_of
 from ml.export.schema import feature_schema, schema_hash
 from ml.export.triton import config_pbtxt
-from ml.settings import PROJECT_ROOT
+from ml.foundation.settings import PROJECT_ROOT
 from ml.students.checkpoint import load_checkpoint, predict, save_checkpoint
 from ml.students.columns import to_arrays
 from ml.students.network import Ranker

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from tests.ml.landing.rows import ALL_TABLES, DAY
 
 

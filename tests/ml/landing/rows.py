@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 
 DAY = date(2026, 1, 2)
 NOON = datetime(2026, 1, 2, 12)

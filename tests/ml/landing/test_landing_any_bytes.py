@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ml.lake import Lake
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.landing.load import DaysFailed, load_days
 from ml.landing.readers import SUFFIXES
-from ml.settings import Settings
 from tests.ml.landing.rows import ALL_TABLES, DAY, SURFACES, exposures, put, to_csv, to_jsonl, to_parquet
 
 NEXT = DAY + timedelta(days=1)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ml.foundation.settings import Settings
 from ml.landing.contract import ContractError, load_contract
 from ml.landing.readiness import days_in_zone, input_hash, missing
-from ml.settings import Settings
 
 DAY = date(2026, 1, 2)
 REQUIRED = ("exposures", "listens", "items", "users")

@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 
 import ml.landing.load
-from ml.lake import ALIAS, Lake
+from ml.foundation.lake import ALIAS, Lake
+from ml.foundation.progress import Step
+from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
 from ml.landing.contract import LandingError, load_contract
 from ml.landing.ledger import LEDGER
 from ml.landing.load import DayIncomplete, DaysFailed, QuarantineLimitExceeded, init_tables, load_days
 from ml.landing.readiness import input_hash
-from ml.progress import Step
-from ml.settings import Settings
 from tests.ml.landing.rows import DAY, SURFACES, exposures, impressions, listens, put, to_csv, to_jsonl, to_parquet
 
 

@@ -25,14 +25,14 @@ from assets.landing import build_landing
 from assets.progress import ProgressResource
 from deploy.automation import RANGE_END, RANGE_START, range_tags
 from deploy.definitions import build_definitions
-from ml.forget import forget
-from ml.lake import Lake
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
 from ml.landing.contract import LandingError
 from ml.landing.load import DaysFailed, init_tables, load_days
 from ml.landing.readers import UnreadableFile, read_file
 from ml.landing.readiness import SUCCESS
-from ml.settings import Settings
+from ml.operations.forget import forget
 from tests.ml.landing.rows import DAY, SURFACES, exposures, put, to_csv, to_parquet
 
 NEXT = DAY + timedelta(days=1)

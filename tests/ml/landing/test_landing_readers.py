@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 import yaml
 
-from ml.lake import Lake
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
 from ml.landing.contract import ContractError, LandingError
 from ml.landing.load import DaysFailed, init_tables, load_days
 from ml.landing.readers import UnreadableFile
 from ml.landing.readiness import SUCCESS
-from ml.settings import Settings
 from tests.ml.landing.rows import (
     ALL_TABLES,
     DAY,

@@ -5,9 +5,9 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from ml.lake import Lake
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.landing.load import load_days
-from ml.settings import Settings
 from tests.ml.landing.rows import DAY, SURFACES, exposures, listens, put, to_csv, to_jsonl, with_value
 
 BROKEN = Path(__file__).parent / "broken" / "rows"

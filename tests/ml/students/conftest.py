@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, reduced, write_world
-from ml.lake import Lake
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import TrainingSet, build_training_set
 from ml.surfaces.spec import Surface, load_surface
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, world
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set, load
 from ml.surfaces.spec import Surface
 

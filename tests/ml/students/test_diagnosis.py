@@ -5,8 +5,8 @@ import pytest
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
 from ml.evaluation.bootstrap import Interval
 from ml.evaluation.diagnosis import Diagnosis, diagnose, judgement, write_diagnosis
-from ml.lake import ALIAS, FEATURES, Lake
-from ml.settings import Settings
+from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.foundation.settings import Settings
 from ml.students.dataset import TrainingSet, build_training_set
 from ml.surfaces.spec import Surface
 

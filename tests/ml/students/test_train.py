@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, world
-from ml.lake import Lake
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.lab.study.design import Variant
 from ml.students.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -36,7 +37,6 @@ from ml.students.train import (
     train,
     validation_metrics,
 )
-from ml.study.design import Variant
 from ml.surfaces.spec import Surface
 
 
@@ -109,7 +109,7 @@ def test_a_killed_process_leaves_a_run_that_goes_on_to_the_same_bytes(
     script = f"""
 import time
 from pathlib import Path
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.students.dataset import TrainingSet
 from ml.students.train import train
 from ml.surfaces.spec import Surface

@@ -1,4 +1,4 @@
-from ml.documents import parse_yaml
+from ml.foundation.documents import parse_yaml
 from ml.students.dataset import TrainingSet
 from ml.students.tune import Trial, apply, as_yaml, tune
 from ml.surfaces.spec import Surface

@@ -58,7 +58,7 @@ def test_anything_else_is_refused_with_the_reason(text: str, reason: str):
 
 
 def test_a_surface_refuses_a_score_over_a_task_that_it_lacks(tmp_path):
-    from ml.settings import PROJECT_ROOT
+    from ml.foundation.settings import PROJECT_ROOT
     from ml.surfaces.spec import SpecError, load_surface
 
     path = tmp_path / "x.yaml"

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
 from ml.evaluation.diagnosis import diagnose
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.students.dataset import build_training_set
 from ml.surfaces.scaffold import scaffold
 from ml.surfaces.spec import load_surface

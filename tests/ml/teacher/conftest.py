@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 
 FIRST_DAY = date(2026, 1, 1)
 

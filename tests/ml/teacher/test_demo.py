@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from ml.evaluation.metrics import auc
-from ml.lake import Lake
-from ml.progress import Step
-from ml.settings import PROJECT_ROOT, Settings
+from ml.foundation.lake import Lake
+from ml.foundation.progress import Step
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.lab.demo_teacher import TrainingError, load_demo_spec, read_card, train_demo_teacher
 from ml.teacher import demo
 from ml.teacher.contract import ContractError, Teacher, load_contract
-from ml.teacher.demo import TrainingError, load_demo_spec, read_card, train_demo_teacher
 from ml.teacher.labels import label_days
 from ml.teacher.runtime import validate
 

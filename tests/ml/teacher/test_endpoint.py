@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from ml.teacher.contract import Contract, load_contract
 from ml.teacher.runtime import TeacherRefused, open_teacher
 

@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.teacher.contract import load_contract
 from ml.teacher.labels import label_days
 from ml.teacher.runtime import TeacherRefused, validate

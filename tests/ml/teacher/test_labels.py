@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ml.lake import Lake
-from ml.progress import Step
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.progress import Step
+from ml.foundation.settings import Settings
 from ml.teacher import labels
 from ml.teacher.columns import ColumnError
 from ml.teacher.contract import load_contract
@@ -284,8 +284,8 @@ def test_a_killed_labelling_leaves_the_table_as_it_was(
         import time
         from datetime import date
         from pathlib import Path
-        from ml.lake import Lake
-        from ml.settings import Settings
+        from ml.foundation.lake import Lake
+        from ml.foundation.settings import Settings
         from ml.teacher.contract import load_contract
         from ml.teacher.labels import label_days
         settings = Settings(home={str(settings.home)!r}, threads=1)

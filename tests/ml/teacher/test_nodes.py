@@ -21,11 +21,11 @@ import pytest
 from assets.names import surface_key
 from assets.progress import ProgressResource
 from assets.soft_labels import build_soft_labels
-from ml.cluster import ClusterError, connected
-from ml.lake import Lake
-from ml.progress import Step
-from ml.quiet import QUIET
-from ml.settings import Settings
+from ml.foundation.cluster import ClusterError, connected
+from ml.foundation.lake import Lake
+from ml.foundation.progress import Step
+from ml.foundation.quiet import QUIET
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import load_surfaces
 from ml.teacher import labels
 from ml.teacher.columns import InputColumns

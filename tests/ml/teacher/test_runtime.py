@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 
-from ml.lake import Lake
-from ml.settings import Settings
+from ml.foundation.lake import Lake
+from ml.foundation.settings import Settings
 from ml.teacher.contract import ContractError, load_contract
 from ml.teacher.labels import label_days
 from ml.teacher.runtime import TeacherRefused, default_batch, open_teacher, validate

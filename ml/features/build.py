@@ -1,0 +1,244 @@
+"""How dbt is called: its environment, variables and arguments, from the settings of a home.
+
+Models build in two stages: ``base`` (``stg_*``, ``int_*``) of a day reads that landed day; ``ranking`` (features,
+examples, teacher inputs) of a day reads the base tables of its trailing window, of the day itself and of the day after.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any, Literal
+
+from ml.features.tables import feature_tables, for_dbt
+from ml.foundation.lake import (
+    ALIAS,
+    FEATURES,
+    LANDING,
+    Lake,
+    attach_options,
+    attach_path,
+    duckdb_settings,
+    extensions,
+    lake_environment,
+)
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.surfaces.spec import Surface
+
+DBT_PROJECT_DIR = PROJECT_ROOT / "dbt_project"
+Stage = Literal["base", "ranking"]
+
+
+class DbtError(RuntimeError):
+    """A dbt call that failed; the message names the failed nodes and their errors."""
+
+
+def dbt_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of a dbt process: what ``profiles.yml`` reads, and where dbt writes."""
+    options = duckdb_settings(settings) | {"preserve_insertion_order": "false"}
+    spill = {"temp_directory": options.pop("temp_directory")}
+    return {
+        **lake_environment(settings),
+        "CROSSFADE_LAKE": attach_path(settings),
+        "CROSSFADE_LAKE_OPTIONS": json.dumps(attach_options(settings)),
+        "CROSSFADE_LAKE_EXTENSIONS": json.dumps(extensions(settings)),
+        "CROSSFADE_DUCKDB_OPTIONS": json.dumps(spill),
+        "CROSSFADE_DUCKDB_SETTINGS": json.dumps(options),
+        "DBT_TARGET_PATH": str(settings.home / "dbt" / "target"),
+        "DBT_LOG_PATH": str(settings.home / "dbt" / "logs"),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    }
+
+
+def dbt_vars(settings: Settings, surfaces: Mapping[str, Surface], from_day: date, to_day: date) -> dict[str, Any]:
+    """Return the dbt variables of a run that replaces the days [from_day, to_day].
+
+    Raises:
+        ValueError: The range is empty.
+    """
+    if to_day < from_day:
+        raise ValueError(f"to_day {to_day} lies before from_day {from_day}")
+    return {
+        "from_day": from_day.isoformat(),
+        "to_day": to_day.isoformat(),
+        "first_day": settings.first_day.isoformat(),
+        "feature_window_days": settings.feature_window_days,
+        "labels": {name: dict(surface.labels) for name, surface in surfaces.items()},
+    }
+
+
+def day_ranges(rows: Mapping[date, int], days: Sequence[date], bound: int) -> list[tuple[date, date]]:
+    """Split consecutive days into ranges of at most ``bound`` rows, each as long as it can be and at least one day.
+
+    Args:
+        rows: Rows of each day; a day that is not there has none.
+        days: The days, oldest first.
+        bound: Most rows of a range of several days.
+    """
+    ranges: list[tuple[date, date]] = []
+    held = 0
+    for day in days:
+        count = rows.get(day, 0)
+        if ranges and held + count <= bound:
+            ranges[-1] = (ranges[-1][0], day)
+            held += count
+        else:
+            ranges.append((day, day))
+            held = count
+    return ranges
+
+
+def build_ranges(lake: Lake, days: Sequence[date]) -> list[tuple[date, date]]:
+    """Return the ranges of consecutive days that are built by a dbt call each, so that memory stays bounded.
+
+    What a day costs follows from its exposures and listens.
+    """
+    landed = " union all ".join(f"select day from {ALIAS}.{LANDING}.{table}" for table in ("exposures", "listens"))
+    query = f"select day, count(*) from ({landed}) where day between ? and ? group by day"
+    rows = dict(lake.connection.execute(query, [days[0], days[-1]]).fetchall())
+    return day_ranges(rows, days, lake.settings.build_rows)
+
+
+def empty_days(lake: Lake, surface: str, days: Collection[date]) -> set[date]:
+    """Return the days that are built, and on which nothing was shown on the surface.
+
+    A day whose exposures landed but whose examples are missing is not empty; neither is one that was not built.
+    """
+    tables = [f"{FEATURES}.{name}" for name in ("int_day", "stg_exposures", f"examples_{surface}")]
+    if not all(map(lake.table_exists, tables)):
+        return set()
+    built, exposures, examples = (
+        f"select day from {ALIAS}.{table} where day in (select unnest($1))" for table in tables
+    )
+    query = f"({built}) except ({exposures} and surface = $2) except ({examples})"
+    return {day for (day,) in lake.connection.execute(query, [sorted(days), surface]).fetchall()}
+
+
+def excluded_surfaces(surfaces: Mapping[str, Surface], project_dir: Path = DBT_PROJECT_DIR) -> list[str]:
+    """Return dbt selectors of the surfaces that have models but are not configured in this home."""
+    folders = sorted(path.name for path in (project_dir / "models" / "surfaces").iterdir() if path.is_dir())
+    return [f"path:models/surfaces/{name}" for name in folders if name not in surfaces]
+
+
+def build_arguments(
+    settings: Settings,
+    surfaces: Mapping[str, Surface],
+    stages: Sequence[Stage],
+    from_day: date,
+    to_day: date,
+    *,
+    project_dir: Path = DBT_PROJECT_DIR,
+) -> list[str]:
+    """Return the dbt arguments that build and test the stages for the days [from_day, to_day] in one call."""
+    arguments = ["build", "--select", *(f"tag:{stage}" for stage in stages), "--exclude-resource-types", "unit_test"]
+    if excluded := excluded_surfaces(surfaces, project_dir):
+        arguments += ["--exclude", *excluded]
+    return [*arguments, "--vars", json.dumps(dbt_vars(settings, surfaces, from_day, to_day))]
+
+
+def run_dbt(
+    settings: Settings,
+    arguments: Sequence[str],
+    *,
+    project_dir: Path = DBT_PROJECT_DIR,
+    parsed: Path | None = None,
+    told: Callable[[Any], None] | None = None,
+) -> Any:
+    """Run dbt in this process, quietly, and return dbt's result.
+
+    Args:
+        settings: Name the lake.
+        arguments: The command and its options.
+        project_dir: The dbt project.
+        parsed: The project's parser's output (``partial_parse.msgpack``), for the same SQL. Without it dbt parses anew,
+            as it does whenever a variable has another value, and every day is another value.
+        told: Called with each of dbt's events (``EventMsg``), those for debugging too.
+
+    Raises:
+        DbtError: A model or test failed, or the project does not compile.
+    """
+    from dbt.cli.main import dbtRunner
+    from dbt.contracts.graph.manifest import Manifest
+
+    manifest = Manifest.from_msgpack(parsed.read_bytes()) if parsed else None
+    if manifest:
+        manifest.build_flat_graph()
+        manifest.rebuild_ref_lookup()
+    folders = ["--project-dir", str(project_dir), "--profiles-dir", str(project_dir)]
+    declared = json.dumps(for_dbt(feature_tables(project_dir / "models")))
+    with _environment({**dbt_environment(settings), "CROSSFADE_FEATURE_TABLES": declared}):
+        outcome = dbtRunner(manifest, [told] if told else []).invoke(["--quiet", *arguments, *folders])
+    if not outcome.success:
+        results = getattr(outcome.result, "results", None) or []
+        failed = [f"{r.node.name}: {r.message}" for r in results if str(r.status) in ("error", "fail", "runtime error")]
+        raise DbtError("; ".join(failed) or str(outcome.exception or outcome.result))
+    return outcome.result
+
+
+def stream_dbt(settings: Settings, arguments: Sequence[str], *, parsed: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Run dbt as ``run_dbt`` does, in a thread of this process, and yield its events for people as they happen.
+
+    They are as its JSON log has them; those for debugging, nine of ten, are left out.
+
+    In this process dbt ends with it: a process of its own would outlive a killed worker and write on. Whoever leaves
+    the events early stops dbt after the query that is running.
+
+    Raises:
+        DbtError: At the end, as ``run_dbt`` does.
+    """
+    from dbt_common.events.functions import msg_to_dict
+
+    events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+    stopped, failed = Event(), list[BaseException]()
+
+    def tell(event: Any) -> None:
+        # The one kind of event at which dbt expects an error: the node fails, as do all after it.
+        if stopped.is_set() and event.info.name == "SQLQuery":
+            raise DbtError("stopped")
+        if event.info.level != "debug":
+            events.put(msg_to_dict(event))
+
+    def work() -> None:
+        try:
+            run_dbt(settings, arguments, parsed=parsed, told=tell)
+        except BaseException as error:  # raised where the events are read
+            failed.append(error)
+        finally:
+            events.put(None)
+
+    thread = Thread(target=work, name="dbt", daemon=True)
+    thread.start()
+    try:
+        yield from iter(events.get, None)
+    finally:
+        stopped.set()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def project_hash(project_dir: Path = DBT_PROJECT_DIR) -> str:
+    """Return the content hash of every SQL and YAML file of the dbt project."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in project_dir.rglob("*") if p.suffix in (".sql", ".yml", ".yaml")):
+        digest.update(str(path.relative_to(project_dir)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,154 @@
+"""Feature tables: the dbt models that declare what they describe, and how examples and serving find their rows.
+
+A model is one when its YAML has ``meta``::
+
+    config:
+      meta: {entity: [user_id], as: user, default: {plays: 0}}
+
+``entity`` names what a row of a day is about: ``user_id``, ``item_id``, ``creator_id`` (the item's creator), or two of
+them. A column ``plays`` is ``user_plays`` in the examples, unless its own ``meta: {as: ...}`` has another name.
+``default`` is what a column holds where the table has no row or a null; without it, null.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ml.foundation.documents import load_yaml
+from ml.foundation.settings import PROJECT_ROOT
+
+Entity = Literal["user_id", "item_id", "creator_id"]
+ENTITIES: tuple[Entity, ...] = get_args(Entity)
+
+CREATOR_OF = "feat_item"
+"""The feature table that says whose an item is."""
+
+_OWN = frozenset({
+    "day", "exposure_id", "ts", "surface", "user_id", "session_id", "item_id", "container_id", "seed_item_id", "row",
+    "column", "hour", "session_outcomes",
+})  # fmt: skip
+"""Columns of the examples that come from the exposure itself (``exposure_inputs``)."""
+
+
+class DeclarationError(ValueError):
+    """A feature table that cannot be joined; the message names its file and what is wrong."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FeatureColumn(_Model):
+    """One column of a feature table."""
+
+    name: str
+    alias: str = Field(description="Its name in the examples")
+    default: float | int | None = None
+
+
+class FeatureTable(_Model):
+    """One feature table: a row per day and entity."""
+
+    name: str
+    entity: tuple[Entity, ...] = Field(min_length=1, max_length=2)
+    columns: tuple[FeatureColumn, ...]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if list(self.entity) != [entity for entity in ENTITIES if entity in self.entity]:
+            raise ValueError(f"entity {list(self.entity)} repeats or is not in the order {', '.join(ENTITIES)}")
+        return self
+
+    @cached_property
+    def defaults(self) -> dict[str, float | int]:
+        """Return {column: what it holds where the table has no row or a null} of the columns that state it."""
+        return {column.name: column.default for column in self.columns if column.default is not None}
+
+
+@lru_cache
+def feature_tables(models: Path = PROJECT_ROOT / "dbt_project" / "models") -> Mapping[str, FeatureTable]:
+    """Return the declared feature tables by name, the item's first: it holds the creator that others are joined by.
+
+    Args:
+        models: Folder of dbt models, whose YAML files are read.
+
+    Raises:
+        DeclarationError: A declaration breaks a rule, or two columns of the examples would have one name.
+    """
+    found: dict[str, FeatureTable] = {}
+    for path in sorted(models.rglob("*.yml")):
+        for model in (load_yaml(path) or {}).get("models", []):
+            meta = _meta(model)
+            if "entity" in meta:
+                found[model["name"]] = _table(path, model, meta)
+    _require_distinct(found)
+    if CREATOR_OF not in found and any("creator_id" in table.entity for table in found.values()):
+        raise DeclarationError(
+            f"a feature table is about creator_id, but {CREATOR_OF}, which says whose an item is, is not declared"
+        )
+    return dict(sorted(found.items(), key=lambda entry: (entry[0] != CREATOR_OF, entry[0])))
+
+
+def for_dbt(tables: Mapping[str, FeatureTable]) -> list[dict[str, Any]]:
+    """Return what dbt's environment holds as ``CROSSFADE_FEATURE_TABLES``; ``example_inputs`` makes its joins of it."""
+    return [
+        {
+            "name": table.name,
+            "columns": [{"value": _value(table, column), "alias": column.alias} for column in table.columns],
+            "same_entity": " and ".join(
+                f"{CREATOR_OF if key == 'creator_id' else 'exposures'}.{key} = {table.name}.{key}"
+                for key in table.entity
+            ),
+        }
+        for table in tables.values()
+    ]
+
+
+def _value(table: FeatureTable, column: FeatureColumn) -> str:
+    """Return the SQL of a column in the examples."""
+    value = f"{table.name}.{column.name}"
+    return value if column.default is None else f"coalesce({value}, {column.default})"
+
+
+def _meta(declared: Mapping[str, Any]) -> Mapping[str, Any]:
+    return declared.get("config", {}).get("meta") or declared.get("meta") or {}
+
+
+def _table(path: Path, model: Mapping[str, Any], meta: Mapping[str, Any]) -> FeatureTable:
+    """Return the feature table that one model of a YAML file declares."""
+    where = f"{path}: feature table {model['name']}"
+    prefix, defaults, entity = meta.get("as"), meta.get("default", {}), meta["entity"]
+    if not isinstance(prefix, str) or not isinstance(defaults, dict) or not isinstance(entity, list):
+        raise DeclarationError(
+            f"{where}: meta must be like {{entity: [user_id], as: user, default: {{plays: 0}}}}, got {dict(meta)}"
+        )
+    columns = [
+        {
+            "name": column["name"],
+            "alias": _meta(column).get("as", f"{prefix}_{column['name']}"),
+            "default": defaults.get(column["name"]),
+        }
+        for column in model.get("columns", [])
+        if column["name"] not in ("day", *entity)
+    ]
+    if unknown := defaults.keys() - {column["name"] for column in columns}:
+        raise DeclarationError(f"{where}: default names {', '.join(sorted(unknown))}, which is no column of it")
+    try:
+        return FeatureTable.model_validate({"name": model["name"], "entity": entity, "columns": columns})
+    except ValidationError as error:
+        raise DeclarationError(f"{where}: {error}") from error
+
+
+def _require_distinct(tables: Mapping[str, FeatureTable]) -> None:
+    taken = dict.fromkeys(_OWN, "the exposure")
+    for table in tables.values():
+        for column in table.columns:
+            if column.alias in taken:
+                raise DeclarationError(
+                    f"{table.name}.{column.name} is {column.alias} in the examples, as is a column of "
+                    f"{taken[column.alias]}; give one of them another name by `meta: {{as: ...}}`"
+                )
+            taken[column.alias] = table.name

@@ -1,0 +1,162 @@
+"""The store's files in an S3-compatible object store.
+
+An object store has no folders that appear at once. A published folder is therefore one small object, ``<key>.folder``,
+that names the objects of its files; it is created last and only if absent, so that readers see all files or none, and
+of two writers one wins. Everything else is an object under its own key; so is what Triton reads
+(``repository/<surface>/``).
+
+Source: conditional writes (``If-None-Match: *``), Amazon S3 User Guide, "Conditional requests".
+"""
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import from_url
+
+from ml.foundation.files import MAX_AGE_S, Bucket, Files, FileStore, check_key, is_name, sha256_bytes, sha256_file
+
+_FOLDER = ".folder"
+_PARTS = ".parts"
+
+
+class ObjectFiles(FileStore):
+    """Files below one URL of an object store; credentials and endpoint come from the ``AWS_*`` variables.
+
+    Args:
+        bucket: URL, for example ``s3://bucket/prefix``, and the folder that copies of files go to.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self._store: Any = from_url(bucket.url)
+        self._cache = Files(bucket.cache / hashlib.sha256(bucket.url.encode()).hexdigest()[:16])
+
+    def path(self, key: str) -> Path:
+        """Return the path of a copy of ``key``, made now if there is none or if it was changed."""
+        parts = self._parts(key)
+        if parts is None:
+            self._cache.replace(key, self.read(key))
+            return self._cache.path(key)
+        copy = self._cache.path(key)
+        if any(not (copy / n).is_file() or sha256_file(copy / n) != part["sha256"] for n, part in parts.items()):
+            self._cache.remove_folder(key)
+            self._cache.create_folder(key, {name: self._get(part["object"]) for name, part in parts.items()})
+        return copy
+
+    def read(self, key: str) -> bytes:
+        """Return the content of one file; ``FileNotFoundError`` if there is none."""
+        folder, _, name = check_key(key).rpartition("/")
+        try:
+            return self._get(key)
+        except FileNotFoundError:
+            parts = self._parts(folder) if folder else None
+            if parts is None or name not in parts:
+                raise
+        return self._get(parts[name]["object"])
+
+    def exists(self, key: str) -> bool:
+        """Tell whether a file or folder exists."""
+        folder, _, name = check_key(key).rpartition("/")
+        if self._has(key) or self._has(key + _FOLDER):
+            return True
+        return name in ((self._parts(folder) if folder else None) or {}) or bool(self.names(key))
+
+    def names(self, key: str) -> list[str]:
+        """Return the names inside a folder, sorted; an absent folder is empty."""
+        parts = self._parts(key)
+        if parts is not None:
+            return sorted(parts)
+        listed = obstore.list_with_delimiter(self._store, key)
+        found = [item["path"].removesuffix(_FOLDER) for item in listed["objects"]]
+        found += listed["common_prefixes"]
+        return sorted({name for path in found if is_name(name := path.rstrip("/").rsplit("/", 1)[-1])})
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Create one file with all its content, or return False where it exists: of many callers one wins."""
+        try:
+            obstore.put(self._store, check_key(key), content, mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def replace(self, key: str, content: bytes) -> None:
+        """Create or replace one file; readers see the old or the new content."""
+        obstore.put(self._store, check_key(key), content)
+
+    def create_folder(self, key: str, content: Mapping[str, Path | bytes]) -> bool:
+        """Publish a folder with all its files at once, or return False where it exists."""
+        check_key(key)
+        if self._has(key + _FOLDER):
+            return False
+        attempt, parts = uuid.uuid4().hex, {}
+        for name, item in content.items():
+            data = item if isinstance(item, bytes) else item.read_bytes()
+            place = f"{_PARTS}/{attempt}/{check_key(name)}"
+            obstore.put(self._store, place, data)
+            parts[name] = {"object": place, "sha256": sha256_bytes(data)}
+        if self.create(key + _FOLDER, json.dumps(parts, indent=1).encode()):
+            return True
+        self._delete([part["object"] for part in parts.values()])
+        return False
+
+    def remove_folder(self, key: str) -> None:
+        """Remove a folder; what was published as a whole vanishes as a whole. An absent one is no error."""
+        parts = self._parts(key) or {}
+        self._delete([key + _FOLDER])
+        self._delete([part["object"] for part in parts.values()])
+        self._delete([item["path"] for page in obstore.list(self._store, key + "/") for item in page])
+        self._cache.remove_folder(key)
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Hold nothing: an object store has no locks."""
+        check_key(key)
+        yield
+
+    def modified(self, key: str) -> float:
+        """Return when a file or published folder was last changed, in seconds since the epoch."""
+        try:
+            found = obstore.head(self._store, check_key(key))
+        except FileNotFoundError:
+            found = obstore.head(self._store, key + _FOLDER)
+        return found["last_modified"].timestamp()
+
+    def sweep(self) -> None:
+        """Remove the files of folders that were never published, where they are more than a day old."""
+        horizon = time.time() - MAX_AGE_S
+        listed = [item for page in obstore.list(self._store) for item in page]
+        old = {i["path"] for i in listed if i["path"].startswith(_PARTS) and i["last_modified"].timestamp() < horizon}
+        for item in listed:
+            if old and item["path"].endswith(_FOLDER):
+                parts = self._parts(item["path"].removesuffix(_FOLDER)) or {}
+                old -= {part["object"] for part in parts.values()}
+        self._delete(sorted(old))
+
+    def _get(self, key: str) -> bytes:
+        return bytes(obstore.get(self._store, key).bytes())
+
+    def _has(self, key: str) -> bool:
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _parts(self, key: str) -> dict[str, dict[str, str]] | None:
+        """Return {file: its object and hash} of a folder that was published as a whole, else None."""
+        try:
+            return json.loads(self._get(check_key(key) + _FOLDER))
+        except FileNotFoundError:
+            return None
+
+    def _delete(self, keys: list[str]) -> None:
+        if keys:
+            obstore.delete(self._store, keys)

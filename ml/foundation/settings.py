@@ -1,0 +1,241 @@
+"""Settings, read from ``CROSSFADE_*`` variables, then from ``$CROSSFADE_HOME/crossfade.toml``, then defaults.
+
+The TOML file lets every process of one home (UI, daemon, run workers, server) agree on what that home holds.
+"""
+
+import os
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+if TYPE_CHECKING:
+    from ml.foundation.files import Bucket
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+SETTINGS_FILE = "crossfade.toml"
+
+
+def home_from_environment() -> Path:
+    """Return ``CROSSFADE_HOME`` as an absolute path (default ``./.crossfade``)."""
+    return Path(os.environ.get("CROSSFADE_HOME") or ".crossfade").absolute()
+
+
+class Settings(BaseSettings):
+    """Every setting of a Crossfade home. Paths may be relative to the working directory; they are made absolute."""
+
+    model_config = SettingsConfigDict(env_prefix="CROSSFADE_", extra="forbid", frozen=True)
+
+    home: Path = Field(
+        default_factory=home_from_environment, description="The instance directory: lake, artifacts, runs, reports."
+    )
+    source: Literal["simulator", "kuairand", "files"] = Field(
+        default="simulator", description="Who fills the landing zone; `files` is the app's own export."
+    )
+    landing_dir: Path | None = Field(default=None, description="Landing zone; default $CROSSFADE_HOME/landing.")
+    first_day: date = Field(default=date(2026, 1, 1), description="First day (UTC) that has events.")
+    last_day: date | None = Field(default=None, description="Last day of a finite source; null for a live one.")
+    quiet_minutes: float = Field(
+        default=30, ge=0, description="A table without _SUCCESS is complete after this silence."
+    )
+    max_quarantine_share: float = Field(
+        default=0.01, ge=0, le=1, description="A day with more bad rows than this fails."
+    )
+    max_unpacked_mb: int = Field(
+        default=512,
+        ge=1,
+        description="A landing file (.gz, .parquet) may unpack to so many MB, or to 20 times its size if that is more; "
+        "a larger one fails its day by its name.",
+    )
+    optional_tables: tuple[str, ...] = Field(
+        default=("outcomes", "teacher_scores", "source_impressions", "source_user_profiles", "source_item_profiles"),
+        description="Landing tables that a day may lack; every other table of the contract is required.",
+    )
+    feature_window_days: int = Field(default=14, ge=1, le=90, description="W: days that trailing features look back.")
+    late_horizon_days: int = Field(
+        default=90, ge=0, description="A landed day that changes later than this waits for a command."
+    )
+    surfaces_dir: Path | None = Field(default=None, description="Surface YAML files; default by `source`.")
+    teacher: Path | None = Field(
+        default=None, description="contract.yaml of the frozen teacher; default: the demo teacher, trained here."
+    )
+    teacher_spec: Path | None = Field(default=None, description="Demo teacher's training spec; default by `source`.")
+    teacher_trained_through: date | None = Field(
+        default=None, description="Last source day that the demo teacher may learn from; needed to train it."
+    )
+    kuairand_dir: Path | None = Field(default=None, description="Unpacked KuaiRand-Pure folder (holds data/*.csv).")
+    kuairand_homepage_tabs: tuple[int, ...] = Field(
+        default=(2, 4, 6), description="Tabs of KuaiRand that are the homepage; the radio has the app's others."
+    )
+    simulator_preset: Literal["tiny", "demo", "paper"] = Field(
+        default="demo", description="Size of the simulated world."
+    )
+    simulator_seed: int = Field(default=1, ge=0, description="Seed of the simulated world.")
+    simulator_shared_taste: float = Field(default=1.0, ge=0, le=1, description="How much taste both platforms share.")
+    simulator_linked_share: float = Field(
+        default=0.9, ge=0, le=1, description="Share of app users with a linked account."
+    )
+    demo: bool = Field(default=False, description="A demo made this instance directory and may rebuild it.")
+    seed: int = Field(default=1, ge=0, description="Seed of students, bootstraps and samples.")
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of torch and DuckDB.")
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^(auto|(ray://)?[^/:\s]+:\d+)$",
+        description="Ray cluster that scores soft labels and takes the worlds of studies, in place of this process's "
+        "threads: auto, host:port from one of its nodes, or ray://host:port from elsewhere; docs/many_machines.md says "
+        "how to install Ray.",
+    )
+    memory_limit: str = Field(default="2GB", description="Memory that DuckDB may use before it spills to disk.")
+    build_rows: int = Field(
+        default=500_000,
+        ge=1,
+        description="Exposures and listens that one dbt call builds; a range of days with more is built in several.",
+    )
+    automation: bool = Field(default=False, description="Sensors and schedules are on unless somebody turns them off.")
+    sensor_seconds: int = Field(default=60, ge=1, description="Least seconds between two looks of a sensor.")
+    release_cron: str = Field(default="0 5 * * *", description="When the schedule asks for a release of each surface.")
+    release_timezone: str = Field(default="UTC", description="Time zone of `release_cron`.")
+    alert_url: SecretStr | None = Field(default=None, description="Webhook that failed checks are posted to, as JSON.")
+    catalog_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://user:password@host:port/database of the lake's catalog, in place of the SQLite file "
+        "of the instance directory.",
+    )
+    lake_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[^/]+/.+",
+        description="s3://bucket/prefix of the lake's data files, in place of $CROSSFADE_HOME/lake/data; credentials, "
+        "region and endpoint come from the AWS_* variables.",
+    )
+    dagster_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql+psycopg2://user:password@host:port/database of Dagster's runs, events and schedules, "
+        "in place of files in the instance directory.",
+    )
+    artifacts_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://",
+        description="s3://bucket/prefix of artifacts, verdicts and releases in place of $CROSSFADE_HOME/artifacts; "
+        "credentials, region and endpoint come from the AWS_* variables.",
+    )
+    keep_snapshots_days: float = Field(
+        default=7, ge=0, description="Housekeeping keeps younger snapshots of the lake, and those that a release names."
+    )
+    keep_releases: int = Field(default=5, ge=3, description="Releases per surface that stay to return to.")
+    keep_runs_days: float = Field(
+        default=30, ge=0, description="Files of dbt calls and of failed runs are kept so long."
+    )
+    housekeeping_cron: str = Field(default="0 3 * * 0", description="When the schedule tidies the instance directory.")
+    serve_host: str = Field(default="127.0.0.1", description="Address that the server binds to.")
+    serve_port: int = Field(default=8080, ge=0, le=65535, description="Port of the server; 0 takes a free one.")
+    serve_url: str | None = Field(default=None, description="Server that the health sensor asks; off without it.")
+    unserved_minutes: float = Field(
+        default=10, gt=0, description="A champion that the server has not taken up for so long is rolled back."
+    )
+    serve_token: SecretStr | None = Field(default=None, description="Bearer token that the server asks for, if set.")
+    max_feature_age_days: int = Field(default=3, ge=1, description="Older serving features make the server not ready.")
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        home = self.home.absolute()
+        defaults: dict[str, Any] = {
+            "home": home,
+            "landing_dir": (self.landing_dir or home / "landing").absolute(),
+            "surfaces_dir": (self.surfaces_dir or self._by_source("surfaces", "")).absolute(),
+            "teacher": (self.teacher or home / "teacher" / "contract.yaml").absolute(),
+            "teacher_spec": (self.teacher_spec or self._by_source("teacher", "demo.yaml")).absolute(),
+        }
+        for name, value in defaults.items():
+            object.__setattr__(self, name, value)
+        # SQLAlchemy takes a plain postgresql:// for another driver than the one that is installed.
+        if self.dagster_url and not self.dagster_url.get_secret_value().startswith("postgresql+psycopg2://"):
+            raise ValueError("CROSSFADE_DAGSTER_URL does not start with postgresql+psycopg2://")
+        if self.last_day is not None and self.last_day < self.first_day:
+            raise ValueError(f"last_day {self.last_day} lies before first_day {self.first_day}")
+        return self
+
+    def _by_source(self, package: str, name: str) -> Path:
+        base = PROJECT_ROOT / "ml" / package
+        return base / "kuairand" / name if self.source == "kuairand" else base / name
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, the home's TOML file."""
+        home = init_settings().get("home") or home_from_environment()
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=Path(home) / SETTINGS_FILE)
+        return init_settings, env_settings, toml
+
+    @property
+    def lake_dir(self) -> Path:
+        """Folder of catalog and data files."""
+        return self.home / "lake"
+
+    @property
+    def catalog_path(self) -> Path:
+        """SQLite file of the embedded DuckLake catalog."""
+        return self.lake_dir / "catalog.sqlite"
+
+    @property
+    def artifacts_dir(self) -> "Path | Bucket":
+        """Content-addressed artifacts, verdicts and releases: a folder, or a place in an object store."""
+        from ml.foundation.files import Bucket
+
+        return Bucket(self.artifacts_url, self.home / "cache") if self.artifacts_url else self.home / "artifacts"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Reports written by commands, such as demo.json."""
+        return self.home / "reports"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's instance folder."""
+        return self.home / "dagster"
+
+    @property
+    def trains_demo_teacher(self) -> bool:
+        """Whether this home trains the demo teacher, rather than using a teacher from elsewhere."""
+        return self.teacher == self.home / "teacher" / "contract.yaml"
+
+    def days(self, start: date, end: date) -> list[date]:
+        """Return the days of [start, end], both included."""
+        return [start + timedelta(days=i) for i in range((end - start).days + 1)]
+
+
+def write_settings_file(home: Path, values: dict[str, Any]) -> Path:
+    """Write (merge) ``values`` into the home's TOML file atomically and return its path."""
+    import tomllib
+
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / SETTINGS_FILE
+    merged = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    merged.update({k: v for k, v in values.items() if v is not None})
+    lines = [f"{k} = {_toml(v)}\n" for k, v in sorted(merged.items())]
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    scratch.write_text("".join(lines), encoding="utf-8")
+    scratch.replace(path)
+    return path
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case date():
+            return value.isoformat()
+        case list() | tuple():
+            return "[" + ", ".join(_toml(v) for v in value) + "]"
+        case _:
+            escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'

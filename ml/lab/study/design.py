@@ -1,0 +1,376 @@
+"""What a study varies: worlds, seeds and variants. All of a trial that matters for its result is in its digest."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ml.foundation.documents import load_yaml
+from ml.foundation.settings import PROJECT_ROOT
+from ml.surfaces.spec import ON_TASKS, Surface, Technique
+
+DESIGNS_FILE = Path(__file__).with_name("designs.yaml")
+
+CONTROL = "control"
+STUDENT = "student"
+TECHNIQUES = tuple(name for name in get_args(Technique) if name != "none")
+PLACEBOS = ("shuffled", "noise")
+"""Labels that know nothing: the true lift is 0."""
+_RENAMED = {"nulls": "placebos"}
+
+KUAIRAND = "kuairand"
+Preset = Literal["tiny", "demo", "paper", "kuairand"]
+"""Sizes of simulated worlds, or the logs of KuaiRand-Pure in ``kuairand_dir``: one world, the teacher's seed."""
+
+Labels = Literal["as_is", "shuffled", "noise", "within_item", "within_user"]
+"""What a variant learns from: the teacher's labels; the same swapped among the rows of a day, of an item and day, or
+of a user and day; or normal noise. ``shuffled`` and ``noise`` are placebos, the rest keep part of what is known."""
+
+
+def refuse_renamed_keys(content: Any) -> Any:
+    """Refuse a key of a design that has another name; used before a model is validated."""
+    if isinstance(content, dict) and "arms" in content:
+        raise ValueError(f"arms: {content['arms']}: this key is called `variants`")
+    return content
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train a ranker.
+
+    Attributes:
+        name: As in a design; see ``parse_variant``.
+        distils: Whether it has distillation heads at all.
+        technique: How it learns, in place of the surface's own technique.
+        labels: What it learns from.
+        ids: Whether embeddings of ids, and their products, are among the inputs. Compared with a control that lacks
+            them too. An interaction branch has nothing to multiply then; its heads move to the shared bottom.
+        centred: Whether soft labels are centred as the surface's heads say.
+        weights: Of the heads under another technique than the surface's own: ((surface, teacher output), weight).
+    """
+
+    name: str
+    distils: bool = True
+    technique: Technique | None = None
+    labels: Labels = "as_is"
+    ids: bool = True
+    centred: bool = True
+    weights: tuple[tuple[tuple[str, str], float], ...] = ()
+
+    @property
+    def placebo(self) -> bool:
+        """Whether its true lift is 0 by construction."""
+        return self.labels in PLACEBOS
+
+    @property
+    def control(self) -> str:
+        """Name of the variant that it is compared with."""
+        return CONTROL if self.ids else f"{CONTROL} without_ids"
+
+    def surface(self, surface: Surface) -> Surface:
+        """Return the surface that this variant trains."""
+        content = surface.model_dump(mode="json", by_alias=True)
+        distillation = content["distillation"]
+        own = distillation["technique"]
+        used = self.technique or own
+        used = "non_serving" if used == "interaction" and not self.ids else used
+        distillation["technique"] = used
+        weights = {} if used == own else dict(self.weights)
+        for head in distillation["heads"]:
+            head["weight"] = weights.get((surface.name, head["teacher_output"]), head["weight"])
+            head["task"] = self._task_of(head, surface, used)
+            if not self.centred or used == "direct":
+                head["centre_by"] = None
+        if not self.ids:
+            ids = {name for name, spec in content["inputs"].items() if spec["type"] == "id"}
+            content["inputs"] = {name: spec for name, spec in content["inputs"].items() if name not in ids}
+            content["network"]["products"] = [p for p in content["network"]["products"] if not ids & set(p)]
+            content["network"]["interaction"] = None
+            for head in content["distillation"]["heads"]:
+                if head["centre_by"] in ids:
+                    head["centre_by"] = None
+        return Surface.model_validate(content)
+
+    def _task_of(self, head: dict[str, Any], surface: Surface, technique: str) -> str | None:
+        """Return the task that a head stands beside: its own, or the one whose counterpart the teacher has."""
+        if technique not in ON_TASKS:
+            return None
+        counterparts = (name for name, task in surface.tasks.items() if task.teacher_output == head["teacher_output"])
+        return head["task"] or next(counterparts, None)
+
+
+def parse_variant(name: str) -> Variant:
+    """Return the variant of a name: who learns, then what is different, for example ``auxiliary shuffled``.
+
+    The first word is ``control``, ``student`` (the surface's own technique) or a technique. The others are labels
+    (``shuffled``, ``noise``, ``within_item``, ``within_user``), ``without_ids`` and ``uncentred``, in any order.
+
+    Raises:
+        ValueError: A word is none of these.
+    """
+    who, *changes = name.split()
+    variant = Variant(name)
+    if who == CONTROL:
+        variant = replace(variant, distils=False)
+    elif who in TECHNIQUES:
+        variant = replace(variant, technique=who)
+    elif who != STUDENT:
+        raise ValueError(f"variant {name!r}: {who!r} is none of {[CONTROL, STUDENT, *TECHNIQUES]}")
+    for change in changes:
+        if change == "without_ids":
+            variant = replace(variant, ids=False)
+        elif change == "uncentred":
+            variant = replace(variant, centred=False)
+        elif change in get_args(Labels):
+            variant = replace(variant, labels=change)
+        else:
+            raise ValueError(
+                f"variant {name!r}: {change!r} is none of {[*get_args(Labels), 'without_ids', 'uncentred']}"
+            )
+    return variant
+
+
+TEACHER = Variant("teacher", distils=False)
+"""Stands for the teacher's own scores among the variants; it is not trained."""
+
+
+class TeacherVariant(_Model):
+    """A world's teacher, or one that knows less: see ``Condition``."""
+
+    days: int | None = None
+    defaulted: float | None = None
+
+    @property
+    def name(self) -> str:
+        """A folder name that tells the teachers of a world apart; ``teacher`` for its own."""
+        parts = [f"days{self.days}"] if self.days else []
+        parts += [f"defaulted{self.defaulted:g}"] if self.defaulted is not None else []
+        return "-".join(["teacher", *parts])
+
+
+OWN_TEACHER = TeacherVariant()
+
+
+class Condition(_Model):
+    """What is different from the preset and the surface, for the control as for the variants.
+
+    Attributes:
+        shared_taste: How much of taste, quality and engagement the two sides share, 0 to 1.
+        linked_share: Share of app users whose account on the platform is known.
+        teacher_days: Last days of the source that the teacher learns from; all of them by default.
+        defaulted: Share of the teacher's inputs that take their default. 0: the teacher is trained without those that
+            the app lacks; more than it lacks: further ones, drawn by the world's seed, are withheld.
+        volume: Share of the app's training rows.
+        capacity: Factor on embeddings, bottom and towers of the ranker.
+        weight: Factor on the weights of all heads.
+        homepage_tabs: Tabs of KuaiRand that are the homepage; the radio has the app's others.
+    """
+
+    shared_taste: float = Field(default=1.0, ge=0, le=1)
+    linked_share: float = Field(default=0.9, ge=0, le=1)
+    teacher_days: int | None = Field(default=None, ge=1)
+    defaulted: float | None = Field(default=None, ge=0, le=1)
+    volume: float = Field(default=1.0, gt=0, le=1)
+    capacity: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
+    homepage_tabs: tuple[int, ...] | None = None
+
+    @property
+    def label(self) -> str:
+        """What differs, for example ``volume 0.3``; empty where nothing does."""
+        changes = self.model_dump(exclude_defaults=True).items()
+        return ", ".join(f"{name} {_joined(v) if isinstance(v, tuple) else format(v, 'g')}" for name, v in changes)
+
+    def surface(self, surface: Surface) -> Surface:
+        """Return the surface with the capacity and the weights of this condition."""
+        if self.capacity == 1 and self.weight == 1:
+            return surface
+        content = surface.model_dump(mode="json", by_alias=True)
+        for spec in content["inputs"].values():
+            spec["embedding"] = _scaled(spec["embedding"], self.capacity)
+        for part in ("bottom", "tower"):
+            content["network"][part] = [_scaled(width, self.capacity) for width in content["network"][part]]
+        if branch := content["network"]["interaction"]:
+            branch["embedding"] = _scaled(branch["embedding"], self.capacity)
+            branch["layers"] = [_scaled(width, self.capacity) for width in branch["layers"]]
+        for head in content["distillation"]["heads"]:
+            head["weight"] *= self.weight
+        return Surface.model_validate(content)
+
+
+AS_IT_IS = Condition()
+
+
+def _joined(numbers: tuple[int, ...]) -> str:
+    return "+".join(map(str, numbers))
+
+
+def _scaled(size: int, factor: float) -> int:
+    return max(1, round(size * factor)) if size else 0
+
+
+class World(_Model):
+    """One simulated world, or KuaiRand's logs."""
+
+    preset: Preset
+    seed: int = Field(ge=0)
+    shared_taste: float = Field(default=1.0, ge=0, le=1)
+    linked_share: float = Field(default=0.9, ge=0, le=1)
+    surfaces_dir: str | None = None
+    homepage_tabs: tuple[int, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """A folder name that tells worlds apart."""
+        if self.preset == KUAIRAND:
+            return f"{KUAIRAND}-{self.seed}" + (f"-tabs{_joined(self.homepage_tabs)}" if self.homepage_tabs else "")
+        return f"{self.preset}-{self.seed}-taste{self.shared_taste:g}-linked{self.linked_share:g}"
+
+    def has(self, surface: str) -> bool:
+        """Tell whether a surface has events here; KuaiRand's radio has none where the homepage has all tabs."""
+        from ml.lab.kuairand import APP_TABS
+
+        return surface != "radio" or not set(self.homepage_tabs or ()) >= set(APP_TABS)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training and its evaluation."""
+
+    world: World
+    surface: str
+    variant: Variant
+    seed: int
+    condition: Condition = AS_IT_IS
+
+    @property
+    def teacher(self) -> TeacherVariant:
+        """Whose soft labels it learns from."""
+        return TeacherVariant(days=self.condition.teacher_days, defaulted=self.condition.defaulted)
+
+
+class Part(_Model):
+    """Variants in some worlds of a study; with dials, once per level of each dial instead of as the preset is."""
+
+    worlds: tuple[int, ...] = Field(min_length=1)
+    variants: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] | None = None
+    dials: dict[str, tuple[float | tuple[int, ...], ...]] = Field(default_factory=dict)
+
+    _renamed = model_validator(mode="before")(refuse_renamed_keys)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Every level of every dial, one at a time."""
+        levels = [Condition.model_validate({dial: level}) for dial, found in self.dials.items() for level in found]
+        return tuple(levels) or (AS_IT_IS,)
+
+
+class Design(_Model):
+    """A study; see ``designs.yaml``."""
+
+    name: str
+    description: str
+    preset: Preset
+    seeds: tuple[int, ...] = Field(min_length=1)
+    parts: tuple[Part, ...] = Field(min_length=1)
+    surfaces: tuple[str, ...] = ("homepage", "radio")
+    surfaces_dir: str | None = Field(default=None, description="Other surfaces than the simulator's, from the project")
+    weights: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="{surface: {teacher output: weight}} of heads under another technique than the surface's own",
+    )
+
+    @property
+    def worlds(self) -> tuple[int, ...]:
+        """Seeds of all worlds."""
+        return tuple(dict.fromkeys(seed for part in self.parts for seed in part.worlds))
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """All variants but the controls."""
+        named = dict.fromkeys(name for part in self.parts for name in part.variants)
+        return tuple(self._variant(name) for name in named)
+
+    def variants_of(self, part: Part) -> tuple[Variant, ...]:
+        """Return the variants of a part and the controls that they are compared with, controls first."""
+        chosen = [self._variant(name) for name in part.variants]
+        controls = [parse_variant(variant.control) for variant in chosen]
+        return tuple(dict.fromkeys([*controls, *chosen]))
+
+    def _variant(self, name: str) -> Variant:
+        weights = {(surface, output): w for surface, heads in self.weights.items() for output, w in heads.items()}
+        return replace(parse_variant(name), weights=tuple(weights.items()))
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """All conditions, as the preset is first."""
+        return tuple(dict.fromkeys(condition for part in self.parts for condition in part.conditions))
+
+    @property
+    def dials(self) -> tuple[str, ...]:
+        """All dials that are turned."""
+        return tuple(dict.fromkeys(dial for part in self.parts for dial in part.dials))
+
+    def trials(self) -> tuple[Trial, ...]:
+        """Return all trials, the scores of each teacher among them, those of one world side by side."""
+        found: dict[Trial, None] = {}
+        for part in self.parts:
+            for condition in part.conditions:
+                for seed in part.worlds:
+                    world = World(
+                        preset=self.preset,
+                        seed=seed,
+                        shared_taste=condition.shared_taste,
+                        linked_share=condition.linked_share,
+                        surfaces_dir=self.surfaces_dir,
+                        homepage_tabs=condition.homepage_tabs,
+                    )
+                    for surface in filter(world.has, self.surfaces):
+                        found[Trial(world, surface, TEACHER, 0, condition)] = None
+                        for student_seed in part.seeds or self.seeds:
+                            for variant in self.variants_of(part):
+                                found[Trial(world, surface, variant, student_seed, condition)] = None
+        return tuple(found)
+
+    def by_world(self) -> dict[World, tuple[Trial, ...]]:
+        """Return the trials of each world; a world is made and used by one process."""
+        found: dict[World, list[Trial]] = {}
+        for trial in self.trials():
+            found.setdefault(trial.world, []).append(trial)
+        return {world: tuple(trials) for world, trials in found.items()}
+
+
+def design_names(path: Path = DESIGNS_FILE) -> list[str]:
+    """Return the names of the studies of a file, in its order."""
+    return list(load_yaml(path))
+
+
+def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:
+    """Return a study by name.
+
+    Raises:
+        ValueError: There is none of that name, or it breaks a rule.
+    """
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        raise ValueError(f"study {name!r} has another name, {new!r}: `crossfade study run {new}`")
+    return Design(name=name, **named_entry(path, "study", name))
+
+
+def named_entry(path: Path, what: str, name: str) -> dict[str, Any]:
+    """Return one entry of a YAML file of named things; ``what`` they are stands in the error that lists them."""
+    entries = load_yaml(path)
+    if name not in entries:
+        raise ValueError(f"no {what} {name!r}; there are {sorted(entries)}")
+    return entries[name]
+
+
+def surfaces_dir(world: World) -> Path | None:
+    """Return the folder of a world's surfaces, or None for those of the project."""
+    return PROJECT_ROOT / world.surfaces_dir if world.surfaces_dir else None

@@ -1,0 +1,158 @@
+"""Does the transfer diagnosis foretell? What it says of validation days, beside the lift on evaluation days later."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.evaluation.evaluate import ALL
+from ml.foundation.settings import Settings
+from ml.lab.study.analysis import Lift, lifts
+from ml.lab.study.design import CONTROL, STUDENT, Design, Trial
+from ml.lab.study.pool import Progress, run_worlds
+from ml.lab.study.report import study_rows
+from ml.lab.study.worlds import prepare_teacher, world_settings
+
+if TYPE_CHECKING:
+    from ml.evaluation.diagnosis import TaskDiagnosis
+
+_TEMPLATE = Path(__file__).with_name("foretelling.md.j2")
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """One task of one surface of one world.
+
+    Attributes:
+        world: Folder name of the world.
+        condition: Label of the study's condition.
+        surface: Name of the surface.
+        diagnosis: Of the validation days.
+        lift: Student - control on the evaluation days after them, in the study.
+    """
+
+    world: str
+    condition: str
+    surface: str
+    diagnosis: "TaskDiagnosis"
+    lift: Lift
+
+
+def foretell(
+    settings: Settings,
+    design: Design,
+    *,
+    seeds: int,
+    workers: int,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> list[Foretold]:
+    """Diagnose every world and teacher of a finished study.
+
+    Args:
+        settings: The home of the study.
+        design: The study; conditions that change rankers rather than worlds or teachers are left out.
+        seeds: Initialisations of a diagnosis.
+        workers: Processes.
+        report: Told after each surface.
+
+    Raises:
+        NoTrials: The study was not run to its end here.
+    """
+    rows = study_rows(settings, design)
+    places: dict[Any, dict[Trial, None]] = {}
+    for trial in design.trials():
+        own = trial.condition.model_dump(include={"volume", "capacity", "weight"})
+        if trial.variant.name == STUDENT and all(value == 1 for value in own.values()):
+            places.setdefault(trial.world, {}).setdefault(_first_seed(trial), None)
+    total = sum(map(len, places.values()))
+    found: list[tuple[Trial, Any]] = []
+
+    def hear(message: tuple[Trial, Any]) -> None:
+        found.append(message)
+        trial, _ = message
+        report(Progress(f"{trial.world.name} {trial.surface} {trial.condition.label}", len(found), total, None))
+
+    jobs = {world: (settings, tuple(trials), seeds) for world, trials in places.items()}
+    run_worlds(_diagnose, jobs, workers, hear, lambda reason: report(Progress(reason, len(found), total, None)))
+    table: list[Foretold] = []
+    for trial, tasks in sorted(found, key=lambda item: (item[0].condition.label, item[0].world.name, item[0].surface)):
+        mine = {lift.task: lift for lift in lifts(_of(rows, trial), design) if lift.variant == STUDENT}
+        table += [
+            Foretold(trial.world.name, trial.condition.label, trial.surface, task, mine[task.task])
+            for task in tasks
+            if task.task in mine
+        ]
+    return table
+
+
+def write_foretelling(table: list[Foretold], design: Design, out: Path) -> list[Path]:
+    """Write the comparison as Markdown, an HTML page beside it and the plot; return the files."""
+    from scipy.stats import spearmanr
+
+    from ml.evaluation.page import write_pages
+
+    gains = {
+        "student's gain": [x.diagnosis.student.estimate for x in table],
+        "stacked gain": [x.diagnosis.stacked.estimate if x.diagnosis.stacked else np.nan for x in table],
+    }
+    later = [x.lift.lift for x in table]
+    ranks = {name: float(np.asarray(spearmanr(values, later, nan_policy="omit"))[0]) for name, values in gains.items()}
+    outcomes: dict[str, list[Foretold]] = {}
+    for x in table:
+        outcomes.setdefault(x.diagnosis.judgement, []).append(x)
+    facts = {"design": design, "table": table, "ranks": ranks, "outcomes": outcomes}
+    return write_pages(_TEMPLATE, facts, {"gains": _scatter(table)}, out, "Crossfade: does the diagnosis foretell?")
+
+
+def _first_seed(trial: Trial) -> Trial:
+    return Trial(trial.world, trial.surface, trial.variant, 0, trial.condition)
+
+
+def _of(rows: pa.Table, trial: Trial) -> pa.Table:
+    """Return the rows of control and student of a trial's world, surface and condition, on all rows."""
+    wanted = {"world": trial.world.seed, "surface": trial.surface, "condition": trial.condition.label, "slice": ALL}
+    keep = pc.field("arm").isin([CONTROL, STUDENT])
+    for name, value in wanted.items():
+        keep &= pc.field(name) == value
+    return rows.filter(keep)
+
+
+def _diagnose(settings: Settings, trials: tuple[Trial, ...], seeds: int, messages: Any) -> None:
+    from ml.evaluation.diagnosis import diagnose
+    from ml.lab.study.trials import Bench
+    from ml.surfaces.spec import load_surfaces
+
+    for trial in trials:
+        made = world_settings(settings, trial.world)
+        surface = load_surfaces(made)[trial.surface]
+        bench = Bench(made, surface, prepare_teacher(made, trial.world, trial.teacher))
+        messages.put((trial, diagnose(made, bench.training_set, surface, seeds=seeds).tasks))
+
+
+def _scatter(table: list[Foretold]) -> bytes:
+    """Plot the lift on evaluation days against the diagnosed gains, a mark per task and world."""
+    from ml.evaluation.plots import finish, panels
+
+    figure, axes = panels(4.2, 2)
+    colours = {"auc": "#0072B2", "r2": "#D55E00"}
+    for axis, name in zip(axes, ("student", "stacked"), strict=True):
+        for metric, colour in colours.items():
+            pairs = [
+                (100 * gain.estimate, 100 * x.lift.lift)
+                for x in table
+                if x.diagnosis.metric == metric and (gain := getattr(x.diagnosis, name)) is not None
+            ]
+            if pairs:
+                axis.plot(*zip(*pairs, strict=True), "o", color=colour, markersize=5, alpha=0.8, label=metric.upper())
+        axis.axhline(0, color="#1F2933", linewidth=1)
+        axis.axvline(0, color="#1F2933", linewidth=1)
+        axis.set_xlabel(f"{name} gain on validation days, x100")
+    axes[0].set_ylabel("lift on evaluation days, x100")
+    axes[0].legend(frameon=False)
+    return finish(
+        figure, axes[0], "What the diagnosis said, and what came", f"{len(table)} tasks of surfaces and worlds"
+    )

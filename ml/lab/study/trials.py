@@ -1,0 +1,277 @@
+"""One trial: a ranker trained in one world, scored on its evaluation days, with the replicates of every metric."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from scipy.special import expit
+
+from ml.evaluation import metrics
+from ml.evaluation.bootstrap import UserWeights
+from ml.evaluation.evaluate import ALL
+from ml.foundation.code import code_hash
+from ml.foundation.documents import digest
+from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.foundation.settings import Settings
+from ml.lab.study.design import Labels, Trial, Variant
+from ml.students.checkpoint import predict
+from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
+from ml.students.train import NO_TECHNIQUE, fit, shuffle_soft_labels
+from ml.surfaces.spec import Surface
+from ml.teacher.contract import Contract
+
+REPLICATES = 200
+"""Bootstrap samples of the users of a world; the same for every variant, which pairs them."""
+
+_SLICES = ("new_releases",)
+_CODE = (
+    "ml/students",
+    "ml/distillation",
+    "ml/evaluation/bootstrap.py",
+    "ml/evaluation/metrics.py",
+    "ml/lab/study/trials.py",
+)
+"""Code between rows and figures; what is before the rows shows in their content hash."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric of one task on one slice.
+
+    Attributes:
+        task: Name of the task.
+        slice: ``all`` or a slice of the surface.
+        metric: Name of a function of ``ml/evaluation/metrics.py``.
+        value: On all rows of the slice.
+        replicates: Of users drawn with replacement [REPLICATES], NaN where undefined.
+        n: Labelled rows.
+        positives: Of a binary task, else None.
+        users: Users of those rows.
+    """
+
+    task: str
+    slice: str
+    metric: str
+    value: float
+    replicates: np.ndarray
+    n: int
+    positives: int | None
+    users: int
+
+
+class Bench:
+    """The rows of one surface of a prepared world with the labels of one teacher, read once for all their trials.
+
+    Args:
+        settings: The world's home.
+        surface: One of its surfaces.
+        contract: A teacher whose soft labels are in the world's lake.
+    """
+
+    def __init__(self, settings: Settings, surface: Surface, contract: Contract) -> None:
+        self.settings, self.surface = settings, surface
+        assert settings.last_day is not None
+        with Lake(settings) as lake:
+            self.training_set: TrainingSet = build_training_set(
+                lake, surface, settings.last_day, contract.version, contract.contract_hash, contract.tasks
+            )
+
+    @cached_property
+    def train(self) -> Dataset:
+        """Training rows with soft labels."""
+        return load(self.settings, self.training_set, self.surface, self.training_set.train_days, soft_labels=True)
+
+    @cached_property
+    def held_out(self) -> Dataset:
+        """Evaluation rows, ``after_ranking`` inputs at their serving value, soft labels for the teacher's own score."""
+        days = self.training_set.eval_days
+        return load(self.settings, self.training_set, self.surface, days, soft_labels=True, after_ranking="serving")
+
+    @cached_property
+    def slices(self) -> dict[str, np.ndarray]:
+        """{slice: mask over the evaluation rows}."""
+        masks = {ALL: np.ones(len(self.held_out), dtype=bool)}
+        days = self.training_set.eval_days
+        with Lake(self.settings, snapshot=self.training_set.snapshot) as lake:
+            for name in _SLICES:
+                if name in self.surface.slices:
+                    query = (
+                        f"select exposure_id from {ALIAS}.{FEATURES}.examples_{self.surface.name} "
+                        f"where day between ? and ? and ({self.surface.slices[name]})"
+                    )
+                    inside = lake.sql(query, [days[0], days[-1]])["exposure_id"].to_numpy()
+                    masks[name] = np.isin(self.held_out.exposure_id.numpy(), inside)
+        return masks
+
+    @cached_property
+    def weights(self) -> UserWeights:
+        """How often each user counts in each replicate."""
+        return UserWeights(self.held_out.user_id.numpy(), seed=0, replicates=REPLICATES)
+
+    def trial_digest(self, trial: Trial) -> str:
+        """Return the identity of a trial: rows, variant, surface as variant and condition change it, seed, and code."""
+        return digest(
+            {
+                "world": trial.world.model_dump(mode="json", exclude_defaults=True),
+                "rows": self.training_set.content_hash,
+                "surface": trained_surface(trial, self.surface).ranker_digest,
+                "arm": trial.variant.name,
+                "labels": trial.variant.labels if trial.variant.distils else None,
+                "condition": trial.condition.model_dump(mode="json", exclude_defaults=True),
+                "seed": trial.seed,
+                "code": code_hash(_CODE),
+            }
+        )
+
+    def run(self, trial: Trial) -> tuple[list[Measured], float]:
+        """Train and measure; return the metrics and the seconds that training took."""
+        began = perf_counter()
+        surface = trained_surface(trial, self.surface)
+        technique = surface.distillation.technique if trial.variant.distils else NO_TECHNIQUE
+        data = thinned(self.train, trial.condition.volume, trial.seed)
+        if trial.variant.distils:
+            data = relabelled(data, trial.variant.labels, trial.seed)
+        ranker, _, _ = fit(data, surface, technique=technique, seed=trial.seed)
+        seconds = perf_counter() - began
+        scores = predict(ranker, {name: self.held_out.inputs[name].numpy() for name in surface.inputs})
+        return list(self.measure(scores)), seconds
+
+    def teacher(self) -> list[Measured]:
+        """Measure the teacher's own scores, for the tasks that it has a counterpart of."""
+        outputs = {task: spec.teacher_output for task, spec in self.surface.tasks.items()}
+        soft = self.held_out.soft_labels
+        return list(self.measure({task: soft[output].numpy() for task, output in outputs.items() if output in soft}))
+
+    def measure(self, scores: dict[str, np.ndarray]) -> Iterator[Measured]:
+        """Yield the metrics of every task and slice of scores {task: [evaluation rows]}."""
+        for task, spec in self.surface.tasks.items():
+            if task not in scores:
+                continue
+            labels = self.held_out.labels[task].numpy().astype(np.float64)
+            for name, mask in self.slices.items():
+                rows = mask & np.isfinite(labels) & np.isfinite(scores[task])
+                y, s, codes = labels[rows], scores[task][rows].astype(np.float64), self.weights.codes[rows]
+                w = self.weights
+                if spec.kind == "binary":
+                    if not 0 < y.sum() < len(y):
+                        continue
+                    found = {
+                        "log_loss": (metrics.log_loss(y, s), w.mean(codes, metrics.log_losses(y, s))),
+                        "predicted_over_observed": (metrics.predicted_over_observed(y, s), w.ratio(codes, expit(s), y)),
+                    }
+                    positives = int(y.sum())
+                    values = {"auc": (metrics.auc(y, s), w.auc(codes, y, s))}
+                else:
+                    if len(y) < 2:
+                        continue
+                    found = {
+                        "r2": (metrics.r2(y, s), w.r2(codes, y, s)),
+                        "r2_affine": (metrics.r2_affine(y, s), w.r2_affine(codes, y, s)),
+                    }
+                    positives, values = None, {}
+                replicates = w.replicate([linear for _, linear in found.values()])
+                values |= {name: (value, r) for (name, (value, _)), r in zip(found.items(), replicates, strict=True)}
+                users = len(np.unique(codes))
+                for metric, (value, drawn) in values.items():
+                    yield Measured(task, name, metric, value, drawn, len(y), positives, users)
+
+
+def trained_surface(trial: Trial, surface: Surface) -> Surface:
+    """Return the surface as the variant and the condition of a trial change it."""
+    return trial.condition.surface(trial.variant.surface(surface))
+
+
+def thinned(data: Dataset, share: float, seed: int) -> Dataset:
+    """Return a seeded share of the rows, in their order; the same rows for control and variants."""
+    if share == 1:
+        return data
+    kept = np.flatnonzero(np.random.default_rng([seed, 23]).random(len(data)) < share)
+    return data.select(torch.from_numpy(kept))
+
+
+def relabelled(data: Dataset, labels: Labels, seed: int) -> Dataset:
+    """Return the data with other soft labels; see ``Labels``. All outputs of a row stay together."""
+    if labels == "as_is":
+        return data
+    if labels == "shuffled":
+        return shuffle_soft_labels(data, seed)
+    rng = np.random.default_rng([seed, 17])
+    n = len(data)
+    if labels == "noise":
+        soft = {
+            name: torch.where(label.isnan(), label, torch.from_numpy(rng.standard_normal(n).astype(np.float32)))
+            for name, label in data.soft_labels.items()
+        }
+        return replace(data, soft_labels=soft)
+    key = data.inputs["item_id" if labels == "within_item" else "user_id"].numpy()
+    group = np.lexsort((rng.random(n), key, data.day.numpy()))
+    place = np.lexsort((np.arange(n), key, data.day.numpy()))
+    order = np.empty(n, dtype=np.int64)
+    order[place] = group
+    at = torch.from_numpy(order)
+    return replace(data, soft_labels={name: label[at] for name, label in data.soft_labels.items()})
+
+
+def trial_rows(trial: Trial, identity: str, measured: list[Measured], seconds: float) -> pa.Table:
+    """Return the lake rows of a trial, one per task and slice."""
+    rows: list[dict[str, Any]] = [
+        {
+            "trial": identity,
+            "preset": trial.world.preset,
+            "world": trial.world.seed,
+            "world_config": trial.world.model_dump_json(),
+            "condition": trial.condition.label,
+            "surface": trial.surface,
+            "arm": trial.variant.name,
+            "variant_config": describe(trial.variant),
+            "seed": trial.seed,
+            "task": m.task,
+            "slice": m.slice,
+            "metric": m.metric,
+            "value": m.value,
+            "replicates": m.replicates.tolist(),
+            "n": m.n,
+            "positives": m.positives,
+            "users": m.users,
+            "seconds": seconds,
+        }
+        for m in measured
+    ]
+    return pa.Table.from_pylist(rows, schema=TRIALS_SCHEMA)
+
+
+def describe(variant: Variant) -> str:
+    """Return a variant as JSON."""
+    import json
+    from dataclasses import asdict
+
+    return json.dumps(asdict(variant), sort_keys=True)
+
+
+TRIALS_SCHEMA = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("preset", pa.string()),
+        ("world", pa.int64()),
+        ("world_config", pa.string()),
+        ("condition", pa.string()),
+        ("surface", pa.string()),
+        ("arm", pa.string()),
+        ("variant_config", pa.string()),
+        ("seed", pa.int64()),
+        ("task", pa.string()),
+        ("slice", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("replicates", pa.list_(pa.float64())),
+        ("n", pa.int64()),
+        ("positives", pa.int64()),
+        ("users", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)

@@ -1,0 +1,131 @@
+"""A release on a page: what it is, where it stands, how it compares with its control, what it was made of."""
+
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.settings import Settings
+from ml.releases.release import CARD, Release
+from ml.releases.store import ReleaseStore
+
+if TYPE_CHECKING:
+    from ml.evaluation.evaluate import Evaluation
+
+_MOVED = {"promote": "promoted", "override": "promoted against the gate", "rollback": "rolled back to"}
+
+
+def state_of(store: ReleaseStore, release: Release) -> str:
+    """Return what a release is now, in the words of the champion log."""
+    surface = release.manifest.surface
+    last = store.pointer(surface)
+    found = "never served"
+    if last is not None and last.release == release.id:
+        found = f"champion, version {last.version}"
+    elif last is not None and last.challenger is not None and last.challenger.release == release.id:
+        found = f"{last.challenger.mode}, share {last.challenger.share:g}"
+    elif release.id in store.barred(surface):
+        found = "barred"
+    elif any(entry.moves and entry.release == release.id for entry in store.history(surface)):
+        found = "an earlier champion"
+    return f"{found}; the confirmed reference" if store.reference(surface) == release.id else found
+
+
+def standing(store: ReleaseStore, release: Release) -> dict[str, str]:
+    """Return what a release is, where it stands, and who put it there."""
+    manifest = release.manifest
+    facts = {
+        "release": release.id,
+        "surface": manifest.surface,
+        "state": state_of(store, release),
+        "model": f"{manifest.kind} of {manifest.partition}"
+        + (f", technique {manifest.technique}" if manifest.kind == "student" else ""),
+        "made": _minute(release.record.created_at),
+    }
+    moves = [entry for entry in store.history(manifest.surface) if entry.moves and entry.release == release.id]
+    if moves:
+        facts[_MOVED[moves[-1].action]] = f"{_minute(moves[-1].at)} by {moves[-1].by}: {moves[-1].reason}"
+    elif (signed := release.record.override) is not None:
+        facts["against the gate"] = f"{signed.by}: {signed.reason}"
+    return facts
+
+
+def entries(store: ReleaseStore, surface: str) -> list[dict[str, str]]:
+    """Return a row per entry of the champion log, newest first, with the columns that any of them fills."""
+    rows = [
+        {
+            "number": str(entry.number),
+            "at": _minute(entry.at),
+            "action": entry.action,
+            "release": entry.release,
+            "by": entry.by,
+            "reason": entry.reason,
+            "beside it": f"{entry.challenger.mode} {entry.challenger.release}" if entry.challenger else "",
+            "barred": ", ".join(entry.barred),
+            "retired": ", ".join(entry.retired),
+        }
+        for entry in reversed(store.history(surface))
+    ]
+    filled = {name for row in rows for name, value in row.items() if value}
+    return [{name: value for name, value in row.items() if name in filled} for row in rows]
+
+
+def provenance(release: Release) -> dict[str, str]:
+    """Return what a release was made of, in a few lines; the manifest has every day and hash."""
+    manifest, teacher = release.manifest, release.manifest.teacher
+    rows = sum(day.rows for day in manifest.examples if day.day in manifest.train_days)
+    facts = {
+        "trained on": f"{_span(manifest.train_days)}, {rows:,} rows",
+        "evaluated on": _span(manifest.eval_days),
+        "teacher": f"{teacher.name} {teacher.version}" if teacher else "none",
+        "lake snapshot": str(manifest.snapshot),
+        "git commit": manifest.git_commit or "not known",
+        "seed": str(manifest.seed),
+        "parameters": f"{manifest.parameters:,}",
+        "model.onnx": f"sha256 {manifest.onnx_sha256}",
+        "card": str(release.path / CARD),
+    }
+    if manifest.overrides:
+        facts["settings of this run"] = ", ".join(f"{name} {value}" for name, value in manifest.overrides.items())
+    return facts
+
+
+def figures(settings: Settings, release: Release) -> list[dict[str, str]]:
+    """Return a row per task: student and control, their difference with its interval, and the labelled rows.
+
+    Empty where the stored evaluation of the release's day is about another model.
+    """
+    evaluation = _evaluation(settings, release)
+    if evaluation is None:
+        return []
+    rows = []
+    for task, kind in evaluation.kinds.items():
+        if not (evaluation.has("student", task) and evaluation.has("control", task)):
+            continue
+        scale, digits = (100, 2) if kind == "binary" else (1, 3)
+        gain = evaluation.difference("student", "control", task)
+        shown = [f"{scale * value:+.{digits}f}" for value in (gain.estimate, gain.lo, gain.hi)]
+        models = {m: f"{scale * evaluation.metric(m, task):.{digits}f}" for m in ("student", "control")}
+        difference = f"{shown[0]} [{shown[1]}, {shown[2]}]" + ("" if gain.flag is None else f" {gain.flag}")
+        metric = evaluation.primary(task).upper() + (" x100" if kind == "binary" else "")
+        rows.append({"task": f"{task} {metric}", **models, "student - control": difference, "rows": f"{gain.n:,}"})
+    return rows
+
+
+def _evaluation(settings: Settings, release: Release) -> "Evaluation | None":
+    from ml.evaluation.evaluate import Evaluation
+
+    manifest = release.manifest
+    name = f"models/{manifest.surface}/evaluation"
+    stored = ArtifactStore(settings.artifacts_dir).latest(name, str(manifest.partition))
+    if stored is None:
+        return None
+    evaluation = Evaluation.from_json(stored.read("evaluation.json").decode())
+    return evaluation if evaluation.models.get(manifest.kind) == manifest.checkpoint_sha256 else None
+
+
+def _minute(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def _span(days: tuple[date, ...]) -> str:
+    return f"{days[0]} to {days[-1]}, {len(days)} days"

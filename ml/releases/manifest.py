@@ -1,0 +1,86 @@
+"""The manifest: what a candidate was made of, so that every served byte can be traced to its causes."""
+
+from collections.abc import Iterable
+from datetime import date
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.foundation.sealed import DamagedError
+from ml.teacher.contract import Teacher
+
+
+class Record(BaseModel):
+    """Base of the store's documents: immutable, nothing undeclared."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DayContent(Record):
+    """Identity of one day of a table."""
+
+    day: date
+    rows: int = Field(ge=0)
+    content_hash: str = Field(description="Order-free hash of the day's rows")
+
+
+class Manifest(Record):
+    """Everything that a candidate is made of."""
+
+    surface: str
+    partition: date
+    kind: Literal["student", "control"]
+    technique: str = Field(description="Distillation technique; `none` for a control")
+    snapshot: int = Field(ge=0, description="Lake snapshot that training and evaluation read")
+    train_days: tuple[date, ...] = Field(min_length=1)
+    eval_days: tuple[date, ...] = Field(min_length=1)
+    examples: tuple[DayContent, ...] = Field(description="Examples of the training and evaluation days")
+    soft_labels: tuple[DayContent, ...] = Field(description="Soft labels that training read; empty without teacher")
+    teacher: Teacher | None = Field(description="Whose soft labels were learnt or reported")
+    spec_digest: str = Field(description="Hash of the surface's specification")
+    gate_digest: str = Field(description="Hash of the gate's thresholds")
+    dbt_manifest_hash: str | None
+    git_commit: str | None
+    seed: int
+    parameters: int = Field(ge=0, description="Number of trained parameters that serve")
+    overrides: dict[str, Any] = Field(default={}, description="Settings of this run that differ from the specification")
+    libraries: dict[str, str] = Field(description="Version by library name")
+    checkpoint_sha256: str = Field(description="Digest of the checkpoint that was exported")
+    onnx_sha256: str = Field(description="SHA-256 of model.onnx")
+    feature_schema_hash: str = Field(description="SHA-256 of schema.json")
+    run_ids: dict[str, str] = Field(default={}, description="Dagster run id by asset")
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as JSON."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> "Manifest":
+        """Parse a manifest; ``name`` names it in errors.
+
+        Raises:
+            DamagedError: The content is no valid manifest.
+        """
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            raise DamagedError(f"{name} is no valid manifest: {error}") from error
+
+
+def examples_content(lake: Lake, surface: str, days: Iterable[date]) -> tuple[DayContent, ...]:
+    """Return the identity of each day of a surface's examples."""
+    return _content(lake.content_hashes(f"{ALIAS}.{FEATURES}.examples_{surface}", days))
+
+
+def soft_label_content(
+    lake: Lake, surface: str, days: Iterable[date], teacher_version: str, contract_hash: str
+) -> tuple[DayContent, ...]:
+    """Return the identity of each day of a surface's soft labels of one teacher."""
+    from ml.teacher.labels import label_hashes
+
+    return _content(label_hashes(lake, surface, teacher_version, contract_hash, days))
+
+
+def _content(found: dict[date, tuple[int, str]]) -> tuple[DayContent, ...]:
+    return tuple(DayContent(day=day, rows=rows, content_hash=of) for day, (rows, of) in found.items())

@@ -1,0 +1,169 @@
+"""The model card of a release: one HTML file that needs nothing else to be read."""
+
+import base64
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ml.evaluation.outcome import Outcome
+from ml.releases.manifest import Manifest
+from ml.releases.verdicts import GuardResult, Override, Verdict
+
+_TEMPLATE = Path(__file__).with_name("model_card.html.j2")
+_NONE = "\N{EN DASH}"
+_MODELS = ("student", "control", "teacher", "champion", "baseline")
+
+
+def render_model_card(
+    manifest: Manifest,
+    verdict: Verdict,
+    *,
+    release: str,
+    evaluation: Mapping[str, Any] | None = None,
+    plots: Mapping[str, bytes] | None = None,
+    override: Override | None = None,
+) -> str:
+    """Return the model card as HTML.
+
+    Args:
+        manifest: What the model was made of.
+        verdict: What the gate decided.
+        release: Id of the release.
+        evaluation: ``json.loads(Evaluation.to_json())``; without it the card shows the guards only.
+        plots: PNG images by title.
+        override: A person's decision against the gate.
+    """
+    results = [r for r in (evaluation or {}).get("results", ()) if r["inputs"] == "serving"]
+    images = {t: base64.b64encode(png).decode() for t, png in (plots or {}).items()}
+    return _template().render(
+        m=manifest,
+        verdict=verdict,
+        release=release,
+        override=override,
+        evaluation=evaluation,
+        quality=_quality(results, manifest.kind),
+        slices=_slices(results, manifest.kind),
+        serving=_serving(verdict),
+        images=images,
+        limits=_limits(manifest, verdict, results),
+        train_rows=sum(d.rows for d in manifest.examples if d.day in manifest.train_days),
+        eval_rows=sum(d.rows for d in manifest.examples if d.day in manifest.eval_days),
+        label_rows=sum(d.rows for d in manifest.soft_labels),
+    )
+
+
+def _serving(verdict: Verdict) -> GuardResult | None:
+    """Return guard ``serving`` with its figures: times of the first answer and of a request, and the champion's."""
+    for guard in verdict.guards:
+        figures = tuple(check for check in guard.checks if isinstance(check.value, float))
+        if guard.name == "serving" and figures:
+            return guard.model_copy(update={"checks": figures})
+    return None
+
+
+def _quality(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Return one row per task: each model's primary metric, and the candidate's differences with interval bars."""
+    rows = []
+    for task, metric in _primaries(results).items():
+        cells = {r["model"]: r for r in results if _is(r, task, metric, "all") and r["reference"] is None}
+        differences = [d for d in (_difference(results, kind, m, task, metric) for m in _MODELS) if d]
+        rows.append({"task": task, "metric": metric, "models": cells, "differences": _with_bars(differences)})
+    return rows
+
+
+def _slices(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
+    rows = []
+    for name in dict.fromkeys(r["slice"] for r in results if r["slice"] != "all"):
+        for task, metric in _primaries(results).items():
+            cells = [r for r in results if _is(r, task, metric, name)]
+            own = next((r for r in cells if (r["model"], r["reference"]) == (kind, None)), None)
+            if own is not None:
+                other = "control" if kind == "student" else "student"
+                delta = _difference(results, kind, other, task, metric, name)
+                rows.append({"slice": name, "task": task, "metric": metric, "own": own, "delta": delta})
+    return rows
+
+
+def _primaries(results: list[Mapping[str, Any]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for r in results:
+        if r["metric"] in ("auc", "r2"):
+            found.setdefault(r["task"], r["metric"])
+    return found
+
+
+def _is(result: Mapping[str, Any], task: str, metric: str, name: str) -> bool:
+    return (result["task"], result["metric"], result["slice"]) == (task, metric, name)
+
+
+def _difference(
+    results: list[Mapping[str, Any]], model: str, reference: str, task: str, metric: str, name: str = "all"
+) -> dict[str, Any] | None:
+    for r in results:
+        if not _is(r, task, metric, name) or r["reference"] is None:
+            continue
+        if (r["model"], r["reference"]) == (model, reference):
+            return {**r, "against": reference}
+        if (r["model"], r["reference"]) == (reference, model):
+            turned = {"value": _minus(r["value"]), "lo": _minus(r["hi"]), "hi": _minus(r["lo"])}
+            return {**r, **turned, "against": reference}
+    return None
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def _with_bars(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Place each interval on a common axis of 0 to 100 with zero in the middle."""
+    known = [d for d in differences if None not in (d["lo"], d["hi"], d["value"])]
+    reach = max((abs(d[k]) for d in known for k in ("lo", "hi")), default=0) or 1
+    for d in known:
+        d["bar"] = {k: 50 + 46 * d[k] / reach for k in ("lo", "hi", "value")}
+    return differences
+
+
+def _limits(manifest: Manifest, verdict: Verdict, results: list[Mapping[str, Any]]) -> list[str]:
+    found = [
+        "Offline figures come from exposures that earlier rankers chose to show; they say how well the model explains "
+        "those, not what users would do under it. Only a live experiment does.",
+        f"Intervals are 95 % over users of {len(manifest.eval_days)} evaluation day(s); they do not cover the spread "
+        "over training seeds or over later days.",
+    ]
+    if manifest.teacher is not None and manifest.teacher.trained_through is None:
+        found.append("The teacher does not say what it was trained through: it may have seen the evaluation days.")
+    skipped = [f"{g.number} ({g.name})" for g in verdict.guards if g.outcome is Outcome.NOT_EVALUATED]
+    if skipped:
+        found.append(f"Not evaluated: guard {', guard '.join(skipped)}.")
+    weak = sorted({f"{r['slice']}/{r['task']}" for r in results if r.get("flag") and r["reference"] is None})
+    if weak:
+        found.append(f"Too few rows for a claim: {', '.join(weak)}.")
+    if manifest.overrides:
+        found.append(f"Trained with settings other than the surface's: {manifest.overrides}.")
+    return found
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"figure": _figure, "delta": _delta, "integer": _integer}
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _figure(value: object) -> str:
+    if not isinstance(value, float):
+        return _NONE if value is None else str(value)
+    if 0.1 <= abs(value) < 100:
+        return f"{value:.4f}".rstrip("0").rstrip(".") if value.is_integer() else f"{value:.4f}"
+    return f"{value:.3g}" if abs(value) < 0.1 else f"{value:,.0f}"
+
+
+def _delta(value: float | None) -> str:
+    return _NONE if value is None else f"{value:+.4f}"
+
+
+def _integer(value: int | None) -> str:
+    return _NONE if value is None else f"{value:,}"

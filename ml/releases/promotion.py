@@ -1,0 +1,118 @@
+"""What speaks against a candidate that somebody wants to serve."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from ml.export.files import MODEL, SCHEMA
+from ml.foundation.artifacts import Artifact
+from ml.foundation.sealed import DamagedError, digest
+from ml.releases.champions import State
+from ml.releases.manifest import Manifest
+from ml.releases.refusals import PromotionRefused, Refusal
+from ml.releases.release import CANDIDATE, MANIFEST
+from ml.releases.verdicts import StoredVerdict, VerdictKey, VerdictStore
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate that somebody wants to serve.
+
+    Attributes:
+        candidate: Artifact with the files of ``CANDIDATE``; ``config.pbtxt`` without a version policy.
+        key: What the verdict must be about, from ``ReleaseStore.verdict_key`` at the time of asking.
+        partition: Partition that it is proposed for.
+        by: Who asks.
+        reason: Why.
+        evaluation: JSON of the evaluation, for the model card.
+        plots: PNG images by title, for the model card.
+        run_id: Dagster run that asks.
+    """
+
+    candidate: Artifact
+    key: VerdictKey
+    partition: date
+    by: str
+    reason: str
+    evaluation: Mapping[str, Any] | None = None
+    plots: Mapping[str, bytes] | None = None
+    run_id: str | None = None
+
+
+def objections(
+    verdicts: VerdictStore, state: State, proposal: Proposal, manifest: Manifest
+) -> tuple[StoredVerdict | None, list[tuple[Refusal, str]]]:
+    """Return (the verdict, everything that speaks against promoting on it)."""
+    candidate, key = proposal.candidate, proposal.key
+    if key.candidate != candidate.digest or key.surface != manifest.surface:
+        return None, [(Refusal.OTHER_BYTES, f"the key is about {key.candidate}, not {candidate.digest}")]
+    if (key.snapshot, key.eval_days) != (manifest.snapshot, manifest.eval_days):
+        return None, [(Refusal.MANIFEST_MISMATCH, "the key names another snapshot or other days than the manifest")]
+    try:
+        judged = verdicts.of_candidate(key.surface, candidate.digest)
+    except DamagedError as error:
+        return None, [(Refusal.VERDICT_EDITED, str(error))]
+    if not judged:
+        return None, [(Refusal.NO_VERDICT, f"the gate never judged {candidate.digest}")]
+    exact = [s for s in judged if s.verdict.key == key]
+    stored = exact[-1] if exact else judged[-1]
+    verdict = stored.verdict
+    if verdict.judged != dict(candidate.files):
+        return None, [(Refusal.OTHER_BYTES, f"{stored.path} judged other files than those of {candidate.path}")]
+    if (verdict.key.snapshot, verdict.key.eval_days) != (manifest.snapshot, manifest.eval_days):
+        return None, [(Refusal.OTHER_BYTES, f"{stored.path} judged another snapshot or other days")]
+    return stored, _doubts(state, proposal, manifest, stored)
+
+
+def _doubts(state: State, proposal: Proposal, manifest: Manifest, stored: StoredVerdict) -> list[tuple[Refusal, str]]:
+    """Return what speaks against promoting on a verdict that is about these very files."""
+    verdict, key = stored.verdict, proposal.key
+    found: list[tuple[Refusal, str]] = []
+    if verdict.decision != "pass":
+        failed = verdict.decision == "fail"
+        code = Refusal.VERDICT_FAILED if failed else Refusal.VERDICT_INCONCLUSIVE
+        found.append((code, f"{'; '.join(verdict.failures()) or verdict.decision} ({stored.path})"))
+    if verdict.key.champion != state.champion or key.champion != state.champion:
+        against = f"{verdict.key.champion or 'no champion'}, the champion is {state.champion or 'none'}"
+        found.append((Refusal.SUPERSEDED, f"{stored.path} compared with {against}"))
+    if verdict.key.gate_digest != key.gate_digest:
+        found.append((Refusal.GATE_CHANGED, f"{stored.path} was judged by other thresholds than today's"))
+    if state.last is not None and manifest.partition <= state.last.partition:
+        message = f"{manifest.partition} is not after {state.last.partition}, the champion's"
+        found.append((Refusal.NOT_NEWER, message))
+    if manifest.onnx_sha256 in state.barred_models:
+        found.append((Refusal.BARRED, f"a release with model {manifest.onnx_sha256} was rolled back"))
+    return found
+
+
+def checked_manifest(surface: str, candidate: Artifact, partition: date) -> Manifest:
+    """Return the manifest of a candidate whose files are what they claim to be.
+
+    Raises:
+        PromotionRefused: They are not.
+    """
+    try:
+        candidate.verify()
+        if digest(dict(candidate.files)) != candidate.digest:
+            raise DamagedError(f"{candidate.path}: {candidate.digest} is not the digest of its files")
+        if missing := sorted(set(CANDIDATE) - set(candidate.files)):
+            raise DamagedError(f"{candidate.path} lacks {missing}")
+    except DamagedError as error:
+        raise PromotionRefused(Refusal.CANDIDATE_DAMAGED, str(error)) from error
+    try:
+        manifest = Manifest.from_bytes(candidate.read(MANIFEST), f"{candidate.path}/{MANIFEST}")
+    except DamagedError as error:
+        raise PromotionRefused(Refusal.MANIFEST_MISMATCH, str(error)) from error
+    stated = {
+        "surface": (manifest.surface, surface),
+        "partition": (manifest.partition, partition),
+        "onnx_sha256": (manifest.onnx_sha256, candidate.files[MODEL]),
+    }
+    for name, (said, actual) in stated.items():
+        if said != actual:
+            raise PromotionRefused(Refusal.MANIFEST_MISMATCH, f"the manifest says {name} {said}, this is {actual}")
+    if manifest.feature_schema_hash != candidate.files[SCHEMA]:
+        message = f"the manifest says schema {manifest.feature_schema_hash}, {SCHEMA} is {candidate.files[SCHEMA]}"
+        raise PromotionRefused(Refusal.SCHEMA_MISMATCH, message)
+    return manifest

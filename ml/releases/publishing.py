@@ -1,0 +1,66 @@
+"""Publishing a release: the candidate's files, its verdict and its model card, in one folder that appears at once."""
+
+from ml.foundation.files import FileStore, sha256_bytes
+from ml.foundation.sealed import DamagedError, digest, seal
+from ml.releases.manifest import Manifest
+from ml.releases.model_card import render_model_card
+from ml.releases.promotion import Proposal
+from ml.releases.refusals import PromotionRefused, Refusal
+from ml.releases.release import CANDIDATE, CARD, RELEASE, VERDICT, ReleaseRecord, read_release
+from ml.releases.verdicts import Override, StoredVerdict, now
+
+
+def publish(
+    files: FileStore,
+    proposal: Proposal,
+    stored: StoredVerdict,
+    manifest: Manifest,
+    override: Override | None = None,
+    overruled: tuple[str, ...] = (),
+) -> str:
+    """Publish the release of a candidate, whole or not at all, and return its id.
+
+    Args:
+        files: Where releases lie.
+        proposal: The candidate, and what its model card shows.
+        stored: The verdict that it is released on.
+        manifest: Of the candidate.
+        override: A person's decision against the gate, if it was needed.
+        overruled: Refusals that it overruled.
+
+    Raises:
+        PromotionRefused: A release of that id is there and damaged.
+    """
+    candidate = proposal.candidate
+    signed = override if overruled else None
+    identity = {
+        "candidate": candidate.digest,
+        "verdict": stored.content_hash,
+        "override": signed.model_dump() if signed else None,
+    }
+    release = f"{manifest.partition}-{digest(identity)[:12]}"
+    card = render_model_card(
+        manifest, stored.verdict, release=release, evaluation=proposal.evaluation, plots=proposal.plots, override=signed
+    )
+    content = {name: candidate.read(name) for name in CANDIDATE} | {
+        CARD: card.encode(),
+        VERDICT: stored.path.read_bytes(),
+    }
+    record = ReleaseRecord(
+        id=release,
+        surface=manifest.surface,
+        partition=manifest.partition,
+        candidate=candidate.digest,
+        verdict_hash=stored.content_hash,
+        override=signed,
+        overruled=overruled,
+        files={name: sha256_bytes(data) for name, data in content.items()},
+        created_at=now(),
+    )
+    key = f"releases/{manifest.surface}/{release}"
+    files.create_folder(key, {**content, RELEASE: seal(record.model_dump(mode="json"))})
+    try:
+        read_release(files, manifest.surface, release)
+    except DamagedError as error:
+        raise PromotionRefused(Refusal.RELEASE_DAMAGED, str(error)) from error
+    return release

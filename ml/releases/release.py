@@ -1,0 +1,96 @@
+"""A release: an immutable folder ``releases/<surface>/<id>/`` that is complete, and says so itself."""
+
+import json
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from ml.export.files import CONFIG, MODEL, SCHEMA
+from ml.foundation.files import FileStore, sha256_file
+from ml.foundation.sealed import DamagedError, unseal
+from ml.releases.champions import Pointer
+from ml.releases.manifest import Manifest, Record
+from ml.releases.verdicts import Override, Verdict, read_verdict
+
+MANIFEST = "manifest.json"
+SERVED = (MODEL, CONFIG, SCHEMA)
+"""Files of a candidate that say what is served."""
+CANDIDATE = (*SERVED, MANIFEST)
+"""Files that every candidate holds."""
+CARD, VERDICT, RELEASE = "model_card.html", "verdict.json", "release.json"
+"""Files that promotion adds."""
+
+
+class ReleaseRecord(Record):
+    """Content of ``release.json``."""
+
+    id: str
+    surface: str
+    partition: date
+    candidate: str = Field(description="Digest of the candidate's files")
+    verdict_hash: str
+    override: Override | None
+    overruled: tuple[str, ...] = Field(default=(), description="Refusals that the override overruled")
+    files: dict[str, str] = Field(description="SHA-256 of every other file")
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Release:
+    """An immutable release whose files were checked."""
+
+    record: ReleaseRecord
+    manifest: Manifest
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """Name of the release."""
+        return self.record.id
+
+    @property
+    def model(self) -> Path:
+        """Path of the ONNX file."""
+        return self.path / MODEL
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that it was promoted on."""
+        return read_verdict((self.path / VERDICT).read_bytes(), str(self.path / VERDICT))[0]
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """Feature schema: inputs and outputs of the model."""
+        return json.loads((self.path / SCHEMA).read_bytes())
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The release that serves now and the log entry that says so."""
+
+    pointer: Pointer
+    release: Release
+
+
+def read_release(files: FileStore, surface: str, release: str) -> Release:
+    """Return one release after checking every file.
+
+    Raises:
+        FileNotFoundError: No such release.
+        DamagedError: A file is missing or was changed.
+    """
+    key = f"releases/{surface}/{release}"
+    content, _ = unseal(files.read(f"{key}/{RELEASE}"), f"{key}/{RELEASE}")
+    try:
+        record = ReleaseRecord.model_validate(content)
+    except ValidationError as error:
+        raise DamagedError(f"{key}/{RELEASE} is no valid record: {error}") from error
+    path = files.path(key)
+    for name, stated in record.files.items():
+        if not (path / name).is_file() or sha256_file(path / name) != stated:
+            raise DamagedError(f"{path / name} is missing or was changed: its hash is not {stated}")
+    manifest = Manifest.from_bytes((path / MANIFEST).read_bytes(), f"{key}/{MANIFEST}")
+    return Release(record, manifest, path)

@@ -1,0 +1,269 @@
+"""Releases and the champion pointer: what serves, what served, and who decided it."""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+from ml.foundation.artifacts import Artifact
+from ml.foundation.file_stores import open_files
+from ml.foundation.files import Bucket
+from ml.foundation.sealed import DamagedError
+from ml.releases.champions import Challenger, ChampionLog, Pointer, State
+from ml.releases.manifest import Manifest
+from ml.releases.promotion import Proposal, checked_manifest, objections
+from ml.releases.publishing import publish
+from ml.releases.refusals import OVERRIDABLE, PromotionRefused, Refusal
+from ml.releases.release import MANIFEST, SERVED, Champion, Release, read_release
+from ml.releases.repository import ModelRepository
+from ml.releases.retention import retire
+from ml.releases.verdicts import Override, VerdictKey, VerdictStore, now
+from ml.surfaces.spec import Surface
+
+log = logging.getLogger(__name__)
+
+
+class ReleaseStore:
+    """Releases, champion pointers and model repository below one folder (``settings.artifacts_dir``)."""
+
+    def __init__(self, root: Path | Bucket) -> None:
+        self.files = open_files(root)
+        self.verdicts = VerdictStore(root)
+        self.champions = ChampionLog(self.files)
+        self.repository = ModelRepository(self.files)
+
+    def surfaces(self) -> list[str]:
+        """Return the surfaces that have a champion log, sorted."""
+        return self.champions.surfaces()
+
+    def pointer(self, surface: str) -> Pointer | None:
+        """Return the newest valid entry of the champion log: cheap enough to poll."""
+        return self.champions.pointer(surface)
+
+    def history(self, surface: str) -> list[Pointer]:
+        """Return every valid entry of the champion log, oldest first."""
+        return list(self.champions.state(surface).entries)
+
+    def champion(self, surface: str) -> Champion | None:
+        """Return what serves now, its files checked; None before the first promotion.
+
+        Raises:
+            DamagedError: A file of the release is missing or was changed.
+        """
+        pointer = self.pointer(surface)
+        return None if pointer is None else Champion(pointer, self.release(surface, pointer.release))
+
+    def reference(self, surface: str) -> str | None:
+        """Return the last release that a person confirmed, or None."""
+        return self.champions.state(surface).reference
+
+    def barred(self, surface: str) -> frozenset[str]:
+        """Return the releases that must not come back."""
+        return self.champions.state(surface).barred
+
+    def releases(self, surface: str) -> list[str]:
+        """Return the ids of the stored releases, sorted."""
+        return self.files.names(f"releases/{surface}")
+
+    def release(self, surface: str, release: str) -> Release:
+        """Return one release after checking every file.
+
+        Raises:
+            FileNotFoundError: No such release.
+            DamagedError: A file is missing or was changed.
+        """
+        return read_release(self.files, surface, release)
+
+    def pinned_snapshots(self, surfaces: list[str]) -> frozenset[int]:
+        """Return the lake snapshots that stored releases were made from; housekeeping must keep them."""
+        return frozenset(self.release(s, r).manifest.snapshot for s in surfaces for r in self.releases(s))
+
+    def verdict_key(self, surface: Surface, candidate: Artifact) -> VerdictKey:
+        """Return the key of the verdict that would let ``candidate`` become champion at this moment.
+
+        Raises:
+            DamagedError: The candidate's manifest is missing, was changed or is invalid.
+        """
+        manifest = Manifest.from_bytes(candidate.read(MANIFEST), f"{candidate.path}/{MANIFEST}")
+        pointer = self.pointer(surface.name)
+        return VerdictKey(
+            surface=surface.name,
+            candidate=candidate.digest,
+            champion=pointer.release if pointer else None,
+            eval_days=manifest.eval_days,
+            snapshot=manifest.snapshot,
+            gate_digest=surface.gate.digest,
+        )
+
+    def promote(self, surface: str, proposal: Proposal, *, override: Override | None = None) -> Pointer:
+        """Make a candidate the champion if its verdict allows it; fails closed.
+
+        Promoting the champion again changes nothing but repairs the model repository, also when another run has made
+        the same files for its day again.
+
+        Args:
+            surface: Name of the surface.
+            proposal: The candidate, and who asks for it.
+            override: A person's decision against the gate, recorded in the release.
+
+        Returns:
+            The log entry that points to the candidate's release.
+
+        Raises:
+            PromotionRefused: With the code of the first reason that no override covers.
+        """
+        state = self.champions.state(surface)
+        if override is not None and not (override.by.strip() and override.reason.strip()):
+            raise PromotionRefused(Refusal.OVERRIDE_UNSIGNED, "an override needs a name and a reason")
+        manifest = checked_manifest(surface, proposal.candidate, proposal.partition)
+        if state.last is not None and self._serves(state.last, proposal):
+            self.sync_repository(surface)
+            return state.last
+        stored, found = objections(self.verdicts, state, proposal, manifest)
+        if found and (override is None or any(code not in OVERRIDABLE for code, _ in found)):
+            raise PromotionRefused(*next(o for o in found if override is None or o[0] not in OVERRIDABLE))
+        if stored is None:
+            raise PromotionRefused(Refusal.NO_VERDICT, f"the gate never judged {proposal.candidate.digest}")
+
+        overruled = tuple(code.value for code, _ in found)
+        release = publish(self.files, proposal, stored, manifest, override if overruled else None, overruled)
+        entry = Pointer(
+            surface=surface,
+            number=state.next_number,
+            previous=state.number,
+            version=state.version + 1,
+            release=release,
+            partition=manifest.partition,
+            onnx_sha256=manifest.onnx_sha256,
+            action="override" if overruled else "promote",
+            at=now(),
+            by=override.by if override and overruled else proposal.by,
+            reason=override.reason if override and overruled else proposal.reason,
+            run_id=proposal.run_id,
+        )
+        entry = self.champions.append(entry, state)
+        self.sync_repository(surface)
+        return entry
+
+    def rollback(
+        self, surface: str, *, by: str, reason: str, to: str | None = None, run_id: str | None = None
+    ) -> Pointer:
+        """Point back to the previous good release, or to ``to``, and bar the one that served.
+
+        Raises:
+            PromotionRefused: Nothing to roll back, no release to return to, ``to`` unknown, barred or damaged, or the
+                pointer moved meanwhile.
+        """
+        state = self.champions.state(surface)
+        current = state.last
+        if current is None:
+            raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion")
+        target = self._named_target(state, surface, to) if to else self._previous_target(state, surface)
+        entry = Pointer(
+            surface=surface,
+            number=state.next_number,
+            previous=state.number,
+            version=state.version + 1,
+            release=target.release,
+            partition=target.partition,
+            onnx_sha256=target.onnx_sha256,
+            action="rollback",
+            at=now(),
+            by=by,
+            reason=reason,
+            barred=(current.release,),
+            run_id=run_id,
+        )
+        entry = self.champions.append(entry, state)
+        self.sync_repository(surface)
+        return entry
+
+    def confirm(self, surface: str, *, by: str, reason: str) -> Pointer:
+        """Make the champion the reference release that later verdicts compare with against slow decay."""
+        return self.champions.note(self.champions.state(surface), surface, "reference", by, reason)
+
+    def challenge(
+        self, surface: str, proposal: Proposal, *, mode: Literal["canary", "shadow"], share: float
+    ) -> Pointer:
+        """Serve a candidate beside the champion, in place of any other challenger; it must be fit to be promoted.
+
+        The next move of the pointer ends it, whether it is promoted or another one is.
+
+        Args:
+            surface: Name of the surface.
+            proposal: The candidate, and who asks for it.
+            mode: As in ``Challenger``.
+            share: As in ``Challenger``.
+
+        Raises:
+            PromotionRefused: There is no champion, or the candidate would not be promoted.
+        """
+        state = self.champions.state(surface)
+        if state.last is None:
+            raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion to challenge")
+        manifest = checked_manifest(surface, proposal.candidate, proposal.partition)
+        stored, found = objections(self.verdicts, state, proposal, manifest)
+        if found:
+            raise PromotionRefused(*found[0])
+        assert stored is not None, "without a verdict there is an objection"
+        release = publish(self.files, proposal, stored, manifest)
+        challenger = Challenger(release=release, onnx_sha256=manifest.onnx_sha256, mode=mode, share=share)
+        return self.champions.note(
+            state, surface, "challenge", proposal.by, proposal.reason, challenger=challenger, run_id=proposal.run_id
+        )
+
+    def end_challenge(self, surface: str, *, by: str, reason: str, bar: bool = False) -> Pointer:
+        """Take the challenger away; with ``bar``, for good.
+
+        Raises:
+            PromotionRefused: There is none.
+        """
+        state = self.champions.state(surface)
+        if state.last is None or state.last.challenger is None:
+            raise PromotionRefused(Refusal.UNKNOWN_RELEASE, f"{surface} has no challenger")
+        barred = (state.last.challenger.release,) if bar else ()
+        return self.champions.note(state, surface, "challenge", by, reason, challenger=None, barred=barred)
+
+    def retire(self, surface: str, *, keep: int = 5, by: str = "retention") -> list[str]:
+        """Delete old releases; see ``ml.releases.retention``."""
+        return retire(self.files, self.champions, surface, keep=keep, by=by)
+
+    def sync_repository(self, surface: str) -> bool:
+        """Bring the model repository in line with the pointer; return whether there is a champion."""
+        return self.repository.sync(surface, self.champion)
+
+    def _named_target(self, state: State, surface: str, release: str) -> Pointer:
+        target = next((e for e in state.recent() if e.release == release), None)
+        if target is None or release in state.retired:
+            raise PromotionRefused(Refusal.UNKNOWN_RELEASE, f"{release!r} never served {surface} or was retired")
+        if release in state.barred:
+            raise PromotionRefused(Refusal.BARRED, f"{release!r} was rolled back itself")
+        if release == state.champion:
+            raise PromotionRefused(Refusal.NO_PREVIOUS, f"{release!r} serves already")
+        try:
+            self.release(surface, release)
+        except (DamagedError, FileNotFoundError) as error:
+            raise PromotionRefused(Refusal.RELEASE_DAMAGED, str(error)) from error
+        return target
+
+    def _previous_target(self, state: State, surface: str) -> Pointer:
+        for entry in state.recent():
+            if entry.release in state.barred | state.retired | {state.champion}:
+                continue
+            try:
+                self.release(surface, entry.release)
+            except (DamagedError, FileNotFoundError) as error:
+                log.warning("rollback passes over release %s: %s", entry.release, error)
+                continue
+            return entry
+        raise PromotionRefused(Refusal.NO_PREVIOUS, f"{surface} has no earlier release that is neither barred nor lost")
+
+    def _serves(self, pointer: Pointer, proposal: Proposal) -> bool:
+        """Tell whether the champion is this candidate; another run that made it again differs in its manifest alone."""
+        try:
+            files = self.release(pointer.surface, pointer.release).record.files
+            return pointer.partition == proposal.partition and all(
+                files[n] == proposal.candidate.files[n] for n in SERVED
+            )
+        except (DamagedError, FileNotFoundError) as error:
+            log.error("champion %s of %s is damaged: %s", pointer.release, pointer.surface, error)
+            return False

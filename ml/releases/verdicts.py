@@ -1,0 +1,179 @@
+"""Verdicts: what the gate decided about exactly these bytes, written once.
+
+A key may be judged again (a guard that could not run, a check started by hand). Every judgement is a file of its own
+under the candidate, none is ever changed, and the newest one of a key holds.
+"""
+
+import math
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from ml.evaluation.outcome import BLOCKING, Outcome
+from ml.foundation.file_stores import open_files
+from ml.foundation.files import Bucket
+from ml.foundation.sealed import DamagedError, digest, seal, unseal
+from ml.releases.manifest import Record
+
+FOLDER = "verdicts"
+
+
+Decision = Literal["pass", "fail", "inconclusive"]
+
+
+class Check(Record):
+    """One measured property against its threshold."""
+
+    name: str
+    outcome: Outcome
+    value: float | str | None = None
+    threshold: str = ""
+    interval: tuple[float, float] | None = None
+    n: int | None = Field(default=None, description="Rows that the value was measured on")
+    detail: str = ""
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _finite(cls, value: object) -> object:
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    @field_validator("interval", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
+            return None
+        return value
+
+
+class GuardResult(Record):
+    """What one guard of the gate found: the worst outcome of its checks."""
+
+    number: int = Field(ge=1)
+    name: str
+    outcome: Outcome
+    reason: str = ""
+    means: str = Field(default="", description="What the guard looks at, where it warns or blocks")
+    to_do: str = Field(default="", description="What to do then")
+    checks: tuple[Check, ...] = ()
+
+
+class VerdictKey(Record):
+    """What a verdict is about. A verdict about anything else says nothing here."""
+
+    surface: str
+    candidate: str = Field(description="Digest of the candidate's files")
+    champion: str | None = Field(description="Release that it was compared with")
+    eval_days: tuple[date, ...]
+    snapshot: int
+    gate_digest: str
+
+    @property
+    def digest(self) -> str:
+        """Content hash of the key."""
+        return digest(self.model_dump(mode="json"))
+
+
+class Override(Record):
+    """A person's decision against the gate."""
+
+    by: str
+    reason: str
+
+
+class Verdict(Record):
+    """The gate's recorded decision."""
+
+    key: VerdictKey
+    partition: date
+    decision: Decision
+    guards: tuple[GuardResult, ...]
+    judged: dict[str, str] = Field(description="SHA-256 of every file judged")
+    judged_at: datetime
+    run_id: str | None = None
+
+    def guard(self, name: str) -> GuardResult:
+        """Return what the guard of this name found."""
+        return next(g for g in self.guards if g.name == name)
+
+    def failures(self) -> list[str]:
+        """Return one line per guard that keeps the candidate from being promoted."""
+        return [f"guard {g.number} ({g.name}) {g.outcome}: {g.reason}" for g in self.guards if g.outcome in BLOCKING]
+
+
+def decide(guards: tuple[GuardResult, ...]) -> Decision:
+    """Return the decision of all guards: any failure fails, else any doubt is inconclusive; no guard is a failure."""
+    outcomes = {guard.outcome for guard in guards}
+    if Outcome.FAIL in outcomes or not outcomes - {Outcome.NOT_EVALUATED}:
+        return "fail"
+    return "inconclusive" if Outcome.INCONCLUSIVE in outcomes else "pass"
+
+
+class StoredVerdict(Record):
+    """A verdict as it was read back, with its seal and its place."""
+
+    verdict: Verdict
+    content_hash: str
+    path: Path
+
+
+class VerdictStore:
+    """Verdicts below ``<root>/verdicts/<surface>/<candidate>/<number>.json``."""
+
+    def __init__(self, root: Path | Bucket) -> None:
+        self.files = open_files(root)
+
+    def write(self, verdict: Verdict) -> StoredVerdict:
+        """Store a verdict under the next free number of its candidate."""
+        folder = _folder(verdict.key.surface, verdict.key.candidate)
+        content = seal(verdict.model_dump(mode="json"))
+        while True:
+            taken = self.files.names(folder)
+            key = f"{folder}/{_number(taken[-1]) + 1 if taken else 1:06d}.json"
+            if self.files.create(key, content):
+                return self._read(key)
+
+    def of_candidate(self, surface: str, candidate: str) -> list[StoredVerdict]:
+        """Return every verdict about one candidate, oldest first.
+
+        Raises:
+            DamagedError: One of them was edited.
+        """
+        folder = _folder(surface, candidate)
+        return [self._read(f"{folder}/{name}") for name in self.files.names(folder)]
+
+    def _read(self, key: str) -> StoredVerdict:
+        verdict, content_hash = read_verdict(self.files.read(key), key)
+        if key.rsplit("/", 1)[0] != _folder(verdict.key.surface, verdict.key.candidate):
+            raise DamagedError(f"{key} holds a verdict about {verdict.key.surface} {verdict.key.candidate}")
+        return StoredVerdict(verdict=verdict, content_hash=content_hash, path=self.files.path(key))
+
+
+def read_verdict(data: bytes, name: str) -> tuple[Verdict, str]:
+    """Return (verdict, content hash) of a stored verdict; ``name`` names it in errors.
+
+    Raises:
+        DamagedError: The document was edited, is no verdict, or its decision does not follow from its guards.
+    """
+    content, content_hash = unseal(data, name)
+    try:
+        verdict = Verdict.model_validate(content)
+    except ValidationError as error:
+        raise DamagedError(f"{name} is no valid verdict: {error}") from error
+    if verdict.decision != decide(verdict.guards):
+        raise DamagedError(f"{name} decides {verdict.decision!r}, its guards say {decide(verdict.guards)!r}")
+    return verdict, content_hash
+
+
+def now() -> datetime:
+    """Return the present time in UTC."""
+    return datetime.now(UTC)
+
+
+def _folder(surface: str, candidate: str) -> str:
+    return f"{FOLDER}/{surface}/{candidate}"
+
+
+def _number(name: str) -> int:
+    return int(name.split(".")[0])

@@ -1,0 +1,170 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml.foundation.settings import PROJECT_ROOT
+from ml.lab.live.design import Design as LiveDesign
+from ml.lab.live.design import load_design as load_live_design
+from ml.lab.study.design import (
+    KUAIRAND,
+    TECHNIQUES,
+    Condition,
+    Design,
+    Part,
+    Trial,
+    World,
+    design_names,
+    load_design,
+    parse_variant,
+)
+from ml.lab.study.trials import relabelled, thinned, trained_surface
+from ml.students.dataset import Dataset
+from ml.surfaces.spec import ON_TASKS, load_surface
+
+KEYS = {"shuffled": "day", "within_item": "item_id", "within_user": "user_id"}
+
+
+def dataset(n: int, seed: int) -> Dataset:
+    rng = np.random.default_rng(seed)
+    ids = {name: torch.from_numpy(rng.integers(1, 4, n)) for name in ("user_id", "item_id")}
+    day = torch.from_numpy(np.sort(rng.integers(0, 3, n)))
+    click = torch.arange(n, dtype=torch.float32)
+    return Dataset(ids, {}, {"click": click, "watch": 2 * click}, torch.arange(n), ids["user_id"], day)
+
+
+@given(n=st.integers(1, 40), seed=st.integers(0, 99), labels=st.sampled_from(sorted(KEYS)))
+@settings(max_examples=60, deadline=None)
+def test_swapped_labels_stay_in_their_day_and_group_and_outputs_of_a_row_stay_together(n: int, seed: int, labels: str):
+    data = dataset(n, seed)
+    other = relabelled(data, labels, seed)  # type: ignore[arg-type]
+    assert torch.equal(other.soft_labels["watch"], 2 * other.soft_labels["click"])
+    key = data.day if labels == "shuffled" else data.inputs[KEYS[labels]]
+
+    def held(d: Dataset) -> Counter[tuple[int, int, float]]:
+        columns = (data.day.tolist(), key.tolist(), d.soft_labels["click"].tolist())
+        return Counter(zip(*columns, strict=True))
+
+    assert held(data) == held(other)
+
+
+def test_a_placebo_moves_labels_and_a_seed_repeats_it():
+    data = dataset(400, 1)
+    for labels in ("shuffled", "noise", "within_item", "within_user"):
+        first, again, other = (relabelled(data, labels, seed).soft_labels["click"] for seed in (1, 1, 2))
+        assert torch.equal(first, again) and not torch.equal(first, other)
+        assert (first != data.soft_labels["click"]).float().mean() > 0.5
+    assert relabelled(data, "as_is", 1) is data
+
+
+def test_noise_leaves_missing_labels_missing():
+    data = dataset(50, 1)
+    data.soft_labels["click"][::5] = float("nan")
+    noise = relabelled(data, "noise", 1).soft_labels["click"]
+    assert torch.equal(noise.isnan(), data.soft_labels["click"].isnan())
+
+
+def test_an_variant_changes_only_what_it_names():
+    surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
+    assert parse_variant("student").surface(surface) == surface
+    assert parse_variant("student shuffled").surface(surface) == surface
+    uncentred = parse_variant("student uncentred").surface(surface)
+    assert all(h.centre_by is None for h in uncentred.distillation.heads)
+    bare = parse_variant("student without_ids").surface(surface)
+    assert not any(spec.type == "id" for spec in bare.inputs.values()) and bare.network.interaction is None
+    assert all("_id" not in name for pair in bare.network.products for name in pair)
+    assert set(surface.inputs) - set(bare.inputs) == {"user_id", "item_id", "creator_id"}
+
+
+@pytest.mark.parametrize("name", ["homepage", "radio"])
+def test_every_technique_fits_the_heads_of_every_surface(name: str):
+    surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
+    for technique in TECHNIQUES:
+        changed = parse_variant(technique).surface(surface).distillation
+        assert changed.technique == technique
+        assert [h.teacher_output for h in changed.heads] == [h.teacher_output for h in surface.distillation.heads]
+        assert all((h.task is not None) == (changed.technique in ON_TASKS) for h in changed.heads)
+
+
+def test_another_technique_has_the_weights_of_its_study_and_the_surfaces_own_keeps_its():
+    surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
+    weights = {
+        variant.name: [head.weight for head in variant.surface(surface).distillation.heads]
+        for variant in load_design("full").variants
+    }
+    assert weights["auxiliary"] == weights["auxiliary shuffled"] == [0.03, 0.05]
+    assert weights["student"] == weights["student noise"] == [h.weight for h in surface.distillation.heads]
+
+
+def test_a_condition_holds_for_control_and_variant_alike():
+    surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
+    world = World(preset="tiny", seed=1)
+    for variant in ("control", "student"):
+        trial = Trial(world, "homepage", parse_variant(variant), 1, Condition(capacity=2, weight=3))
+        made = trained_surface(trial, surface)
+        assert made.network.bottom == (192,) and made.network.tower == (96,) and made.inputs["user_id"].embedding == 32
+        assert made.network.interaction is not None and made.network.interaction.embedding == 32
+        assert [h.weight for h in made.distillation.heads] == [3 * h.weight for h in surface.distillation.heads]
+    assert Condition(volume=0.5).label == "volume 0.5" and Condition().label == ""
+
+
+def test_a_share_of_the_rows_is_the_same_for_every_variant_and_keeps_its_order():
+    data = dataset(1000, 1)
+    half, again = thinned(data, 0.5, 3), thinned(data, 0.5, 3)
+    assert torch.equal(half.exposure_id, again.exposure_id) and 430 < len(half) < 570
+    assert torch.all(half.exposure_id.diff() > 0) and thinned(data, 1, 3) is data
+
+
+def test_a_study_lists_controls_before_variants_the_teacher_once_and_no_trial_twice():
+    parts = [
+        {"worlds": (1,), "variants": ("student", "student without_ids")},
+        {"worlds": (1,), "variants": ("student",)},
+    ]
+    design = Design.model_validate(
+        {"name": "t", "description": "", "preset": "tiny", "seeds": (1, 2), "surfaces": ("homepage",), "parts": parts}
+    )
+    names = [trial.variant.name for trial in design.trials() if trial.seed in (0, 1)]
+    assert names == ["teacher", "control", "control without_ids", "student", "student without_ids"]
+    assert len(design.trials()) == 1 + 2 * 4
+
+
+def test_kuairands_tabs_are_worlds_of_their_own_and_a_surface_without_tabs_has_no_trial():
+    design = load_design("kuairand")
+    found = design.by_world()
+    assert {w.homepage_tabs for w in found} == {None, (0,), (4,), (0, 2, 4, 6)}
+    assert len({w.name for w in found}) == 4
+    surfaces = {w.homepage_tabs: {t.surface for t in trials} for w, trials in found.items()}
+    assert surfaces.pop((0, 2, 4, 6)) == {"homepage"}
+    assert all(names == {"homepage", "radio"} for names in surfaces.values())
+    labels = [condition.label for condition in design.conditions]
+    assert labels == ["", "homepage_tabs 0", "homepage_tabs 4", "homepage_tabs 0+2+4+6"]
+
+
+def test_what_a_study_lacks_is_named():
+    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'kuairand', "):
+        load_design("huge")
+    with pytest.raises(ValueError, match="study 'nulls' has another name, 'placebos': `crossfade study run placebos`"):
+        load_design("nulls")
+    with pytest.raises(ValueError, match=r"variant 'magic': 'magic' is none of \['control', 'student', 'auxiliary'"):
+        parse_variant("magic")
+    with pytest.raises(ValueError, match=r"variant 'student tuned': 'tuned' is none of"):
+        parse_variant("student tuned")
+
+
+def test_a_key_of_a_design_that_has_another_name_is_refused_with_it():
+    with pytest.raises(ValueError, match=r"arms: \['student'\]: this key is called `variants`"):
+        Part.model_validate({"worlds": (1,), "arms": ["student"]})
+    live = load_live_design("quick").model_dump()
+    live["arms"] = live.pop("variants")
+    with pytest.raises(ValueError, match="this key is called `variants`"):
+        LiveDesign.model_validate(live)
+
+
+def test_no_world_that_settings_were_chosen_on_is_in_a_study():
+    for name in design_names():
+        if load_design(name).preset == KUAIRAND:
+            continue  # no simulated world: forward in time, judged on days after all that settings were chosen on
+        assert not {1, 101, 102, 103} & set(load_design(name).worlds)

@@ -1,0 +1,114 @@
+import re
+from html.parser import HTMLParser
+
+from ml.evaluation.outcome import Outcome
+from ml.releases.manifest import Manifest
+from ml.releases.model_card import render_model_card
+from ml.releases.verdicts import Check, GuardResult, Override
+
+FIGURE = {
+    "inputs": "serving",
+    "slice": "all",
+    "task": "ctr",
+    "metric": "auc",
+    "n": 9000,
+    "positives": 800,
+    "flag": None,
+}
+EVALUATION = {
+    "results": [
+        FIGURE | {"model": "student", "reference": None, "value": 0.8123, "lo": 0.8, "hi": 0.82},
+        FIGURE | {"model": "control", "reference": None, "value": 0.8011, "lo": 0.79, "hi": 0.81},
+        FIGURE | {"model": "student", "reference": "control", "value": 0.0112, "lo": 0.004, "hi": 0.018},
+        FIGURE
+        | {"slice": "new_users", "model": "student", "reference": None, "value": None, "lo": None, "hi": None}
+        | {"flag": "3 rows, fewer than 500"},
+        FIGURE | {"inputs": "logged", "model": "student", "reference": None, "value": 0.9999, "lo": 0.9, "hi": 1.0},
+    ]
+}
+
+
+class _Balance(HTMLParser):
+    """Checks that tags are closed in order."""
+
+    VOID = frozenset({"meta", "img", "br", "rect", "line"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in self.VOID or self.open.pop() == tag
+
+
+def _card(shop, **options) -> str:
+    candidate = shop.candidate(0)
+    stored = shop.judge(candidate)
+    manifest = Manifest.from_bytes(candidate.read("manifest.json"), "m")
+    return render_model_card(manifest, stored.verdict, release="r1", **options)
+
+
+def test_the_card_shows_figures_guards_days_and_limits_and_is_well_formed(shop) -> None:
+    page = _card(shop, evaluation=EVALUATION, plots={"deltas": b"png"})
+    parser = _Balance()
+    parser.feed(page)
+    assert parser.open == []
+    for told in ("0.8123", "+0.0112", "+0.0040 to +0.0180", "2026-01-27", "score shift", "guard 6", "3 rows, fewer"):
+        assert told in page
+    assert "0.9999" not in page
+
+
+def test_the_card_says_what_a_request_costs_where_it_was_measured(shop) -> None:
+    passed = {"outcome": Outcome.PASS, "threshold": "<= 20"}
+    checks = (
+        Check(name="milliseconds_of_200_rows", value=0.9712, **passed),
+        Check(name="champion_over_candidate", value=1.02, interval=(0.98, 1.05), **passed),
+        Check(name="feature_schema", value="abc", **passed),
+    )
+    candidate = shop.candidate(0)
+    guards = (
+        *shop.judge(candidate).verdict.guards,
+        GuardResult(number=8, name="serving", outcome=Outcome.PASS, checks=checks),
+    )
+    verdict = shop.judge(candidate).verdict.model_copy(update={"guards": guards})
+    page = render_model_card(Manifest.from_bytes(candidate.read("manifest.json"), "m"), verdict, release="r1")
+    section = page.split("What it costs to serve")[1].split("</section>")[0]
+    told = ("Milliseconds of 200 rows", "0.9712", "Champion over candidate", "1.0200", "(0.9800 to 1.0500)")
+    assert all(text in section for text in told) and "abc" not in section
+    assert "What it costs to serve" not in _card(shop)
+
+
+def test_the_card_needs_nothing_from_elsewhere(shop) -> None:
+    page = _card(shop, evaluation=EVALUATION, plots={"deltas": b"png"})
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert "<script" not in page
+    assert "@import" not in page
+
+
+def test_what_others_wrote_is_escaped(shop) -> None:
+    page = _card(shop, override=Override(by="<script>alert(1)</script>", reason="a & b"), plots={'"><b>': b"x"})
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "a &amp; b" in page
+    assert "<b>as told</b>" not in page
+
+
+def test_the_card_of_a_release_without_evaluation_still_shows_its_guards(shop) -> None:
+    page = _card(shop)
+    assert "How good it is" not in page
+    assert "What the gate found" in page
+
+
+def test_the_card_says_what_a_guard_that_warned_means_and_what_to_do(shop) -> None:
+    candidate = shop.candidate(0)
+    told = {"means": "Rare items <too>.", "to_do": "look at `evaluation`."}
+    guards = (GuardResult(number=4, name="slices", outcome=Outcome.WARN, reason="few rows", **told),)
+    verdict = shop.judge(candidate).verdict.model_copy(update={"guards": guards})
+    page = render_model_card(Manifest.from_bytes(candidate.read("manifest.json"), "m"), verdict, release="r1")
+    assert "Rare items &lt;too&gt;." in page
+    assert "<strong>What to do</strong>: look at `evaluation`." in page
+    assert "What to do" not in _card(shop), "nothing there warned or blocked"
