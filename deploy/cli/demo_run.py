@@ -23,6 +23,7 @@ from deploy.cli.terminal import console, reporter
 from deploy.home import prepare, rebuild
 from ml.foundation.settings import Settings, home_from_environment, write_settings_file
 from ml.lab.sources import write_raw_files
+from ml.releases.refusals import PromotionRefused
 from ml.surfaces.spec import load_surfaces, teacher_end
 
 STAGES = {
@@ -40,6 +41,10 @@ STAGES = {
     "onnx": "onnx",
     "release": "release",
 }
+
+
+REFUSALS = {"DagsterAssetCheckFailedError", PromotionRefused.__name__}
+"""What a step raises when a blocking check failed, and when a promotion was refused."""
 
 
 class DemoFailed(RuntimeError):
@@ -187,17 +192,22 @@ def _execute(
             run_config={"loggers": {"console": {}}},
             raise_on_error=False,
         )
-    failed = []
+    crashed = []
     for event in result.all_events:
         if event.event_type_value == "STEP_SUCCESS":
             stage = STAGES.get(event.step_key or "") or STAGES.get((event.step_key or "").split("__")[-1], "checks")
             seconds[stage] = seconds.get(stage, 0.0) + event.event_specific_data.duration_ms / 1000  # type: ignore[union-attr]
-        elif event.event_type_value == "STEP_FAILURE":
-            failed.append(event.step_key or "?")
-    gate_steps = ("onnx", "release", "gate")
-    refused = may_refuse and all(any(word in step for word in gate_steps) for step in failed)
-    if not result.success and not refused:
-        raise DemoFailed(f"step {', '.join(failed)} failed; its log is in the Dagster UI (`make ui`)")
+        elif event.event_type_value == "STEP_FAILURE" and not (may_refuse and refused(event)):
+            crashed.append(event.step_key or "?")
+    if crashed or not (result.success or may_refuse):
+        raise DemoFailed(f"step {', '.join(crashed)} failed; its log is in the Dagster UI (`make ui`)")
+
+
+def refused(failure: dg.DagsterEvent) -> bool:
+    """Tell whether a step failed because the gate or the promotion said no; whatever else fails it is a crash."""
+    error = failure.step_failure_data.error
+    raised = {found.cls_name for found in (error, error and error.cause) if found}
+    return bool(raised & REFUSALS)
 
 
 @contextmanager
