@@ -148,11 +148,13 @@ def test_the_result_of_a_command_is_on_stdout(
 
 
 def test_an_error_is_one_line_with_every_word_of_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "release", "show", "[nowhere]"]
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "tune", "[nowhere]"]
+    command += ["--partition", "2026-01-10"]
     done = subprocess.run(
         command, env=home_environment(tmp_path, **NARROW), cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: [nowhere] has no champion\n")
+    told = "error: no surface '[nowhere]'; configured are homepage, radio\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
 def test_a_terminal_gets_a_table_of_its_width() -> None:
