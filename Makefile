@@ -25,6 +25,8 @@ ARGS ?=
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
+# Folders whose tests need neither dbt nor a finished home.
+FAST := tests/ml tests/deploy/serving tests/test_project.py
 export CROSSFADE_HOME ?= $(HOME_DIR)
 
 .DEFAULT_GOAL := help
@@ -64,6 +66,9 @@ demo: $(BIN)/.runtime ## Run the main job to its end: SOURCE=simulator, or SOURC
 test: $(BIN)/.dev ## Run ruff and the tests; ARGS="..." goes to pytest
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-fast: $(BIN)/.dev ## Run the tests of a minute, for while you write
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not early and not long" $(or $(ARGS),$(FAST))
 
 long: $(BIN)/.dev ## Run the tests that the suite leaves out, since each takes minutes
 	$(BIN)/python -m pytest -m long --timeout=7200 $(ARGS)
