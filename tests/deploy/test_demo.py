@@ -7,9 +7,9 @@ import dagster as dg
 import pytest
 
 from assets.names import surface_key
+from deploy.cli.demo_run import DemoFailed, _execute
 from deploy.definitions import build_definitions
-from deploy.demo import DemoFailed, _execute
-from ml.settings import Settings
+from ml.foundation.settings import Settings
 from tests.conftest import ROOT
 
 
