@@ -2,7 +2,7 @@
 
 import pytest
 
-from ml import progress
+from ml.foundation import progress
 from ml.foundation.progress import Step, as_lines
 
 
