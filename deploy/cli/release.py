@@ -64,8 +64,9 @@ def release_verdict(
     partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
 ) -> None:
     """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
+    from ml.evaluation.outcome import Outcome
     from ml.foundation.artifacts import ArtifactStore
-    from ml.releases.verdicts import Outcome, VerdictStore
+    from ml.releases.verdicts import VerdictStore
     from ml.stages.artifacts import artifact_name
 
     settings = Settings()
@@ -97,6 +98,8 @@ def release_verdict(
     ]
     if kept_back:
         show_table("checks that did not pass", kept_back)
+    if advised := [{"guard": guard.name, "what to do": guard.to_do} for guard in verdict.guards if guard.to_do]:
+        show_table("what to do", advised)
     note(f"read {judged[-1].path}")
 
 
