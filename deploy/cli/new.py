@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.terminal import note, say
-from ml.foundation.settings import Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 
 app = typer.Typer(no_args_is_help=True, help="Scaffold a part of the project.")
 
@@ -19,7 +19,6 @@ def new_surface(
     ] = None,
 ) -> None:
     """Scaffold a surface: one YAML and two SQL files with their descriptions. No Python."""
-    from ml.foundation.settings import PROJECT_ROOT
     from ml.surfaces.scaffold import scaffold
 
     written = scaffold(name, into) if into else scaffold(name, PROJECT_ROOT, surfaces_dir=Settings().surfaces_dir)

@@ -1,6 +1,7 @@
 """``crossfade release``: look at releases, and move the champion pointer."""
 
 import json
+from datetime import date
 from typing import Annotated, Any
 
 import typer
@@ -126,8 +127,6 @@ def release_promote(
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
 ) -> None:
     """Make a judged candidate the champion. Refused without a passing verdict about exactly its bytes."""
-    from datetime import date
-
     from ml.stages.release import promote_candidate
 
     settings = Settings()
@@ -145,8 +144,6 @@ def release_override(
     by: By,
 ) -> None:
     """Promote a candidate that the gate refused; name and reason stand in the release and on its card."""
-    from datetime import date
-
     from ml.releases.verdicts import Override
     from ml.stages.release import promote_candidate
 
@@ -181,8 +178,6 @@ def release_challenge(
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
 ) -> None:
     """Serve a candidate that passed the gate beside the champion; a canary's users always get the canary."""
-    from datetime import date
-
     from ml.stages.release import challenge_champion
 
     if mode not in ("canary", "shadow"):
