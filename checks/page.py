@@ -1,4 +1,4 @@
-"""The page about the guards, from their files: ``python -m checks.page > docs/guards.md``."""
+"""The page about the guards, from their files: ``python -m checks.page > docs/reference/guards.md``."""
 
 from checks.guard import Guard
 from checks.guards import GUARDS
@@ -6,7 +6,7 @@ from checks.guards import GUARDS
 _INTRODUCTION = """# The guards of the gate
 
 A candidate is judged by {number} guards, in this order. Each is a file, and this page is written from those files by
-`python -m checks.page > docs/guards.md`. What a guard found stands in its asset check, in the verdict
+`python -m checks.page > docs/reference/guards.md`. What a guard found stands in its asset check, in the verdict
 (`crossfade release verdict`) and in the model card. A guard that could not look has failed.
 """
 

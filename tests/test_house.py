@@ -28,11 +28,15 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("ml/wrong.py", "import assets"),
-        ("ml/wrong.py", "import dagster"),
-        ("ml/wrong.py", "from checks import gate"),
+        ("ml/landing/wrong.py", "import assets"),
+        ("ml/landing/wrong.py", "import dagster"),
+        ("ml/landing/wrong.py", "from checks import gate"),
+        ("ml/landing/wrong.py", "import ml.lab.kuairand"),
+        ("ml/foundation/wrong.py", "from ml.surfaces import spec"),
+        ("ml/students/wrong.py", "import ml.stages.training"),
         ("assets/wrong.py", "from checks import gate"),
         ("assets/wrong.py", "import deploy.cli"),
+        ("assets/wrong.py", "import ml.lab.kuairand"),
         ("checks/wrong.py", "import assets.landing"),
         ("checks/wrong.py", "import deploy"),
     ],
@@ -42,7 +46,8 @@ def test_an_import_the_wrong_way_breaks_a_contract(tmp_path: Path, module: str, 
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / module).write_text(f"{line}\n", encoding="utf-8")
     done = lint_imports(tmp_path)
-    assert done.returncode == 1 and "1 broken" in done.stdout, done.stdout + done.stderr
+    broken = module.removesuffix(".py").replace("/", ".")
+    assert done.returncode == 1 and f"- {broken} -> " in " ".join(done.stdout.split()), done.stdout + done.stderr
 
 
 def test_ruff_refuses_an_import_the_wrong_way(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def effects(rows: pa.Table, baseline: str, seed: int = 0) -> list[Effect]:
         variants = [variant for (variant,) in _distinct(part, "arm")]
         if baseline not in variants:
             continue
-        base = where(part, variant=baseline)
+        base = where(part, arm=baseline)
         for variant in variants:
             if variant != baseline:
                 found += _compare(base, where(part, arm=variant), (surface, variant, baseline, estimate), seed)

@@ -179,8 +179,8 @@ def test_every_file_is_a_guard_of_its_name_and_has_its_tests() -> None:
 
 
 def test_the_page_of_the_guards_is_that_of_their_files() -> None:
-    text = (PROJECT_ROOT / "docs" / "guards.md").read_text(encoding="utf-8")
-    assert text == guards_page(), "run `python -m checks.page > docs/guards.md`"
+    text = (PROJECT_ROOT / "docs" / "reference" / "guards.md").read_text(encoding="utf-8")
+    assert text == guards_page(), "run `python -m checks.page > docs/reference/guards.md`"
 
 
 def test_a_measurement_that_raises_blocks_and_is_never_a_score(bench: Bench) -> None:
