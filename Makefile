@@ -113,6 +113,7 @@ lint: $(BIN)/.dev ## Check format, types, SQL, imports and spelling: ruff, pyrig
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/sqlfluff lint dbt_project
+	$(BIN)/sqlfluff lint --config dbt_project/.sqlfluff examples
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,7 +16,8 @@ from assets.landing import EMPTY, data_version
 from assets.manifest import PARSED, described_columns, manifest_path
 from assets.names import LAKE_WRITER, OWNER
 from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
-from ml.features.build import DBT_PROJECT_DIR, build_ranges, dbt_vars, excluded_surfaces, stream_dbt
+from ml.features.build import build_ranges, dbt_vars, excluded_surfaces, stream_dbt
+from ml.features.projects import all_projects
 from ml.features.tables import feature_tables
 from ml.foundation.lake import FEATURES, Lake
 from ml.foundation.settings import Settings
@@ -51,13 +53,18 @@ class Translator(DagsterDbtTranslator):
         window_days: Days that trailing features look back.
         surfaces: Their owners own their examples and teacher inputs too.
         columns: Descriptions of each model's columns.
+        projects: Folders of the dbt projects by name.
     """
 
     def __init__(
-        self, window_days: int, surfaces: Mapping[str, Surface], columns: Mapping[str, Mapping[str, str]]
+        self,
+        window_days: int,
+        surfaces: Mapping[str, Surface],
+        columns: Mapping[str, Mapping[str, str]],
+        projects: Mapping[str, Path],
     ) -> None:
         super().__init__(DagsterDbtTranslatorSettings(enable_asset_checks=True))
-        self.window_days, self.surfaces, self.columns = window_days, surfaces, columns
+        self.window_days, self.surfaces, self.columns, self.projects = window_days, surfaces, columns, projects
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
         """Return ``<surface>/examples`` and the like for a surface's models, ``features/<model>`` for the others."""
@@ -81,7 +88,8 @@ class Translator(DagsterDbtTranslator):
 
     def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the described columns, and where the SQL is, for the UI's link to an editor."""
-        sql = dg.LocalFileCodeReference(file_path=str(DBT_PROJECT_DIR / dbt_resource_props["original_file_path"]))
+        folder = self.projects[dbt_resource_props["package_name"]]
+        sql = dg.LocalFileCodeReference(file_path=str(folder / dbt_resource_props["original_file_path"]))
         references = dg.CodeReferencesMetadataValue(code_references=[sql])
         columns = dbt_resource_props["columns"]
         if texts := self.columns.get(dbt_resource_props["name"]):
@@ -127,13 +135,14 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
     manifest = manifest_path(settings)
     if not manifest.exists():
         raise FileNotFoundError(
-            f"no dbt manifest at {manifest}; run `crossfade init` once, and after a change in dbt_project/"
+            f"no dbt manifest at {manifest}; run `crossfade init` once, and after a change in dbt_project/ or in "
+            f"the models of {settings.app}"
         )
     described = described_columns(validate_manifest(manifest), feature_tables())
-    translator = Translator(settings.feature_window_days, surfaces, described)
+    translator = Translator(settings.feature_window_days, surfaces, described, all_projects(settings))
     common: dict[str, Any] = {
         "manifest": manifest,
-        "exclude": " ".join(excluded_surfaces(surfaces)) or None,
+        "exclude": " ".join(excluded_surfaces(settings, surfaces)) or None,
         "partitions_def": day_partitions(settings),
         "dagster_dbt_translator": translator,
         "backfill_policy": dg.BackfillPolicy.single_run(),

@@ -1,4 +1,4 @@
-"""The parsed dbt project: made once per state of ``dbt_project/``, never at import, never stale."""
+"""The parsed dbt project: made once per state of ours and the app's, never at import, never stale."""
 
 import os
 import shutil
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml.features.build import project_hash, run_dbt
+from ml.features.build import run_dbt
+from ml.features.projects import project_hash
 from ml.features.tables import FeatureTable
 from ml.foundation.settings import Settings
 
@@ -19,7 +20,7 @@ EXAMPLE_INPUTS = "example_inputs"
 
 def manifest_path(settings: Settings) -> Path:
     """Return where the manifest of the project as it is now belongs; its folder is named by the project's hash."""
-    return settings.home / "dbt" / "manifests" / project_hash() / MANIFEST
+    return settings.home / "dbt" / "manifests" / project_hash(settings) / MANIFEST
 
 
 def parse_project(settings: Settings) -> Path:

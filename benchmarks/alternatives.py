@@ -41,7 +41,7 @@ def training(name: str, count: int, repeats: int) -> list[Row]:
     """Compare an eager loop with a compiled one, at the surface's batch size and at a large one."""
     found: list[Row] = []
     torch.set_num_threads(1)
-    declared = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
+    declared = load_surface(PROJECT_ROOT / f"examples/simulator/surfaces/{name}.yaml")
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder), first_day=FIRST_DAY, threads=1)
         training_set = world(settings, declared, count // declared.window.train_days)

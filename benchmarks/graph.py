@@ -105,7 +105,7 @@ def home(folder: Path, name: str, days: int) -> Settings:
         surfaces_dir=folder / "surfaces",
     )
     settings.surfaces_dir.mkdir(exist_ok=True)
-    for path in (PROJECT_ROOT / "ml" / "surfaces").glob("*.yaml"):
+    for path in (PROJECT_ROOT / "examples" / "simulator" / "surfaces").glob("*.yaml"):
         small = {"extends": str(path), "gate": {"data": {"min_rows": 1}}}  # the smallest app has days of 200 rows
         (settings.surfaces_dir / path.name).write_text(yaml.safe_dump(small), encoding="utf-8")
     prepare(settings)

@@ -52,7 +52,7 @@ def teachers(count: int, repeats: int, widths: tuple[int, ...]) -> list[Row]:
 
 def students(count: int, repeats: int, factors: tuple[float, ...]) -> list[Row]:
     """Train one epoch of a student of each width, and score with it."""
-    declared = with_recipe(load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml"), epochs=1)
+    declared = with_recipe(load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml"), epochs=1)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(home=Path(folder), first_day=FIRST_DAY, threads=1)
         training_set = world(settings, declared, count // declared.window.train_days)

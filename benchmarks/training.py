@@ -122,7 +122,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found: list[Row] = []
     for name, run in ((options.surface, compare), ("radio", beside_libraries)):
-        surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
+        surface = load_surface(PROJECT_ROOT / f"examples/simulator/surfaces/{name}.yaml")
         surface = with_recipe(surface, epochs=1)
         with tempfile.TemporaryDirectory() as folder:
             settings = Settings(home=Path(folder), first_day=FIRST_DAY, threads=1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from assets.manifest import parse_project
 from assets.names import LAKE_WRITER, TRAINING
-from ml.foundation.settings import PROJECT_ROOT, Settings, write_settings_file
+from ml.foundation.settings import PROJECT_ROOT, Settings, app_values, write_settings_file
 
 REBUILT = (
     "lake",
@@ -49,8 +49,15 @@ storage:
 
 
 def given(settings: Settings) -> dict[str, Any]:
-    """Return the settings that somebody gave and that say what the home holds, for every process to agree on them."""
-    return {name: getattr(settings, name) for name in sorted(settings.model_fields_set - OF_A_PROCESS)}
+    """Return the settings that somebody gave and that say what the home holds, for every process to agree on them.
+
+    What the app's own file says is left to it: a change there holds in every home of the app.
+    """
+    assert settings.app is not None
+    of_app = app_values(settings.app)
+    there = Settings(home=settings.home, app=settings.app, **of_app)
+    kept = {name: getattr(settings, name) for name in sorted(settings.model_fields_set - OF_A_PROCESS)}
+    return {name: value for name, value in kept.items() if name not in of_app or value != getattr(there, name)}
 
 
 def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Settings:

@@ -123,6 +123,15 @@ def _surfaces(settings: Settings) -> Look:
     return State.GOOD, ", ".join(load_surfaces(settings))
 
 
+def _app(settings: Settings) -> Look:
+    from ml.features.projects import app_projects
+
+    projects = app_projects(settings)
+    if not projects:
+        return State.BAD, f"{settings.app} holds no dbt_project.yml", "write one, as docs/tutorial/your_app.md says"
+    return State.GOOD, f"{settings.app}, dbt projects {', '.join(projects)}"
+
+
 def _catalog(settings: Settings) -> Look:
     from ml.foundation.lake import ALIAS, Lake
 
@@ -236,6 +245,7 @@ EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
     "packages": _packages,
     "home": _folder,
     "memory": _memory,
+    "app": _app,
     "surfaces": _surfaces,
     "lake": _catalog,
     "dagster": _instance,
@@ -249,9 +259,10 @@ EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
 }
 REMEDIES = {
     "home": "make it writable, or choose another CROSSFADE_HOME",
+    "app": "mend the file that the message names",
     "surfaces": "mend the YAML that the message names",
     "lake": "restore the catalog from a backup (docs/how-to/operate.md); data files are never changed in place",
-    "landing": "mend landing_contract.yaml in the instance directory",
+    "landing": "mend the contract that the message names",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release rollback SURFACE, or restore the folder from a backup",
     "features": "materialize features/serving_snapshot",

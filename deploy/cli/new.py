@@ -1,4 +1,4 @@
-"""``crossfade new``: scaffold a part of the project."""
+"""``crossfade new``: scaffold a part of an app."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,22 +6,30 @@ from typing import Annotated
 import typer
 
 from deploy.cli.terminal import note, say
-from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Scaffold a part of the project.")
+app = typer.Typer(no_args_is_help=True, help="Scaffold a part of an app.")
 
 
 @app.command("surface")
 def new_surface(
     name: Annotated[str, typer.Argument(help="Lower-case name, such as podcasts.")],
-    into: Annotated[
-        Path | None, typer.Option(help="Project root to write into; default this checkout and CROSSFADE_SURFACES_DIR.")
-    ] = None,
+    into: Annotated[Path | None, typer.Option(help="App's folder to write into; default CROSSFADE_APP.")] = None,
 ) -> None:
     """Scaffold a surface: one YAML and two SQL files with their descriptions. No Python."""
-    from ml.surfaces.scaffold import scaffold
+    from ml.surfaces.scaffold import require_name, scaffold
 
-    written = scaffold(name, into) if into else scaffold(name, PROJECT_ROOT, surfaces_dir=Settings().surfaces_dir)
+    require_name(name)
+    settings = Settings()
+    if into:
+        written = scaffold(name, into)
+    elif settings.app and "app" in settings.model_fields_set:
+        written = scaffold(name, settings.app, surfaces_dir=settings.surfaces_dir)
+    else:
+        raise ValueError(
+            f"surface {name} has no folder to go to: CROSSFADE_APP is not set. Set it to the folder of your app, "
+            "or give it with --into"
+        )
     for path in written:
         say(f"wrote {path}")
     note("next: edit them, then `crossfade init` and materialize the new group (docs/tutorial/your_app.md)")

@@ -4,7 +4,6 @@ Models build in two stages: ``base`` (``stg_*``, ``int_*``) of a day reads that 
 examples, teacher inputs) of a day reads the base tables of its trailing window, of the day itself and of the day after.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, Literal
 
+from ml.features.projects import DBT_PROJECT_DIR, app_projects, link_packages, packages_dir
 from ml.features.tables import feature_tables, for_dbt
 from ml.foundation.lake import (
     ALIAS,
@@ -27,10 +27,9 @@ from ml.foundation.lake import (
     extensions,
     lake_environment,
 )
-from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
-DBT_PROJECT_DIR = PROJECT_ROOT / "dbt_project"
 Stage = Literal["base", "ranking"]
 
 
@@ -49,6 +48,7 @@ def dbt_environment(settings: Settings) -> dict[str, str]:
         "CROSSFADE_LAKE_EXTENSIONS": json.dumps(extensions(settings)),
         "CROSSFADE_DUCKDB_OPTIONS": json.dumps(spill),
         "CROSSFADE_DUCKDB_SETTINGS": json.dumps(options),
+        "CROSSFADE_DBT_PACKAGES": str(packages_dir(settings)),
         "DBT_TARGET_PATH": str(settings.home / "dbt" / "target"),
         "DBT_LOG_PATH": str(settings.home / "dbt" / "logs"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
@@ -119,10 +119,11 @@ def empty_days(lake: Lake, surface: str, days: Collection[date]) -> set[date]:
     return {day for (day,) in lake.connection.execute(query, [sorted(days), surface]).fetchall()}
 
 
-def excluded_surfaces(surfaces: Mapping[str, Surface], project_dir: Path = DBT_PROJECT_DIR) -> list[str]:
-    """Return dbt selectors of the surfaces that have models but are not configured in this home."""
-    folders = sorted(path.name for path in (project_dir / "models" / "surfaces").iterdir() if path.is_dir())
-    return [f"path:models/surfaces/{name}" for name in folders if name not in surfaces]
+def excluded_surfaces(settings: Settings, surfaces: Mapping[str, Surface]) -> list[str]:
+    """Return dbt selectors of the surfaces that have models in the app's folder but are not configured in this home."""
+    folders = (folder / "models" / "surfaces" for folder in app_projects(settings).values())
+    found = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()}
+    return [f"fqn:surfaces.{name}" for name in sorted(found - surfaces.keys())]
 
 
 def build_arguments(
@@ -131,12 +132,10 @@ def build_arguments(
     stages: Sequence[Stage],
     from_day: date,
     to_day: date,
-    *,
-    project_dir: Path = DBT_PROJECT_DIR,
 ) -> list[str]:
     """Return the dbt arguments that build and test the stages for the days [from_day, to_day] in one call."""
     arguments = ["build", "--select", *(f"tag:{stage}" for stage in stages), "--exclude-resource-types", "unit_test"]
-    if excluded := excluded_surfaces(surfaces, project_dir):
+    if excluded := excluded_surfaces(settings, surfaces):
         arguments += ["--exclude", *excluded]
     return [*arguments, "--vars", json.dumps(dbt_vars(settings, surfaces, from_day, to_day))]
 
@@ -152,9 +151,9 @@ def run_dbt(
     """Run dbt in this process, quietly, and return dbt's result.
 
     Args:
-        settings: Name the lake.
+        settings: Name the lake, and the app, whose SQL is built too.
         arguments: The command and its options.
-        project_dir: The dbt project.
+        project_dir: Our dbt project.
         parsed: The project's parser's output (``partial_parse.msgpack``), for the same SQL. Without it dbt parses anew,
             as it does whenever a variable has another value, and every day is another value.
         told: Called with each of dbt's events (``EventMsg``), those for debugging too.
@@ -170,6 +169,7 @@ def run_dbt(
         manifest.build_flat_graph()
         manifest.rebuild_ref_lookup()
     folders = ["--project-dir", str(project_dir), "--profiles-dir", str(project_dir)]
+    link_packages(settings)
     declared = json.dumps(for_dbt(feature_tables(project_dir / "models")))
     with _environment({**dbt_environment(settings), "CROSSFADE_FEATURE_TABLES": declared}):
         outcome = dbtRunner(manifest, [told] if told else []).invoke(["--quiet", *arguments, *folders])
@@ -220,14 +220,6 @@ def stream_dbt(settings: Settings, arguments: Sequence[str], *, parsed: Path | N
         thread.join()
     if failed:
         raise failed[0]
-
-
-def project_hash(project_dir: Path = DBT_PROJECT_DIR) -> str:
-    """Return the content hash of every SQL and YAML file of the dbt project."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in project_dir.rglob("*") if p.suffix in (".sql", ".yml", ".yaml")):
-        digest.update(str(path.relative_to(project_dir)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:32]
 
 
 @contextmanager

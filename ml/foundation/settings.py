@@ -1,21 +1,32 @@
-"""Settings, read from ``CROSSFADE_*`` variables, then from ``$CROSSFADE_HOME/crossfade.toml``, then defaults.
+"""Settings: ``CROSSFADE_*`` variables, then ``$CROSSFADE_HOME/crossfade.toml``, then the app's, then defaults.
 
-The TOML file lets every process of one home (UI, daemon, run workers, server) agree on what that home holds.
+The home's TOML file lets every process of one home (UI, daemon, run workers, server) agree on what that home holds.
+The app's says what is so for the app in every home; its relative paths start at the app's folder.
 """
 
 import os
+import tomllib
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 if TYPE_CHECKING:
     from ml.foundation.files import Bucket
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = PROJECT_ROOT / "examples"
+"""The app folders that come with us."""
 SETTINGS_FILE = "crossfade.toml"
+_PATHS = ("landing_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir")
 
 
 def home_from_environment() -> Path:
@@ -30,6 +41,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=home_from_environment, description="The instance directory: lake, artifacts, runs, reports."
+    )
+    app: Path | None = Field(
+        default=None,
+        description="The app's folder: settings, contract, surfaces, SQL; default: examples/kuairand where `source` is "
+        "kuairand, else examples/simulator.",
     )
     source: Literal["simulator", "kuairand", "files"] = Field(
         default="simulator", description="Who fills the landing zone; `files` is the app's own export."
@@ -57,11 +73,13 @@ class Settings(BaseSettings):
     late_horizon_days: int = Field(
         default=90, ge=0, description="A landed day that changes later than this waits for a command."
     )
-    surfaces_dir: Path | None = Field(default=None, description="Surface YAML files; default by `source`.")
+    surfaces_dir: Path | None = Field(default=None, description="Surface YAML files; default: surfaces/ of the app.")
     teacher: Path | None = Field(
         default=None, description="contract.yaml of the frozen teacher; default: the demo teacher, trained here."
     )
-    teacher_spec: Path | None = Field(default=None, description="Demo teacher's training spec; default by `source`.")
+    teacher_spec: Path | None = Field(
+        default=None, description="Demo teacher's training spec; default: teacher/demo.yaml of the app."
+    )
     teacher_trained_through: date | None = Field(
         default=None, description="Last source day that the demo teacher may learn from; needed to train it."
     )
@@ -139,13 +157,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:
-        home = self.home.absolute()
+        home, app = self.home.absolute(), (self.app or _app_of(self.source)).resolve()
         defaults: dict[str, Any] = {
             "home": home,
+            "app": app,
             "landing_dir": (self.landing_dir or home / "landing").absolute(),
-            "surfaces_dir": (self.surfaces_dir or self._by_source("surfaces", "")).absolute(),
+            "surfaces_dir": (self.surfaces_dir or app / "surfaces").absolute(),
             "teacher": (self.teacher or home / "teacher" / "contract.yaml").absolute(),
-            "teacher_spec": (self.teacher_spec or self._by_source("teacher", "demo.yaml")).absolute(),
+            "teacher_spec": (self.teacher_spec or app / "teacher" / "demo.yaml").absolute(),
         }
         for name, value in defaults.items():
             object.__setattr__(self, name, value)
@@ -156,10 +175,6 @@ class Settings(BaseSettings):
             raise ValueError(f"last_day {self.last_day} lies before first_day {self.first_day}")
         return self
 
-    def _by_source(self, package: str, name: str) -> Path:
-        base = PROJECT_ROOT / "ml" / package
-        return base / "kuairand" / name if self.source == "kuairand" else base / name
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -169,10 +184,19 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments, environment, the home's TOML file."""
-        home = init_settings().get("home") or home_from_environment()
-        toml = TomlConfigSettingsSource(settings_cls, toml_file=Path(home) / SETTINGS_FILE)
-        return init_settings, env_settings, toml
+        """Order the sources: arguments, environment, the home's TOML file, the app's.
+
+        Raises:
+            ValueError: A variable or the home's file names an app whose folder is not there.
+        """
+        home = Path(init_settings().get("home") or home_from_environment())
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=home / SETTINGS_FILE)
+        given = {**toml(), **env_settings(), **init_settings()}
+        app = Path(given.get("app") or _app_of(given.get("source"))).resolve()
+        if not app.is_dir():
+            raise ValueError(f"CROSSFADE_APP: no folder at {app}; it names the folder that holds the app's surfaces/")
+        values = app_values(app)
+        return init_settings, env_settings, toml, InitSettingsSource(settings_cls, init_kwargs=values)
 
     @property
     def lake_dir(self) -> Path:
@@ -211,10 +235,21 @@ class Settings(BaseSettings):
         return [start + timedelta(days=i) for i in range((end - start).days + 1)]
 
 
+def app_values(app: Path) -> dict[str, Any]:
+    """Return what the ``crossfade.toml`` of an app's folder says, relative paths below that folder."""
+    path = app / SETTINGS_FILE
+    values = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if own := values.keys() & {"home", "app"}:
+        raise ValueError(f"{path}: {', '.join(sorted(own))} cannot be set by the app, which any home may name")
+    return values | {name: app / values[name] for name in _PATHS if name in values}
+
+
+def _app_of(source: str | None) -> Path:
+    return EXAMPLES / ("kuairand" if source == "kuairand" else "simulator")
+
+
 def write_settings_file(home: Path, values: dict[str, Any]) -> Path:
     """Write (merge) ``values`` into the home's TOML file atomically and return its path."""
-    import tomllib
-
     home.mkdir(parents=True, exist_ok=True)
     path = home / SETTINGS_FILE
     merged = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,7 +1,7 @@
 """The contract of the landing zone: every table, its columns, types and bounds, read from YAML.
 
-``contract.yaml`` beside this module is the canonical schema. ``$CROSSFADE_HOME/landing_contract.yaml``, if present,
-adds typed columns to its tables and names columns to ignore::
+``contract.yaml`` beside this module is the canonical schema. ``contract.yaml`` of the app's folder, if present, adds
+typed columns to its tables and names columns to ignore; ``landing_contract.yaml`` of a home does so after it::
 
     tables:
       exposures:
@@ -24,7 +24,8 @@ from ml.foundation.documents import load_yaml, parse_yaml
 from ml.foundation.settings import Settings
 
 CONTRACT_FILE = Path(__file__).parent / "contract.yaml"
-USER_FILE = "landing_contract.yaml"
+APP_FILE, USER_FILE = "contract.yaml", "landing_contract.yaml"
+"""What extends it, in the folder of the app and in a home."""
 DAY = "day"
 
 Kind = Literal["string", "int64", "float64", "bool", "timestamp", "float_vector"]
@@ -148,24 +149,29 @@ class Contract(_Model):
 
 
 def load_contract(settings: Settings) -> Contract:
-    """Read the canonical contract and merge the home's own columns into it.
+    """Read the canonical contract and merge the app's own columns into it, then the home's.
 
     Raises:
         ContractError: A file is no YAML or breaks a rule; names the file.
     """
-    own = settings.home / USER_FILE
-    file = own if own.exists() else CONTRACT_FILE
-    try:
-        return _contract(own.read_bytes() if own.exists() else None)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ContractError(f"{file}: {error}") from error
+    assert settings.app is not None
+    files = [file for file in (settings.app / APP_FILE, settings.home / USER_FILE) if file.exists()]
+    read: list[bytes] = []
+    contract = _contract()
+    for file in files:
+        try:
+            read.append(file.read_bytes())
+            contract = _contract(*read)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ContractError(f"{file}: {error}") from error
+    return contract
 
 
 @lru_cache(maxsize=8)
-def _contract(extension: bytes | None) -> Contract:
-    """Return the canonical contract with an extension; a sensor asks for it once per day of the landing zone."""
+def _contract(*extensions: bytes) -> Contract:
+    """Return the canonical contract with extensions; a sensor asks for it once per day of the landing zone."""
     content = load_yaml(CONTRACT_FILE)
-    if extension is not None:
+    for extension in extensions:
         own = parse_yaml(extension)
         if not isinstance(own, dict):
             raise ValueError("holds no mapping")
@@ -186,4 +192,4 @@ def _merge(content: dict[str, Any], own: dict[str, Any]) -> None:
         if taken := set(columns) & set(table["columns"]):
             raise ValueError(f"tables.{name}: columns {sorted(taken)} exist already")
         table["columns"] |= columns
-        table["ignored"] = extension.get("ignored") or []
+        table["ignored"] = [*table.get("ignored", []), *(extension.get("ignored") or [])]

@@ -48,7 +48,7 @@ def check_columns(table_name: str, table: Table, columns: Iterable[str], path: P
     if unknown := sorted(columns - known):
         raise ContractError(
             f"{path}: column {unknown[0]!r} is not in the contract of {table_name}; declare it (or ignore it) in "
-            "landing_contract.yaml, or leave it out"
+            "contract.yaml of the app's folder, or leave it out"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from ml.export.files import MODEL, SCHEMA
-from ml.features.build import project_hash
+from ml.features.projects import project_hash
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.code import git_commit
 from ml.foundation.lake import ALIAS, Lake
@@ -110,7 +110,7 @@ def trace(settings: Settings, release: Release) -> Node:
     return Node(
         f"{manifest.surface} {release.id}",
         facts,
-        children=[judged, model, _code(manifest, surface), Node("libraries", dict(manifest.libraries))],
+        children=[judged, model, _code(settings, manifest, surface), Node("libraries", dict(manifest.libraries))],
     )
 
 
@@ -218,10 +218,10 @@ def _landed(settings: Settings, manifest: Manifest) -> Node:
     return Node("landed files", facts, rows)
 
 
-def _code(manifest: Manifest, surface: Surface | None) -> Node:
+def _code(settings: Settings, manifest: Manifest, surface: Surface | None) -> Node:
     stated = {
         "git commit": (manifest.git_commit, git_commit()),
-        "dbt project": (manifest.dbt_manifest_hash, project_hash()),
+        "dbt project": (manifest.dbt_manifest_hash, project_hash(settings)),
         "surface specification": (manifest.spec_digest, surface.digest if surface else None),
         "gate thresholds": (manifest.gate_digest, surface.gate.digest if surface else None),
     }

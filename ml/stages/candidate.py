@@ -12,7 +12,7 @@ from ml.evaluation.evaluate import choose_candidate
 from ml.export.onnx import export_ranker, inspect
 from ml.export.schema import feature_schema
 from ml.export.triton import config_pbtxt
-from ml.features.build import project_hash
+from ml.features.projects import project_hash
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.code import git_commit
 from ml.foundation.files import sha256_bytes, sha256_file
@@ -63,7 +63,7 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
             feature_schema_hash=sha256_bytes(schema),
             spec_digest=surface.digest,
             gate_digest=surface.gate.digest,
-            dbt_manifest_hash=project_hash(),
+            dbt_manifest_hash=project_hash(settings),
             git_commit=git_commit(),
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
             run_ids={"onnx": run_id} if run_id else {},

@@ -15,7 +15,7 @@ import pytest
 
 from checks.gate import judge
 from ml.evaluation.outcome import BLOCKING
-from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import EXAMPLES, Settings
 from ml.stages.artifacts import find
 from ml.stages.candidate import export_candidate
 from ml.stages.evaluation import evaluate_models, read_evaluation
@@ -32,7 +32,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, run_command) -> Path:
     home = tmp_path_factory.mktemp("healthy") / "home"
     if DEMO:
         return shutil.copytree(DEMO, home, ignore=shutil.ignore_patterns("landing", "dagster", "training"))
-    run_command(home, "demo", timeout=3000, CROSSFADE_SURFACES_DIR=str(PROJECT_ROOT / "ml" / "surfaces"))
+    run_command(home, "demo", timeout=3000, CROSSFADE_SURFACES_DIR=str(EXAMPLES / "simulator" / "surfaces"))
     return home
 
 

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from ml.features.build import DBT_PROJECT_DIR, Stage, build_arguments, run_dbt
+from ml.features.build import Stage, build_arguments, run_dbt
+from ml.features.projects import DBT_PROJECT_DIR
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
@@ -132,7 +133,7 @@ def build(
 ) -> None:
     """Build (and test) the stages for the days [from_day, to_day]."""
     surfaces = load_surfaces(settings)
-    arguments = build_arguments(settings, surfaces, stages, from_day, to_day, project_dir=project_dir)
+    arguments = build_arguments(settings, surfaces, stages, from_day, to_day)
     if not tests:
         arguments += ["--exclude-resource-types", "test"]
     run_dbt(settings, arguments, project_dir=project_dir)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import date
 from types import SimpleNamespace
 
-from ml.features.build import DBT_PROJECT_DIR
+from ml.features.projects import all_projects
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 
@@ -27,7 +27,7 @@ def test_a_day_has_one_content_alone_in_a_range_twice_in_any_order_and_with_two_
 ) -> None:
     days = built.days
     expected = content(built.settings, days)
-    models = (DBT_PROJECT_DIR / "models").rglob("*.sql")
+    models = [p for folder in all_projects(built.settings).values() for p in (folder / "models").rglob("*.sql")]
     built_tables = {path.stem for path in models if path.parent.name != "steps"}
     assert expected.keys() == {(table, day) for table in built_tables for day in days}
     assert all(

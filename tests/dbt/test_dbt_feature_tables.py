@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ml.features.build import DBT_PROJECT_DIR
+from ml.features.projects import DBT_PROJECT_DIR
 from ml.features.tables import FeatureTable, feature_tables
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings

@@ -14,15 +14,16 @@ import yaml
 
 from assets.features import Translator
 from assets.manifest import described_columns
-from ml.features.build import DBT_PROJECT_DIR, DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
+from ml.features.build import DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
+from ml.features.projects import DBT_PROJECT_DIR, all_projects
 from ml.features.tables import feature_tables
 from ml.foundation.ids import id63
 from ml.foundation.lake import Lake
-from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import EXAMPLES, PROJECT_ROOT, Settings
+from ml.surfaces.scaffold import scaffold
 from ml.surfaces.spec import load_surface, load_surfaces
 
-TEMPLATES = PROJECT_ROOT / "ml" / "surfaces" / "templates"
-SURFACES = sorted(p for p in (PROJECT_ROOT / "ml" / "surfaces").rglob("*.yaml") if p.parent != TEMPLATES)
+SURFACES = sorted(path for app in ("simulator", "kuairand") for path in (EXAMPLES / app / "surfaces").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_every_model_and_column_is_described_and_no_described_column_is_missing(
 def test_a_description_is_written_once() -> None:
     """What is said of columns of several tables is a doc block, so that they cannot come to differ."""
     texts = Counter[str]()
-    for path in (DBT_PROJECT_DIR / "models").rglob("*.yml"):
+    for path in (path for folder in all_projects(Settings()).values() for path in (folder / "models").rglob("*.yml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         tables = [*content.get("models", []), *(t for s in content.get("sources", []) for t in s["tables"])]
         texts.update(column["description"] for table in tables for column in table.get("columns", []))
@@ -105,7 +106,9 @@ def test_each_model_has_a_key_test_a_stage_and_the_group_of_its_layer_or_surface
         assert name in tested, f"{name} has no key test"
         assert set(node["tags"]) & {"base", "ranking"}, name
     columns = described_columns(manifest, feature_tables())
-    translator = Translator(built.settings.feature_window_days, load_surfaces(built.settings), columns)
+    translator = Translator(
+        built.settings.feature_window_days, load_surfaces(built.settings), columns, all_projects(built.settings)
+    )
     specs = {
         name: translator.get_asset_spec(manifest, node["unique_id"], None)
         for name, node in models(manifest).items()
@@ -147,7 +150,7 @@ def test_staging_keeps_the_landed_id_beside_each_hash_and_no_later_table_does(
     assert kept > 10_000
 
 
-@pytest.mark.parametrize("path", SURFACES, ids=lambda p: str(p.relative_to(PROJECT_ROOT / "ml" / "surfaces")))
+@pytest.mark.parametrize("path", SURFACES, ids=lambda p: f"{p.parents[1].name}/{p.stem}")
 def test_examples_have_every_input_and_label_and_daily_inputs_are_what_serving_reads(
     built: SimpleNamespace, path: Path
 ) -> None:
@@ -222,25 +225,16 @@ def test_a_day_that_has_become_empty_becomes_empty(
 def test_a_surface_scaffolded_from_the_templates_builds_and_passes_its_tests(
     home: Callable[..., Settings], build_days: Callable[..., None], tmp_path: Path
 ) -> None:
-    project, folder = tmp_path / "dbt_project", tmp_path / "surfaces"
-    shutil.copytree(DBT_PROJECT_DIR, project)
-    folder.mkdir()
-    models_dir = project / "models" / "surfaces" / "podcasts"
-    models_dir.mkdir()
-    for template in TEMPLATES.iterdir():
-        text = template.read_text(encoding="utf-8").replace("__surface__", "podcasts")
-        target = (
-            folder / "podcasts.yaml"
-            if template.name == "surface.yaml"
-            else (models_dir / f"{template.stem}_podcasts{template.suffix}")
-        )
-        target.write_text(text, encoding="utf-8")
-    settings = home(3).model_copy(update={"surfaces_dir": folder})
+    app = tmp_path / "my-app"
+    scaffold("podcasts", app)
+    settings = home(3).model_copy(update={"app": app, "surfaces_dir": app / "surfaces"})
+    files = {path: path.read_bytes() for path in app.rglob("*") if path.is_file()}
+    ours = sorted(DBT_PROJECT_DIR.rglob("*"))
     surface = load_surfaces(settings)["podcasts"]
     with Lake(settings) as lake:
         lake.connection.execute("update landing.exposures set surface = 'podcasts' where surface = 'radio'")
     first = settings.first_day
-    build_days(settings, first, first + timedelta(days=2), tests=True, project_dir=project)
+    build_days(settings, first, first + timedelta(days=2), tests=True)
     with Lake(settings) as lake:
         assert set(surface.inputs) <= set(lake.columns("features.examples_podcasts"))
         rate, rows = lake.connection.execute(
@@ -248,6 +242,8 @@ def test_a_surface_scaffolded_from_the_templates_builds_and_passes_its_tests(
         ).fetchone()
         assert 0.5 < rate < 0.95 and rows > 200
         assert not lake.table_exists("features.examples_homepage")
+    assert {path: path.read_bytes() for path in app.rglob("*") if path.is_file()} == files
+    assert sorted(DBT_PROJECT_DIR.rglob("*")) == ours
 
 
 def test_variables_carry_window_and_labels_and_refuse_an_empty_range(built: SimpleNamespace) -> None:
@@ -259,7 +255,7 @@ def test_variables_carry_window_and_labels_and_refuse_an_empty_range(built: Simp
     with pytest.raises(ValueError, match="lies before"):
         dbt_vars(settings, surfaces, last, first)
     radio_only = {"radio": surfaces["radio"]}
-    assert "path:models/surfaces/homepage" in build_arguments(settings, radio_only, ["ranking"], first, last)
+    assert "fqn:surfaces.homepage" in build_arguments(settings, radio_only, ["ranking"], first, last)
 
 
 def test_project_defaults_equal_the_surfaces(built: SimpleNamespace) -> None:

@@ -1,7 +1,7 @@
 """Features use only what was known before the exposure; labels only their window.
 
 The tests know no column but keys, timestamps and the labels that the surfaces name: they delete the future, rebuild and
-compare. That they can fail is shown on a copy of the project in which four leaks are planted.
+compare. That they can fail is shown on a copy of the app in which four leaks are planted.
 """
 
 import shutil
@@ -11,10 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ml.features.build import DBT_PROJECT_DIR
 from ml.features.tables import feature_tables
 from ml.foundation.lake import Lake, attach_options, attach_path
-from ml.foundation.settings import Settings
+from ml.foundation.settings import EXAMPLES, Settings
 from ml.surfaces.spec import load_surfaces
 
 CUT = 3
@@ -192,10 +191,9 @@ def leaking(
     day: date,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> set[str]:
-    """Columns that the comparison finds changed when a copy of the project with all leaks planted builds the day."""
-    project = tmp_path_factory.mktemp("project") / "dbt_project"
-    shutil.copytree(DBT_PROJECT_DIR, project)
-    model = project / "models" / "surfaces" / "homepage" / "examples_homepage.sql"
+    """Columns that the comparison finds changed when a copy of the app with all leaks planted builds the day."""
+    app = shutil.copytree(EXAMPLES / "simulator", tmp_path_factory.mktemp("app") / "leaking")
+    model = app / "models" / "surfaces" / "homepage" / "examples_homepage.sql"
     planted = "".join(f"    {sql} as {name},\n" for name, sql in LEAKS.items())
     original = model.read_text(encoding="utf-8")
     assert original.count("    inputs.*,\n") == 1
@@ -205,7 +203,7 @@ def leaking(
     without_days_after(built.settings, full, built.days[-1])
     without_future(built.settings, cut, day)
     for settings, last in ((full, day + timedelta(days=1)), (cut, day)):
-        build_days(settings, built.days[0], last, project_dir=project)
+        build_days(settings.model_copy(update={"app": app}), built.days[0], last)
     return changed_columns(full, cut, "examples_homepage", day, "exposure_id")[0]
 
 

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from benchmarks.process import free_port, running
+from deploy.cli.configuration import rows
+from deploy.home import given
+from ml.foundation.settings import Settings, write_settings_file
 from tests.support.commands import home_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,35 +122,58 @@ def test_a_wrong_call_is_one_line_with_the_value(tmp_path: Path, arguments: tupl
 def test_new_surface_writes_a_yaml_and_two_models_and_never_overwrites(tmp_path: Path) -> None:
     from ml.surfaces.spec import load_surface
 
-    root = tmp_path / "project"
+    root = tmp_path / "My app"
     assert run(tmp_path, "new", "surface", "podcasts", "--into", str(root)).returncode == 0
-    assert load_surface(root / "ml" / "surfaces" / "podcasts.yaml").name == "podcasts"
-    models = sorted(path.name for path in (root / "dbt_project" / "models" / "surfaces" / "podcasts").iterdir())
+    assert load_surface(root / "surfaces" / "podcasts.yaml").name == "podcasts"
+    models = sorted(path.name for path in (root / "models" / "surfaces" / "podcasts").iterdir())
     assert models == [
         "examples_podcasts.sql",
         "examples_podcasts.yml",
         "teacher_inputs_podcasts.sql",
         "teacher_inputs_podcasts.yml",
     ]
+    assert yaml.safe_load((root / "dbt_project.yml").read_text(encoding="utf-8"))["name"] == "my_app"
     again = run(tmp_path, "new", "surface", "podcasts", "--into", str(root))
     assert again.returncode == 1 and "exists already" in again.stderr
 
 
-def test_new_surface_goes_where_the_home_looks_for_surfaces(tmp_path: Path) -> None:
+def test_new_surface_goes_into_the_folder_of_the_app_and_never_into_the_checkout(tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    done = run(tmp_path, "new", "surface", "podcasts", environment={"CROSSFADE_APP": str(app)})
+    written = [Path(line.removeprefix("wrote ")) for line in done.stdout.splitlines()]
+    assert len(written) == 7 and all(path.is_relative_to(app) and path.is_file() for path in written)
+    refused = run(tmp_path, "new", "surface", "podcasts")
+    assert refused.returncode == 1 and "CROSSFADE_APP is not set" in refused.stderr
     own = tmp_path / "surfaces" / "homepage.yaml"
     own.parent.mkdir()
     own.touch()
-    refused = run(tmp_path, "new", "surface", "homepage", environment={"CROSSFADE_SURFACES_DIR": str(own.parent)})
+    environment = {"CROSSFADE_APP": str(app), "CROSSFADE_SURFACES_DIR": str(own.parent)}
+    refused = run(tmp_path, "new", "surface", "homepage", environment=environment)
     assert refused.returncode == 1
     assert str(own) in refused.stderr
+
+
+def test_settings_say_which_of_them_the_app_gave(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "crossfade.toml").write_text("feature_window_days = 5\n", encoding="utf-8")
+    found = {row.variable: row for row in rows(Settings(home=tmp_path / "home", app=tmp_path / "app"))}
+    assert (found["CROSSFADE_FEATURE_WINDOW_DAYS"].value, found["CROSSFADE_FEATURE_WINDOW_DAYS"].source) == ("5", "app")
+    assert found["CROSSFADE_APP"].value == str(tmp_path / "app")
+
+
+def test_a_home_leaves_to_the_app_what_the_apps_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, home = tmp_path / "app", tmp_path / "home"
+    app.mkdir()
+    (app / "crossfade.toml").write_text("seed = 3\nfeature_window_days = 5\n", encoding="utf-8")
+    for name, value in {"APP": str(app), "FEATURE_WINDOW_DAYS": "9"}.items():
+        monkeypatch.setenv(f"CROSSFADE_{name}", value)
+    assert given(Settings(home=home)) == {"app": app, "feature_window_days": 9}
 
 
 def test_a_home_keeps_what_it_was_given_but_nothing_of_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deploy.home import given
-    from ml.foundation.settings import Settings, write_settings_file
-
     (tmp_path / "crossfade.toml").write_text("seed = 7\n", encoding="utf-8")
     exported = {"SOURCE": "files", "TEACHER": "t.yaml", "THREADS": "1", "SERVE_TOKEN": "secret"}
     for name, value in exported.items():

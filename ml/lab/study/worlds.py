@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ml.features.build import Stage, build_arguments, build_ranges, project_hash, run_dbt
+from ml.features.build import Stage, build_arguments, build_ranges, run_dbt
+from ml.features.projects import project_hash
 from ml.foundation.code import code_hash
 from ml.foundation.documents import digest, load_yaml
 from ml.foundation.lake import Lake
-from ml.foundation.settings import Settings
+from ml.foundation.settings import EXAMPLES, Settings
 from ml.lab.demo_teacher import train_demo_teacher
 from ml.lab.kuairand import log_days
 from ml.lab.simulator.presets import load_preset
@@ -53,6 +54,7 @@ def world_settings(study: Settings, world: World) -> Settings:
     home = worlds_dir(study) / world.name
     common: dict[str, Any] = {
         "home": home,
+        "app": EXAMPLES / ("kuairand" if world.preset == KUAIRAND else "simulator"),
         "landing_dir": home / "landing",
         "teacher": home / "teacher" / "contract.yaml",
         "surfaces_dir": surfaces_dir(world),
@@ -93,7 +95,7 @@ def prepare_world(study: Settings, world: World, say: Say = lambda message: None
     settings = world_settings(study, world)
     identity = {
         "world": world.model_dump(mode="json", exclude_defaults=True),
-        "dbt_project": project_hash(),
+        "dbt_project": project_hash(settings),
         "code": code_hash(_CODE),
         "teacher_spec": digest(settings.teacher_spec.read_text(encoding="utf-8")) if settings.teacher_spec else None,
         "labels": {name: dict(surface.labels) for name, surface in load_surfaces(settings).items()},

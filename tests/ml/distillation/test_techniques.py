@@ -12,7 +12,7 @@ from ml.distillation.non_serving import NonServing
 from ml.distillation.projected import Projected
 from ml.distillation.representation import Representation
 from ml.distillation.technique import Activations, Scale, Technique, Widths, masked_mean_square, perceptron
-from ml.foundation.settings import PROJECT_ROOT
+from ml.foundation.settings import EXAMPLES
 from ml.lab.study.design import parse_variant
 from ml.surfaces.spec import DistillationHead, Surface, load_surface
 
@@ -141,7 +141,7 @@ def test_an_output_that_the_teacher_lacks_is_refused():
     ],
 )
 def test_the_surface_names_its_technique(name: str, kind: type[Technique]):
-    surface = parse_variant(name).surface(load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml"))
+    surface = parse_variant(name).surface(load_surface(EXAMPLES / "simulator/surfaces/homepage.yaml"))
     scales = {output: Scale(0.0, 1.0) for output in ("click", "watch", "continue")}
     made = build_technique(surface, scales, Widths(48, 24, 8), seed=1)
     assert type(made) is kind
@@ -247,7 +247,7 @@ def test_projected_heads_give_way_where_they_oppose_the_tasks(soft: list[float],
     ],
 )
 def test_heads_that_do_not_fit_their_technique_are_refused(technique: str, head: dict[str, object], reason: str):
-    content = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml").model_dump(mode="json", by_alias=True)
+    content = load_surface(EXAMPLES / "simulator/surfaces/homepage.yaml").model_dump(mode="json", by_alias=True)
     content["distillation"] = {"technique": technique, "heads": [head]}
     with pytest.raises(ValueError, match=reason):
         Surface.model_validate(content)

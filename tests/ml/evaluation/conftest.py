@@ -39,7 +39,7 @@ def build_world(home: Path, *, rows: int = 2400, users: int = 120, seed: int = 0
     """Fill a lake with examples, soft labels and predictions of control, student, champion and reference."""
     rng = np.random.default_rng(seed)
     lake = Lake(Settings(home=home, threads=1))
-    surface = load_surface(PROJECT_ROOT / "ml" / "surfaces" / "homepage.yaml")
+    surface = load_surface(PROJECT_ROOT / "examples" / "simulator" / "surfaces" / "homepage.yaml")
     days = [PARTITION - timedelta(days=d) for d in (4, 3, 2, 1, 0)]
     day = np.sort(rng.integers(0, len(days), rows))
     user = rng.integers(0, users, rows)

@@ -27,7 +27,7 @@ KEEP = ("user_id", "item_id", "hour", "session_outcomes", "row", "content_embedd
 
 @pytest.fixture(scope="module")
 def surface() -> Surface:
-    return reduced(load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml"), (*KEEP, "item_ctr"))
+    return reduced(load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml"), (*KEEP, "item_ctr"))
 
 
 @pytest.fixture(scope="module")

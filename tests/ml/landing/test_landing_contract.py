@@ -55,6 +55,25 @@ def test_a_wrong_extension_is_refused_with_its_file(settings: Settings, text: st
     assert "landing_contract.yaml" in str(raised.value)
 
 
+def test_the_apps_columns_come_first_and_the_homes_beside_them(settings: Settings, tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    own = Settings(home=settings.home, app=app)
+    column = "{type: string, nullable: true, description: d}"
+    (app / "contract.yaml").write_text(f"tables: {{items: {{columns: {{mood: {column}}}, ignored: [debug]}}}}")
+    (settings.home / "landing_contract.yaml").write_text(
+        f"tables: {{items: {{columns: {{colour: {column}}}, ignored: [trace]}}}}"
+    )
+    items = load_contract(own).table("items")
+    assert {"mood", "colour"} < set(items.columns) and items.ignored == ("debug", "trace")
+    (settings.home / "landing_contract.yaml").write_text(f"tables: {{items: {{columns: {{mood: {column}}}}}}}")
+    with pytest.raises(ContractError, match=r"landing_contract\.yaml: .*'mood'\] exist already"):
+        load_contract(own)
+    (app / "contract.yaml").write_text("tables: {shops: {}}")
+    with pytest.raises(ContractError, match=r"app/contract\.yaml: no table 'shops'"):
+        load_contract(own)
+
+
 def test_a_day_is_ready_when_each_required_table_is_marked_or_quiet(settings: Settings) -> None:
     assert [reason.split(":")[0] for reason in missing(settings, DAY)] == list(REQUIRED)
     for table in REQUIRED:

@@ -25,7 +25,7 @@ from ml.surfaces.spec import load_surface
 from tests.support.shop import Shop, opens_valid, served_version, synced
 from tests.support.tiny_home import Home, rank_body, tiny_settings
 
-SURFACE = PROJECT_ROOT / "ml" / "surfaces" / "homepage.yaml"
+SURFACE = PROJECT_ROOT / "examples" / "simulator" / "surfaces" / "homepage.yaml"
 
 
 @pytest.fixture

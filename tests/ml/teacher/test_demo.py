@@ -15,9 +15,9 @@ import yaml
 from ml.evaluation.metrics import auc
 from ml.foundation.lake import Lake
 from ml.foundation.progress import Step
-from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import EXAMPLES, PROJECT_ROOT, Settings
+from ml.lab import demo_teacher
 from ml.lab.demo_teacher import TrainingError, load_demo_spec, read_card, train_demo_teacher
-from ml.teacher import demo
 from ml.teacher.contract import ContractError, Teacher, load_contract
 from ml.teacher.labels import label_days
 from ml.teacher.runtime import validate
@@ -192,7 +192,7 @@ def test_a_training_that_fails_leaves_the_frozen_teacher(trained: Trained, monke
     def broken(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(demo, "_export", broken)
+    monkeypatch.setattr(demo_teacher, "_export", broken)
     with pytest.raises(OSError, match="disk full"):
         train_demo_teacher(trained.settings, date(2026, 1, 2), folder, 1)
     assert sorted(path.name for path in folder.iterdir()) == before
@@ -216,8 +216,8 @@ def test_what_is_missing_is_named(trained: Trained, tmp_path: Path) -> None:
         train_demo_teacher(make_settings(tmp_path / "empty"), THROUGH, tmp_path, 1)
 
 
-@pytest.mark.parametrize("path", ["demo.yaml", "kuairand/demo.yaml"])
-def test_the_shipped_specifications_load(path: str) -> None:
-    spec = load_demo_spec(PROJECT_ROOT / "ml" / "teacher" / path)
+@pytest.mark.parametrize("app", ["simulator", "kuairand"])
+def test_the_shipped_specifications_load(app: str) -> None:
+    spec = load_demo_spec(EXAMPLES / app / "teacher" / "demo.yaml")
     assert list(spec.outputs) == ["click", "watch", "continue", "like"]
     assert not any(spec.inputs[name].source_only for pair in spec.network.products for name in pair)

@@ -68,7 +68,7 @@ def test_noise_leaves_missing_labels_missing():
 
 
 def test_an_variant_changes_only_what_it_names():
-    surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
+    surface = load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml")
     assert parse_variant("student").surface(surface) == surface
     assert parse_variant("student shuffled").surface(surface) == surface
     uncentred = parse_variant("student uncentred").surface(surface)
@@ -81,7 +81,7 @@ def test_an_variant_changes_only_what_it_names():
 
 @pytest.mark.parametrize("name", ["homepage", "radio"])
 def test_every_technique_fits_the_heads_of_every_surface(name: str):
-    surface = load_surface(PROJECT_ROOT / f"ml/surfaces/{name}.yaml")
+    surface = load_surface(PROJECT_ROOT / f"examples/simulator/surfaces/{name}.yaml")
     for technique in TECHNIQUES:
         changed = parse_variant(technique).surface(surface).distillation
         assert changed.technique == technique
@@ -90,7 +90,7 @@ def test_every_technique_fits_the_heads_of_every_surface(name: str):
 
 
 def test_another_technique_has_the_weights_of_its_study_and_the_surfaces_own_keeps_its():
-    surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
+    surface = load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml")
     weights = {
         variant.name: [head.weight for head in variant.surface(surface).distillation.heads]
         for variant in load_design("full").variants
@@ -100,7 +100,7 @@ def test_another_technique_has_the_weights_of_its_study_and_the_surfaces_own_kee
 
 
 def test_a_condition_holds_for_control_and_variant_alike():
-    surface = load_surface(PROJECT_ROOT / "ml/surfaces/homepage.yaml")
+    surface = load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml")
     world = World(preset="tiny", seed=1)
     for variant in ("control", "student"):
         trial = Trial(world, "homepage", parse_variant(variant), 1, Condition(capacity=2, weight=3))
