@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from assets.names import STUDY_GROUP, surface_key
-from deploy.automation import range_tags, release_chain
+from deploy.automation.days import range_tags
+from deploy.automation.jobs import release_chain
 from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT as ROOT
