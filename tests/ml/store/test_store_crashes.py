@@ -15,6 +15,8 @@ import pytest
 from ml.store.releases import Pointer, PromotionRefused, Refusal
 from tests.support.shop import opens_valid, synced
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2026, 2, 1)
 _CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 

@@ -25,6 +25,8 @@ from ml.study.design import (
 from ml.study.trials import relabelled, thinned, trained_surface
 from ml.surfaces.spec import ON_TASKS, load_surface
 
+pytestmark = pytest.mark.slow
+
 KEYS = {"shuffled": "day", "within_item": "item_id", "within_user": "user_id"}
 
 

@@ -22,6 +22,8 @@ from ml.teacher.demo import TrainingError, load_demo_spec, read_card, train_demo
 from ml.teacher.labels import label_days
 from ml.teacher.runtime import validate
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2026, 1, 1)
 THROUGH = date(2026, 1, 3)
 LATER = date(2026, 1, 4)
