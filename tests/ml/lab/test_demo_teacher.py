@@ -22,6 +22,8 @@ from ml.teacher.contract import ContractError, Teacher, load_contract
 from ml.teacher.labels import label_days
 from ml.teacher.runtime import validate
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2026, 1, 1)
 THROUGH = date(2026, 1, 3)
 LATER = date(2026, 1, 4)

@@ -16,6 +16,8 @@ from ml.releases.champions import Pointer
 from ml.releases.refusals import PromotionRefused, Refusal
 from tests.support.shop import opens_valid, synced
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2026, 2, 1)
 _CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 

@@ -38,6 +38,7 @@ def test_a_judgement_says_what_was_shown_then_what_could_be_then_what_cannot_be_
     assert judgement(student, stacked) == expected
 
 
+@pytest.mark.slow
 def test_a_teacher_that_knows_is_found_to_help_and_its_shuffled_labels_are_not(informed: Diagnosis):
     [ctr] = [task for task in informed.tasks if task.task == "ctr"]
     assert ctr.judgement == "helps" and informed.advice.startswith("Distil: it helps")

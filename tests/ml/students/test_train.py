@@ -39,6 +39,8 @@ from ml.students.train import (
 )
 from ml.surfaces.spec import Surface
 
+pytestmark = pytest.mark.slow
+
 
 def weights(checkpoint: Checkpoint) -> bytes:
     return (checkpoint.path / "model.safetensors").read_bytes()

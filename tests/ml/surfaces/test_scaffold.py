@@ -17,6 +17,7 @@ from ml.surfaces.spec import load_surface
 FIRST_DAY = date(2026, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("days", "rows_per_day", "users"), [(13, 1000, 200), (31, 1000, 400)], ids=["week", "month"])
 def test_a_scaffolded_surface_learns_from_a_strong_teacher(
     tmp_path: Path, days: int, rows_per_day: int, users: int

@@ -25,6 +25,8 @@ from ml.lab.study.trials import relabelled, thinned, trained_surface
 from ml.students.dataset import Dataset
 from ml.surfaces.spec import ON_TASKS, load_surface
 
+pytestmark = pytest.mark.slow
+
 KEYS = {"shuffled": "day", "within_item": "item_id", "within_user": "user_id"}
 
 
