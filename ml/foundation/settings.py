@@ -4,9 +4,10 @@ The TOML file lets every process of one home (UI, daemon, run workers, server) a
 """
 
 import os
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -235,7 +236,7 @@ def _toml(value: Any) -> str:
         case date():
             return value.isoformat()
         case list() | tuple():
-            return "[" + ", ".join(_toml(v) for v in value) + "]"
+            return "[" + ", ".join(map(_toml, cast("Sequence[object]", value))) + "]"
         case _:
             escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
             return f'"{escaped}"'
