@@ -14,10 +14,12 @@ from ml.releases.verdicts import Check
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.core.batch_definition import BatchDefinition
     from great_expectations.expectations.expectation import Expectation
 
 
-def suite(name: str, expectations: Iterable[Any]) -> "ExpectationSuite":
+def suite(name: str, expectations: "Iterable[Expectation]") -> "ExpectationSuite":
     """Return a suite of ``expectations``."""
     return _gx().ExpectationSuite(name=name, expectations=list(expectations))
 
@@ -35,7 +37,7 @@ def expectations() -> Any:
     return gxe
 
 
-def validate(rows: Iterable[Mapping[str, Any]], expected: "ExpectationSuite") -> list[Check]:
+def validate(rows: Iterable[Mapping[str, object]], expected: "ExpectationSuite") -> list[Check]:
     """Validate a table of measurements.
 
     Args:
@@ -55,7 +57,8 @@ def validate(rows: Iterable[Mapping[str, Any]], expected: "ExpectationSuite") ->
         outcome = batch.validate(expected)
     finally:
         logger.setLevel(level)
-    found = {r.expectation_config.meta["check"]: r for r in outcome.results}
+    told = [(r, r.expectation_config.meta) for r in outcome.results if r.expectation_config]
+    found = {meta["check"]: r for r, meta in told if meta}
     return [_check(_meta(e), found.get(_meta(e)["check"]), _severity(e)) for e in expected.expectations]
 
 
@@ -64,7 +67,7 @@ def worst(checks: Iterable[Check]) -> Outcome:
     return worst_outcome(check.outcome for check in checks)
 
 
-def _check(meta: Mapping[str, Any], result: Any, severity: Any) -> Check:
+def _check(meta: Mapping[str, Any], result: "ExpectationValidationResult | None", severity: str) -> Check:
     base = {"name": meta["check"], "threshold": meta["threshold"]}
     if result is None:
         return Check(**base, outcome=Outcome.FAIL, detail="the expectation gave no result")
@@ -90,7 +93,7 @@ def _meta(expectation: "Expectation") -> dict[str, Any]:
     return expectation.meta
 
 
-def _severity(expectation: Any) -> str:
+def _severity(expectation: "Expectation") -> str:
     return getattr(expectation.severity, "value", expectation.severity)
 
 
@@ -102,7 +105,7 @@ def _exception(info: Any) -> str | None:
     return next((str(i["exception_message"]) for i in layers if i.get("raised_exception")), None)
 
 
-def _value(result: Mapping[str, Any]) -> float | str | None:
+def _value(result: Mapping[str, object]) -> float | str | None:
     value = result.get("observed_value", result.get("unexpected_count"))
     if isinstance(value, bool | int | float):
         return float(value)
@@ -124,7 +127,7 @@ def between(low: float | None = None, high: float | None = None) -> str:
 
 
 @lru_cache(maxsize=1)
-def _batch_definition() -> Any:
+def _batch_definition() -> "BatchDefinition[Any]":
     context = _gx().get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("measurements").add_dataframe_asset("measurements")

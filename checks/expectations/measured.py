@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import pandas as pd
 from great_expectations.compatibility.pydantic import fields
+from great_expectations.execution_engine import ExecutionEngine, PandasExecutionEngine
 from great_expectations.expectations.expectation import BatchExpectation
 
 from ml.evaluation.outcome import Outcome
@@ -25,12 +26,16 @@ class MeasuredExpectation(BatchExpectation):
     domain_keys: ClassVar[tuple[str, ...]] = ("batch_id",)
 
     @abstractmethod
-    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+    def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Return the expectation's result on ``rows``."""
 
     def _validate(
-        self, metrics: Any, runtime_configuration: Any = None, execution_engine: Any = None
-    ) -> dict[str, Any]:
+        self,
+        metrics: dict[str, object],
+        runtime_configuration: dict[str, object] | None = None,
+        execution_engine: ExecutionEngine | None = None,
+    ) -> dict[str, object]:
+        assert isinstance(execution_engine, PandasExecutionEngine)
         rows: pd.DataFrame = execution_engine.get_domain_records({})
         for column, value in self.where.items():
             rows = rows.loc[rows[column] == value]
@@ -53,7 +58,7 @@ class ExpectMeasureBetween(MeasuredExpectation):
 
     success_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "where", "label", "count", "shown")
 
-    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+    def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Return the value that lies furthest beyond the bounds, and whether it is inside."""
         if rows.empty:
             return _result(False, None, "nothing was measured")
@@ -90,7 +95,7 @@ class ExpectRateBetween(MeasuredExpectation):
 
     success_keys: ClassVar[tuple[str, ...]] = ("column", "count", "label", "min_value", "max_value", "where")
 
-    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+    def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Return the share that is hardest to explain by chance, and what it counts as."""
         if rows.empty:
             return _result(False, None, "nothing was measured")
@@ -120,7 +125,7 @@ class ExpectIntervalAbove(MeasuredExpectation):
 
     success_keys: ClassVar[tuple[str, ...]] = ("margin", "where", "comparisons", "wide")
 
-    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+    def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Judge ``value``, ``lo`` and ``hi`` of the one row."""
         row = _one(rows)
         value, lo, hi = (_number(row[name]) for name in ("value", "lo", "hi"))
@@ -133,7 +138,7 @@ class ExpectImprovement(MeasuredExpectation):
 
     success_keys: ClassVar[tuple[str, ...]] = ("where",)
 
-    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+    def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Judge ``value`` and ``lo`` of the one row."""
         row = _one(rows)
         return _outcome(row, *judge_improvement(_number(row["value"]), _number(row["lo"])))
@@ -146,7 +151,7 @@ class ExpectNotClearlyBelow(MeasuredExpectation):
 
     success_keys: ClassVar[tuple[str, ...]] = ("min_value", "where")
 
-    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+    def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Judge ``value`` and ``hi`` of the one row."""
         row = _one(rows)
         return _outcome(row, *judge_floor(_number(row["value"]), _number(row["hi"]), self.min_value))
@@ -157,7 +162,7 @@ class ExpectStated(MeasuredExpectation):
 
     success_keys: ClassVar[tuple[str, ...]] = ("where",)
 
-    def judged(self, rows: pd.DataFrame) -> dict[str, Any]:
+    def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Compare the two texts of the one row."""
         row = _one(rows)
         return _result(row["stated"] == row["found"], row["found"], "")
@@ -169,7 +174,7 @@ def _one(rows: pd.DataFrame) -> dict[str, Any]:
     return {str(name): value for name, value in rows.iloc[0].to_dict().items()}
 
 
-def _series(values: Any) -> pd.Series:
+def _series(values: object) -> pd.Series:
     # pandas annotates these calls with everything that they give for any argument.
     return cast("pd.Series", values)
 
@@ -183,7 +188,7 @@ def _finite_pair(lo: Any, hi: Any) -> list[float] | None:
     return pair if all(map(math.isfinite, pair)) else None
 
 
-def _outcome(row: dict[str, Any], outcome: Outcome, reason: str) -> dict[str, Any]:
+def _outcome(row: dict[str, Any], outcome: Outcome, reason: str) -> dict[str, object]:
     interval = _finite_pair(row["lo"], row["hi"])
     return _result(outcome is Outcome.PASS, _number(row["value"]), reason, int(row["n"]), interval, outcome.value)
 
@@ -195,6 +200,6 @@ def _result(
     n: int | None = None,
     interval: list[float] | None = None,
     outcome: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     details = {"detail": detail, "n": n, "interval": interval, "outcome": outcome}
     return {"success": success, "result": {"observed_value": value, "details": details}}

@@ -1,7 +1,7 @@
 """Guard: probabilities mean what they say."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from checks import gx
 from checks.guard import Found, Guard, Subject
@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from ml.evaluation.evaluate import Evaluation
 
 
+class CalibrationRow(TypedDict):
+    """Calibration of one task."""
+
+    task: str
+    ece: float
+    predicted_over_observed: float
+    n: int
+
+
 def judge(subject: Subject) -> Found:
     """Judge the calibration of the binary tasks."""
     rows = measure(subject.evaluation, subject.surface, subject.manifest.kind)
@@ -21,13 +30,13 @@ def judge(subject: Subject) -> Found:
     return gx.validate(rows, suite(subject.surface.gate.calibration, rows)), ""
 
 
-def measure(evaluation: "Evaluation", surface: Surface, kind: str) -> list[dict[str, Any]]:
+def measure(evaluation: "Evaluation", surface: Surface, kind: str) -> list[CalibrationRow]:
     """Return ``task``, ``ece``, ``predicted_over_observed`` and ``n`` of each binary task.
 
     Inputs are as logged: what was observed was observed at the logged position, so that predictions for the serving
     position, which every row shares, must differ from it.
     """
-    found = []
+    found: list[CalibrationRow] = []
     for task, spec in surface.tasks.items():
         if spec.kind == "binary":
             ece = evaluation.result(kind, task, metric="ece", inputs="logged")
@@ -36,7 +45,7 @@ def measure(evaluation: "Evaluation", surface: Surface, kind: str) -> list[dict[
     return found
 
 
-def suite(gate: CalibrationGate, rows: Sequence[dict[str, Any]]) -> "ExpectationSuite":
+def suite(gate: CalibrationGate, rows: Sequence[CalibrationRow]) -> "ExpectationSuite":
     """Return the suite over ``measure``."""
     from checks.expectations.measured import ExpectMeasureBetween
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from checks import gx
 from checks.guard import Found, Guard, Subject
@@ -17,6 +17,22 @@ from ml.surfaces.spec import OnnxGate, Surface
 if TYPE_CHECKING:
     import pyarrow as pa
     from great_expectations import ExpectationSuite
+
+
+class PropertyRow(TypedDict):
+    """What is wrong with one property of the file."""
+
+    property: str
+    problems: int
+    detail: str
+
+
+class ParityRow(TypedDict):
+    """How far torch and onnxruntime differ in one case."""
+
+    case: str
+    difference: float
+    n: int
 
 
 def judge(subject: Subject) -> Found:
@@ -51,7 +67,7 @@ def exported_checkpoint(subject: Subject) -> Artifact:
     return found
 
 
-def measure(surface: Surface, model: Path) -> list[dict[str, Any]]:
+def measure(surface: Surface, model: Path) -> list[PropertyRow]:
     """Return what is wrong with the graph and the server's configuration beside it.
 
     Returns:
@@ -68,7 +84,7 @@ def measure(surface: Surface, model: Path) -> list[dict[str, Any]]:
     stated = config.read_text(encoding="utf-8") if config.is_file() else ""
     inputs = {name: [spec.dtype, [BATCH, *spec.shape]] for name, spec in surface.inputs.items()}
     outputs = {name: ["float32", [BATCH]] for name in (*surface.tasks, "score")}
-    problems: dict[str, list[Any]] = {
+    problems: dict[str, Sequence[object]] = {
         "checker_accepts": [seen["checker"]] if seen["checker"] else [],
         "batch_is_symbolic": [] if seen["symbolic_batch"] else ["a first dimension is fixed"],
         "no_distillation_head": seen["distillation"],
@@ -85,7 +101,7 @@ def measure(surface: Surface, model: Path) -> list[dict[str, Any]]:
 
 def measure_parity(
     surface: Surface, model: Path, checkpoint: Artifact, examples: "pa.Table", *, max_batch: int
-) -> list[dict[str, Any]]:
+) -> list[ParityRow]:
     """Compare torch and onnxruntime at batch 1, 2, an odd size and the largest, on edge rows, and on real rows.
 
     Args:
@@ -117,7 +133,7 @@ def measure_parity(
 
 def measure_predictions(
     lake: Lake, surface: Surface, rows: "pa.Table", model: Path, partition: date, kind: str
-) -> dict[str, Any]:
+) -> ParityRow:
     """Score rows with the exported model and compare with the predictions that were evaluated.
 
     Args:
@@ -140,7 +156,7 @@ def measure_predictions(
     return {"case": "stored predictions", "difference": difference, "n": rows.num_rows}
 
 
-def suite(rows: Sequence[dict[str, Any]]) -> "ExpectationSuite":
+def suite(rows: Sequence[PropertyRow]) -> "ExpectationSuite":
     """Return the suite over ``measure``."""
     from checks.expectations.measured import ExpectMeasureBetween
 
@@ -160,7 +176,7 @@ def suite(rows: Sequence[dict[str, Any]]) -> "ExpectationSuite":
     )
 
 
-def parity_suite(gate: OnnxGate, rows: Sequence[dict[str, Any]]) -> "ExpectationSuite":
+def parity_suite(gate: OnnxGate, rows: Sequence[ParityRow]) -> "ExpectationSuite":
     """Return the suite over ``measure_parity``."""
     from checks.expectations.measured import ExpectMeasureBetween
 

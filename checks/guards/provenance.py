@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from checks import gx
 from checks.guard import Found, Guard, Subject
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
 
     from ml.evaluation.evaluate import Evaluation, Result
+
+
+class LeakRow(TypedDict):
+    """How well one number alone tells one task's label."""
+
+    task: str
+    feature: str
+    auc: float
+    n: int
 
 
 def judge(subject: Subject) -> Found:
@@ -128,7 +137,7 @@ def compare_figures(
 
 def measure_leaks(
     lake: Lake, surface: Surface, days: Sequence[date], evaluation: "Evaluation", kind: str
-) -> list[dict[str, Any]]:
+) -> list[LeakRow]:
     """Return the AUC (of 0.5 or more) of each single number against each binary task, and the candidate's own.
 
     Args:
@@ -152,7 +161,7 @@ def measure_leaks(
     selected = ", ".join('"' + c.replace('"', '""') + '"::double as "' + c.replace('"', '""') + '"' for c in columns)
     query = f"select {selected} from {ALIAS}.{FEATURES}.examples_{surface.name} where day in (select unnest(?::date[]))"
     table = lake.sql(query, [list(days)])
-    found: list[dict[str, Any]] = []
+    found: list[LeakRow] = []
     for task, label in tasks.items():
         labels = table[label].to_numpy().astype(float)
         known = np.isfinite(labels)

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from checks import gx
 from checks.guard import FIRST, Found, Guard, Subject
-from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL, figure_row
+from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL, FigureRow, figure_row
 from ml.evaluation.outcome import Outcome
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import QualityGate, Surface
@@ -41,7 +41,7 @@ def judge(subject: Subject) -> Found:
 
 def measure(
     evaluation: "Evaluation", surface: Surface, kind: str, *, champion: bool, reference: bool = False
-) -> list[dict[str, Any]]:
+) -> list[FigureRow]:
     """Return the candidate's primary metric of each gated task, and its differences.
 
     Args:
@@ -57,7 +57,7 @@ def measure(
     Raises:
         KeyError: A figure that the gate needs was not computed.
     """
-    found = []
+    found: list[FigureRow] = []
     for task in surface.gate.quality:
         own = evaluation.result(kind, task)
         found.append(figure_row(task, ABSOLUTE, own.metric, own.value, own))
@@ -71,7 +71,7 @@ def measure(
     return found
 
 
-def suite(gate: dict[str, QualityGate], rows: Sequence[dict[str, Any]]) -> "ExpectationSuite":
+def suite(gate: dict[str, QualityGate], rows: Sequence[FigureRow]) -> "ExpectationSuite":
     """Return the suite over ``measure``."""
     counts = Counter(row["comparison"] for row in rows)
     return gx.suite("quality", [_expectation(gate[row["task"]], row, counts[row["comparison"]]) for row in rows])
@@ -84,7 +84,7 @@ def choice_suite(chosen: str) -> "ExpectationSuite":
     return gx.suite("choice", [ExpectStated(**gx.named("candidate", f"{chosen}, by the evaluation"))])
 
 
-def _expectation(limits: QualityGate, row: dict[str, Any], comparisons: int) -> "Expectation":
+def _expectation(limits: QualityGate, row: FigureRow, comparisons: int) -> "Expectation":
     from great_expectations.expectations.metadata_types import FailureSeverity
 
     from checks.expectations.measured import ExpectImprovement, ExpectIntervalAbove, ExpectMeasureBetween
@@ -111,12 +111,16 @@ def _expectation(limits: QualityGate, row: dict[str, Any], comparisons: int) -> 
     return ExpectMeasureBetween(column="hi", where=where, **bounds, severity=FailureSeverity.WARNING, **named)
 
 
-def _more_days(rows: Sequence[dict[str, Any]], gate: dict[str, QualityGate], days: int) -> int:
+def _more_days(rows: Sequence[FigureRow], gate: dict[str, QualityGate], days: int) -> int:
     """Return how many more evaluation days would narrow every interval against the champion to two margins."""
     from ml.evaluation.rules import days_to_decide
 
-    compared = [row for row in rows if row["comparison"] == CHAMPION and row["lo"] is not None]
-    return max((days_to_decide(r["lo"], r["hi"], gate[r["task"]].margin, days) for r in compared), default=days)
+    compared = [
+        days_to_decide(row["lo"], row["hi"], gate[row["task"]].margin, days)
+        for row in rows
+        if row["comparison"] == CHAMPION and row["lo"] is not None and row["hi"] is not None
+    ]
+    return max(compared, default=days)
 
 
 GUARD = Guard(

@@ -2,13 +2,20 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from checks.guard import Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
 from ml.export.files import MODEL
 from ml.releases.release import Release
 from ml.releases.verdicts import Check
+
+
+class Answer(TypedDict):
+    """What a restored model answered."""
+
+    outputs: int
+    finite: bool
 
 
 def judge(subject: Subject) -> Found:
@@ -27,7 +34,7 @@ def judge(subject: Subject) -> Found:
     return [check], ""
 
 
-def measure(release: Release) -> dict[str, Any]:
+def measure(release: Release) -> Answer:
     """Answer one row of zeros with a release's model; return how many ``outputs`` it gave and if all are ``finite``."""
     import numpy as np
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from checks import gx
 from checks.guard import FIRST, Found, Guard, Subject
@@ -20,6 +20,15 @@ MAX_ROWS = 50_000
 """Rows of the evaluation days that are scored, the newest; bounds memory."""
 
 
+class ShiftRow(TypedDict):
+    """One measure of one output."""
+
+    measure: str
+    output: str
+    measured: float
+    n: int
+
+
 def judge(subject: Subject) -> Found:
     """Judge the candidate's scores of the evaluation days beside the champion's."""
     from ml.inference.probe import load_model
@@ -35,7 +44,7 @@ def judge(subject: Subject) -> Found:
 
 def measure(
     lake: Lake, surface: Surface, candidate: "Model", champion: "Model", days: Sequence[date], *, top: int
-) -> list[dict[str, Any]]:
+) -> list[ShiftRow]:
     """Score the newest rows of some days with both models, inputs as when serving.
 
     Args:
@@ -59,7 +68,7 @@ def measure(
 
     table = newest_rows(lake, surface, days, limit=MAX_ROWS)
     new, old = (model.run(to_arrays(table, model.schema.inputs, "serving")) for model in (candidate, champion))
-    found: list[dict[str, Any]] = [
+    found: list[ShiftRow] = [
         {"measure": "psi", "output": name, "measured": psi(old[name], new[name]), "n": table.num_rows}
         for name in new
         if name in old
@@ -68,7 +77,7 @@ def measure(
     return [*found, {"measure": "top_overlap", "output": SCORE, "measured": overlap, "n": users}]
 
 
-def suite(gate: ShiftGate, rows: Sequence[dict[str, Any]]) -> "ExpectationSuite":
+def suite(gate: ShiftGate, rows: Sequence[ShiftRow]) -> "ExpectationSuite":
     """Return the suite over ``measure``: a large shift fails, a moderate one warns."""
     from great_expectations.expectations.metadata_types import FailureSeverity
 

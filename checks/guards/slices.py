@@ -1,11 +1,11 @@
 """Guard: the quality of each slice, with a wider margin. Too few rows to judge is a warning, never a silent pass."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from checks import gx
 from checks.guard import Found, Guard, Subject
-from ml.evaluation.figures import ABSOLUTE, CHAMPION, figure_row
+from ml.evaluation.figures import ABSOLUTE, CHAMPION, FigureRow, figure_row
 from ml.evaluation.outcome import Outcome
 from ml.surfaces.spec import QualityGate, SliceGate, Surface
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 _COUNTS = {"n": "rows", "positives": "positives"}
 
 
+class SliceRow(FigureRow):
+    """A figure of one slice."""
+
+    slice: str
+    positives: int
+    users: int
+
+
 def judge(subject: Subject) -> Found:
     """Judge the figures of the evaluation in each slice that the surface declares."""
     surface = subject.surface
@@ -27,7 +35,7 @@ def judge(subject: Subject) -> Found:
     return gx.validate(rows, suite(surface.gate.slices, surface.gate.quality, rows)), ""
 
 
-def measure(evaluation: "Evaluation", surface: Surface, kind: str, *, champion: bool) -> list[dict[str, Any]]:
+def measure(evaluation: "Evaluation", surface: Surface, kind: str, *, champion: bool) -> list[SliceRow]:
     """Return the candidate's primary metric of each gated task in each slice, and its difference from the champion.
 
     Args:
@@ -42,7 +50,7 @@ def measure(evaluation: "Evaluation", surface: Surface, kind: str, *, champion: 
     Raises:
         KeyError: A figure that the gate needs was not computed.
     """
-    found = []
+    found: list[SliceRow] = []
     for name in surface.slices:
         for task in surface.gate.quality:
             own = evaluation.result(kind, task, name)
@@ -56,13 +64,13 @@ def measure(evaluation: "Evaluation", surface: Surface, kind: str, *, champion: 
     return found
 
 
-def suite(gate: SliceGate, quality: dict[str, QualityGate], rows: Sequence[dict[str, Any]]) -> "ExpectationSuite":
+def suite(gate: SliceGate, quality: dict[str, QualityGate], rows: Sequence[SliceRow]) -> "ExpectationSuite":
     """Return the suite over ``measure``."""
     from great_expectations.expectations.metadata_types import FailureSeverity
 
     from checks.expectations.measured import ExpectIntervalAbove, ExpectMeasureBetween, ExpectNotClearlyBelow
 
-    def enough(row: dict[str, Any]) -> bool:
+    def enough(row: SliceRow) -> bool:
         return row["n"] >= gate.min_rows and row["positives"] >= gate.min_positives
 
     comparisons = sum(row["comparison"] != ABSOLUTE and enough(row) for row in rows)

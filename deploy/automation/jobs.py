@@ -1,15 +1,17 @@
 """The jobs of a home: days, releases, the way back and housekeeping."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.names import surface_key
 from deploy.automation.housekeeping import housekeeping_job
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface
+
+Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
 RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
 BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
@@ -22,7 +24,7 @@ def release_chain(surface: Surface) -> list[dg.AssetKey]:
     return [surface_key(surface.name, name) for name in RELEASE_CHAIN]
 
 
-def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefinition]) -> list[Any]:
+def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefinition]) -> list[Job]:
     """Return the jobs of a home: base tables, ranking tables and soft labels of days, releases, and the way back.
 
     Args:
@@ -59,7 +61,7 @@ def release_job_name(surface: Surface) -> str:
     return f"{surface.name}_release_job"
 
 
-def named(jobs: Sequence[Any], name: str) -> Any:
+def named(jobs: Sequence[Job], name: str) -> Job:
     """Return the job of that name."""
     return next(job for job in jobs if job.name == name)
 

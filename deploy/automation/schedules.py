@@ -1,26 +1,25 @@
 """The schedules of a home: a release of each surface, and housekeeping."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import dagster as dg
 
 from assets.names import surface_key
 from deploy.automation.housekeeping import housekeeping_schedule
-from deploy.automation.jobs import NOT_ENDED, RELEASE_CHAIN, named, release_job_name
+from deploy.automation.jobs import NOT_ENDED, RELEASE_CHAIN, Job, named, release_job_name
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
 
 def build_schedules(
-    settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Any]
+    settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Job]
 ) -> list[dg.ScheduleDefinition]:
     """Return one schedule per surface, the release of its newest final day, and that of housekeeping."""
     releases = [_release_schedule(settings, s, named(jobs, release_job_name(s))) for s in surfaces.values()]
     return [*releases, housekeeping_schedule(settings)]
 
 
-def _release_schedule(settings: Settings, surface: Surface, job: Any) -> dg.ScheduleDefinition:
+def _release_schedule(settings: Settings, surface: Surface, job: Job) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{surface.name}_release_schedule",
         cron_schedule=settings.release_cron,

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import dagster as dg
 
@@ -16,6 +15,7 @@ from deploy.automation.jobs import (
     LABELS_JOB,
     NOT_ENDED,
     RANKING_JOB,
+    Job,
     move_pointer_back,
     named,
     rollback_job,
@@ -31,7 +31,7 @@ _LOOK_BACK = timedelta(minutes=10)
 
 
 def build_sensors(
-    settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Any]
+    settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Job]
 ) -> list[dg.SensorDefinition]:
     """Return the sensors of a home; ``jobs`` are those of ``build_jobs``."""
     status = dg.DefaultSensorStatus.RUNNING if settings.automation else dg.DefaultSensorStatus.STOPPED
@@ -47,7 +47,7 @@ def build_sensors(
     ]
 
 
-def _landing_sensor(settings: Settings, base: Any, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def _landing_sensor(settings: Settings, base: Job, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     @dg.sensor(
         job=base,
         minimum_interval_seconds=settings.sensor_seconds,
@@ -87,7 +87,7 @@ def _landing_sensor(settings: Settings, base: Any, status: dg.DefaultSensorStatu
     return landing_sensor
 
 
-def _landed_days_sensor(settings: Settings, base: Any, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def _landed_days_sensor(settings: Settings, base: Job, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.FAILURE,
         monitored_jobs=[base],
@@ -117,7 +117,7 @@ def _landed_days_sensor(settings: Settings, base: Any, status: dg.DefaultSensorS
     return landed_days_sensor
 
 
-def _ranking_sensor(settings: Settings, base: Any, ranking: Any, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+def _ranking_sensor(settings: Settings, base: Job, ranking: Job, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
         monitored_jobs=[base],
@@ -141,7 +141,7 @@ def _ranking_sensor(settings: Settings, base: Any, ranking: Any, status: dg.Defa
 
 
 def _teacher_sensor(
-    settings: Settings, labels: Any, status: dg.DefaultSensorStatus, window: int, surfaces: Mapping[str, Surface]
+    settings: Settings, labels: Job, status: dg.DefaultSensorStatus, window: int, surfaces: Mapping[str, Surface]
 ) -> dg.SensorDefinition:
     @dg.sensor(
         job=labels,
@@ -193,7 +193,7 @@ def _failed_check_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> 
 
 
 def _serving_health_sensor(
-    settings: Settings, status: dg.DefaultSensorStatus, jobs: Sequence[Any]
+    settings: Settings, status: dg.DefaultSensorStatus, jobs: Sequence[Job]
 ) -> dg.SensorDefinition:
     @dg.sensor(
         job=named(jobs, rollback_job.name),
@@ -230,7 +230,7 @@ def _days_under_way(settings: Settings, instance: dg.DagsterInstance, *jobs: str
     return {day for run in runs if (span := span_of(run.tags)) for day in settings.days(*span)}
 
 
-def _rollback_config(surface: str, reason: str) -> dict[str, Any]:
+def _rollback_config(surface: str, reason: str) -> dict[str, object]:
     config = {"surface": surface, "reason": reason, "by": "serving_health_sensor"}
     return {"ops": {move_pointer_back.name: {"config": config}}}
 
@@ -249,7 +249,7 @@ def _beyond_horizon(settings: Settings, changed: Collection[date]) -> set[date]:
     return {day for day in changed if day in landed and day < horizon}
 
 
-def _failed_checks(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[dict[str, Any]], str]:
+def _failed_checks(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[dict[str, object]], str]:
     """Return the failed checks of the runs that ended since the last look, and the cursor to go on from.
 
     The first look tells of nothing old. Runs are asked for, not events: event ids have no order across runs in the
@@ -264,7 +264,7 @@ def _failed_checks(instance: dg.DagsterInstance, cursor: str | None) -> tuple[li
     return alerts, json.dumps({"looked": looked.isoformat(), "told": runs})
 
 
-def _alerts(instance: dg.DagsterInstance, run_id: str) -> list[dict[str, Any]]:
+def _alerts(instance: dg.DagsterInstance, run_id: str) -> list[dict[str, object]]:
     """Return the failed checks of one run, in the order in which they failed."""
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     found = []

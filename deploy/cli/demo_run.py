@@ -6,7 +6,7 @@ import os
 import resource
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from datetime import date, timedelta
 from pathlib import Path
@@ -165,7 +165,7 @@ def peak_rss_mb() -> float:
     return kib / 1024
 
 
-def _released(settings: Settings, surfaces: Mapping[str, Any]) -> list[str]:
+def _released(settings: Settings, surfaces: Iterable[str]) -> list[str]:
     from ml.releases.store import ReleaseStore
 
     store = ReleaseStore(settings.artifacts_dir)
@@ -211,14 +211,14 @@ def refused(failure: dg.DagsterEvent) -> bool:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Any:
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
 
 
 @contextmanager
-def quiet(settings: Settings) -> Any:
+def quiet(settings: Settings) -> Iterator[None]:
     """Send what dbt and other libraries print to ``logs/demo.log`` of the home, so that a person sees the steps."""
     path = settings.home / "logs" / "demo.log"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
 
 from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
@@ -56,7 +55,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield Finding(what, state, told, *remedy)
 
 
-Look = tuple[Any, ...]
+Look = tuple[State, str] | tuple[State, str, str]
 
 
 def _python(settings: Settings) -> Look:

@@ -2,13 +2,16 @@
 
 import json
 from datetime import date
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.cli.shared import By, Partition, Reason, Surface, surface_named
 from deploy.cli.terminal import note, say, show_facts, show_table
 from ml.foundation.settings import Settings
+
+if TYPE_CHECKING:
+    from ml.releases.verdicts import GuardResult
 
 app = typer.Typer(no_args_is_help=True, help="Look at releases, and move the champion pointer.")
 
@@ -218,5 +221,5 @@ def release_rollback(
     say(f"{surface} now serves {pointer.release}")
 
 
-def _guard_row(guard: Any) -> dict[str, Any]:
+def _guard_row(guard: "GuardResult") -> dict[str, object]:
     return {"guard": guard.number, "name": guard.name, "outcome": guard.outcome, "reason": guard.reason}

@@ -2,13 +2,16 @@
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.cli.shared import Surface, surface_named
 from deploy.cli.terminal import note, reporter, say, show_table
 from ml.foundation.settings import Settings
+
+if TYPE_CHECKING:
+    from ml.evaluation.bootstrap import Interval
 
 
 def tune(
@@ -66,5 +69,5 @@ def diagnose_surface(
     note(f"read {pages[1]}")
 
 
-def _gain(gain: Any) -> str | None:
+def _gain(gain: "Interval | None") -> str | None:
     return None if gain is None else f"{100 * gain.estimate:+.2f} [{100 * gain.lo:+.2f}, {100 * gain.hi:+.2f}]"

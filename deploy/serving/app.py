@@ -5,19 +5,21 @@ import hmac
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
 from deploy.serving import rank
 from deploy.serving.engine import Engine, Served, Store
@@ -27,9 +29,6 @@ from ml.foundation.settings import Settings
 
 JSON = "application/json"
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _INLINE_ROWS = 256
 """Up to so many rows are scored on the event loop: handing them to a thread costs more than scoring them."""
@@ -186,7 +185,9 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) ->
         return Response(rank.render(asked, served, values, metrics), media_type=JSON, background=later)
 
 
-async def _run(served: Served, feeds: dict[str, Any], outputs: list[str], metrics: Metrics) -> dict[str, Any]:
+async def _run(
+    served: Served, feeds: dict[str, np.ndarray], outputs: list[str], metrics: Metrics
+) -> dict[str, np.ndarray]:
     rows = len(next(iter(feeds.values())))
     metrics.rows.labels(served.released.surface).inc(rows)
     if rows <= _INLINE_ROWS:
@@ -240,7 +241,7 @@ class _Edge:
             return
         status, started = 0, time.perf_counter()
 
-        async def noting(message: MutableMapping[str, Any]) -> None:
+        async def noting(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
@@ -288,7 +289,7 @@ async def _refused(_: Request, error: Exception) -> Response:
     return _json({"error": reason}, status, getattr(error, "headers", None))
 
 
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers, JSON)
 
 

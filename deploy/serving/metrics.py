@@ -71,7 +71,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def log(level: int, event: str, exc_info: bool = False, **fields: Any) -> None:
+def log(level: int, event: str, exc_info: bool = False, **fields: object) -> None:
     """Log one event with its fields."""
     LOGGER.log(level, event, exc_info=exc_info, extra={"fields": fields})
 

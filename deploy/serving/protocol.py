@@ -9,11 +9,13 @@ import reprlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypeGuard, cast
 
 import numpy as np
 import orjson
 import simdjson
+
+from ml.foundation.documents import is_list, is_object
 
 HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
@@ -21,7 +23,7 @@ EXTENSIONS = ["binary_tensor_data"]
 _DATATYPES = {"int64": "INT64", "float32": "FP32"}
 _WIRE = {"int64": np.dtype("<i8"), "float32": np.dtype("<f4")}
 _JSON_KINDS = {"int64": "iu", "float32": "iuf"}
-_BUFFERS = {"INT64": ("i", np.int64), "FP32": ("d", np.float64)}
+_BUFFERS: dict[str, tuple[Literal["i", "d"], type[np.number]]] = {"INT64": ("i", np.int64), "FP32": ("d", np.float64)}
 """How simdjson hands over the numbers of a flat list, by datatype."""
 
 
@@ -56,7 +58,7 @@ class TensorSpec:
         """Name of the element type in the protocol."""
         return _DATATYPES[self.dtype]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return the tensor's entry in the model metadata; -1 is the batch dimension."""
         return {"name": self.name, "datatype": self.datatype, "shape": [-1, *self.shape]}
 
@@ -87,7 +89,7 @@ def decode_request(
         max_batch: Most rows of one request.
 
     Raises:
-        BadRequest: Anything that the model cannot take.
+        BadRequest: objectthing that the model cannot take.
     """
     head, binary = _split(body, header_length)
     flat = _with_arrays(head) if header_length is None else None
@@ -114,7 +116,7 @@ def decode_request(
             feeds[name] = _from_json(entry, spec, rows)
         else:
             feeds[name] = _from_binary(binary, offset, size, entry, spec, rows)
-            offset += size
+            offset += feeds[name].nbytes
     if offset != len(binary):
         raise BadRequest(f"{len(binary)} bytes follow the JSON head, the inputs account for {offset}")
     if missing := [name for name in inputs if name not in feeds]:
@@ -124,7 +126,7 @@ def decode_request(
 
 
 def encode_response(
-    head: dict[str, Any], request: InferRequest, values: Mapping[str, np.ndarray]
+    head: dict[str, object], request: InferRequest, values: Mapping[str, np.ndarray]
 ) -> tuple[bytes, dict[str, str]]:
     """Write one inference response.
 
@@ -136,10 +138,11 @@ def encode_response(
     Returns:
         Body and HTTP headers.
     """
-    outputs, chunks = [], []
+    outputs: list[dict[str, object]] = []
+    chunks: list[bytes] = []
     for name, binary in request.outputs:
         value = values[name]
-        entry: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(value.shape)}
+        entry: dict[str, object] = {"name": name, "datatype": "FP32", "shape": list(value.shape)}
         if binary:
             raw = value.astype("<f4", copy=False).tobytes()
             entry["parameters"] = {"binary_data_size": len(raw)}
@@ -174,31 +177,33 @@ def decompress(body: bytes, encoding: str | None, limit: int) -> bytes:
     return plain
 
 
-def parse_object(text: bytes) -> dict[str, Any]:
+def parse_object(text: bytes) -> dict[str, object]:
     """Read a JSON object."""
     try:
         parsed = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is no valid JSON: {error}") from error
-    if not isinstance(parsed, dict):
+    if not is_object(parsed):
         raise BadRequest(f"the body must be a JSON object, got {show(parsed)}")
     return parsed
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """Return a short picture of an offending value."""
     text = reprlib.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _with_arrays(text: bytes) -> dict[str, Any] | None:
+def _with_arrays(text: bytes) -> dict[str, object] | None:
     """Read a request whose data are flat lists of numbers straight into arrays; return ``None`` for any other.
 
     A Python object per number is most of what a JSON request costs. What is nested, repeated or wrong in any way goes
     through ``parse_object``, which can say what is wrong.
     """
     try:
-        document: Any = simdjson.Parser().parse(text)
+        document = simdjson.Parser().parse(text)
+        if not isinstance(document, simdjson.Object):
+            return None
         request, entries = _all_but("inputs", document), document["inputs"]
         if not isinstance(entries, simdjson.Array):
             return None
@@ -210,22 +215,29 @@ def _with_arrays(text: bytes) -> dict[str, Any] | None:
     return None if nested else {**request, "inputs": inputs}
 
 
-def _with_array(entry: Any) -> dict[str, Any]:
-    kind, dtype = _BUFFERS[entry["datatype"]]
-    return {**_all_but("data", entry), "data": np.frombuffer(entry["data"].as_buffer(of_type=kind), dtype)}
+def _with_array(entry: object) -> dict[str, object]:
+    if not isinstance(entry, simdjson.Object):
+        raise TypeError
+    datatype, data = entry["datatype"], entry["data"]
+    if not isinstance(datatype, str) or not isinstance(data, simdjson.Array):
+        raise TypeError
+    kind, dtype = _BUFFERS[datatype]
+    return {**_all_but("data", entry), "data": np.frombuffer(data.as_buffer(of_type=kind), dtype)}
 
 
-def _all_but(left_out: str, found: Any) -> dict[str, Any]:
+def _all_but(left_out: str, found: simdjson.Object) -> dict[str, object]:
     keys = list(found)
     if len(set(keys)) != len(keys):  # of two equal keys simdjson takes the first, orjson the last
         raise ValueError
     return {key: _plain(found[key]) for key in keys if key != left_out}  # ``items`` would make all of it objects
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, simdjson.Object):
         return value.as_dict()
-    return value.as_list() if isinstance(value, simdjson.Array) else value
+    if isinstance(value, simdjson.Array):
+        return cast("object", value.as_list())  # pyright: ignore[reportUnknownMemberType]
+    return value
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
@@ -239,40 +251,46 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
     return body[:length], memoryview(body)[length:]
 
 
-def _entries(request: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+def _entries(request: Mapping[str, object], key: str) -> list[dict[str, object]]:
     entries = request.get(key)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+    objects = [entry for entry in entries if is_object(entry)] if is_list(entries) else []
+    if not is_list(entries) or len(objects) != len(entries):
         raise BadRequest(f"{key} must be a list of objects, got {show(entries)}")
-    return entries
+    return objects
 
 
-def _parameters(entry: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+def _parameters(entry: Mapping[str, object], what: str) -> Mapping[str, object]:
     parameters = entry.get("parameters")
     if parameters is None:
         return {}
-    if not isinstance(parameters, dict):
+    if not is_object(parameters):
         raise BadRequest(f"parameters of {what} must be an object, got {show(parameters)}")
     if "shared_memory_region" in parameters:
         raise BadRequest(f"{what} uses shared memory, which this server has not")
     return parameters
 
 
-def _check_shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> int:
+def _check_shape(entry: Mapping[str, object], spec: TensorSpec, max_batch: int) -> int:
     if entry.get("datatype") != spec.datatype:
         raise BadRequest(f"input {spec.name!r} must have datatype {spec.datatype}, got {show(entry.get('datatype'))}")
     shape = entry.get("shape")
-    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+    sizes = [size for size in shape if type(size) is int] if is_list(shape) else []
+    if not is_list(shape) or len(sizes) != len(shape):
         raise BadRequest(f"shape of input {spec.name!r} must be a list of integers, got {show(shape)}")
-    if len(shape) != 1 + len(spec.shape) or tuple(shape[1:]) != spec.shape:
+    if len(sizes) != 1 + len(spec.shape) or tuple(sizes[1:]) != spec.shape:
         raise BadRequest(f"input {spec.name!r} must have shape {[-1, *spec.shape]}, got {show(shape)}")
-    if not 1 <= shape[0] <= max_batch:
-        raise BadRequest(f"input {spec.name!r} has {shape[0]} rows; 1 to {max_batch} are served")
-    return shape[0]
+    if not 1 <= sizes[0] <= max_batch:
+        raise BadRequest(f"input {spec.name!r} has {sizes[0]} rows; 1 to {max_batch} are served")
+    return sizes[0]
 
 
-def _from_json(entry: Mapping[str, Any], spec: TensorSpec, rows: int) -> np.ndarray:
+def _is_array(value: object) -> TypeGuard[np.ndarray]:
+    return isinstance(value, np.ndarray)
+
+
+def _from_json(entry: Mapping[str, object], spec: TensorSpec, rows: int) -> np.ndarray:
     data = entry.get("data")
-    if not isinstance(data, list | np.ndarray):
+    if not (is_list(data) or _is_array(data)):
         raise BadRequest(f"input {spec.name!r} has neither binary_data_size nor a list as data")
     try:
         values = np.asarray(data)
@@ -287,7 +305,7 @@ def _from_json(entry: Mapping[str, Any], spec: TensorSpec, rows: int) -> np.ndar
 
 
 def _from_binary(
-    binary: memoryview, offset: int, size: Any, entry: Mapping[str, Any], spec: TensorSpec, rows: int
+    binary: memoryview, offset: int, size: object, entry: Mapping[str, object], spec: TensorSpec, rows: int
 ) -> np.ndarray:
     wire = _WIRE[spec.dtype]
     expected = rows * spec.size * wire.itemsize
@@ -309,7 +327,7 @@ def _check_finite(feeds: Mapping[str, np.ndarray]) -> None:
 
 
 def _requested_outputs(
-    request: Mapping[str, Any], parameters: Mapping[str, Any], outputs: Sequence[str]
+    request: Mapping[str, object], parameters: Mapping[str, object], outputs: Sequence[str]
 ) -> list[tuple[str, bool]]:
     default = _flag(parameters, "binary_data_output")
     if not request.get("outputs"):
@@ -328,7 +346,7 @@ def _requested_outputs(
     return list(wanted.items())
 
 
-def _flag(parameters: Mapping[str, Any], key: str, default: bool = False) -> bool:
+def _flag(parameters: Mapping[str, object], key: str, default: bool = False) -> bool:
     value = parameters.get(key, default)
     if not isinstance(value, bool):
         raise BadRequest(f"{key} must be true or false, got {show(value)}")

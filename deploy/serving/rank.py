@@ -2,7 +2,6 @@
 
 import logging
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import orjson
@@ -37,7 +36,7 @@ class RankRequest(BaseModel):
     user_id: StrictStr | StrictInt | None = Field(
         default=None, description="Id of the user, as in the landed events; null for an unknown visitor"
     )
-    session: dict[str, Any] | None = Field(
+    session: dict[str, object] | None = Field(
         default=None,
         description="The session so far; `outcomes`: of the last listens that ended before the request, newest first",
         examples=[{"outcomes": ["completed", "skipped"]}],
@@ -45,7 +44,7 @@ class RankRequest(BaseModel):
     ts: datetime | None = Field(
         default=None, description="Time of the request (UTC unless it says otherwise); default now"
     )
-    candidates: list[dict[str, Any]] = Field(
+    candidates: list[dict[str, object]] = Field(
         min_length=1,
         description="Items to rank; `item_id` and the surface's per-candidate `request` inputs, such as `container_id`",
         examples=[[{"item_id": "track-1", "container_id": "new"}]],

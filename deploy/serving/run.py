@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
-from socket import IPPROTO_TCP, TCP_NODELAY
-from typing import Any
+from socket import IPPROTO_TCP, TCP_NODELAY, socket
 
 import httpx
 import numpy as np
@@ -37,9 +36,9 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None) 
     host = settings.serve_host if host is None else host
     if settings.serve_token is None and not _is_loopback(host):
         log(logging.WARNING, "anybody who reaches this address may ask: CROSSFADE_SERVE_TOKEN is not set", host=host)
-    server, socket = _server(settings, host, settings.serve_port if port is None else port, Limits())
-    print(f"Crossfade serves on {_url(socket)} (documentation: {_url(socket)}/docs)", flush=True)
-    server.run(sockets=[socket])
+    server, bound = _server(settings, host, settings.serve_port if port is None else port, Limits())
+    print(f"Crossfade serves on {_url(bound)} (documentation: {_url(bound)}/docs)", flush=True)
+    server.run(sockets=[bound])
 
 
 @contextmanager
@@ -57,22 +56,22 @@ def serving(
     Raises:
         RuntimeError: The server did not start.
     """
-    server, socket = _server(settings, host, port, limits or Limits(), poll_s, store)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, name="crossfade-serve", daemon=True)
+    server, bound = _server(settings, host, port, limits or Limits(), poll_s, store)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="crossfade-serve", daemon=True)
     thread.start()
     while not server.started:
         if not thread.is_alive():
-            raise RuntimeError(f"the server on {_url(socket)} did not start")
+            raise RuntimeError(f"the server on {_url(bound)} did not start")
         time.sleep(0.005)
     try:
-        yield _url(socket)
+        yield _url(bound)
     finally:
         server.should_exit = True
         thread.join()
-        socket.close()
+        bound.close()
 
 
-def request_example(settings: Settings, surface: str, candidates: int = 20) -> dict[str, Any]:
+def request_example(settings: Settings, surface: str, candidates: int = 20) -> dict[str, object]:
     """Return a /rank request of a user whom the current feature snapshot knows, with items that the surface showed.
 
     Args:
@@ -113,7 +112,7 @@ def request_example(settings: Settings, surface: str, candidates: int = 20) -> d
     return {**request, "candidates": [_filled(item) for item in items]}
 
 
-def example_answer(settings: Settings, surface: str) -> dict[str, Any]:
+def example_answer(settings: Settings, surface: str) -> dict[str, object]:
     """Serve on a free port, send the example request of ``surface`` over HTTP and return the answer.
 
     Raises:
@@ -129,7 +128,7 @@ def example_answer(settings: Settings, surface: str) -> dict[str, Any]:
 
 def _server(
     settings: Settings, host: str, port: int, limits: Limits, poll_s: float = 1.0, store: Store | None = None
-) -> tuple[uvicorn.Server, Any]:
+) -> tuple[uvicorn.Server, socket]:
     config = uvicorn.Config(
         create_app(settings, limits=limits, poll_s=poll_s, store=store),
         host=host,
@@ -141,13 +140,13 @@ def _server(
         lifespan="on",
         timeout_graceful_shutdown=10,
     )
-    socket = config.bind_socket()
-    socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # else an answer waits 40 ms for the client to confirm its head
-    return uvicorn.Server(config), socket
+    bound = config.bind_socket()
+    bound.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # else an answer waits 40 ms for the client to confirm its head
+    return uvicorn.Server(config), bound
 
 
-def _url(socket: Any) -> str:
-    host, port = socket.getsockname()[:2]
+def _url(bound: socket) -> str:
+    host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -162,5 +161,5 @@ def _listed(columns: list[str]) -> str:
     return ", ".join(f'"{column}"' for column in columns)
 
 
-def _filled(row: dict[str, Any]) -> dict[str, Any]:
+def _filled(row: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in row.items() if value is not None}

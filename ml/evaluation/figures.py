@@ -1,7 +1,7 @@
 """Figures of an evaluation as rows of one table: a model's own, and its differences from others."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from ml.evaluation.evaluate import Difference, Result
@@ -10,8 +10,29 @@ ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL = "absolute", "baseline", "champi
 """Comparisons: with a bound, with popularity, with the champion, with the confirmed release, student with control."""
 
 
-def figure_row(task: str, comparison: str, metric: str, value: float, figure: "Result | Difference") -> dict[str, Any]:
-    """Return ``task``, ``comparison``, ``metric``, ``value``, ``lo``, ``hi``, ``n`` and ``mde`` of one figure."""
+class FigureRow(TypedDict):
+    """One figure; ``lo`` and ``hi`` are None without an interval."""
+
+    task: str
+    comparison: str
+    metric: str
+    value: float
+    lo: float | None
+    hi: float | None
+    n: int
+    mde: float
+
+
+def figure_row(task: str, comparison: str, metric: str, value: float, figure: "Result | Difference") -> FigureRow:
+    """Return one figure of a task as a row."""
     lo, hi = (figure.lo, figure.hi) if math.isfinite(figure.lo) and math.isfinite(figure.hi) else (None, None)
-    row = {"task": task, "comparison": comparison, "metric": metric, "value": value}
-    return {**row, "lo": lo, "hi": hi, "n": figure.n, "mde": figure.mde}
+    return {
+        "task": task,
+        "comparison": comparison,
+        "metric": metric,
+        "value": value,
+        "lo": lo,
+        "hi": hi,
+        "n": figure.n,
+        "mde": figure.mde,
+    }

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import onnx
@@ -141,7 +141,22 @@ def session_of(onnx_path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
 
 
-def inspect(onnx_path: Path) -> dict[str, Any]:
+class Inspected(TypedDict):
+    """What an exported model is, as ``inspect`` finds it."""
+
+    checker: str | None
+    opset: int
+    inputs: dict[str, list[str | list[int | str]]]
+    outputs: dict[str, list[str | list[int | str]]]
+    symbolic_batch: bool
+    operators: dict[str, int]
+    bytes: int
+    custom_domains: list[str]
+    external_data: bool
+    distillation: list[str]
+
+
+def inspect(onnx_path: Path) -> Inspected:
     """Describe an exported model.
 
     Returns:
@@ -247,6 +262,6 @@ def _dims(value: onnx.ValueInfoProto) -> list[int | str]:
     return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in shape.dim]
 
 
-def _signature(value: onnx.ValueInfoProto) -> list[Any]:
+def _signature(value: onnx.ValueInfoProto) -> list[str | list[int | str]]:
     kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     return [str(kind), _dims(value)]

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-from typing import Any
 
 from ml.surfaces.spec import Surface
 
 
-def feature_schema(surface: Surface) -> dict[str, Any]:
+def feature_schema(surface: Surface) -> dict[str, object]:
     """Return ``schema.json``: the inputs in the order of the ONNX signature, the outputs, and a hash of both.
 
     Every input names ``dtype``, ``shape`` of one row, ``type``, ``kind``, ``source`` (``<feature table>.<column>`` of a
@@ -37,7 +36,7 @@ def feature_schema(surface: Surface) -> dict[str, Any]:
     return {**schema, "hash": schema_hash(schema)}
 
 
-def schema_hash(schema: dict[str, Any]) -> str:
+def schema_hash(schema: dict[str, object]) -> str:
     """Return the hash of a feature schema, its own ``hash`` entry left out."""
     content = {name: value for name, value in schema.items() if name != "hash"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

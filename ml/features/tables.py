@@ -92,7 +92,7 @@ def feature_tables(models: Path = PROJECT_ROOT / "dbt_project" / "models") -> Ma
     return dict(sorted(found.items(), key=lambda entry: (entry[0] != CREATOR_OF, entry[0])))
 
 
-def for_dbt(tables: Mapping[str, FeatureTable]) -> list[dict[str, Any]]:
+def for_dbt(tables: Mapping[str, FeatureTable]) -> list[dict[str, object]]:
     """Return what dbt's environment holds as ``CROSSFADE_FEATURE_TABLES``; ``example_inputs`` makes its joins of it."""
     return [
         {

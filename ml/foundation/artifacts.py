@@ -36,7 +36,7 @@ class Artifact:
     digest: str
     path: Path
     files: Mapping[str, str]
-    meta: Mapping[str, Any]
+    meta: Mapping[str, object]
 
     def read(self, file: str) -> bytes:
         """Return the content of one file, checked against its hash.
@@ -77,7 +77,7 @@ class ArtifactStore:
         self.files = open_files(root)
 
     def put(
-        self, name: str, partition: str, files: Mapping[str, Path | bytes], meta: Mapping[str, Any] | None = None
+        self, name: str, partition: str, files: Mapping[str, Path | bytes], meta: Mapping[str, object] | None = None
     ) -> Artifact:
         """Store ``files`` and make them the latest of ``name`` and ``partition``.
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -28,3 +28,13 @@ def parse_yaml(text: str | bytes) -> Any:
 def digest(value: object) -> str:
     """Return a hash of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether a value of YAML or JSON is a mapping; its keys are taken to be strings."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[object]]:
+    """Tell whether a value of YAML or JSON is a list."""
+    return isinstance(value, list)

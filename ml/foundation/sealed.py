@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 _SEAL = "content_hash"
@@ -11,17 +12,17 @@ class DamagedError(ValueError):
     """A stored document or file whose content is not what its hash says."""
 
 
-def canonical(content: Any) -> bytes:
+def canonical(content: object) -> bytes:
     """Return JSON with sorted keys; equal content gives equal bytes. NaN and infinities are refused."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def digest(content: Any) -> str:
+def digest(content: object) -> str:
     """Return the SHA-256 in hex of the canonical JSON of ``content``."""
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
-def seal(content: dict[str, Any]) -> bytes:
+def seal(content: Mapping[str, object]) -> bytes:
     """Return ``content`` as readable JSON with its hash under ``content_hash``."""
     sealed = {**content, _SEAL: digest(content)}
     return (json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -6,9 +6,10 @@ The app's says what is so for the app in every home; its relative paths start at
 
 import os
 import tomllib
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import (
@@ -270,7 +271,7 @@ def _toml(value: Any) -> str:
         case date():
             return value.isoformat()
         case list() | tuple():
-            return "[" + ", ".join(_toml(v) for v in value) + "]"
+            return "[" + ", ".join(map(_toml, cast("Sequence[object]", value))) + "]"
         case _:
             escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
             return f'"{escaped}"'

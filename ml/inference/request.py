@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ml.foundation.documents import is_list
 from ml.foundation.ids import NO_ID, id63
 from ml.inference.snapshot import BoundFeatures
 from ml.surfaces.spec import Input
@@ -130,13 +131,13 @@ def _utc(ts: datetime | None) -> datetime:
     return ts.astimezone(UTC) if ts.tzinfo else ts
 
 
-def _column(item: Input, read: Callable[[Any], Any], values: list[Any]) -> np.ndarray:
+def _column(item: Input, read: Callable[[object], object], values: list[Any]) -> np.ndarray:
     if item.type in ("id", "category") and set(map(type, values)) == {str} and max(map(len, values)) <= _MAX_STRING:
         return np.fromiter(map(_hashed, values), np.int64, len(values))  # the common case; ``read`` does the same
     return np.array([read(value) for value in values], dtype=item.dtype)
 
 
-def _reader(name: str, item: Input) -> Callable[[Any], Any]:
+def _reader(name: str, item: Input) -> Callable[[object], object]:
     """Return the function that checks and converts one value; null and missing take the default as in training."""
     match item.type:
         case "id" | "category":
@@ -149,10 +150,10 @@ def _reader(name: str, item: Input) -> Callable[[Any], Any]:
             return _events_reader(name, item.length)
 
 
-def _category_reader(name: str, *, hash_integers: bool) -> Callable[[Any], int]:
+def _category_reader(name: str, *, hash_integers: bool) -> Callable[[object], int]:
     """Strings are hashed; so are integers where the app's ids are meant, elsewhere (as ``hour``) they are the value."""
 
-    def read(value: Any) -> int:
+    def read(value: object) -> int:
         if type(value) is str and len(value) <= _MAX_STRING:
             return _hashed(value)
         if value is None:
@@ -166,29 +167,29 @@ def _category_reader(name: str, *, hash_integers: bool) -> Callable[[Any], int]:
     return read
 
 
-def _number_reader(name: str, default: float) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
+def _number_reader(name: str, default: float) -> Callable[[object], float]:
+    def read(value: object) -> float:
         return default if value is None else _number(name, value)
 
     return read
 
 
-def _vector_reader(name: str, length: int) -> Callable[[Any], list[float]]:
-    def read(value: Any) -> list[float]:
+def _vector_reader(name: str, length: int) -> Callable[[object], list[float]]:
+    def read(value: object) -> list[float]:
         if value is None:
             return [0.0] * length
-        if not isinstance(value, list) or len(value) != length:
+        if not is_list(value) or len(value) != length:
             raise RequestError(f"{name} must be a list of {length} numbers, got {value!r:.80}")
         return [_number(name, entry) for entry in value]
 
     return read
 
 
-def _events_reader(name: str, length: int) -> Callable[[Any], list[int]]:
-    def read(value: Any) -> list[int]:
+def _events_reader(name: str, length: int) -> Callable[[object], list[int]]:
+    def read(value: object) -> list[int]:
         if value is None:
             return [0] * length
-        if not isinstance(value, list):
+        if not is_list(value):
             raise RequestError(f"{name} must be a list, newest first, got {value!r:.80}")
         codes = [_event(name, entry) for entry in value[:length]]
         return codes + [0] * (length - len(codes))
@@ -196,7 +197,7 @@ def _events_reader(name: str, length: int) -> Callable[[Any], list[int]]:
     return read
 
 
-def _event(name: str, value: Any) -> int:
+def _event(name: str, value: object) -> int:
     if isinstance(value, str) and value in OUTCOMES:
         return OUTCOMES[value]
     if type(value) is int and 0 <= value <= _INT64_MAX:
@@ -204,7 +205,7 @@ def _event(name: str, value: Any) -> int:
     raise RequestError(f"{name} holds {value!r:.80}; known are {', '.join(OUTCOMES)} and their codes")
 
 
-def _number(name: str, value: Any) -> float:
-    if type(value) in (int, float) and math.isfinite(value) and abs(value) <= _FLOAT32_MAX:
+def _number(name: str, value: object) -> float:
+    if (type(value) is int or type(value) is float) and math.isfinite(value) and abs(value) <= _FLOAT32_MAX:
         return value
     raise RequestError(f"{name} must be a finite number, got {value!r:.80}")

@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ml.foundation.documents import load_yaml, parse_yaml
+from ml.foundation.documents import is_object, load_yaml, parse_yaml
 from ml.foundation.settings import Settings
 
 CONTRACT_FILE = Path(__file__).parent / "contract.yaml"
@@ -173,7 +173,7 @@ def _contract(*extensions: bytes) -> Contract:
     content = load_yaml(CONTRACT_FILE)
     for extension in extensions:
         own = parse_yaml(extension)
-        if not isinstance(own, dict):
+        if not is_object(own):
             raise ValueError("holds no mapping")
         _merge(content, own)
     return Contract.model_validate(content)
@@ -182,13 +182,14 @@ def _contract(*extensions: bytes) -> Contract:
 def _merge(content: dict[str, Any], own: dict[str, Any]) -> None:
     if unknown := set(own) - {"tables"}:
         raise ValueError(f"unknown keys {sorted(unknown)}; only `tables` may be extended")
-    for name, extension in (own["tables"] or {}).items():
+    tables: dict[str, dict[str, Any]] = own["tables"] or {}
+    for name, extension in tables.items():
         if name not in content["tables"]:
             raise ValueError(f"no table {name!r} to extend")
         if unknown := set(extension) - {"columns", "ignored"}:
             raise ValueError(f"tables.{name}: unknown keys {sorted(unknown)}; only columns and ignored may be given")
-        table = content["tables"][name]
-        columns = extension.get("columns") or {}
+        table: dict[str, Any] = content["tables"][name]
+        columns: dict[str, Any] = extension.get("columns") or {}
         if taken := set(columns) & set(table["columns"]):
             raise ValueError(f"tables.{name}: columns {sorted(taken)} exist already")
         table["columns"] |= columns

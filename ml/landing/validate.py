@@ -75,7 +75,7 @@ def typed(frame: pl.DataFrame, table: Table, file: int) -> pl.DataFrame:
         if not sure:
             fallible.append(name)
     result = frame.select(*casts, pl.lit(file, pl.Int32).alias(FILE), ROW)
-    failures = []
+    failures: list[pl.Expr] = []
     for name in fallible:
         given = frame[name].is_not_null()
         if frame.schema[name] == pl.String:
@@ -187,7 +187,7 @@ def _column(
             return dy.Bool(**common), reasons
         case "timestamp":
             start = datetime(day.year, day.month, day.day)
-            inside = {
+            inside: dict[str, Callable[[pl.Expr], pl.Expr]] = {
                 "future": lambda e: e <= latest,
                 "day": lambda e: (e >= start) & (e < start + timedelta(days=1)),
             }

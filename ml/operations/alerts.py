@@ -2,7 +2,6 @@
 
 import json
 import logging
-from typing import Any
 
 import httpx
 
@@ -13,7 +12,7 @@ log = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
 
 
-def send(settings: Settings, alerts: list[dict[str, Any]]) -> None:
+def send(settings: Settings, alerts: list[dict[str, object]]) -> None:
     """Record alerts, oldest first. A webhook that fails is logged: the record stays.
 
     Args:
@@ -28,7 +27,6 @@ def send(settings: Settings, alerts: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(alert) + "\n" for alert in alerts)
     if settings.alert_url is None:
         return
-
     try:
         httpx.post(
             settings.alert_url.get_secret_value(), json={"alerts": alerts}, timeout=_TIMEOUT_S

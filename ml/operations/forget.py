@@ -6,10 +6,10 @@ names the person; ``reports/forgotten.jsonl`` says when, and which releases had 
 """
 
 import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import duckdb
 from pydantic import BaseModel, ConfigDict, Field
@@ -56,7 +56,7 @@ class _Person(BaseModel):
     ids: dict[str, set[str]]
 
     @property
-    def pattern(self) -> Any:
+    def pattern(self) -> re.Pattern[str] | None:
         return word_pattern(set().union(*self.ids.values()))
 
 
@@ -158,9 +158,10 @@ def _columns(lake: Lake) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def _condition(columns: list[tuple[str, str]], person: _Person) -> tuple[str, list[Any]]:
+def _condition(columns: list[tuple[str, str]], person: _Person) -> tuple[str, list[list[int | str]]]:
     """Return the SQL condition of the rows that name the person, in ids of the app or in their hashes."""
-    parts, parameters = [], []
+    parts: list[str] = []
+    parameters: list[list[int | str]] = []
     for column, kind in columns:
         hashed = kind == "BIGINT"
         parts.append(f"coalesce(list_contains(?::{'bigint' if hashed else 'varchar'}[], {column}), false)")
@@ -179,12 +180,13 @@ def _named_by_tables(lake: Lake, person: _Person) -> dict[str, int]:
     return {table: n for table, n in counts.items() if n}
 
 
-def _quarantined(lake: Lake, person: _Person) -> list[tuple[Any, ...]]:
+def _quarantined(lake: Lake, person: _Person) -> list[tuple[date, str, str, int]]:
     """Return (day, table, file, row number) of the quarantined rows whose text names the person."""
     rows = lake.connection.execute(f"select day, table_name, file, row_number, content from {ALIAS}.{QUARANTINE}")
-    found = []
+    pattern = person.pattern
+    found: list[tuple[date, str, str, int]] = []
     while part := rows.fetchmany(10_000):
-        found += [tuple(row[:4]) for row in part if row[4] is not None and person.pattern.search(row[4])]
+        found += [row[:4] for row in part if row[4] is not None and pattern and pattern.search(row[4])]
     return found
 
 

@@ -2,9 +2,10 @@
 
 import importlib.metadata
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from ml.students.checkpoint import load_checkpoint
 from ml.students.dataset import TrainingSet, load
 from ml.students.train import train
 from ml.surfaces.spec import Surface
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TOLERANCE = 0.001
 """Difference in AUC or R2 up to which figures match: training repeats its bytes on one platform, not across them."""
@@ -130,7 +134,7 @@ def reproduce(settings: Settings, release: Release, progress: Progress = silent)
         )
 
 
-def _training_set(settings: Settings, manifest: Manifest, wanted: str) -> Any:
+def _training_set(settings: Settings, manifest: Manifest, wanted: str) -> TrainingSet:
     """Return the recorded training set with a digest, whatever was recorded for the partition since."""
     store, name = ArtifactStore(settings.artifacts_dir), f"models/{manifest.surface}/training_set"
     partition = str(manifest.partition)
@@ -144,13 +148,15 @@ def _training_set(settings: Settings, manifest: Manifest, wanted: str) -> Any:
     raise NotReproducible(f"{manifest.surface} {partition}: training set {wanted} is no longer stored")
 
 
-def _require_rows(lake: Any, training_set: Any, release: str) -> None:
+def _require_rows(lake: Lake, training_set: TrainingSet, release: str) -> None:
     _, found = lake.content_hash(f"({training_set.query})", [])
     if found != training_set.content_hash:
         raise NotReproducible(f"{release}: the rows at the snapshot hash to {found}, not {training_set.content_hash}")
 
 
-def _figures(surface: Surface, labels: Any, released: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> Any:
+def _figures(
+    surface: Surface, labels: Mapping[str, "Tensor"], released: dict[str, np.ndarray], again: dict[str, np.ndarray]
+) -> Iterator[Figure]:
     for name, task in surface.tasks.items():
         label = labels[name].numpy().astype(np.float64)
         present = np.isfinite(label)

@@ -1,6 +1,6 @@
 """What a release depends on, followed down to landed files, lake snapshot and teacher."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -244,5 +244,5 @@ def _days(title: str, content: tuple[DayContent, ...]) -> Node:
     return Node(title, {"days": str(len(content)), "rows": f"{total:,}"}, rows)
 
 
-def _span(days: tuple[Any, ...]) -> str:
+def _span(days: Sequence[object]) -> str:
     return f"{days[0]} to {days[-1]}, {len(days)} days"

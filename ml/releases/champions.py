@@ -9,7 +9,7 @@ import logging
 import re
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -168,7 +168,7 @@ class ChampionLog:
         *,
         retired: tuple[str, ...] = (),
         barred: tuple[str, ...] = (),
-        **changes: Any,
+        **changes: object,
     ) -> Pointer:
         """Append an entry that moves nothing to the state it was decided on; what it does not change stands."""
         if state.last is None:

@@ -5,6 +5,7 @@ under the candidate, none is ever changed, and the newest one of a key holds.
 """
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
@@ -41,7 +42,7 @@ class Check(Record):
 
     @field_validator("interval", mode="before")
     @classmethod
-    def _known(cls, value: object) -> object:
+    def _known(cls, value: Sequence[object] | None) -> Sequence[object] | None:
         if isinstance(value, list | tuple) and not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
             return None
         return value

@@ -45,7 +45,7 @@ class Checkpoint:
     timing: dict[str, float]
 
 
-def save_checkpoint(ranker: Ranker, meta: Mapping[str, Any], path: Path) -> str:
+def save_checkpoint(ranker: Ranker, meta: Mapping[str, object], path: Path) -> str:
     """Write a ranker with its heads and return the digest; each file appears whole or not at all.
 
     Args:

@@ -5,11 +5,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -111,7 +110,7 @@ def train(
     return Checkpoint(path=out_dir, digest=digest, meta=meta, timing=timing)
 
 
-def _meta(training_set: TrainingSet, surface: Surface, technique: str, seed: int, rows: int) -> dict[str, Any]:
+def _meta(training_set: TrainingSet, surface: Surface, technique: str, seed: int, rows: int) -> dict[str, object]:
     """Return what decides a checkpoint's bytes."""
     return {
         "surface_digest": surface.digest,
@@ -496,5 +495,5 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _identity(meta: dict[str, Any]) -> str:
+def _identity(meta: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 import yaml
@@ -88,7 +87,7 @@ def tune(
     return sorted(done, key=lambda trial: trial.unexplained)
 
 
-def apply(surface: Surface, chosen: dict[str, Any]) -> Surface:
+def apply(surface: Surface, chosen: dict[str, float]) -> Surface:
     """Return the surface with the settings of a trial; ``embedding`` is the size of every input of type id."""
     content = surface.model_dump(mode="json", by_alias=True)
     content["training"] |= {name: value for name, value in chosen.items() if name != "embedding"}
@@ -115,7 +114,7 @@ def as_yaml(surface: Surface, trial: Trial) -> str:
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=10**6)
 
 
-def _present(surface: Surface) -> dict[str, Any]:
+def _present(surface: Surface) -> dict[str, float]:
     recipe = surface.training
     sizes = [spec.embedding for spec in surface.inputs.values() if spec.type == "id"]
     return {

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from ml.foundation.documents import digest, load_yaml
+from ml.foundation.documents import digest, is_object, load_yaml
 from ml.foundation.settings import Settings
 from ml.surfaces.expression import parse
 
@@ -382,7 +382,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         content = load_yaml(path)
     except (OSError, yaml.YAMLError) as error:
         raise SpecError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
+    if not is_object(content):
         raise SpecError(f"{path} holds no mapping")
     base = content.pop("extends", None)
     if base is None:
@@ -395,7 +395,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+        elif is_object(value) and is_object(merged.get(key)):
             merged[key] = _merge(merged[key], value)
         else:
             merged[key] = value

@@ -9,7 +9,7 @@ import math
 from datetime import date
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
@@ -37,7 +37,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
-def _version(value: Any) -> Any:
+def _version(value: object) -> object:
     if isinstance(value, float):
         raise ValueError(f"{value} is a number; quote it, so that 1.10 stays 1.10")
     return str(value) if isinstance(value, int) else value
@@ -146,6 +146,11 @@ class Contract(_Model):
         """Folder of the contract; ``model`` is relative to it."""
         return self._folder
 
+    def beside(self, folder: Path) -> Self:
+        """Return the contract, its files taken from ``folder``."""
+        self._folder = folder
+        return self
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks in the order of ``soft_labels.scores``."""
@@ -226,8 +231,7 @@ def load_contract(path: Path) -> Contract:
         contract = Contract.model_validate(content)
     except ValidationError as error:
         raise ContractError(f"{path}: {readable(error)}") from error
-    contract._folder = path.resolve().parent
-    return contract
+    return contract.beside(path.resolve().parent)
 
 
 def teacher_contract(settings: Settings) -> Contract:

@@ -6,7 +6,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -446,7 +446,7 @@ def _check_external_data(contract: Contract, model: onnx.ModelProto) -> None:
 # --- what file and endpoint share ---
 
 
-def _same_names(where: str, contract: Contract, found: Mapping[str, Any]) -> None:
+def _same_names(where: str, contract: Contract, found: Mapping[str, object]) -> None:
     declared = {item.name for item in contract.inputs}
     for name in sorted(declared - set(found)):
         raise TeacherRefused(f"{where}: has no input {name!r} of the contract; it has {sorted(found)}")
@@ -466,7 +466,7 @@ def _check_shape(where: str, item: TeacherInput, shape: list[int | None]) -> Non
         raise TeacherRefused(f"{where}: input {item.name!r} has shape [{shown}], the contract says {list(item.shape)}")
 
 
-def _missing_output(where: str, item: TeacherOutput, found: Any) -> str:
+def _missing_output(where: str, item: TeacherOutput, found: Iterable[str]) -> str:
     return f"{where}: has no output {item.source!r} (task {item.task!r}) of the contract; it has {sorted(found)}"
 
 

@@ -3,10 +3,14 @@
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from enum import Enum
+from typing import TypeVar
 
 T = TypeVar("T")
-_END = object()
+
+
+class _End(Enum):
+    END = "end"
 
 
 def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
@@ -15,10 +19,10 @@ def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
     The thread alone touches what ``items`` reads from, until the iteration ends or is closed. An exception of ``items``
     is raised at its place in the order.
     """
-    ahead: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=depth)
+    ahead: queue.Queue[tuple[T | _End, BaseException | None]] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
-    def put(entry: tuple[Any, BaseException | None]) -> bool:
+    def put(entry: tuple[T | _End, BaseException | None]) -> bool:
         while not stop.is_set():
             try:
                 ahead.put(entry, timeout=0.1)
@@ -32,9 +36,9 @@ def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
             for item in items:
                 if not put((item, None)):
                     return
-            put((_END, None))
+            put((_End.END, None))
         except BaseException as error:
-            put((_END, error))
+            put((_End.END, error))
 
     thread = threading.Thread(target=fetch, name="read-ahead", daemon=True)
     thread.start()
@@ -43,7 +47,7 @@ def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
             item, error = ahead.get()
             if error is not None:
                 raise error
-            if item is _END:
+            if item is _End.END:
                 return
             yield item
     finally:

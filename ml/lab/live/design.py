@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -58,7 +58,7 @@ class Design(BaseModel):
         return len(set(self.variants.values())) == 1
 
     @property
-    def traffic(self) -> dict[str, Any]:
+    def traffic(self) -> dict[str, object]:
         """What says which users ask for what, and who belongs to which variant."""
         traffic = self.model_dump(mode="json", exclude={"name", "description", "variants", "paired_share"})
         return {**traffic, "arms": len(self.variants)}

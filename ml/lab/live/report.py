@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ml.evaluation.page import write_pages
 from ml.experiments.analysis import Effect, effects, effects_by_day
@@ -51,7 +50,7 @@ def write_report(settings: Settings, name: str, aa: str, out: Path) -> list[Path
         "effects": effects_plot({name: table, "A/A": nothing}, f"What serving the {treated} changes"),
         **{f"{surface}_days": days_plot(by_day, surface, treated) for surface in design.surfaces},
     }
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "design": design,
         "aa": null,
         "treated": treated,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -15,7 +14,7 @@ from ml.foundation.settings import Settings
 from ml.lab.live.design import Design
 from ml.lab.live.live import LiveWorld, Serve
 from ml.lab.study.design import World
-from ml.lab.study.pool import Progress, run_worlds
+from ml.lab.study.pool import Messages, Progress, run_worlds
 from ml.lab.study.run import WORLD_SECONDS
 from ml.lab.study.worlds import is_ready, prepare_world, world_settings
 from ml.surfaces.spec import load_surfaces
@@ -144,7 +143,7 @@ def experiment_rows(settings: Settings, design: Design) -> pa.Table:
     return rows
 
 
-def _run_world(home: Path, design: Design, world: World, serve: Serve, messages: Any) -> None:
+def _run_world(home: Path, design: Design, world: World, serve: Serve, messages: Messages) -> None:
     settings = Settings(home=home)
 
     def tell(what: str, answered: int = 0, new: bool = True) -> None:

@@ -7,7 +7,6 @@ each candidate, so that two variants that show the same slate get the same outco
 
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -75,7 +74,7 @@ class Requests:
         """Length of a slate."""
         return self.mood.shape[1]
 
-    def body(self, row: int, model: str, day: date, inputs: frozenset[str]) -> dict[str, Any]:
+    def body(self, row: int, model: str, day: date, inputs: frozenset[str]) -> dict[str, object]:
         """Return one request as an app would send it, with no more than the ranker's ``request`` inputs.
 
         Args:
@@ -86,7 +85,7 @@ class Requests:
         """
         second = int(self.second[row])
         clock = f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"
-        content: dict[str, Any] = {"surface": model, "user_id": f"u{self.user[row]}", "ts": f"{day}T{clock}Z"}
+        content: dict[str, object] = {"surface": model, "user_id": f"u{self.user[row]}", "ts": f"{day}T{clock}Z"}
         if "session_outcomes" in inputs:
             content["session"] = {"outcomes": [OUTCOMES[o] for o in self.outcomes[row].tolist() if o >= 0]}
         if "seed_item_id" in inputs and self.seed[row] >= 0:

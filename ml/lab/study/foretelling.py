@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,8 @@ from ml.evaluation.page import write_pages
 from ml.evaluation.plots import finish, panels
 from ml.foundation.settings import Settings
 from ml.lab.study.analysis import Lift, lifts
-from ml.lab.study.design import CONTROL, STUDENT, Design, Trial
-from ml.lab.study.pool import Progress, run_worlds
+from ml.lab.study.design import CONTROL, STUDENT, Design, Trial, World
+from ml.lab.study.pool import Messages, Progress, run_worlds
 from ml.lab.study.report import study_rows
 from ml.lab.study.trials import Bench
 from ml.lab.study.worlds import prepare_teacher, world_settings
@@ -69,15 +69,15 @@ def foretell(
         NoTrials: The study was not run to its end here.
     """
     rows = study_rows(settings, design)
-    places: dict[Any, dict[Trial, None]] = {}
+    places: dict[World, dict[Trial, None]] = {}
     for trial in design.trials():
         own = trial.condition.model_dump(include={"volume", "capacity", "weight"})
         if trial.variant.name == STUDENT and all(value == 1 for value in own.values()):
             places.setdefault(trial.world, {}).setdefault(_first_seed(trial), None)
     total = sum(map(len, places.values()))
-    found: list[tuple[Trial, Any]] = []
+    found: list[tuple[Trial, tuple[TaskDiagnosis, ...]]] = []
 
-    def hear(message: tuple[Trial, Any]) -> None:
+    def hear(message: "tuple[Trial, tuple[TaskDiagnosis, ...]]") -> None:
         found.append(message)
         trial, _ = message
         report(Progress(f"{trial.world.name} {trial.surface} {trial.condition.label}", len(found), total, None))
@@ -123,7 +123,7 @@ def _of(rows: pa.Table, trial: Trial) -> pa.Table:
     return rows.filter(keep)
 
 
-def _diagnose(settings: Settings, trials: tuple[Trial, ...], seeds: int, messages: Any) -> None:
+def _diagnose(settings: Settings, trials: tuple[Trial, ...], seeds: int, messages: Messages) -> None:
     for trial in trials:
         made = world_settings(settings, trial.world)
         surface = load_surfaces(made)[trial.surface]

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, Protocol
 
 from ml.foundation.cluster import ClusterError, connected
 from ml.foundation.code import code_hash
@@ -21,6 +21,13 @@ _NODES_LOST = 3
 """A world that loses its node so often, and once more, fails."""
 _CODE = ["ml"]
 """What a node must have in the same version."""
+
+
+class Messages(Protocol):
+    """A queue, of this machine or of a cluster, that a worker says things into."""
+
+    def put(self, item: object) -> None:
+        """Say something."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Progress:
 
 def run_worlds(
     work: Callable[..., None],
-    jobs: Mapping[World, tuple[Any, ...]],
+    jobs: Mapping[World, tuple[object, ...]],
     workers: int,
     hear: Callable[[Any], None],
     failed: Callable[[str], None],
@@ -75,17 +82,17 @@ def run_worlds(
         raise RuntimeError("; ".join(reasons))
 
 
-Happened = tuple[Any, World | None, BaseException | None]
+Happened = tuple[object, World | None, BaseException | None]
 """(message, None, None), or (None, world that ended, why it failed)."""
 
 
-def _on_cores(workers: int, work: Callable[..., None], jobs: Mapping[World, tuple[Any, ...]]) -> Iterator[Happened]:
+def _on_cores(workers: int, work: Callable[..., None], jobs: Mapping[World, tuple[object, ...]]) -> Iterator[Happened]:
     context = mp.get_context("spawn")
     with (
         context.Manager() as manager,
         ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(os.getpid(),)) as pool,
     ):
-        messages: Queue[Any] = manager.Queue()
+        messages: Queue[object] = manager.Queue()
         running = {pool.submit(work, *arguments, messages): world for world, arguments in jobs.items()}
         while running:
             finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
@@ -95,7 +102,7 @@ def _on_cores(workers: int, work: Callable[..., None], jobs: Mapping[World, tupl
                 yield None, running.pop(future), future.exception()
 
 
-def _on_nodes(address: str, work: Callable[..., None], jobs: Mapping[World, tuple[Any, ...]]) -> Iterator[Happened]:
+def _on_nodes(address: str, work: Callable[..., None], jobs: Mapping[World, tuple[object, ...]]) -> Iterator[Happened]:
     with connected(address) as ray:
         from ray.util.queue import Queue as RayQueue
 
@@ -113,7 +120,7 @@ def _on_nodes(address: str, work: Callable[..., None], jobs: Mapping[World, tupl
             raise ClusterError(f"CROSSFADE_RAY_ADDRESS={address}: {error}") from error
 
 
-def _on_node(code: str, work: Callable[..., None], arguments: tuple[Any, ...], messages: Any) -> None:
+def _on_node(code: str, work: Callable[..., None], arguments: tuple[object, ...], messages: Messages) -> None:
     """Do a world's work in a worker of a node."""
     import torch
     from threadpoolctl import threadpool_limits
@@ -152,8 +159,8 @@ def _start(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _drain(messages: "Queue[Any]") -> list[Any]:
-    found: list[Any] = []
+def _drain(messages: "Queue[object]") -> list[object]:
+    found: list[object] = []
     while True:
         try:
             found.append(messages.get_nowait())

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from inspect import getdoc
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -295,7 +294,7 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
     rows = study_rows(settings, design)
     table, means = lifts(rows, design), levels(rows)
     plots, judged = plots_of(table, design), calibration(rows, design)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "design": design,
         "table": table,
         "means": means,

@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ml.foundation.lake import ALIAS, ML, Lake
 from ml.foundation.settings import Settings
 from ml.lab.study.design import OWN_TEACHER, TEACHER, Design, Trial, World
-from ml.lab.study.pool import Progress, run_worlds
+from ml.lab.study.pool import Messages, Progress, run_worlds
 from ml.lab.study.trials import TRIALS_SCHEMA, Bench, trial_rows
 from ml.lab.study.worlds import is_ready, prepare_teacher, prepare_world
 from ml.surfaces.spec import load_surfaces
@@ -110,7 +109,7 @@ def init_trials(settings: Settings) -> None:
             lake.append(TRIALS_TABLE, TRIALS_SCHEMA.empty_table(), "study: create table")
 
 
-def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: Any) -> None:
+def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: Messages) -> None:
     settings = Settings(home=home)
 
     def say(stage: str) -> None:
@@ -127,7 +126,7 @@ def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: An
                     _run_trial(lake, bench, trial, known, messages)
 
 
-def _run_trial(lake: Lake, bench: Any, trial: Trial, known: set[str], messages: Any) -> None:
+def _run_trial(lake: Lake, bench: Bench, trial: Trial, known: set[str], messages: Messages) -> None:
     is_teacher = trial.variant == TEACHER
     identity = bench.trial_digest(trial)
     what = f"{trial.world.name} {trial.surface} {trial.variant.name} seed {trial.seed}"

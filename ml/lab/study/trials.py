@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -220,7 +219,7 @@ def relabelled(data: Dataset, labels: Labels, seed: int) -> Dataset:
 
 def trial_rows(trial: Trial, identity: str, measured: list[Measured], seconds: float) -> pa.Table:
     """Return the lake rows of a trial, one per task and slice."""
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, object]] = [
         {
             "trial": identity,
             "preset": trial.world.preset,
