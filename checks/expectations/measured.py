@@ -11,7 +11,8 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import pandas as pd
 from great_expectations.compatibility.pydantic import fields
-from great_expectations.execution_engine import ExecutionEngine, PandasExecutionEngine
+from great_expectations.execution_engine.execution_engine import ExecutionEngine
+from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
 from great_expectations.expectations.expectation import BatchExpectation
 
 from ml.evaluation.outcome import Outcome
