@@ -1,5 +1,6 @@
 """Landing: raw event files become typed tables; bad rows go to quarantine with their reason."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,7 +13,7 @@ from assets.partitions import day_partitions, partition_days
 from assets.progress import ProgressResource
 from ml.foundation.lake import LANDING, Lake
 from ml.foundation.settings import Settings
-from ml.landing.contract import load_contract
+from ml.landing.contract import Contract, load_contract
 from ml.surfaces.spec import load_surfaces
 
 if TYPE_CHECKING:
@@ -28,40 +29,9 @@ EMPTY = (0, "empty")
 def build_landing(settings: Settings) -> dg.AssetsDefinition:
     """Return one multi-asset with an asset per table of the landing contract."""
     contract = load_contract(settings)
-    specs = [
-        dg.AssetSpec(
-            landing_key(name),
-            description=(
-                f"{table.description} Read from `{name}/day=<day>/` of the landing zone.\n\n"
-                "**If it fails**: the message names the file, or the reasons of quarantine; correct the files and "
-                "materialize the day again, which replaces it."
-            ),
-            group_name="landing",
-            owners=[OWNER],
-            kinds={"parquet", "duckdb"},
-            skippable=True,
-            freshness_policy=_freshness(settings, name),
-            code_version=contract.digest,
-            metadata={
-                "dagster/table_name": f"lake.landing.{name}",
-                "dagster/column_schema": dg.TableSchema(
-                    [
-                        dg.TableColumn(
-                            column_name,
-                            column.type,
-                            description=column.description,
-                            constraints=dg.TableColumnConstraints(nullable=column.nullable),
-                        )
-                        for column_name, column in table.columns.items()
-                    ]
-                ),
-            },
-        )
-        for name, table in contract.tables.items()
-    ]
 
     @dg.multi_asset(
-        specs=specs,
+        specs=[_spec(settings, contract, name) for name in contract.tables],
         name="landing",
         partitions_def=day_partitions(settings),
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -116,6 +86,38 @@ def build_landing(settings: Settings) -> dg.AssetsDefinition:
     return landing
 
 
+def _spec(settings: Settings, contract: Contract, name: str) -> dg.AssetSpec:
+    table = contract.tables[name]
+    return dg.AssetSpec(
+        landing_key(name),
+        description=(
+            f"{table.description} Read from `{name}/day=<day>/` of the landing zone.\n\n"
+            "**If it fails**: the message names the file, or the reasons of quarantine; correct the files and "
+            "materialize the day again, which replaces it."
+        ),
+        group_name="landing",
+        owners=[OWNER],
+        kinds={"parquet", "duckdb"},
+        skippable=True,
+        freshness_policy=_freshness(settings, name),
+        code_version=contract.digest,
+        metadata={
+            "dagster/table_name": f"lake.landing.{name}",
+            "dagster/column_schema": dg.TableSchema(
+                [
+                    dg.TableColumn(
+                        column_name,
+                        column.type,
+                        description=column.description,
+                        constraints=dg.TableColumnConstraints(nullable=column.nullable),
+                    )
+                    for column_name, column in table.columns.items()
+                ]
+            ),
+        },
+    )
+
+
 def _counts(report: "LandingReport") -> dict[str, Any]:
     return {
         "dagster/partition_row_count": report.rows_loaded,
@@ -137,7 +139,5 @@ def _freshness(settings: Settings, table: str) -> dg.FreshnessPolicy | None:
 
 def data_version(hashes: list[str]) -> dg.DataVersion:
     """Return the data version of one day (its hash) or of a range (the hash of its days' hashes)."""
-    import hashlib
-
     joined = hashes[0] if len(hashes) == 1 else hashlib.sha256("|".join(hashes).encode()).hexdigest()
     return dg.DataVersion(joined[:32])

@@ -9,6 +9,7 @@ import dagster as dg
 from assets.names import OWNER, surface_key
 from assets.partitions import partition_day, student_partitions
 from ml.foundation.settings import Settings
+from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinition]:
     """Return ``onnx`` and ``release`` of one surface."""
     partitions = student_partitions(settings, surface)
+    return [_build_onnx(surface, partitions), _build_promotion(surface, partitions)]
 
+
+def _build_onnx(surface: Surface, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         key=surface_key(surface.name, "onnx"),
         group_name=surface.name,
@@ -53,6 +57,10 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
             data_version=dg.DataVersion(exported.digest[:32]),
         )
 
+    return onnx
+
+
+def _build_promotion(surface: Surface, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         key=surface_key(surface.name, "release"),
         group_name=surface.name,
@@ -68,7 +76,6 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
         ),
     )
     def release(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        from ml.releases.store import ReleaseStore
         from ml.stages.release import promote_candidate
 
         released = promote_candidate(settings, surface, partition_day(context), by=f"dagster run {context.run_id}")
@@ -85,7 +92,7 @@ def build_release(settings: Settings, surface: Surface) -> list[dg.AssetsDefinit
             data_version=dg.DataVersion(released.digest[:32]),
         )
 
-    return [onnx, release]
+    return release
 
 
 def champion_history(entries: "Sequence[Pointer]", newest: int = 20) -> str:

@@ -6,8 +6,10 @@ from assets.landing import data_version
 from assets.names import LAKE_WRITER, OWNER, TEACHER, surface_key
 from assets.partitions import day_partitions, partition_days
 from assets.progress import ProgressResource
+from ml.foundation.lake import ML, Lake
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
+from ml.teacher.contract import teacher_contract
 
 
 def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefinition:
@@ -31,8 +33,6 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
     def soft_labels(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: ProgressResource
     ) -> dg.MaterializeResult:
-        from ml.foundation.lake import ML, Lake
-        from ml.teacher.contract import teacher_contract
         from ml.teacher.labels import label_days
 
         contract = teacher_contract(settings)

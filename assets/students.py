@@ -27,10 +27,26 @@ class StudentConfig(dg.Config):
 def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefinition]:
     """Return ``training_set``, ``control`` and ``student`` of one surface."""
     partitions = student_partitions(settings, surface)
-    training_set_key = surface_key(surface.name, "training_set")
+    control = _build_ranker(
+        surface,
+        partitions,
+        "control",
+        "The same network, rows, order and seed as the student, without soft labels: "
+        f"what distillation is measured against.\n\n{_FAILS}",
+    )
+    student = _build_ranker(
+        surface,
+        partitions,
+        "student",
+        f"The ranker that also learns the teacher's soft labels ({surface.distillation.technique}); the heads that "
+        f"learn them never serve.\n\n{_FAILS}",
+    )
+    return [_build_training_set(surface, partitions), control, student]
 
+
+def _build_training_set(surface: Surface, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
-        key=training_set_key,
+        key=surface_key(surface.name, "training_set"),
         group_name=surface.name,
         owners=[OWNER, surface.owner],
         kinds={"duckdb"},
@@ -68,56 +84,49 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
             data_version=dg.DataVersion(made.content_hash),
         )
 
-    def ranker(name: Role, description: str) -> dg.AssetsDefinition:
-        @dg.asset(
-            key=surface_key(surface.name, name),
-            group_name=surface.name,
-            owners=[OWNER, surface.owner],
-            kinds={"torch"},
-            partitions_def=partitions,
-            backfill_policy=dg.BackfillPolicy.multi_run(1),
-            deps=[training_set_key],
-            pool=TRAINING,
-            code_version=surface.digest,
-            description=description,
+    return training_set
+
+
+def _build_ranker(
+    surface: Surface, partitions: dg.PartitionsDefinition, name: Role, description: str
+) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=surface_key(surface.name, name),
+        group_name=surface.name,
+        owners=[OWNER, surface.owner],
+        kinds={"torch"},
+        partitions_def=partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        deps=[surface_key(surface.name, "training_set")],
+        pool=TRAINING,
+        code_version=surface.digest,
+        description=description,
+    )
+    def train_ranker(
+        context: dg.AssetExecutionContext,
+        config: StudentConfig,
+        settings: dg.ResourceParam[Settings],
+        progress: ProgressResource,
+    ) -> dg.MaterializeResult:
+        from ml.stages.training import train_model
+
+        seed = settings.seed if config.seed is None else config.seed
+        trained = train_model(
+            settings,
+            surface,
+            partition_day(context),
+            name,
+            seed=seed,
+            run_id=context.run_id,
+            progress=progress.of(context),
         )
-        def train_ranker(
-            context: dg.AssetExecutionContext,
-            config: StudentConfig,
-            settings: dg.ResourceParam[Settings],
-            progress: ProgressResource,
-        ) -> dg.MaterializeResult:
-            from ml.stages.training import train_model
+        return dg.MaterializeResult(
+            metadata={
+                "path": dg.MetadataValue.path(str(trained.path)),
+                "checkpoint_sha256": trained.digest,
+                **trained.metrics,
+            },
+            data_version=dg.DataVersion(trained.digest[:32]),
+        )
 
-            seed = settings.seed if config.seed is None else config.seed
-            trained = train_model(
-                settings,
-                surface,
-                partition_day(context),
-                name,
-                seed=seed,
-                run_id=context.run_id,
-                progress=progress.of(context),
-            )
-            return dg.MaterializeResult(
-                metadata={
-                    "path": dg.MetadataValue.path(str(trained.path)),
-                    "checkpoint_sha256": trained.digest,
-                    **trained.metrics,
-                },
-                data_version=dg.DataVersion(trained.digest[:32]),
-            )
-
-        return train_ranker
-
-    control = ranker(
-        "control",
-        "The same network, rows, order and seed as the student, without soft labels: "
-        f"what distillation is measured against.\n\n{_FAILS}",
-    )
-    student = ranker(
-        "student",
-        f"The ranker that also learns the teacher's soft labels ({surface.distillation.technique}); the heads that "
-        f"learn them never serve.\n\n{_FAILS}",
-    )
-    return [training_set, control, student]
+    return train_ranker

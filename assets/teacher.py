@@ -5,15 +5,21 @@ import dagster as dg
 from assets.names import OWNER, TEACHER, TRAINING
 from assets.progress import ProgressResource
 from ml.foundation.settings import Settings
+from ml.teacher.contract import teacher_contract
+
+_DEMO_TEACHER = dg.AssetKey(["teacher_training", "demo_teacher"])
 
 
 def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
     """Return the asset ``teacher`` and, where this home trains one, the demo teacher before it."""
-    demo_key = dg.AssetKey(["teacher_training", "demo_teacher"])
-    trains = settings.trains_demo_teacher
+    if settings.trains_demo_teacher:
+        return [_build_demo_teacher(), _build_pinned_teacher([_DEMO_TEACHER])]
+    return [_build_pinned_teacher([])]
 
+
+def _build_demo_teacher() -> dg.AssetsDefinition:
     @dg.asset(
-        key=demo_key,
+        key=_DEMO_TEACHER,
         group_name="teacher",
         owners=[OWNER],
         kinds={"torch", "onnx"},
@@ -32,7 +38,6 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
         stays as it is.
         """
         from ml.lab.demo_teacher import read_card, train_demo_teacher
-        from ml.teacher.contract import teacher_contract
 
         if settings.teacher_trained_through is None:
             raise ValueError("set CROSSFADE_TEACHER_TRAINED_THROUGH to the last source day to learn from")
@@ -56,12 +61,16 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(teacher.contract_hash),
         )
 
+    return demo_teacher
+
+
+def _build_pinned_teacher(deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
     @dg.asset(
         key=TEACHER,
         group_name="teacher",
         owners=[OWNER],
         kinds={"onnx"},
-        deps=[demo_key] if trains else [],
+        deps=deps,
         # Has no partitions, but without it a range of days and its teacher are no single run.
         backfill_policy=dg.BackfillPolicy.single_run(),
     )
@@ -70,7 +79,6 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
 
         **If it fails**: the message names the input, output or file of the contract that is wrong; nothing is labelled.
         """
-        from ml.teacher.contract import teacher_contract
         from ml.teacher.runtime import validate
 
         contract = teacher_contract(settings)
@@ -90,4 +98,4 @@ def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
             data_version=dg.DataVersion(contract.contract_hash),
         )
 
-    return [demo_teacher, teacher] if trains else [teacher]
+    return teacher

@@ -1,5 +1,6 @@
 """The layout's promises: imports run one way, and the code location loads light."""
 
+import ast
 import json
 import os
 import shutil
@@ -48,6 +49,17 @@ def test_an_import_the_wrong_way_breaks_a_contract(tmp_path: Path, module: str, 
     done = lint_imports(tmp_path)
     broken = module.removesuffix(".py").replace("/", ".")
     assert done.returncode == 1 and f"- {broken} -> " in " ".join(done.stdout.split()), done.stdout + done.stderr
+
+
+def test_no_function_has_more_than_60_lines() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for package in ("assets", "checks", "deploy", "ml")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= 60
+    ]
+    assert not long
 
 
 def test_ruff_refuses_an_import_the_wrong_way(tmp_path: Path) -> None:

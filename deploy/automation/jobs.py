@@ -8,6 +8,7 @@ import dagster as dg
 from assets.names import surface_key
 from deploy.automation.housekeeping import housekeeping_job
 from ml.foundation.settings import Settings
+from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface
 
 RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
@@ -77,8 +78,6 @@ def move_pointer_back(
     context: dg.OpExecutionContext, config: RollbackConfig, settings: dg.ResourceParam[Settings]
 ) -> None:
     """Move the champion pointer to an earlier release and bar the one that it leaves."""
-    from ml.releases.store import ReleaseStore
-
     pointer = ReleaseStore(settings.artifacts_dir).rollback(
         config.surface, to=config.to, by=config.by, reason=config.reason
     )

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from deploy.automation.days import affected, range_tags, ranges, span_of
+from deploy.automation.health import overdue, unserved
 from deploy.automation.jobs import (
     BASE_JOB,
     ENDED,
@@ -19,9 +20,12 @@ from deploy.automation.jobs import (
     named,
     rollback_job,
 )
+from ml.foundation.lake import Lake
 from ml.foundation.sealed import digest
 from ml.foundation.settings import Settings
+from ml.landing.ledger import LABEL_TABLE, landed_days
 from ml.surfaces.spec import Surface
+from ml.teacher.contract import ContractError, teacher_contract
 
 _LOOK_BACK = timedelta(minutes=10)
 
@@ -148,7 +152,6 @@ def _teacher_sensor(
     def teacher_sensor(
         context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
     ) -> dg.RunRequest | dg.SkipReason:
-        from ml.teacher.contract import ContractError, teacher_contract
         from ml.teacher.labels import unlabelled_days
 
         landed = max(_landed(settings), default=None)
@@ -201,8 +204,6 @@ def _serving_health_sensor(
     def serving_health_sensor(
         context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
     ) -> dg.SensorResult | dg.SkipReason:
-        from deploy.automation.health import overdue, unserved
-
         if settings.serve_url is None:
             return dg.SkipReason("CROSSFADE_SERVE_URL is not set")
         missing = unserved(settings)
@@ -235,9 +236,6 @@ def _rollback_config(surface: str, reason: str) -> dict[str, Any]:
 
 
 def _landed(settings: Settings) -> set[date]:
-    from ml.foundation.lake import Lake
-    from ml.landing.ledger import LABEL_TABLE, landed_days
-
     with Lake(settings) as lake:
         return set(landed_days(lake, LABEL_TABLE))
 

@@ -5,6 +5,7 @@ import platform
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from deploy.cli.terminal import show_table
 from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.surfaces.spec import load_surfaces
 
 LOCK = PROJECT_ROOT / "uv.lock"
 MIN_FREE_GB = 5.0
@@ -118,8 +120,6 @@ def _memory(settings: Settings) -> Look:
 
 
 def _surfaces(settings: Settings) -> Look:
-    from ml.surfaces.spec import load_surfaces
-
     return State.GOOD, ", ".join(load_surfaces(settings))
 
 
@@ -194,7 +194,6 @@ def _teacher(settings: Settings) -> Look:
 
 def _releases(settings: Settings) -> Look:
     from ml.releases.store import ReleaseStore
-    from ml.surfaces.spec import load_surfaces
 
     store = ReleaseStore(settings.artifacts_dir)
     champions = {name: store.champion(name) for name in load_surfaces(settings)}
@@ -205,8 +204,6 @@ def _releases(settings: Settings) -> Look:
 
 
 def _features(settings: Settings) -> Look:
-    from datetime import UTC, datetime
-
     from ml.inference.snapshot import FeatureSnapshot, current_snapshot
 
     path = current_snapshot(settings)

@@ -1,6 +1,7 @@
 """What a release depends on, and whether it can be trained again."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,6 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a tree.")] = False,
 ) -> None:
     """Show everything that a release depends on, down to lake snapshot, landed files and teacher."""
-    from dataclasses import asdict
-
     from ml.operations.trace import as_page, find_release, trace
     from ml.releases.store import ReleaseStore
 

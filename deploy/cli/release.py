@@ -1,6 +1,7 @@
 """``crossfade release``: look at releases, and move the champion pointer."""
 
 import json
+from datetime import date
 from typing import Annotated, Any
 
 import typer
@@ -64,8 +65,9 @@ def release_verdict(
     partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
 ) -> None:
     """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
+    from ml.evaluation.outcome import Outcome
     from ml.foundation.artifacts import ArtifactStore
-    from ml.releases.verdicts import Outcome, VerdictStore
+    from ml.releases.verdicts import VerdictStore
     from ml.stages.artifacts import artifact_name
 
     settings = Settings()
@@ -97,6 +99,8 @@ def release_verdict(
     ]
     if kept_back:
         show_table("checks that did not pass", kept_back)
+    if advised := [{"guard": guard.name, "what to do": guard.to_do} for guard in verdict.guards if guard.to_do]:
+        show_table("what to do", advised)
     note(f"read {judged[-1].path}")
 
 
@@ -123,8 +127,6 @@ def release_promote(
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
 ) -> None:
     """Make a judged candidate the champion. Refused without a passing verdict about exactly its bytes."""
-    from datetime import date
-
     from ml.stages.release import promote_candidate
 
     settings = Settings()
@@ -142,8 +144,6 @@ def release_override(
     by: By,
 ) -> None:
     """Promote a candidate that the gate refused; name and reason stand in the release and on its card."""
-    from datetime import date
-
     from ml.releases.verdicts import Override
     from ml.stages.release import promote_candidate
 
@@ -178,8 +178,6 @@ def release_challenge(
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
 ) -> None:
     """Serve a candidate that passed the gate beside the champion; a canary's users always get the canary."""
-    from datetime import date
-
     from ml.stages.release import challenge_champion
 
     if mode not in ("canary", "shadow"):

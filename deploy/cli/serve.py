@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.terminal import note
-from ml.foundation.settings import Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 
 
 def ui(
@@ -17,7 +17,6 @@ def ui(
     """Run the Dagster UI and its daemon until interrupted."""
     from deploy.cli.demo_run import environment
     from deploy.home import prepare
-    from ml.foundation.settings import PROJECT_ROOT
 
     settings = prepare(Settings())
     # `dg dev`, which is to supersede it, serves projects of its own layout only.

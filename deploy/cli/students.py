@@ -1,5 +1,6 @@
 """Before a release: tune the control, and tell whether distilling helps."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +20,6 @@ def tune(
 
     Evaluation days are never read. What was tried goes to stderr.
     """
-    from datetime import date
-
     from ml.stages.training import tune_control
     from ml.students.tune import as_yaml
 
@@ -41,8 +40,6 @@ def diagnose_surface(
     ] = None,
 ) -> None:
     """Tell before a release whether distilling helps a surface. Evaluation days are never read."""
-    from datetime import date
-
     from ml.evaluation.diagnosis import MEANING, diagnose, write_diagnosis
     from ml.stages.training_set import read_training_set
 

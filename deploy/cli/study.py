@@ -1,11 +1,13 @@
 """``crossfade study``: what distillation does, over worlds and seeds, beside its placebos."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from deploy.cli.terminal import minutes, note, say, show_table
+from ml.foundation.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its placebos.")
 
@@ -21,7 +23,6 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and cost.")] = False,
 ) -> None:
     """Run what is missing of a study. Stop it at any time: finished trials stay in the lake, a rerun goes on."""
-    from ml.foundation.settings import Settings
     from ml.lab.study.design import load_design
     from ml.lab.study.run import Progress, plan, run_study
     from ml.lab.study.worlds import worlds_dir
@@ -47,7 +48,6 @@ def run(
 def show(name: Name = "quick") -> None:
     """Print the table of a study from the trials in the lake."""
     from ml.evaluation.evaluate import ALL
-    from ml.foundation.settings import Settings
     from ml.lab.study.analysis import lifts
     from ml.lab.study.design import load_design
     from ml.lab.study.report import study_rows
@@ -80,7 +80,6 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a study: tables beside the paper's, forest plots, what did not reproduce."""
-    from ml.foundation.settings import Settings
     from ml.lab.study.design import load_design
     from ml.lab.study.report import write_report
 
@@ -98,9 +97,6 @@ def diagnose(
     ),
 ) -> None:
     """Diagnose every world of a finished study, and compare with what the study found later."""
-    import os
-
-    from ml.foundation.settings import Settings
     from ml.lab.study.design import load_design
     from ml.lab.study.foretelling import foretell, write_foretelling
 

@@ -15,10 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import Interval, UserWeights, interval
 from ml.evaluation.over_worlds import over_seeds
+from ml.evaluation.page import write_pages
+from ml.evaluation.plots import Mark, finish, forest
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.students.checkpoint import predict
@@ -242,11 +248,6 @@ class _Judge:
 
     def _stacked(self, task: str, control: np.ndarray, rows: np.ndarray) -> Interval | None:
         """Return the gain of a linear model of the control's score and the teacher's over one of the former alone."""
-        from sklearn.linear_model import LinearRegression, LogisticRegression
-        from sklearn.model_selection import GroupKFold
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
         binary = self.surface.tasks[task].kind == "binary"
         y, users = self._labels(task)[rows], self.users[rows]
         base = control[rows].astype(np.float64)[:, None]
@@ -286,8 +287,6 @@ def _centred(surface: Surface) -> Surface:
 
 def gains_plot(diagnosis: Diagnosis) -> bytes:
     """Plot the gains of every task with their intervals; the placebo is hollow."""
-    from ml.evaluation.plots import Mark, finish, forest
-
     groups = {
         f"{task.task}, {task.metric.upper()}: {task.judgement}": [
             Mark(name, gain.estimate, gain.lo, gain.hi, colour, gain is task.shuffled)
@@ -308,8 +307,6 @@ def gains_plot(diagnosis: Diagnosis) -> bytes:
 
 def write_diagnosis(diagnosis: Diagnosis, out: Path) -> list[Path]:
     """Write the diagnosis as Markdown, an HTML page beside it and the plot; return the files."""
-    from ml.evaluation.page import write_pages
-
     template = Path(__file__).with_name("diagnosis.md.j2")
     facts = {"d": diagnosis, "meaning": MEANING, "folds": FOLDS, "matters": MATTERS}
     return write_pages(

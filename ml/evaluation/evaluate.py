@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import cached_property
@@ -390,47 +390,8 @@ class _Frame:
 def _read(
     lake: Lake, surface: Surface, partition: date, teacher_outputs: Mapping[str, str], snapshot: int | None
 ) -> _Frame:
-    predictions = f"{ALIAS}.{predictions_table(surface.name)}"
-    if not lake.table_exists(predictions_table(surface.name)):
-        raise PredictionError(f"{surface.name} has no predictions")
-    query = f"select distinct inputs, model, task, model_hash from {predictions} where partition = ? order by all"
-    found = lake.sql(query, [partition]).to_pylist()
-    hashes: dict[str, str] = {}
-    for row in found:
-        if hashes.setdefault(row["model"], row["model_hash"]) != row["model_hash"]:
-            raise PredictionError(f"model {row['model']!r} of {surface.name} {partition} has more than one hash")
-    if not hashes:
-        raise PredictionError(f"{surface.name} has no predictions of {partition}")
-    keys = [(row["inputs"], row["model"], row["task"]) for row in found]
-    keys = [k for k in keys if k[2] == RANK_TASK or k[2] in surface.tasks]
-    keys = [k for k in keys if k[1] != "teacher" or surface.tasks[k[2]].teacher_output in teacher_outputs]
-    days = surface.evaluation_days(partition)
-    version = "" if snapshot is None else f" at (version => {int(snapshot)})"
-    labels = ", ".join(f"{task.label}::double as label_{i}" for i, task in enumerate(surface.tasks.values()))
-    slices = "".join(f", coalesce(({sql}), false) as slice_{i}" for i, sql in enumerate(surface.slices.values()))
-    pivot = "".join(
-        f", max(score) filter (where inputs = '{i}' and model = '{m}' and task = '{t}') as score_{place}"
-        for place, (i, m, t) in enumerate(keys)
-    )
-    rows = lake.sql(
-        f"""
-        with examples as (
-            select exposure_id, user_id, coalesce(session_id, -1) as session_id, {labels}{slices}
-            from {ALIAS}.{FEATURES}.examples_{surface.name}{version}
-            where day between ? and ?
-        ), scores as (
-            select exposure_id{pivot} from {predictions} where partition = ? group by exposure_id
-        )
-        select * from examples full join scores using (exposure_id) order by exposure_id
-        """,
-        [days[0], days[-1], partition],
-    )
-    strangers = rows["user_id"].null_count
-    if strangers:
-        raise PredictionError(
-            f"{strangers} exposures with predictions of {surface.name} {partition} are no examples "
-            f"of {days[0]} to {days[-1]}"
-        )
+    keys, hashes = _scored(lake, surface, partition, teacher_outputs)
+    rows = _rows(lake, surface, partition, keys, snapshot)
 
     def column(name: str) -> np.ndarray:
         return rows[name].to_numpy()
@@ -458,6 +419,62 @@ def _read(
         if spec.kind == "binary" and len(odd):
             raise PredictionError(f"{spec.label} of {surface.name} is no binary label: it holds {odd[0]}")
     return frame
+
+
+def _scored(
+    lake: Lake, surface: Surface, partition: date, teacher_outputs: Mapping[str, str]
+) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
+    """Return (inputs, model, task) of the scores that count, and {model: hash}."""
+    predictions = f"{ALIAS}.{predictions_table(surface.name)}"
+    if not lake.table_exists(predictions_table(surface.name)):
+        raise PredictionError(f"{surface.name} has no predictions")
+    query = f"select distinct inputs, model, task, model_hash from {predictions} where partition = ? order by all"
+    found = lake.sql(query, [partition]).to_pylist()
+    hashes: dict[str, str] = {}
+    for row in found:
+        if hashes.setdefault(row["model"], row["model_hash"]) != row["model_hash"]:
+            raise PredictionError(f"model {row['model']!r} of {surface.name} {partition} has more than one hash")
+    if not hashes:
+        raise PredictionError(f"{surface.name} has no predictions of {partition}")
+    keys = [(row["inputs"], row["model"], row["task"]) for row in found]
+    keys = [k for k in keys if k[2] == RANK_TASK or k[2] in surface.tasks]
+    keys = [k for k in keys if k[1] != "teacher" or surface.tasks[k[2]].teacher_output in teacher_outputs]
+    return keys, hashes
+
+
+def _rows(
+    lake: Lake, surface: Surface, partition: date, keys: Sequence[tuple[str, str, str]], snapshot: int | None
+) -> pa.Table:
+    """Return labels, slices and scores of the evaluation rows, each by its place, in the order of exposure_id."""
+    predictions = f"{ALIAS}.{predictions_table(surface.name)}"
+    days = surface.evaluation_days(partition)
+    version = "" if snapshot is None else f" at (version => {int(snapshot)})"
+    labels = ", ".join(f"{task.label}::double as label_{i}" for i, task in enumerate(surface.tasks.values()))
+    slices = "".join(f", coalesce(({sql}), false) as slice_{i}" for i, sql in enumerate(surface.slices.values()))
+    pivot = "".join(
+        f", max(score) filter (where inputs = '{i}' and model = '{m}' and task = '{t}') as score_{place}"
+        for place, (i, m, t) in enumerate(keys)
+    )
+    rows = lake.sql(
+        f"""
+        with examples as (
+            select exposure_id, user_id, coalesce(session_id, -1) as session_id, {labels}{slices}
+            from {ALIAS}.{FEATURES}.examples_{surface.name}{version}
+            where day between ? and ?
+        ), scores as (
+            select exposure_id{pivot} from {predictions} where partition = ? group by exposure_id
+        )
+        select * from examples full join scores using (exposure_id) order by exposure_id
+        """,
+        [days[0], days[-1], partition],
+    )
+    strangers = rows["user_id"].null_count
+    if strangers:
+        raise PredictionError(
+            f"{strangers} exposures with predictions of {surface.name} {partition} are no examples "
+            f"of {days[0]} to {days[-1]}"
+        )
+    return rows
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from ml.evaluation.bootstrap import CONFIDENCE, DETECTABLE, POWER, interval
 
@@ -50,8 +51,6 @@ def over_worlds(values: Sequence[float], replicates: Sequence[np.ndarray], seed:
         replicates: Of users drawn with replacement, an array [replicates] per world; NaN where undefined.
         seed: Of the resampling.
     """
-    from scipy import stats
-
     count, estimate = len(values), float(np.mean(values))
     above = int(np.sum(np.asarray(values) > 0))
     if count == 1:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+import jinja2
+from markdown_it import MarkdownIt
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; margin: 1rem 0; font-variant-numeric: tabular-nums; }
@@ -16,8 +19,6 @@ pre { background: #f4f6f8; padding: .7rem 1rem; } img { max-width: 100%; }
 
 def render(template: Path, facts: Mapping[str, object]) -> str:
     """Return the Markdown of a template; a fact that it lacks is an error."""
-    import jinja2
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
         autoescape=False,
@@ -59,8 +60,6 @@ def as_page(markdown: str, title: str, folder: Path) -> str:
         title: Of the page.
         folder: That the plots of the text are relative to.
     """
-    from markdown_it import MarkdownIt
-
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     body = re.sub(r'src="([^":]+\.png)"', lambda found: f'src="{_embedded(folder / found[1])}"', body)
     return (

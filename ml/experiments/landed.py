@@ -7,7 +7,9 @@ from datetime import date
 
 import pyarrow as pa
 
+from ml.evaluation.plots import data_uri
 from ml.experiments.analysis import Effect, effects, effects_by_day, where
+from ml.experiments.plots import days_plot
 from ml.experiments.user_days import METRICS, NEW_RELEASE_DAYS, USER_DAYS_TABLE
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.surfaces.spec import Surface
@@ -81,9 +83,6 @@ def analyse(lake: Lake, surface: Surface, days: Sequence[date]) -> Analysed:
         surface: The surface.
         days: Days whose landed exposures count.
     """
-    from ml.evaluation.plots import data_uri
-    from ml.experiments.plots import days_plot
-
     rows = {LANDED: record_landed(lake, surface, days), **_live(lake, surface)}
     numbers: dict[str, float] = {f"{LANDED}_users": float(len(rows[LANDED]["user_id"].unique()))}
     plots: dict[str, str] = {}

@@ -5,6 +5,7 @@ from datetime import date
 
 import numpy as np
 
+from ml.evaluation.plots import Mark, finish, forest, stack
 from ml.experiments.analysis import Effect
 from ml.experiments.user_days import METRICS
 
@@ -23,8 +24,6 @@ def days_plot(by_day: Mapping[date, Sequence[Effect]], surface: str, variant: st
         surface: Which surface.
         variant: Which variant.
     """
-    from ml.evaluation.plots import finish, stack
-
     figure, stacked = stack(6.6, len(METRICS))
     days, note = list(by_day), ""
     for axes, metric in zip(stacked, METRICS, strict=True):
@@ -61,8 +60,6 @@ def effects_plot(groups: Mapping[str, Sequence[Effect]], title: str) -> bytes:
         groups: Effects by the name of their experiment.
         title: What they are.
     """
-    from ml.evaluation.plots import Mark, finish, forest
-
     shown = [(name, effect) for name, effects in groups.items() for effect in effects]
     marks: dict[str, list[Mark]] = {f"{e.surface}, {LABELS[e.metric]}": [] for _, e in shown}
     for name, e in shown:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ml.evaluation.bootstrap import CONFIDENCE
 from ml.export.files import MODEL, SCHEMA
 from ml.foundation.settings import PROJECT_ROOT
 from ml.inference.model import Model
@@ -39,8 +40,6 @@ def measure_serving(candidate: Path, champion: Path | None, *, timeout_s: float)
     Raises:
         RuntimeError: The process failed or took too long; the message ends with what it said last.
     """
-    from ml.evaluation.bootstrap import CONFIDENCE
-
     command = [sys.executable, "-m", "ml.inference.probe", str(candidate), *([str(champion)] if champion else [])]
     began = time.monotonic()
     try:

@@ -169,11 +169,7 @@ def load_demo_spec(path: Path) -> DemoSpec:
 
 
 def train_demo_teacher(
-    settings: Settings,
-    through: date,
-    out_dir: Path,
-    seed: int,
-    progress: Progress = silent,
+    settings: Settings, through: date, out_dir: Path, seed: int, progress: Progress = silent
 ) -> Teacher:
     """Train the demo teacher on the source days first_day..through and freeze it.
 
@@ -210,18 +206,7 @@ def train_demo_teacher(
         progress(Step("teacher", line=f"ids known: {known}"))
         network = _Network(spec, preprocessing, vocabularies, biases)
         validation = _train(lake, spec, inputs, network, rows, progress)
-    contract = Contract(
-        name=spec.name,
-        version=f"{spec.version}.{through:%Y%m%d}",
-        trained_through=through,
-        source=spec.source,
-        license=spec.license,
-        model=MODEL_FILE,
-        inputs=inputs,
-        outputs=tuple(
-            TeacherOutput(task=task, kind=item.kind, meaning=item.meaning) for task, item in spec.outputs.items()
-        ),
-    )
+    contract = _contract(spec, through, inputs)
     parameters = sum(p.numel() for p in network.parameters())
     card = {
         "name": contract.name,
@@ -243,6 +228,21 @@ def train_demo_teacher(
     frozen = f"{teacher.name} {teacher.version} frozen, {parameters:,} parameters, {card['seconds']} s"
     progress(Step("teacher", line=frozen))
     return teacher.model_copy(update={"parameters": parameters})
+
+
+def _contract(spec: DemoSpec, through: date, inputs: tuple[TeacherInput, ...]) -> Contract:
+    return Contract(
+        name=spec.name,
+        version=f"{spec.version}.{through:%Y%m%d}",
+        trained_through=through,
+        source=spec.source,
+        license=spec.license,
+        model=MODEL_FILE,
+        inputs=inputs,
+        outputs=tuple(
+            TeacherOutput(task=task, kind=item.kind, meaning=item.meaning) for task, item in spec.outputs.items()
+        ),
+    )
 
 
 def read_card(contract: Contract) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ml.foundation.settings import Settings
 from ml.landing.contract import DAY, Contract, ContractError, LandingError, load_contract
 from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, as_json, blamed_on, read_file
 from ml.landing.readiness import SUCCESS, data_files, input_hash, landed_tables, table_folder
+from ml.landing.validate import FILE, check_columns, typed, validate
 
 _DAYS_TOLD = 5
 
@@ -242,7 +243,6 @@ def _read_day(
 
 def _read_table(settings: Settings, contract: Contract, name: str, day: date, surfaces: set[str]) -> _Landed:
     # dataframely costs most of a second to import.
-    from ml.landing.validate import FILE, check_columns, typed, validate
 
     assert settings.landing_dir is not None
     table = contract.table(name)

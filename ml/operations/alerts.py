@@ -4,6 +4,8 @@ import json
 import logging
 from typing import Any
 
+import httpx
+
 from ml.foundation.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,6 @@ def send(settings: Settings, alerts: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(alert) + "\n" for alert in alerts)
     if settings.alert_url is None:
         return
-    import httpx
 
     try:
         httpx.post(

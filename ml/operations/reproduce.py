@@ -8,8 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ml.evaluation import metrics
+from ml.export.onnx import export_ranker
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.files import sha256_file
+from ml.foundation.lake import Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.operations.trace import checkpoint_of
@@ -18,6 +21,9 @@ from ml.releases.release import Release
 from ml.stages.candidate import LIBRARIES
 from ml.stages.evaluation import scoring
 from ml.stages.training import load_ranker
+from ml.students.checkpoint import load_checkpoint
+from ml.students.dataset import TrainingSet, load
+from ml.students.train import train
 from ml.surfaces.spec import Surface
 
 TOLERANCE = 0.001
@@ -82,12 +88,6 @@ def reproduce(settings: Settings, release: Release, progress: Progress = silent)
     Raises:
         NotReproducible: Checkpoint, training set, snapshot or the recorded rows are gone.
     """
-    from ml.export.onnx import export_ranker
-    from ml.foundation.lake import Lake
-    from ml.students.checkpoint import load_checkpoint
-    from ml.students.dataset import load
-    from ml.students.train import train
-
     manifest = release.manifest
     checkpoint = checkpoint_of(settings, manifest)
     if checkpoint is None:
@@ -132,8 +132,6 @@ def reproduce(settings: Settings, release: Release, progress: Progress = silent)
 
 def _training_set(settings: Settings, manifest: Manifest, wanted: str) -> Any:
     """Return the recorded training set with a digest, whatever was recorded for the partition since."""
-    from ml.students.dataset import TrainingSet
-
     store, name = ArtifactStore(settings.artifacts_dir), f"models/{manifest.surface}/training_set"
     partition = str(manifest.partition)
     for artifact in store.files.names(f"{name}/{partition}"):
@@ -153,8 +151,6 @@ def _require_rows(lake: Any, training_set: Any, release: str) -> None:
 
 
 def _figures(surface: Surface, labels: Any, released: dict[str, np.ndarray], again: dict[str, np.ndarray]) -> Any:
-    from ml.evaluation import metrics
-
     for name, task in surface.tasks.items():
         label = labels[name].numpy().astype(np.float64)
         present = np.isfinite(label)

@@ -161,14 +161,7 @@ def build_training_set(
             labels come from several teachers.
     """
     where = f"{surface.name} {partition}"
-    first_day = lake.settings.first_day
-    train_days = [day for day in surface.training_days(partition) if day >= first_day]
-    eval_days = [day for day in surface.evaluation_days(partition) if day >= first_day]
-    if len(train_days) < surface.window.min_train_days:
-        raise TrainingSetError(
-            f"{where}: {len(train_days)} training days since {first_day}, {surface.window.min_train_days} are needed; "
-            f"the first partition is {surface.first_partition(first_day)}"
-        )
+    train_days, eval_days = _days(surface, partition, lake.settings.first_day)
     snapshot = lake.snapshot()
     with Lake(lake.settings, snapshot=snapshot) as pinned:
         days = train_days + eval_days
@@ -200,6 +193,17 @@ def build_training_set(
         content_hash=content_hash,
         query=query,
     )
+
+
+def _days(surface: Surface, partition: date, first_day: date) -> tuple[list[date], list[date]]:
+    """Return the days of training and of evaluation, none before the first day."""
+    train_days = [day for day in surface.training_days(partition) if day >= first_day]
+    if len(train_days) < surface.window.min_train_days:
+        raise TrainingSetError(
+            f"{surface.name} {partition}: {len(train_days)} training days since {first_day}, "
+            f"{surface.window.min_train_days} are needed; the first partition is {surface.first_partition(first_day)}"
+        )
+    return train_days, [day for day in surface.evaluation_days(partition) if day >= first_day]
 
 
 def load(

@@ -5,18 +5,18 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from sklearn.metrics import log_loss, r2_score, roc_auc_score
 from torch import Tensor, nn
 
 from ml.distillation.catalog import build_technique
@@ -30,9 +30,6 @@ from ml.surfaces.spec import Surface, Training
 
 NO_TECHNIQUE = "none"
 """Technique of the control."""
-
-TeacherLabels = Literal["as_is", "shuffled_within_day"]
-"""Soft labels as they are, or the placebo: rows of a day swap theirs."""
 
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, mean loss so far in this epoch)."""
@@ -66,9 +63,6 @@ def train(
     seed: int,
     out_dir: Path,
     progress: Progress | None = None,
-    days: Sequence[date] | None = None,
-    teacher_labels: TeacherLabels = "as_is",
-    validate: bool = False,
     snapshot_every: int = 500,
 ) -> Checkpoint:
     """Train one ranker and write its checkpoint.
@@ -84,43 +78,18 @@ def train(
         seed: Seed of parameters and unknown ids; a student and its control share it.
         out_dir: Folder of the checkpoint.
         progress: Told how far it is.
-        days: Days to train on instead of all training days.
-        teacher_labels: As they are, or the placebo.
-        validate: Train without the last ``validation_days`` and record metrics on them, ``after_ranking`` inputs at
-            their serving value.
         snapshot_every: Steps between snapshots.
 
     Raises:
         ValueError: Another technique than the surface's, or a task or head without a label.
-        TrainingSetError: Days that the set does not hold.
     """
     surface_technique = surface.distillation.technique
     if technique not in (NO_TECHNIQUE, surface_technique):
         raise ValueError(f"technique {technique!r} is neither 'none' nor the surface's, {surface_technique!r}")
-    train_days = tuple(training_set.train_days if days is None else sorted(days))
-    validation_days: tuple[date, ...] = ()
-    if validate:
-        fit_days, validation_days = training_set.validation_split(surface.window.validation_days)
-        train_days = tuple(day for day in train_days if day in fit_days)
     clock = Clock()
-    data = load(settings, training_set, surface, train_days, soft_labels=technique != NO_TECHNIQUE)
-    if technique != NO_TECHNIQUE and teacher_labels == "shuffled_within_day":
-        data = shuffle_soft_labels(data, seed)
+    data = load(settings, training_set, surface, training_set.train_days, soft_labels=technique != NO_TECHNIQUE)
     clock.lap("read")
-    meta: dict[str, Any] = {
-        "surface_digest": surface.digest,
-        "technique": technique,
-        "teacher_labels": teacher_labels if technique != NO_TECHNIQUE else None,
-        "teacher_outputs": list(training_set.teacher_outputs),
-        "seed": seed,
-        "training_set": training_set.digest,
-        "content_hash": training_set.content_hash,
-        "lake_snapshot": training_set.snapshot,
-        "days": [str(day) for day in train_days],
-        "rows": len(data),
-        "device": _device().type,
-        "versions": _versions(),
-    }
+    meta = _meta(training_set, surface, technique, seed, rows=len(data))
     snapshots = Snapshots(out_dir / RESUME_FILE, identity=_identity(meta), every=snapshot_every)
     ranker, losses, steps = fit(
         data, surface, technique=technique, seed=seed, progress=progress, snapshots=snapshots, clock=clock
@@ -134,20 +103,30 @@ def train(
         },
         "validation": None,
     }
-    if validation_days:
-        held_out = load(settings, training_set, surface, validation_days, soft_labels=False, after_ranking="serving")
-        meta["validation"] = {
-            "days": [str(day) for day in validation_days],
-            "rows": len(held_out),
-            "tasks": validation_metrics(ranker, held_out),
-        }
-        clock.lap("validate")
     digest = save_checkpoint(ranker, meta, out_dir)
     snapshots.clear()
     clock.lap("save")
     epochs = surface.training.epochs
     timing = {**clock.seconds, "rows_per_second": len(data) * epochs / max(clock.seconds["fit"], 1e-9)}
     return Checkpoint(path=out_dir, digest=digest, meta=meta, timing=timing)
+
+
+def _meta(training_set: TrainingSet, surface: Surface, technique: str, seed: int, rows: int) -> dict[str, Any]:
+    """Return what decides a checkpoint's bytes."""
+    return {
+        "surface_digest": surface.digest,
+        "technique": technique,
+        "teacher_labels": "as_is" if technique != NO_TECHNIQUE else None,
+        "teacher_outputs": list(training_set.teacher_outputs),
+        "seed": seed,
+        "training_set": training_set.digest,
+        "content_hash": training_set.content_hash,
+        "lake_snapshot": training_set.snapshot,
+        "days": [str(day) for day in training_set.train_days],
+        "rows": rows,
+        "device": _device().type,
+        "versions": _versions(),
+    }
 
 
 def fit(
@@ -445,8 +424,6 @@ def validation_metrics(ranker: Ranker, data: Dataset) -> dict[str, dict[str, flo
 
     A metric that the rows do not define (one class only) is left out.
     """
-    from sklearn.metrics import log_loss, r2_score, roc_auc_score
-
     scores = predict(ranker, {name: column.numpy() for name, column in data.inputs.items()})
     found: dict[str, dict[str, float]] = {}
     for name, task in ranker.surface.tasks.items():

@@ -158,7 +158,7 @@ class Training(_Model):
 
 
 class DataGate(_Model):
-    """Guard 1."""
+    """Thresholds of the guard ``data``."""
 
     min_rows: int = Field(
         ge=0,
@@ -171,7 +171,7 @@ class DataGate(_Model):
 
 
 class SoftLabelGate(_Model):
-    """Guard 2."""
+    """Thresholds of the guard ``soft_labels``."""
 
     min_coverage: float = Field(ge=0, le=1)
     max_defaulted_share: float = Field(ge=0, le=1)
@@ -180,7 +180,7 @@ class SoftLabelGate(_Model):
 
 
 class QualityGate(_Model):
-    """Guard 3 of one task, in units of its metric (AUC or R2)."""
+    """Thresholds of the guard ``quality`` for one task, in units of its metric (AUC or R2)."""
 
     margin: float = Field(gt=0)
     min: float
@@ -192,7 +192,7 @@ class QualityGate(_Model):
 
 
 class SliceGate(_Model):
-    """Guard 4."""
+    """Thresholds of the guard ``slices``."""
 
     margin_factor: float = Field(gt=1)
     min_rows: int = Field(ge=1)
@@ -200,14 +200,14 @@ class SliceGate(_Model):
 
 
 class CalibrationGate(_Model):
-    """Guard 5."""
+    """Thresholds of the guard ``calibration``."""
 
     max_ece: float = Field(gt=0)
     predicted_over_observed: tuple[float, float]
 
 
 class ShiftGate(_Model):
-    """Guard 6, candidate against champion on the evaluation days."""
+    """Thresholds of the guard ``score_shift``: candidate against champion on the evaluation days."""
 
     max_psi: float = Field(default=0.25, gt=0, description="Population stability index of any output that blocks")
     warn_psi: float = Field(default=0.1, gt=0, description="And one that warns")
@@ -217,7 +217,7 @@ class ShiftGate(_Model):
 
 
 class OnnxGate(_Model):
-    """Guard 7."""
+    """Thresholds of the guard ``onnx``."""
 
     tolerance: float = Field(gt=0)
     max_megabytes: float = Field(gt=0)
@@ -225,7 +225,7 @@ class OnnxGate(_Model):
 
 
 class ServingGate(_Model):
-    """Guard 8."""
+    """Thresholds of the guard ``serving``."""
 
     max_ready_s: float = Field(default=60, gt=0, description="Start of a clean process to the first answer")
     max_milliseconds: float = Field(default=20, gt=0, description="Median time of the model on 200 candidates")
@@ -233,7 +233,7 @@ class ServingGate(_Model):
 
 
 class ProvenanceGate(_Model):
-    """Guard 10."""
+    """Thresholds of the guard ``provenance``."""
 
     max_plausible_auc: float = Field(gt=0.5, le=1)
 

@@ -152,36 +152,14 @@ def label_days(
     """
     started = time.perf_counter()
     days = sorted(set(days))
-    with _opened(contract) as model, _spool(settings) as folder, _frugal(lake):
+    with _opened(contract) as model, _spool_folder(settings) as folder, _frugal(lake):
         reader = _Reader(lake, surface_name, contract, withheld)
         init_soft_labels(lake, surface_name)
-        defaulted: Counter[str] = Counter()
-        nodes: Counter[str] = Counter()
-        if model is None:
-            _spool_landed(reader, days, folder, progress)
-        else:
-            with scorer(settings, model, reader.columns) as scored:
-                _spool_inferred(scored, reader, days, folder, progress, defaulted, nodes)
+        defaulted, nodes = _spool(settings, model, reader, days, folder, progress)
         snapshot = _commit(lake, reader.labels, contract, days, folder)
         labelled = time.perf_counter() - started
         summaries = _summaries(lake, contract, folder)
-    examples = reader.examples(days)
-    shares = _defaulted_by_day(lake, reader.labels, contract, days)
-    width = max(len(contract.inputs), 1)
-    per_day = []
-    hashes = label_hashes(lake, surface_name, contract.version, contract.contract_hash, days)
-    for day, (rows, content_hash) in hashes.items():
-        seen = examples.get(day, 0)
-        per_day.append(
-            DayLabels(
-                day=day,
-                rows=rows,
-                examples=seen,
-                coverage=rows / seen if seen else 1.0,
-                defaulted_share=shares.get(day, 0.0) / width,
-                content_hash=content_hash,
-            )
-        )
+    per_day = _day_labels(lake, reader, surface_name, days)
     rows, seen = sum(d.rows for d in per_day), sum(d.examples for d in per_day)
     return LabelReport(
         surface=surface_name,
@@ -202,6 +180,29 @@ def label_days(
         rows_per_second=rows / max(labelled, 1e-9),
         snapshot=snapshot,
     )
+
+
+def _day_labels(lake: Lake, reader: "_Reader", surface: str, days: list[date]) -> list[DayLabels]:
+    """Return what the lake holds of each day that was labelled."""
+    contract = reader.contract
+    examples = reader.examples(days)
+    shares = _defaulted_by_day(lake, reader.labels, contract, days)
+    width = max(len(contract.inputs), 1)
+    per_day: list[DayLabels] = []
+    hashes = label_hashes(lake, surface, contract.version, contract.contract_hash, days)
+    for day, (rows, content_hash) in hashes.items():
+        seen = examples.get(day, 0)
+        per_day.append(
+            DayLabels(
+                day=day,
+                rows=rows,
+                examples=seen,
+                coverage=rows / seen if seen else 1.0,
+                defaulted_share=shares.get(day, 0.0) / width,
+                content_hash=content_hash,
+            )
+        )
+    return per_day
 
 
 def unavailable_inputs(lake: Lake, surface_name: str, contract: Contract) -> tuple[str, ...]:
@@ -369,19 +370,35 @@ def _opened(contract: Contract) -> Iterator["TeacherModel | None"]:
         model.close()
 
 
-def _spool_inferred(
-    scored: Scorer,
+def _spool(
+    settings: Settings,
+    model: "TeacherModel | None",
     reader: _Reader,
     days: list[date],
     folder: Path,
     progress: Progress,
-    defaulted: Counter[str],
-    nodes: Counter[str],
-) -> None:
+) -> tuple[Counter[str], Counter[str]]:
+    """Write the scores of ``days`` into one Parquet file per day.
+
+    Returns:
+        How often each input took its default, and the rows that each node scored; empty where the scores landed.
+    """
+    if model is None:
+        _spool_landed(reader, days, folder, progress)
+        return Counter(), Counter()
+    with scorer(settings, model, reader.columns) as scored:
+        return _spool_inferred(scored, reader, days, folder, progress)
+
+
+def _spool_inferred(
+    scored: Scorer, reader: _Reader, days: list[date], folder: Path, progress: Progress
+) -> tuple[Counter[str], Counter[str]]:
     """Score every row of ``days`` into one Parquet file per day.
 
-    Count in ``defaulted`` how often each input took its default, and in ``nodes`` the rows that each node scored.
+    Returns:
+        How often each input took its default, and the rows that each node scored.
     """
+    defaulted, nodes = Counter[str](), Counter[str]()
     counts = reader.examples(days)
     # One stream over all days: no core waits at the end of a day.
     batches = ((day, batch) for day in days if counts.get(day) for batch in reader.day(day))
@@ -399,6 +416,7 @@ def _spool_inferred(
                     nodes.update({part.node: len(part.scores)} if part.node else {})
             following = next(by_day, None)
         progress(Step(reader.labels, done, len(days), line=f"{day}, {rows:,} rows scored"))
+    return defaulted, nodes
 
 
 def _spool_landed(reader: _Reader, days: list[date], folder: Path, progress: Progress) -> None:
@@ -484,7 +502,7 @@ def _defaulted_by_day(lake: Lake, table: str, contract: Contract, days: list[dat
 
 
 @contextmanager
-def _spool(settings: Settings) -> Iterator[Path]:
+def _spool_folder(settings: Settings) -> Iterator[Path]:
     """Yield an empty folder of the home; remove it afterwards, and what a killed run left there a day ago."""
     base = settings.home / "spool"
     base.mkdir(parents=True, exist_ok=True)

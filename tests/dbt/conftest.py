@@ -3,6 +3,7 @@
 Some playbacks end at the very time of an exposure: after no second, or when the session's next item is shown.
 """
 
+import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from ml.features.projects import DBT_PROJECT_DIR
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
+from tests.support.once import Once
 
 FIRST_DAY = date(2026, 1, 1)
 _TYPES = {"string": "varchar", "int64": "bigint", "float64": "double", "bool": "boolean", "timestamp": "timestamp"}
@@ -161,22 +163,29 @@ def _settings(folder: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+def home(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """Return a function that makes a home with a landed world of some days."""
 
-    def make(days: int) -> Settings:
-        settings = _settings(tmp_path_factory.mktemp("home"))
-        with Lake(settings) as lake:
+    def land(folder: Path, days: int) -> None:
+        with Lake(_settings(folder)) as lake:
             create_landing_tables(lake)
             land_world(lake, days)
-        return settings
+
+    def make(days: int) -> Settings:
+        landed = once(f"landed-{days}", lambda folder: land(folder, days))
+        return _settings(shutil.copytree(landed, tmp_path_factory.mktemp("home") / "home"))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def built(home: Callable[..., Settings]) -> SimpleNamespace:
+def built(once: Once, home: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A home of 6 days that were built and tested in one range."""
-    settings = home(6)
-    build(settings, FIRST_DAY, FIRST_DAY + timedelta(days=5), tests=True)
-    return SimpleNamespace(settings=settings, days=[FIRST_DAY + timedelta(days=i) for i in range(6)])
+    days = [FIRST_DAY + timedelta(days=i) for i in range(6)]
+
+    def make(folder: Path) -> None:
+        shutil.copytree(home(len(days)).home, folder)
+        build(_settings(folder), days[0], days[-1], tests=True)
+
+    folder = shutil.copytree(once("built", make), tmp_path_factory.mktemp("built") / "home")
+    return SimpleNamespace(settings=_settings(folder), days=days)

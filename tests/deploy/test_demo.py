@@ -9,8 +9,8 @@ import pytest
 from assets.names import surface_key
 from deploy.cli.demo_run import DemoFailed, _execute
 from deploy.definitions import build_definitions
+from ml.foundation.settings import PROJECT_ROOT as ROOT
 from ml.foundation.settings import Settings
-from tests.conftest import ROOT
 
 
 @pytest.fixture

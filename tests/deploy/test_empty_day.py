@@ -8,23 +8,25 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
-from checks.names import EXAMPLES_CHECK, SOFT_LABELS_CHECK
 
 from assets.names import STUDY_GROUP, surface_key
-from deploy.automation import range_tags, release_chain
+from deploy.automation.days import range_tags
+from deploy.automation.jobs import release_chain
 from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
+from ml.foundation.settings import PROJECT_ROOT as ROOT
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
 from ml.stages.training_set import read_training_set
 from ml.surfaces.spec import load_surfaces
-from tests.conftest import ROOT
 
 FIRST, LAST = date(2026, 1, 1), date(2026, 1, 11)
 TRAINING, EVALUATION = date(2026, 1, 6), date(2026, 1, 9)
 """Days on which nothing happened: one that is trained on, one that is evaluated on."""
 NO_RADIO = date(2026, 1, 7)
 """A day on which only the homepage was shown."""
+
+EXAMPLES_CHECK, SOFT_LABELS_CHECK = "examples_are_sound", "soft_labels_are_sound"
 
 
 def folder(settings: Settings, table: str, day: date) -> Path:

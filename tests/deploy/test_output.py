@@ -61,6 +61,10 @@ def test_a_verdict_is_on_stdout_and_where_it_lies_is_a_note(settings: Settings, 
     for line, guard in zip(guards, release.verdict.guards, strict=False):
         assert guard.name in line and guard.outcome in line and " ".join(guard.reason.split()) in line
     assert done.stderr.startswith("read /")
+    advised = {guard.name: guard.to_do for guard in release.verdict.guards if guard.to_do}
+    assert advised, "the tiny demo's first release has something to warn of"
+    for name, to_do in advised.items():
+        assert any(line.startswith(f"{name} ") and line.endswith(to_do) for line in done.stdout.splitlines())
 
 
 def test_a_release_is_a_page(settings: Settings, release: Release) -> None:

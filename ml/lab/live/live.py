@@ -40,7 +40,7 @@ FOLDER = "experiment"
 _CODE = (
     *(f"ml/lab/live/{name}.py" for name in ("variants", "client", "design", "live", "traffic")),
     "ml/lab/simulator",
-    "ml/serving",
+    "ml/inference",
     "deploy/serving",
 )
 _PAIRED_STREAM = 3

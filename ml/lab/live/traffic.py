@@ -19,7 +19,7 @@ from ml.lab.simulator.population import generator
 from ml.lab.simulator.sessions import drift, gumbel, hour_of
 from ml.lab.simulator.state import State
 from ml.lab.simulator.tables import OUTCOMES
-from ml.lab.simulator.truth import MAX_TRAIL_S, SHELVES, TRAIL_NOISE
+from ml.lab.simulator.truth import MAX_TRAIL_S, SHELVES, TRAIL_NOISE, Slot
 from ml.lab.simulator.world import World
 
 MIN_TRAIL_S = 0.1
@@ -242,48 +242,68 @@ def outcomes(
     Returns:
         {metric of ``METRICS``: float64 [n]}.
     """
-    tracks, state = world.truth.population.tracks, requests.state
-    user, track = requests.user[:, None], np.take_along_axis(requests.candidates, slots, axis=1)
-    luck = np.take_along_axis(requests.luck, slots, axis=1)
-    plays = state.plays(user, tracks.artist[track])
-    known, place = plays > 0, np.arange(slots.shape[1])
+    tracks = world.truth.population.tracks
+    track = np.take_along_axis(requests.candidates, slots, axis=1)
     if requests.surface == "radio":
-        probability = world.truth.radio_engagement_probability(
-            user,
-            track,
-            seed=requests.seed[:, None],
-            index=requests.index[:, None] + place,
-            mood=requests.mood,
-            known=known,
-        )
-        engagement = (probability if expected else luck < probability).astype(np.float64)
-        discovery = engagement * ~known
+        engagement, discovery = _radio_outcomes(world, requests, slots, expected)
     else:
-        context = {
-            "shelf": np.take_along_axis(requests.shelf, slots, axis=1),
-            "hour": hour_of(requests.second)[:, None],
-            "mood": requests.mood,
-            "known": known,
-        }
-        probability = world.truth.homepage_click_probability(
-            user, track, day=state.day, row=place // COLUMNS, column=place % COLUMNS, plays=plays, **context
-        ).astype(np.float64)
-        mean = world.truth.trail_mean(user, track, **context).astype(np.float64)
-        if expected:
-            engagement = probability * mean_trail_s(mean)
-            discovery = probability * ~known * ndtr((mean - discovery_bound) / TRAIL_NOISE)
-        else:
-            noise = np.take_along_axis(requests.noise, slots, axis=1)
-            seconds = np.expm1(mean + TRAIL_NOISE * noise).clip(MIN_TRAIL_S, MAX_TRAIL_S)
-            clicked = luck < probability
-            engagement = np.where(clicked, np.rint(1000 * seconds) / 1000, 0.0)
-            discovery = (clicked & ~known & (np.log1p(seconds) > discovery_bound)).astype(np.float64)
-    fresh = state.day - tracks.release_day[track] <= NEW_RELEASE_DAYS
+        engagement, discovery = _homepage_outcomes(world, requests, slots, discovery_bound, expected)
+    fresh = requests.state.day - tracks.release_day[track] <= NEW_RELEASE_DAYS
     return {
         "engagement": engagement.sum(axis=1),
         "discovery": discovery.sum(axis=1),
         "new_releases": (engagement * fresh).sum(axis=1),
     }
+
+
+def _radio_outcomes(
+    world: World, requests: Requests, slots: np.ndarray, expected: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return engagement and discovery of each slot [n, s]."""
+    user, track = requests.user[:, None], np.take_along_axis(requests.candidates, slots, axis=1)
+    luck = np.take_along_axis(requests.luck, slots, axis=1)
+    known = requests.state.plays(user, world.truth.population.tracks.artist[track]) > 0
+    probability = world.truth.radio_engagement_probability(
+        user,
+        track,
+        seed=requests.seed[:, None],
+        index=requests.index[:, None] + np.arange(slots.shape[1]),
+        mood=requests.mood,
+        known=known,
+    )
+    engagement = (probability if expected else luck < probability).astype(np.float64)
+    return engagement, engagement * ~known
+
+
+def _homepage_outcomes(
+    world: World, requests: Requests, slots: np.ndarray, discovery_bound: float, expected: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return engagement and discovery of each slot [n, s]."""
+    user, track = requests.user[:, None], np.take_along_axis(requests.candidates, slots, axis=1)
+    luck = np.take_along_axis(requests.luck, slots, axis=1)
+    plays = requests.state.plays(user, world.truth.population.tracks.artist[track])
+    known, place = plays > 0, np.arange(slots.shape[1])
+    context = {
+        "hour": hour_of(requests.second)[:, None],
+        "mood": requests.mood,
+        "known": known,
+    }
+    shelf = np.take_along_axis(requests.shelf, slots, axis=1)
+    slot = Slot(shelf, row=place // COLUMNS, column=place % COLUMNS)
+    probability = world.truth.homepage_click_probability(
+        user, track, day=requests.state.day, slot=slot, plays=plays, **context
+    ).astype(np.float64)
+    mean = world.truth.trail_mean(user, track, shelf=shelf, **context).astype(np.float64)
+    if expected:
+        engagement = probability * mean_trail_s(mean)
+        discovery = probability * ~known * ndtr((mean - discovery_bound) / TRAIL_NOISE)
+    else:
+        noise = np.take_along_axis(requests.noise, slots, axis=1)
+        seconds = np.expm1(mean + TRAIL_NOISE * noise).clip(MIN_TRAIL_S, MAX_TRAIL_S)
+        clicked = luck < probability
+        engagement = np.where(clicked, np.rint(1000 * seconds) / 1000, 0.0)
+        discovery = (clicked & ~known & (np.log1p(seconds) > discovery_bound)).astype(np.float64)
+    return engagement, discovery
 
 
 def mean_trail_s(mean: np.ndarray) -> np.ndarray:

@@ -8,12 +8,16 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml.export.onnx import export_ranker
+from ml.export.schema import feature_schema
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.code import code_hash
 from ml.foundation.documents import digest
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.lab.live.design import Design
+from ml.students.dataset import build_training_set, load
+from ml.students.train import NO_TECHNIQUE, fit
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import teacher_contract
 
@@ -138,11 +142,6 @@ class Placement:
         return placed
 
     def _export(self, role: str) -> dict[str, bytes]:
-        from ml.export.onnx import export_ranker
-        from ml.export.schema import feature_schema
-        from ml.students.dataset import load
-        from ml.students.train import NO_TECHNIQUE, fit
-
         training_set = _training_set(self.settings, self.surface, self.partition)
         technique = NO_TECHNIQUE if role == "control" else self.surface.distillation.technique
         data = load(self.settings, training_set, self.surface, training_set.train_days, soft_labels=True)
@@ -154,8 +153,6 @@ class Placement:
 
 
 def _training_set(settings: Settings, surface: Surface, partition: date) -> "TrainingSet":
-    from ml.students.dataset import build_training_set
-
     contract = teacher_contract(settings)
     with Lake(settings) as lake:
         return build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)

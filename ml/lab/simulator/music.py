@@ -8,7 +8,7 @@ from ml.lab.simulator.population import MUSIC_STREAM, generator
 from ml.lab.simulator.presets import Preset
 from ml.lab.simulator.sessions import DAY_S, Sampler, Sessions, draw_sessions, drift, gumbel, hour_of, running_total
 from ml.lab.simulator.state import State
-from ml.lab.simulator.truth import MAX_TRAIL_S, SHELVES, TRAIL_NOISE, Truth, sigmoid
+from ml.lab.simulator.truth import MAX_TRAIL_S, SHELVES, TRAIL_NOISE, Slot, Truth, sigmoid
 
 COLUMNS = 4
 """Tracks of a shelf that a page shows."""
@@ -178,15 +178,15 @@ def _homepage(
         viewer, track = user[page], slate[page, row, column]
         plays = state.plays(viewer, tracks.artist[track])
         context = {
-            "shelf": order[page, row],
             "hour": hour_of(clock[here])[page],
             "mood": mood[here][page],
             "known": plays > 0,
         }
+        shelf = order[page, row]
         probability = truth.homepage_click_probability(
-            viewer, track, day=state.day, row=row, column=column, plays=plays, **context
+            viewer, track, day=state.day, slot=Slot(shelf, row, column), plays=plays, **context
         )
-        trail_mean = truth.trail_mean(viewer, track, **context)
+        trail_mean = truth.trail_mean(viewer, track, shelf=shelf, **context)
         clicked = rng.random(len(page), dtype=np.float32) < probability
         latent = trail_mean + np.float32(TRAIL_NOISE) * rng.standard_normal(len(page), dtype=np.float32)
         trail_s = np.where(clicked, np.expm1(latent).clip(0.1, MAX_TRAIL_S), 0.0)
@@ -197,7 +197,7 @@ def _homepage(
                 "session": which[here][page],
                 "user": viewer,
                 "track": track,
-                "shelf": context["shelf"],
+                "shelf": shelf,
                 "row": row,
                 "column": column,
                 "probability": probability,

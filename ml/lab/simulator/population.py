@@ -180,29 +180,18 @@ def _draw_users(
 
 
 def _draw_items(preset: Preset, rng: np.random.Generator, shared_taste: float) -> tuple[Tracks, Videos, np.ndarray]:
-    n, twins, others = preset.tracks, round(preset.tracks * preset.twin_share), preset.videos
+    n, twins = preset.tracks, round(preset.tracks * preset.twin_share)
     root = float(np.sqrt(shared_taste))
     rotation = np.linalg.qr(rng.standard_normal((CONTENT, CONTENT)))[0].astype(np.float32)
-
-    def traits(creators: np.ndarray, creator: np.ndarray) -> np.ndarray:
-        own = _normal(rng, len(creator), creators.shape[1])
-        return np.float32(np.sqrt(CREATOR_SHARE)) * creators[creator] + np.float32(np.sqrt(1 - CREATOR_SHARE)) * own
-
-    def embedding(content: np.ndarray) -> np.ndarray:
-        return content @ rotation[:TASTE] + np.float32(CONTENT_NOISE) * _normal(rng, len(content), CONTENT)
-
-    def labels(creators: np.ndarray, count: int) -> np.ndarray:
-        return (creators @ _normal(rng, creators.shape[1], count)).argmax(axis=1)
-
     # Every artist has a track; large artists have many.
     reach = np.arange(1, preset.artists + 1) ** -0.5
     drawn = rng.choice(preset.artists, n, p=reach / reach.sum())
     artist = np.where(np.arange(n) < preset.artists, np.arange(n) % preset.artists, drawn)
     artist = artist[rng.permutation(n)]
     channel_content = _normal(rng, preset.artists + preset.channels, TASTE)
-    public = traits(channel_content, artist)
+    public = _traits(rng, channel_content, artist)
     fresh = _normal(rng, preset.artists, TASTE)
-    content = _correlated(public, traits(fresh, artist), root)
+    content = _correlated(public, _traits(rng, fresh, artist), root)
     music_artists = _correlated(channel_content[: preset.artists], fresh, root)
     quality = _normal(rng, n)
     music_quality = _correlated(quality, _normal(rng, n), 0.8 * shared_taste)
@@ -212,37 +201,66 @@ def _draw_items(preset: Preset, rng: np.random.Generator, shared_taste: float) -
         artist=artist,
         video=np.where(np.arange(n) < twins, np.arange(n), -1),
         content=content,
-        own_content=traits(_normal(rng, preset.artists, OWN), artist),
+        own_content=_traits(rng, _normal(rng, preset.artists, OWN), artist),
         quality=music_quality,
-        embedding=embedding(content),
+        embedding=_embedding(rng, rotation, content),
         popularity=0.4 * music_quality + 0.6 * _normal(rng, n),
         duration_s=np.round(rng.lognormal(np.log(210), 0.25, n).clip(60, 900), 1),
         release_day=release_day,
-        genre=labels(music_artists, len(GENRES))[artist],
+        genre=_labels(rng, music_artists, len(GENRES))[artist],
         genre_day=np.where(rng.random(n) < 0.1, late, release_day),
     )
-    channel = np.concatenate([artist[:twins], preset.artists + rng.integers(0, preset.channels, others)])
-    video_content = np.concatenate([public[:twins], traits(channel_content, channel[twins:])])
-    count = twins + others
-    video_quality = np.concatenate([quality[:twins], _normal(rng, others)])
+    videos = _draw_videos(preset, rng, tracks, channel_content, rotation, public[:twins], quality[:twins])
+    return tracks, videos, channel_content
+
+
+def _draw_videos(
+    preset: Preset,
+    rng: np.random.Generator,
+    tracks: Tracks,
+    channel_content: np.ndarray,
+    rotation: np.ndarray,
+    twin_content: np.ndarray,
+    twin_quality: np.ndarray,
+) -> Videos:
+    """Return the videos: first the tracks' twins, with the content and quality given, then the others."""
+    twins, others = len(twin_quality), preset.videos
+    channel = np.concatenate([tracks.artist[:twins], preset.artists + rng.integers(0, preset.channels, others)])
+    content = np.concatenate([twin_content, _traits(rng, channel_content, channel[twins:])])
+    quality = np.concatenate([twin_quality, _normal(rng, others)])
     category = np.concatenate(
-        [np.zeros(preset.artists, np.int64), 1 + labels(channel_content[preset.artists :], len(CATEGORIES) - 1)]
+        [np.zeros(preset.artists, np.int64), 1 + _labels(rng, channel_content[preset.artists :], len(CATEGORIES) - 1)]
     )
-    videos = Videos(
+    return Videos(
         channel=channel,
-        content=video_content,
-        own_content=traits(_normal(rng, preset.artists + preset.channels, OWN), channel),
-        quality=video_quality,
-        bait=_normal(rng, count),
-        embedding=embedding(video_content),
-        popularity=0.4 * video_quality + 0.6 * _normal(rng, count),
+        content=content,
+        own_content=_traits(rng, _normal(rng, preset.artists + preset.channels, OWN), channel),
+        quality=quality,
+        bait=_normal(rng, twins + others),
+        embedding=_embedding(rng, rotation, content),
+        popularity=0.4 * quality + 0.6 * _normal(rng, twins + others),
         duration_s=np.concatenate(
             [tracks.duration_s[:twins], np.round(rng.lognormal(np.log(400), 0.7, others).clip(15, 7200), 1)]
         ),
-        release_day=np.concatenate([release_day[:twins], _release_days(preset, rng, others)]),
+        release_day=np.concatenate([tracks.release_day[:twins], _release_days(preset, rng, others)]),
         category=category[channel],
     )
-    return tracks, videos, channel_content
+
+
+def _traits(rng: np.random.Generator, creators: np.ndarray, creator: np.ndarray) -> np.ndarray:
+    """Return the traits of items, partly those of their creators."""
+    own = _normal(rng, len(creator), creators.shape[1])
+    return np.float32(np.sqrt(CREATOR_SHARE)) * creators[creator] + np.float32(np.sqrt(1 - CREATOR_SHARE)) * own
+
+
+def _embedding(rng: np.random.Generator, rotation: np.ndarray, content: np.ndarray) -> np.ndarray:
+    """Return what the platform knows of contents: turned and blurred."""
+    return content @ rotation[:TASTE] + np.float32(CONTENT_NOISE) * _normal(rng, len(content), CONTENT)
+
+
+def _labels(rng: np.random.Generator, creators: np.ndarray, count: int) -> np.ndarray:
+    """Return one of ``count`` labels per creator, by its content."""
+    return (creators @ _normal(rng, creators.shape[1], count)).argmax(axis=1)
 
 
 def _release_days(preset: Preset, rng: np.random.Generator, n: int) -> np.ndarray:

@@ -5,6 +5,7 @@ float32. A live experiment asks the same functions how users answer a ranked sla
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,14 @@ def _dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.einsum("...i,...i->...", left, right) / np.float32(np.sqrt(left.shape[-1]))
 
 
+class Slot(NamedTuple):
+    """Where a homepage shows a track; ``shelf`` indexes ``SHELVES``."""
+
+    shelf: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+
+
 @dataclass(frozen=True)
 class Truth:
     """The laws of one world.
@@ -76,15 +85,13 @@ class Truth:
         track: np.ndarray,
         *,
         day: np.ndarray | int,
-        shelf: np.ndarray,
-        row: np.ndarray,
-        column: np.ndarray,
+        slot: Slot,
         hour: np.ndarray,
         mood: np.ndarray,
         known: np.ndarray,
         plays: np.ndarray,
     ) -> np.ndarray:
-        """Return the probability that a shown track is clicked; ``shelf`` indexes ``SHELVES``."""
+        """Return the probability that a shown track is clicked."""
         tracks, app = self.population.tracks, self.population.app
         return sigmoid(
             _CLICK
@@ -95,9 +102,9 @@ class Truth:
             + 0.15 * np.log1p(plays)
             + 0.5 * evening(hour) * mood
             + 0.5 * self.hype(track, day)
-            - 0.22 * column * np.where(row == 0, 1.5, 1.0)
-            - 0.25 * row
-            + _SHELF_CLICK[shelf]
+            - 0.22 * slot.column * np.where(slot.row == 0, 1.5, 1.0)
+            - 0.25 * slot.row
+            + _SHELF_CLICK[slot.shelf]
             + app.click_bias[user]
         )
 

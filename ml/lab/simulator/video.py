@@ -53,7 +53,7 @@ class VideoDay:
 def simulate_video_day(preset: Preset, seed: int, truth: Truth, state: State) -> VideoDay:
     """Simulate the platform's day ``state.day``."""
     rng = generator(seed, VIDEO_STREAM, state.day)
-    users, videos = truth.population.platform, truth.population.videos
+    users = truth.population.platform
     sessions = draw_sessions(rng, preset.source_impressions / _MEAN_IMPRESSIONS, users.activity)
     count, user = len(sessions.user), sessions.user
     start = state.day * DAY_S + sessions.start_s
@@ -66,70 +66,92 @@ def simulate_video_day(preset: Preset, seed: int, truth: Truth, state: State) ->
     pages = np.minimum(rng.geometric(1 - _MORE_PAGES, count), _MAX_PAGES)
     policy = Sampler(_policy_weight(truth, state.day))
 
-    clock, mood = sessions.start_s.copy(), sessions.mood
-    depth, watched, clicked_before = np.zeros(count, np.int64), np.zeros(count), np.zeros(count, bool)
+    going = _Visits(
+        user=user,
+        absence=absence,
+        device=device,
+        network=network,
+        autoplays=autoplays,
+        clock=sessions.start_s.copy(),
+        mood=sessions.mood,
+        depth=np.zeros(count, np.int64),
+        watched=np.zeros(count),
+        clicked=np.zeros(count, bool),
+    )
     shown: list[dict[str, np.ndarray]] = []
     for number in range(_MAX_PAGES):
-        here = np.flatnonzero((pages > number) & (clock < DAY_S - 1))
-        kind = rng.choice(3, len(here), p=(0.7, 0.15, 0.15))
-        kind = np.where(clicked_before[here] & (rng.random(len(here)) < 0.6), PAGES.index("watch_next"), kind)
-        seen = rng.integers(_FEWEST, _MOST + 1, len(here))
-        of = np.repeat(np.arange(len(here)), seen)
-        session = here[of]
-        position = np.arange(len(of)) - np.repeat(np.cumsum(seen) - seen, seen)
-        viewer, drive = user[session], truth.session_drive(watched[here], absence[here])[of]
-        video = _recommend(rng, truth, policy, viewer)
-        context = {
-            "page": kind[of],
-            "position": position,
-            "autoplay": autoplays[session] & (kind[of] == PAGES.index("watch_next")) & (position == 0),
-            "subscribed": truth.subscribed(viewer, video, _luck(seed, viewer, videos.channel[video])),
-        }
-        probability = truth.video_click_probability(viewer, video, day=state.day, drive=drive, **context)
-        clicked = rng.random(len(of), dtype=np.float32) < probability
-        at = np.flatnonzero(clicked)
-        watched_ms, continued, liked = np.zeros(len(of), np.int64), np.zeros(len(of), bool), np.zeros(len(of), bool)
-        watched_ms[at], continued[at], liked[at] = _watch(
-            rng,
-            truth,
-            viewer[at],
-            video[at],
-            device=device[session[at]],
-            network=network[session[at]],
-            mood=mood[session[at]],
-            drive=drive[at],
-            subscribed=context["subscribed"][at],
-        )
-        shown.append(
-            context
-            | {
-                "second": clock[session],
-                "user": viewer,
-                "video": video,
-                "device": device[session],
-                "network": network[session],
-                "session_depth": depth[session] + position,
-                "session_watch_s": np.round(watched[session], 3),
-                "hours_since_visit": absence[session],
-                "clicked": clicked,
-                "watched_ms": watched_ms,
-                "continued": continued,
-                "liked": liked,
-                "click_probability": probability,
-                "mood": mood[session],
-            }
-        )
-        seconds = np.bincount(of, watched_ms, len(here)) / 1000
-        clock[here] += 15 + 2 * seen + seconds
-        watched[here] += seconds
-        depth[here] += seen
-        clicked_before[here] |= np.bincount(of, clicked, len(here)) > 0
-        mood = drift(rng, mood)
+        here = np.flatnonzero((pages > number) & (going.clock < DAY_S - 1))
+        shown.append(_show_page(rng, seed, truth, state.day, policy, going, here))
+        going.mood = drift(rng, going.mood)
     rows = {name: np.concatenate([page[name] for page in shown]) for name in shown[0]}
     order = np.argsort(rows["second"], kind="stable")
     last_visit = state.last_visit_s.copy()
     last_visit[user] = start  # sessions of a user are in order of time, the last one stays
     return VideoDay(**{name: column[order] for name, column in rows.items()}, last_visit_s=last_visit)
+
+
+@dataclass(eq=False)
+class _Visits:
+    """Sessions of a day as they go on, arrays [sessions]; the first five stay as they are."""
+
+    user: np.ndarray
+    absence: np.ndarray
+    """Hours since the visit before."""
+    device: np.ndarray
+    network: np.ndarray
+    autoplays: np.ndarray
+    clock: np.ndarray
+    """Second of the day."""
+    mood: np.ndarray
+    depth: np.ndarray
+    """Impressions so far."""
+    watched: np.ndarray
+    """Seconds watched so far."""
+    clicked: np.ndarray
+    """Whether anything was clicked so far."""
+
+
+def _show_page(
+    rng: np.random.Generator, seed: int, truth: Truth, day: int, policy: Sampler, visits: _Visits, here: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Show the sessions ``here`` their next page: return its impressions, and move the sessions on."""
+    kind = rng.choice(3, len(here), p=(0.7, 0.15, 0.15))
+    kind = np.where(visits.clicked[here] & (rng.random(len(here)) < 0.6), PAGES.index("watch_next"), kind)
+    seen = rng.integers(_FEWEST, _MOST + 1, len(here))
+    of = np.repeat(np.arange(len(here)), seen)
+    session = here[of]
+    position = np.arange(len(of)) - np.repeat(np.cumsum(seen) - seen, seen)
+    viewer, drive = visits.user[session], truth.session_drive(visits.watched[here], visits.absence[here])[of]
+    video = _recommend(rng, truth, policy, viewer)
+    channel = truth.population.videos.channel[video]
+    context = {
+        "page": kind[of],
+        "position": position,
+        "autoplay": visits.autoplays[session] & (kind[of] == PAGES.index("watch_next")) & (position == 0),
+        "subscribed": truth.subscribed(viewer, video, _luck(seed, viewer, channel)),
+    }
+    probability = truth.video_click_probability(viewer, video, day=day, drive=drive, **context)
+    clicked = rng.random(len(of), dtype=np.float32) < probability
+    shown = context | {
+        "second": visits.clock[session],
+        "user": viewer,
+        "video": video,
+        "device": visits.device[session],
+        "network": visits.network[session],
+        "session_depth": visits.depth[session] + position,
+        "session_watch_s": np.round(visits.watched[session], 3),
+        "hours_since_visit": visits.absence[session],
+        "clicked": clicked,
+        "click_probability": probability,
+        "mood": visits.mood[session],
+    }
+    shown |= _watch(rng, truth, shown, drive)
+    seconds = np.bincount(of, shown["watched_ms"], len(here)) / 1000
+    visits.clock[here] += 15 + 2 * seen + seconds
+    visits.watched[here] += seconds
+    visits.depth[here] += seen
+    visits.clicked[here] |= np.bincount(of, clicked, len(here)) > 0
+    return shown
 
 
 def _policy_weight(truth: Truth, day: int) -> np.ndarray:
@@ -152,25 +174,21 @@ def _recommend(rng: np.random.Generator, truth: Truth, policy: Sampler, user: np
 
 
 def _watch(
-    rng: np.random.Generator,
-    truth: Truth,
-    user: np.ndarray,
-    video: np.ndarray,
-    *,
-    device: np.ndarray,
-    network: np.ndarray,
-    mood: np.ndarray,
-    drive: np.ndarray,
-    subscribed: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return milliseconds watched, whether the viewer watched on, and likes of clicked videos."""
-    latent = truth.watch_mean(user, video, device=device, network=network, mood=mood)
+    rng: np.random.Generator, truth: Truth, shown: dict[str, np.ndarray], drive: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return milliseconds watched, whether the viewer watched on, and likes: 0 and False unless clicked."""
+    at = np.flatnonzero(shown["clicked"])
+    user, video, mood = shown["user"][at], shown["video"][at], shown["mood"][at]
+    latent = truth.watch_mean(user, video, device=shown["device"][at], network=shown["network"][at], mood=mood)
     latent += np.float32(TRAIL_NOISE) * rng.standard_normal(len(user), dtype=np.float32)
-    watched_ms = np.rint(1000 * np.expm1(latent).clip(0, MAX_TRAIL_S)).astype(np.int64)
-    goes_on = truth.continue_probability(user, video, mood=mood, drive=drive)
-    likes = truth.like_probability(user, video, subscribed=subscribed)
+    goes_on = truth.continue_probability(user, video, mood=mood, drive=drive[at])
+    likes = truth.like_probability(user, video, subscribed=shown["subscribed"][at])
     luck = rng.random((2, len(user)), dtype=np.float32)
-    return watched_ms, luck[0] < goes_on, luck[1] < likes
+    n = len(drive)
+    watched_ms, continued, liked = np.zeros(n, np.int64), np.zeros(n, bool), np.zeros(n, bool)
+    watched_ms[at] = np.rint(1000 * np.expm1(latent).clip(0, MAX_TRAIL_S)).astype(np.int64)
+    continued[at], liked[at] = luck[0] < goes_on, luck[1] < likes
+    return {"watched_ms": watched_ms, "continued": continued, "liked": liked}
 
 
 def _luck(seed: int, user: np.ndarray, channel: np.ndarray) -> np.ndarray:

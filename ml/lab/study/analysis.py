@@ -4,14 +4,15 @@ Seeds of the initialisation are averaged within a world; worlds and their users 
 for both variants: see ``ml/evaluation/over_worlds.py``. In one world alone, as real logs are, seeds and users are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from statsmodels.stats.multitest import multipletests
 
 from ml.evaluation.bootstrap import CONFIDENCE
-from ml.evaluation.over_worlds import over_seeds, over_worlds
+from ml.evaluation.over_worlds import Pooled, over_seeds, over_worlds
 from ml.lab.study.design import AS_IT_IS, Design
 
 RANKING = ("auc", "r2")
@@ -79,8 +80,6 @@ def lifts(
         seed: Of the resampling.
         metrics: Which of the metrics; one per task.
     """
-    from statsmodels.stats.multitest import multipletests
-
     cells = _cells(rows, metrics)
     found: list[Lift] = []
     labels = [condition.label for condition in design.conditions]
@@ -92,13 +91,7 @@ def lifts(
             if mine is None or base is None or variant.name == other or (against and variant.labels != "as_is"):
                 continue
             pairs = sorted(set(mine.values) & set(base.values))
-            worlds = sorted({world for world, _ in pairs})
-            values = {w: float(np.mean([mine.values[p] - base.values[p] for p in pairs if p[0] == w])) for w in worlds}
-            by_seed = {
-                w: np.stack([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w]) for w in worlds
-            }
-            drawn = {w: over_seeds(x, seed) if len(worlds) == 1 else x.mean(axis=0) for w, x in by_seed.items()}
-            pooled = over_worlds([values[w] for w in worlds], [drawn[w] for w in worlds], seed)
+            pooled = _pooled(mine, base, pairs, seed)
             found.append(
                 Lift(
                     condition=label,
@@ -125,8 +118,17 @@ def lifts(
     if tested:
         corrected = np.asarray(multipletests([found[i].p for i in tested], alpha=1 - CONFIDENCE, method="holm")[1])
         for i, p in zip(tested, corrected, strict=True):
-            found[i] = Lift(**{**vars(found[i]), "p_holm": float(p)})
+            found[i] = replace(found[i], p_holm=float(p))
     return found
+
+
+def _pooled(mine: "_Cell", base: "_Cell", pairs: list[tuple[int, int]], seed: int) -> Pooled:
+    """Return the difference of two variants over the worlds and seeds that both have."""
+    worlds = sorted({world for world, _ in pairs})
+    values = {w: float(np.mean([mine.values[p] - base.values[p] for p in pairs if p[0] == w])) for w in worlds}
+    by_seed = {w: np.stack([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w]) for w in worlds}
+    drawn = {w: over_seeds(x, seed) if len(worlds) == 1 else x.mean(axis=0) for w, x in by_seed.items()}
+    return over_worlds([values[w] for w in worlds], [drawn[w] for w in worlds], seed)
 
 
 def levels(

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.stats import spearmanr
 
+from ml.evaluation.diagnosis import diagnose
 from ml.evaluation.evaluate import ALL
+from ml.evaluation.page import write_pages
+from ml.evaluation.plots import finish, panels
 from ml.foundation.settings import Settings
 from ml.lab.study.analysis import Lift, lifts
 from ml.lab.study.design import CONTROL, STUDENT, Design, Trial
 from ml.lab.study.pool import Progress, run_worlds
 from ml.lab.study.report import study_rows
+from ml.lab.study.trials import Bench
 from ml.lab.study.worlds import prepare_teacher, world_settings
+from ml.surfaces.spec import load_surfaces
 
 if TYPE_CHECKING:
     from ml.evaluation.diagnosis import TaskDiagnosis
@@ -91,10 +97,6 @@ def foretell(
 
 def write_foretelling(table: list[Foretold], design: Design, out: Path) -> list[Path]:
     """Write the comparison as Markdown, an HTML page beside it and the plot; return the files."""
-    from scipy.stats import spearmanr
-
-    from ml.evaluation.page import write_pages
-
     gains = {
         "student's gain": [x.diagnosis.student.estimate for x in table],
         "stacked gain": [x.diagnosis.stacked.estimate if x.diagnosis.stacked else np.nan for x in table],
@@ -122,10 +124,6 @@ def _of(rows: pa.Table, trial: Trial) -> pa.Table:
 
 
 def _diagnose(settings: Settings, trials: tuple[Trial, ...], seeds: int, messages: Any) -> None:
-    from ml.evaluation.diagnosis import diagnose
-    from ml.lab.study.trials import Bench
-    from ml.surfaces.spec import load_surfaces
-
     for trial in trials:
         made = world_settings(settings, trial.world)
         surface = load_surfaces(made)[trial.surface]
@@ -135,8 +133,6 @@ def _diagnose(settings: Settings, trials: tuple[Trial, ...], seeds: int, message
 
 def _scatter(table: list[Foretold]) -> bytes:
     """Plot the lift on evaluation days against the diagnosed gains, a mark per task and world."""
-    from ml.evaluation.plots import finish, panels
-
     figure, axes = panels(4.2, 2)
     colours = {"auc": "#0072B2", "r2": "#D55E00"}
     for axis, name in zip(axes, ("student", "stacked"), strict=True):

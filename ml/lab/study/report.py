@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from ml.evaluation.evaluate import ALL
 from ml.evaluation.page import write_pages
+from ml.evaluation.plots import Mark, finish, forest, panels
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
 from ml.lab.study.analysis import RANKING, Lift, levels, lifts
 from ml.lab.study.design import AS_IT_IS, CONTROL, KUAIRAND, PLACEBOS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
 from ml.lab.study.run import TRIALS_TABLE
+from ml.lab.study.trials import Bench
 from ml.lab.study.worlds import is_ready, world_settings
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import load_contract
@@ -44,8 +46,6 @@ def study_rows(settings: Settings, design: Design) -> pa.Table:
     Raises:
         NoTrials: A world of the study or one of its trials is missing.
     """
-    from ml.lab.study.trials import Bench
-
     name = design.name
     wanted: list[str] = []
     for world, trials in design.by_world().items():
@@ -88,12 +88,52 @@ def findings(
     table: list[Lift], means: dict[tuple[str, str, str], dict[str, float]], judged: "Sequence[Calibration]" = ()
 ) -> list[Finding]:
     """Judge the paper's claims by a study's table. A claim about several tasks needs all of them."""
+    found = _of_the_student(table, means)
+    found += _of_placebos(table)
+    counterparts = {(c.surface, c.task) for c in judged if c.variant == TEACHER.name}
+    if direct := [
+        c.change for c in judged if c.variant == "direct" and c.change and (c.surface, c.task) in counterparts
+    ]:
+        found.append(
+            Finding(
+                "Distilling into the serving logit itself (`direct`) biases it: its log loss is above the control's.",
+                all(change.lo > 0 for change in direct),
+                _listed(direct),
+            )
+        )
+    unshared = [x for x in table if (x.condition, x.variant, x.slice) == ("shared_taste 0", STUDENT, ALL)]
+    if unshared:
+        found.append(
+            Finding(
+                "Where the platforms share no taste, nothing is gained.",
+                all(lift.lo <= 0 for lift in unshared),
+                _listed(unshared),
+            )
+        )
+    fresh = {(lift.surface, lift.task): lift for lift in _plain(table, STUDENT, "new_releases")}
+    gains = [
+        (lift, fresh[lift.surface, lift.task]) for lift in _plain(table, STUDENT) if (lift.surface, lift.task) in fresh
+    ]
+    if gains:
+        found.append(
+            Finding(
+                "New releases gain most.",
+                all(new.lo > every.hi for every, new in gains),
+                _listed([new for _, new in gains]) + " on new releases",
+            )
+        )
+    return found
 
-    def of(variant: str, slice_: str = ALL) -> list[Lift]:
-        return [lift for lift in table if lift.variant == variant and lift.slice == slice_ and not lift.condition]
 
+def _plain(table: list[Lift], variant: str, slice_: str = ALL) -> list[Lift]:
+    """Return the lifts of a variant in the worlds as they are."""
+    return [lift for lift in table if lift.variant == variant and lift.slice == slice_ and not lift.condition]
+
+
+def _of_the_student(table: list[Lift], means: dict[tuple[str, str, str], dict[str, float]]) -> list[Finding]:
+    """Judge that the student beats its control, task by task, though the teacher is worse than the control."""
     found: list[Finding] = []
-    student = of(STUDENT)
+    student = _plain(table, STUDENT)
     for task, claim in (
         (("homepage", "ctr"), "The student beats its control on CTR."),
         (("homepage", "trail"), "The student beats its control on trail engagement."),
@@ -119,14 +159,20 @@ def findings(
                 "; ".join(texts),
             )
         )
+    return found
+
+
+def _of_placebos(table: list[Lift]) -> list[Finding]:
+    """Judge that labels without knowledge gain nothing, or little beside a technique's lift."""
+    found: list[Finding] = []
     for labels, what in (("shuffled", "labels shuffled within the day"), ("noise", "noise for labels")):
-        if placebos := of(f"{STUDENT} {labels}"):
+        if placebos := _plain(table, f"{STUDENT} {labels}"):
             found.append(
                 Finding(f"With {what} nothing is gained.", all(lift.lo <= 0 for lift in placebos), _listed(placebos))
             )
     for technique in (STUDENT, *TECHNIQUES):
-        real = {(lift.surface, lift.task): lift for lift in of(technique)}
-        placebos = [lift for labels in PLACEBOS for lift in of(f"{technique} {labels}")]
+        real = {(lift.surface, lift.task): lift for lift in _plain(table, technique)}
+        placebos = [lift for labels in PLACEBOS for lift in _plain(table, f"{technique} {labels}")]
         if placebos:
             claim = f"The placebos of `{technique}` stay below a quarter of its lift."
             over = [placebo for placebo in placebos if placebo.hi >= real[placebo.surface, placebo.task].lift / 4]
@@ -136,36 +182,6 @@ def findings(
                 for x in sorted(placebos, key=lambda placebo: placebo not in over)
             )
             found.append(Finding(claim, not over, evidence))
-    counterparts = {(c.surface, c.task) for c in judged if c.variant == TEACHER.name}
-    if direct := [
-        c.change for c in judged if c.variant == "direct" and c.change and (c.surface, c.task) in counterparts
-    ]:
-        found.append(
-            Finding(
-                "Distilling into the serving logit itself (`direct`) biases it: its log loss is above the control's.",
-                all(change.lo > 0 for change in direct),
-                _listed(direct),
-            )
-        )
-    unshared = [x for x in table if (x.condition, x.variant, x.slice) == ("shared_taste 0", STUDENT, ALL)]
-    if unshared:
-        found.append(
-            Finding(
-                "Where the platforms share no taste, nothing is gained.",
-                all(lift.lo <= 0 for lift in unshared),
-                _listed(unshared),
-            )
-        )
-    fresh = {(lift.surface, lift.task): lift for lift in of(STUDENT, "new_releases")}
-    gains = [(lift, fresh[lift.surface, lift.task]) for lift in student if (lift.surface, lift.task) in fresh]
-    if gains:
-        found.append(
-            Finding(
-                "New releases gain most.",
-                all(new.lo > every.hi for every, new in gains),
-                _listed([new for _, new in gains]) + " on new releases",
-            )
-        )
     return found
 
 
@@ -305,8 +321,6 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
 
 def forest_plot(table: list[Lift], slice_: str) -> bytes:
     """Plot every variant's difference to its control with its interval, a line each per task; placebos are hollow."""
-    from ml.evaluation.plots import Mark, finish, forest
-
     shown = [lift for lift in table if lift.slice == slice_ and not lift.condition]
     groups: dict[str, list[Mark]] = {}
     for x in shown:
@@ -322,8 +336,6 @@ def forest_plot(table: list[Lift], slice_: str) -> bytes:
 
 def sweep_plot(table: list[Lift], dial: str) -> bytes:
     """Plot the difference to the control at every level of a dial, a panel per task; first as it is."""
-    from ml.evaluation.plots import finish, panels
-
     turned = [x for x in table if x.slice == ALL and x.condition.startswith(f"{dial} ")]
     variant = turned[0].variant
     labels = sorted({x.condition for x in turned}, key=_level)

@@ -11,7 +11,9 @@ from ml.foundation.lake import ALIAS, ML, Lake
 from ml.foundation.settings import Settings
 from ml.lab.study.design import OWN_TEACHER, TEACHER, Design, Trial, World
 from ml.lab.study.pool import Progress, run_worlds
+from ml.lab.study.trials import TRIALS_SCHEMA, Bench, trial_rows
 from ml.lab.study.worlds import is_ready, prepare_teacher, prepare_world
+from ml.surfaces.spec import load_surfaces
 
 TRIALS_TABLE = f"{ML}.study_trials"
 WORLD_SECONDS = {"tiny": 25.0, "demo": 100.0, "paper": 900.0, "kuairand": 60.0}
@@ -103,17 +105,12 @@ def run_study(
 
 def init_trials(settings: Settings) -> None:
     """Create the table of trials if it is not there."""
-    from ml.lab.study.trials import TRIALS_SCHEMA
-
     with Lake(settings) as lake:
         if not lake.table_exists(TRIALS_TABLE):
             lake.append(TRIALS_TABLE, TRIALS_SCHEMA.empty_table(), "study: create table")
 
 
 def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: Any) -> None:
-    from ml.lab.study.trials import Bench
-    from ml.surfaces.spec import load_surfaces
-
     settings = Settings(home=home)
 
     def say(stage: str) -> None:
@@ -131,8 +128,6 @@ def _run_world(home: Path, world: World, trials: tuple[Trial, ...], messages: An
 
 
 def _run_trial(lake: Lake, bench: Any, trial: Trial, known: set[str], messages: Any) -> None:
-    from ml.lab.study.trials import trial_rows
-
     is_teacher = trial.variant == TEACHER
     identity = bench.trial_digest(trial)
     what = f"{trial.world.name} {trial.surface} {trial.variant.name} seed {trial.seed}"

@@ -1,7 +1,8 @@
 """One trial: a ranker trained in one world, scored on its evaluation days, with the replicates of every metric."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -247,9 +248,6 @@ def trial_rows(trial: Trial, identity: str, measured: list[Measured], seconds: f
 
 def describe(variant: Variant) -> str:
     """Return a variant as JSON."""
-    import json
-    from dataclasses import asdict
-
     return json.dumps(asdict(variant), sort_keys=True)
 
 

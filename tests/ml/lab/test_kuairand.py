@@ -11,7 +11,7 @@ import pytest
 from ml.foundation.lake import Lake
 from ml.foundation.progress import Step
 from ml.foundation.settings import Settings
-from ml.landing import kuairand
+from ml.lab import kuairand
 from ml.landing.contract import LandingError
 from ml.landing.load import LandingReport, load_days
 

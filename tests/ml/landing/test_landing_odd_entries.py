@@ -23,7 +23,7 @@ import pytest
 import ml.landing.load
 from assets.landing import build_landing
 from assets.progress import ProgressResource
-from deploy.automation import RANGE_END, RANGE_START, range_tags
+from deploy.automation.days import RANGE_END, RANGE_START, range_tags
 from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings

@@ -319,12 +319,16 @@ def test_a_share_of_ids_is_forgotten_for_a_seed():
     assert forget_ids(rows, 0.0, 5) is rows
 
 
-def test_validation_trains_without_the_last_days_and_records_metrics(run, training_set: TrainingSet, tmp_path: Path):
-    checkpoint = run(tmp_path, technique="none", validate=True)
-    days = [str(day) for day in training_set.train_days]
-    assert checkpoint.meta["days"] == days[:-2]
-    assert checkpoint.meta["validation"]["days"] == days[-2:]
-    tasks = checkpoint.meta["validation"]["tasks"]
+def test_validation_trains_without_the_last_days_and_measures_on_them(
+    settings: Settings, training_set: TrainingSet, surface: Surface
+):
+    fit_days, validation_days = training_set.validation_split(surface.window.validation_days)
+    assert fit_days == training_set.train_days[:-2]
+    assert validation_days == training_set.train_days[-2:]
+    data = load(settings, training_set, surface, fit_days, soft_labels=False)
+    held_out = load(settings, training_set, surface, validation_days, soft_labels=False, after_ranking="serving")
+    ranker, _, _ = fit(data, surface, technique="none", seed=1)
+    tasks = validation_metrics(ranker, held_out)
     assert set(tasks) == {"ctr", "trail", "discovery"}
     assert 0.5 < tasks["ctr"]["auc"] < 1 and tasks["ctr"]["rows"] == 1400 and "r2" in tasks["trail"]
 
@@ -335,7 +339,7 @@ def test_what_cannot_be_trained_is_refused_with_the_reason(
     with pytest.raises(ValueError, match="'non_serving' is neither"):
         run(tmp_path, technique="non_serving")
     with pytest.raises(TrainingSetError, match="2027"):
-        run(tmp_path, days=[training_set.partition.replace(year=2027)])
+        load(settings, training_set, surface, [training_set.partition.replace(year=2027)], soft_labels=True)
     data = load(settings, training_set, surface, training_set.train_days[:1], soft_labels=True)
     data.labels["discovery"].fill_(torch.nan)
     with pytest.raises(ValueError, match="task discovery has no label in 700 rows"):

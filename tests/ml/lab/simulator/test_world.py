@@ -12,7 +12,7 @@ from ml.lab.simulator.population import Population
 from ml.lab.simulator.presets import load_preset
 from ml.lab.simulator.state import KNOWN_DAYS
 from ml.lab.simulator.tables import indices_of
-from ml.lab.simulator.truth import HYPE_DAYS, TRAIL_NOISE
+from ml.lab.simulator.truth import HYPE_DAYS, TRAIL_NOISE, Slot
 from ml.lab.simulator.world import DayEvents, World, simulate, tables_of
 
 FIRST_DAY = date(2026, 1, 1)
@@ -245,11 +245,12 @@ def test_the_laws_answer_for_a_slate_that_nobody_logged(world: World) -> None:
     truth, state = world.truth, world.state(4)
     user, tracks = indices_of(["u7"]), indices_of(["t3", "t11", "t150"])
     plays = state.plays(user, truth.population.tracks.artist[tracks])
-    context = {"shelf": np.array([0, 1, 2]), "hour": 20, "mood": 0.5, "known": plays > 0}
+    shelf = np.array([0, 1, 2])
+    context = {"hour": 20, "mood": 0.5, "known": plays > 0}
     clicks = truth.homepage_click_probability(
-        user, tracks, day=4, row=np.zeros(3), column=np.arange(3), plays=plays, **context
+        user, tracks, day=4, slot=Slot(shelf, row=np.zeros(3), column=np.arange(3)), plays=plays, **context
     )
-    trails = truth.trail_mean(user, tracks, **context)
+    trails = truth.trail_mean(user, tracks, shelf=shelf, **context)
     engaged = truth.radio_engagement_probability(user, tracks, seed=tracks[0], index=0, mood=0.5, known=plays > 0)
     assert clicks.shape == trails.shape == engaged.shape == (3,)
     assert ((clicks > 0) & (clicks < 1) & (engaged > 0) & (engaged < 1)).all()
