@@ -129,6 +129,7 @@ def test_new_surface_writes_a_yaml_and_two_models_and_never_overwrites(tmp_path:
     assert models == [
         "examples_podcasts.sql",
         "examples_podcasts.yml",
+        "exposures_podcasts.yml",
         "teacher_inputs_podcasts.sql",
         "teacher_inputs_podcasts.yml",
     ]

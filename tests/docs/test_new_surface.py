@@ -1,5 +1,6 @@
 """docs/tutorial/your_app.md, followed step by step: its blocks, executed in order in a copy of the checkout."""
 
+import json
 import os
 import re
 import shutil
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import numpy as np
 import polars as pl
 import pytest
 
 from benchmarks.process import free_port
+from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
@@ -38,6 +41,7 @@ class Followed(NamedTuple):
 
     app: Path
     checkout: Path
+    copied: dict[str, dict[str, bytes]]
     settings: Settings
     printed: dict[str, str]
     ranked: dict[str, dict[str, Any]]
@@ -110,6 +114,7 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         copy(ROOT / name, checkout / name)
+    copied = {name: contents(checkout / name) for name in COPIED}
     (checkout / ".venv").symlink_to(sys.prefix)
     app, port = checkout.parent / "recipes", free_port()
     shell, printed = Shell(checkout, port), {}
@@ -127,7 +132,15 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
                 case "serve":
                     running.enter_context(shell.serve(text))
         ranked = {user: rank(port, user) for user in (user_of(app, "min"), user_of(app, "max"))}
-    return Followed(app, checkout, Settings(home=checkout / ".crossfade-recipes"), printed, ranked)
+    return Followed(app, checkout, copied, Settings(home=checkout / ".crossfade-recipes"), printed, ranked)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return what a file or a folder holds, but for what Python and the page's scripts write."""
+    left_out = {*MADE, "__pycache__"}
+    files = [folder] if folder.is_file() else [path for path in folder.rglob("*") if path.is_file()]
+    named = {path.relative_to(folder): path for path in files}
+    return {str(name): path.read_bytes() for name, path in named.items() if not left_out & set(name.parts)}
 
 
 def landed(app: Path, table: str) -> pl.DataFrame:
@@ -201,13 +214,30 @@ def test_what_is_the_apps_lies_in_its_folder_and_nothing_else_does(followed: Fol
     """The finished app is shipped; neither dbt nor a run leaves anything in it, or in the checkout."""
     shipped, made = (contents(folder) for folder in (ROOT / "examples" / "recipes", followed.app))
     assert made == shipped
-    for name in COPIED:
-        assert contents(followed.checkout / name) == contents(ROOT / name), name
+    assert {name: contents(followed.checkout / name) for name in COPIED} == followed.copied
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return what a file or a folder holds, but for what Python and the page's scripts write."""
-    left_out = {*MADE, "__pycache__"}
-    files = [folder] if folder.is_file() else [path for path in folder.rglob("*") if path.is_file()]
-    named = {path.relative_to(folder): path for path in files}
-    return {str(name): path.read_bytes() for name, path in named.items() if not left_out & set(name.parts)}
+def test_a_quarter_of_the_teachers_inputs_is_defaulted(followed: Followed) -> None:
+    with Lake(followed.settings) as lake:
+        rows = lake.sql(
+            "select count(*) as n, min(defaulted_inputs) as lo, max(defaulted_inputs) as hi "
+            "from lake.ml.soft_labels_suggestions"
+        )
+    row = rows.to_pylist()[0]
+    assert row["n"] > 3000 and (row["lo"], row["hi"]) == (1, 1)
+
+
+def test_the_server_ranks_and_the_planted_taste_shows(followed: Followed) -> None:
+    asked = next(text for command, text in followed.printed.items() if command.endswith("ask.py")).splitlines()
+    assert release_of(followed).id in asked[0] and len(asked) == 6
+    kits = landed(followed.app, "source_item_profiles")
+    share = dict(kits.select("source_item_id", "vegetable_share").iter_rows())
+    greener = []
+    for answer in followed.ranked.values():
+        scores = [item["score"] for item in answer["items"]]
+        assert len(scores) == 50 and scores == sorted(scores, reverse=True)
+        assert answer["release"] == release_of(followed).id and answer["feature_day"] == "2026-03-06"
+        greens = [share[item["item_id"].replace("r", "kit")] for item in answer["items"]]
+        greener.append(np.mean(greens[:10]) - np.mean(greens[-10:]))
+    hearty, vegetarian = greener
+    assert vegetarian > 0.2 > -0.2 > hearty, json.dumps(greener)
