@@ -155,8 +155,8 @@ def test_one_ranker_in_both_variants_gives_equal_figures_and_a_user_the_same_as_
     assert "engagement" in {effect.metric for effect in found} <= set(METRICS)
 
     names = ["release", "day", "user_id", "requests", *METRICS]
-    there = where(held(killed[0]), surface="homepage", estimate="split", variant="control")
-    here = where(rows, estimate="split", variant="control").sort_by([("day", "ascending"), ("user_id", "ascending")])
+    there = where(held(killed[0]), surface="homepage", estimate="split", arm="control")
+    here = where(rows, estimate="split", arm="control").sort_by([("day", "ascending"), ("user_id", "ascending")])
     assert here.select(names).equals(there.select(names))
 
 
