@@ -159,6 +159,10 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
         require_final(settings, partition_days(context))
         yield from _build(context, settings, surfaces, ranking)
 
+    return [base_tables, ranking_tables, _build_serving_snapshot(settings, surfaces)]
+
+
+def _build_serving_snapshot(settings: Settings, surfaces: Mapping[str, Surface]) -> dg.AssetsDefinition:
     @dg.asset(
         key=dg.AssetKey(["features", "serving_snapshot"]),
         group_name="features",
@@ -186,7 +190,7 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
             data_version=dg.DataVersion(published.digest),
         )
 
-    return [base_tables, ranking_tables, serving_snapshot]
+    return serving_snapshot
 
 
 def _build(
