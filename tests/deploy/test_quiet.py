@@ -43,7 +43,7 @@ def python(home: Path, code: str, **more: str) -> str:
     "module",
     [
         "ml.export.onnx",
-        "ml.gate.probe",
+        "ml.inference.probe",
         "ml.teacher.nodes",
         "ml.teacher.runtime",
         "deploy.serving.run",
