@@ -147,7 +147,7 @@ def test_a_guard_with_the_number_or_name_of_another_is_refused(tmp_path: Path, e
     [
         ({"size": {"many": 10}}, "surface tiny, gate: guards: size: "),
         ({"size": {"most": "all"}}, "surface tiny, gate: guards: size: "),
-        ({"sise": {"most": 10}}, "surface tiny, gate: guards: 'sise' takes no thresholds here; allowed: "),
+        ({"sizes": {"most": 10}}, "surface tiny, gate: guards: 'sizes' takes no thresholds here; allowed: "),
     ],
 )
 def test_a_threshold_that_no_guard_has_is_refused_when_definitions_load(
