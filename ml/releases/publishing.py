@@ -25,7 +25,7 @@ def publish(
         proposal: The candidate, and what its model card shows.
         stored: The verdict that it is released on.
         manifest: Of the candidate.
-        override: A person's decision against the gate, if it was needed.
+        override: A person's decision against the gate; it stands in the release if it overruled something.
         overruled: Refusals that it overruled.
 
     Raises:

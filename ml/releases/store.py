@@ -125,7 +125,7 @@ class ReleaseStore:
             raise PromotionRefused(Refusal.NO_VERDICT, f"the gate never judged {proposal.candidate.digest}")
 
         overruled = tuple(code.value for code, _ in found)
-        release = publish(self.files, proposal, stored, manifest, override if overruled else None, overruled)
+        release = publish(self.files, proposal, stored, manifest, override, overruled)
         entry = Pointer(
             surface=surface,
             number=state.next_number,

@@ -9,14 +9,13 @@ import pytest
 from assets.names import surface_key
 from deploy.cli.demo_run import DemoFailed, _execute
 from deploy.definitions import build_definitions
-from ml.foundation.settings import PROJECT_ROOT as ROOT
-from ml.foundation.settings import Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 
 
 @pytest.fixture
 def settings(built_demo: Path, tmp_path: Path) -> Settings:
     home = shutil.copytree(built_demo, tmp_path / "home")
-    return Settings(home=home, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
+    return Settings(home=home, surfaces_dir=PROJECT_ROOT / "tests" / "surfaces", threads=1)
 
 
 def promote(settings: Settings) -> None:

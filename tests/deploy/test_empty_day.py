@@ -14,8 +14,7 @@ from deploy.automation.days import range_tags
 from deploy.automation.jobs import release_chain
 from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
-from ml.foundation.settings import PROJECT_ROOT as ROOT
-from ml.foundation.settings import Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.releases.store import ReleaseStore
 from ml.stages.training_set import read_training_set
 from ml.surfaces.spec import load_surfaces
@@ -48,7 +47,7 @@ def empty(settings: Settings) -> None:
 @pytest.fixture(scope="module")
 def run(tiny_demo: Path) -> Callable[..., dg.ExecuteInProcessResult]:
     """A function that runs assets of a home with empty days, whose ranges are built in several parts."""
-    settings = Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1, build_rows=8_000)
+    settings = Settings(home=tiny_demo, surfaces_dir=PROJECT_ROOT / "tests" / "surfaces", threads=1, build_rows=8_000)
     empty(settings)
     shutil.rmtree(tiny_demo / "artifacts")  # its champion is of the same day
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
@@ -63,7 +62,7 @@ def run(tiny_demo: Path) -> Callable[..., dg.ExecuteInProcessResult]:
 def test_empty_days_pass_through_the_graph_and_releases_are_made_of_the_windows_around_them(
     run: Callable[..., dg.ExecuteInProcessResult], tiny_demo: Path
 ) -> None:
-    settings = Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
+    settings = Settings(home=tiny_demo, surfaces_dir=PROJECT_ROOT / "tests" / "surfaces", threads=1)
     surfaces = load_surfaces(settings)
     graph = build_definitions(settings).resolve_asset_graph()
     others = graph.asset_keys_for_group(STUDY_GROUP) | {surface_key(name, "experiment") for name in surfaces}
