@@ -28,9 +28,10 @@ _EVENT_FEATURES = 2 * len(OUTCOME_CODES) + 1
 class Preprocessing(nn.Module):
     """Map raw inputs to embedding rows and one dense matrix.
 
-    Numbers: NaN takes the default, clipped to the 0.1 % and 99.9 % quantile of the training rows, transformed,
-    standardised. Vectors: standardised per component. Event lists: share of each outcome, the same with newer events
-    weighing more (0.7 per step back), and how full the list is; standardised. Nothing lies beyond 10 deviations.
+    Numbers: NaN takes the default, clipped to the 0.1 % and 99.9 % quantile of the training rows (where one value fills
+    all of these, of the rows that differ from it: a rare flag stays), transformed, standardised. Vectors: standardised
+    per component. Event lists: share of each outcome, the same with newer events weighing more (0.7 per step back), and
+    how full the list is; standardised. Nothing lies beyond 10 deviations.
     Ids and categories: exact lookup; an id that training has not seen takes row 0.
 
     Args:
@@ -115,9 +116,9 @@ class Preprocessing(nn.Module):
         for index, name in enumerate(fitted.numbers):
             values = columns[name].numpy()
             values = np.where(np.isnan(values), np.float32(inputs[name].default), values)
-            bounds = np.quantile(values, _CLIP_QUANTILES, method="nearest")
             floor = 0.0 if inputs[name].transform == "log1p" else -_LARGEST
-            fitted.low[index], fitted.high[index] = (float(bound) for bound in np.clip(bounds, floor, _LARGEST))
+            bounds = np.clip(_clip_bounds(values), floor, _LARGEST)
+            fitted.low[index], fitted.high[index] = (float(bound) for bound in bounds)
         dense = np.concatenate([fitted.raw_dense(part).numpy() for part in _chunks(columns)])
         deviation = dense.std(axis=0, dtype=np.float64)
         fitted.mean.copy_(torch.from_numpy(dense.mean(axis=0, dtype=np.float64)))
@@ -209,6 +210,15 @@ def vocabulary_of(name: str, inputs: Mapping[str, Input]) -> str:
 def key(name: str) -> str:
     """Return the module name of an input or task; a bare name such as ``type`` would hide a method of ``nn.Module``."""
     return f"_{name}"
+
+
+def _clip_bounds(values: np.ndarray) -> tuple[float, float]:
+    """Return the lowest and highest value that a number [n] keeps."""
+    low, high = np.quantile(values, _CLIP_QUANTILES, method="nearest")
+    if low == high and len(rare := values[values != low]):
+        ends = np.quantile(rare, _CLIP_QUANTILES, method="nearest")
+        low, high = min(low, ends[0]), max(high, ends[1])
+    return float(low), float(high)
 
 
 def _chunks(columns: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

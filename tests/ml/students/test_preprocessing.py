@@ -70,6 +70,15 @@ def test_numbers_are_defaulted_clipped_transformed_and_standardised():
     assert column[1] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("rare", [1, 3, 9])
+def test_a_flag_of_fewer_than_one_row_in_a_thousand_reaches_the_ranker(rare):
+    flag = torch.zeros(10_000)
+    flag[:rare] = 1.0
+    pre = fit({"flag": spec(type="number"), "absent": spec(type="number")}, flag=flag, absent=1 - flag)
+    _, dense = pre({"flag": torch.tensor([0.0, 1.0]), "absent": torch.tensor([1.0, 0.0])})
+    assert (dense[1] - dense[0]).abs().min() > 1
+
+
 def test_a_constant_number_and_infinite_training_values_stay_finite():
     inputs = {"same": spec(type="number"), "wild": spec(type="number", transform="log1p")}
     wild = torch.tensor([float("inf"), -float("inf"), float("nan"), 1.0, 3e38])
