@@ -24,11 +24,15 @@ from ml.evaluation.predictions import (
     write_predictions,
 )
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
+from ml.surfaces.expression import parse
 from ml.surfaces.spec import Surface, Task
 
 ALL = "all"
 PRIMARY = {"binary": "auc", "regression": "r2"}
 """The metric of each kind of task that gates and heads every report."""
+
+RANKING = "rank_ndcg_10"
+"""NDCG@10 of the order by the ranking score, what users see; its gain is the label of a binary task."""
 
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "ece"})
 COMPARISONS = (
@@ -366,13 +370,29 @@ def compute_evaluation(
 def choose_candidate(evaluation: Evaluation, surface: Surface) -> Literal["student", "control"]:
     """Choose the ranker to release: the student, unless the control is better.
 
-    The control is better when the interval of ``student - control`` lies below 0 on the primary metric of at least one
-    gated task, and above 0 on none (all rows, serving inputs).
+    All rows, serving inputs, by the interval of ``student - control``. What serves has a veto: the control is chosen
+    where the student loses a task of ``rank_by``, or the order by the ranking score. Another gated task that it loses
+    counts only where it gains none.
     """
-    differences = [evaluation.difference("student", "control", task) for task in surface.gate.quality]
-    worse = any(d.hi < 0 for d in differences)
-    better = any(d.lo > 0 for d in differences)
+    ranked = parse(surface.rank_by, surface.tasks).names
+    tasks = dict.fromkeys((*surface.gate.quality, *surface.tasks))
+    figures = {(t, None): t in ranked for t in tasks if t in ranked or t in surface.gate.quality}
+    figures |= {(t, RANKING): True for t in ranking_tasks(surface)}
+    differences = [
+        (evaluation.difference("student", "control", task, metric=metric), vetoes)
+        for (task, metric), vetoes in figures.items()
+    ]
+    if any(d.hi < 0 for d, vetoes in differences if vetoes):
+        return "control"
+    worse = any(d.hi < 0 for d, _ in differences)
+    better = any(d.lo > 0 for d, _ in differences)
     return "control" if worse and not better else "student"
+
+
+def ranking_tasks(surface: Surface) -> list[str]:
+    """Return the binary tasks of ``rank_by``: the gains that the order of the ranking score is judged by."""
+    ranked = parse(surface.rank_by, surface.tasks).names
+    return [name for name, task in surface.tasks.items() if name in ranked and task.kind == "binary"]
 
 
 @dataclass(frozen=True)
@@ -406,7 +426,7 @@ def _read(
             )
     frame = _Frame(
         users=column("user_id"),
-        sessions=column("session_id"),
+        sessions=column("list"),
         labels={task: column(f"label_{i}").astype(np.float64) for i, task in enumerate(surface.tasks)},
         slices={ALL: np.ones(rows.num_rows, bool)}
         | {name: column(f"slice_{i}").astype(bool) for i, name in enumerate(surface.slices)},
@@ -445,7 +465,10 @@ def _scored(
 def _rows(
     lake: Lake, surface: Surface, partition: date, keys: Sequence[tuple[str, str, str]], snapshot: int | None
 ) -> pa.Table:
-    """Return labels, slices and scores of the evaluation rows, each by its place, in the order of exposure_id."""
+    """Return labels, slices and scores of the evaluation rows, each by its place, in the order of exposure_id.
+
+    A list to rank is a session; of rows without one, a user's day.
+    """
     predictions = f"{ALIAS}.{predictions_table(surface.name)}"
     days = surface.evaluation_days(partition)
     version = "" if snapshot is None else f" at (version => {int(snapshot)})"
@@ -458,7 +481,10 @@ def _rows(
     rows = lake.sql(
         f"""
         with examples as (
-            select exposure_id, user_id, coalesce(session_id, -1) as session_id, {labels}{slices}
+            select exposure_id, user_id, {labels}{slices},
+                dense_rank() over (
+                    order by session_id, if(session_id is null, user_id, null), if(session_id is null, day, null)
+                ) as list
             from {ALIAS}.{FEATURES}.examples_{surface.name}{version}
             where day between ? and ?
         ), scores as (
@@ -523,12 +549,11 @@ class _Measures:
         groups = metrics.user_aucs(labels, scores, codes)
         values = {"auc": metrics.auc(labels, scores), "gauc": metrics.gauc(labels, scores, codes)}
         linear = {"gauc": w.mean(groups.users, groups.values, groups.impressions)}
-        known = sessions >= 0
-        for name, order in (("ndcg_10", scores), ("rank_ndcg_10", rank)):
+        for name, order in (("ndcg_10", scores), (RANKING, rank)):
             if order is not None:
-                found = metrics.session_ndcgs(labels[known], order[known], sessions[known])
+                found = metrics.session_ndcgs(labels, order, sessions)
                 values[name] = float(found.values.mean()) if len(found.values) else _NAN
-                linear[name] = w.mean(codes[known][found.rows], found.values)
+                linear[name] = w.mean(codes[found.rows], found.values)
         if probabilistic:
             values |= {
                 "log_loss": metrics.log_loss(labels, scores),

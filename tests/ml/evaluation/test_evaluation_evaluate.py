@@ -17,6 +17,7 @@ from sklearn import metrics as sk
 from ml.evaluation import metrics
 from ml.evaluation.evaluate import (
     COMPARISONS,
+    RANKING,
     Evaluation,
     choose_candidate,
     compute_evaluation,
@@ -251,31 +252,73 @@ def test_calibration_and_histograms_count_every_row(world: Any) -> None:
     assert (sum(histogram.positives), sum(histogram.negatives)) == (r.positives, r.n - r.positives)
 
 
-def with_differences(evaluation: Evaluation, bounds: dict[str, tuple[float, float]]) -> Evaluation:
+def with_differences(
+    evaluation: Evaluation,
+    bounds: dict[str, tuple[float, float]],
+    metrics: frozenset[str] = frozenset({"auc", "r2"}),
+) -> Evaluation:
     """Replace the serving intervals of student - control on all rows."""
     rows = tuple(
         replace(r, lo=bounds[r.task][0], hi=bounds[r.task][1])
         if (r.model, r.reference, r.slice, r.inputs) == ("student", "control", "all", "serving")
+        and r.metric in metrics
+        and r.task in bounds
         else r
         for r in evaluation.results
     )
     return replace(evaluation, results=rows)
 
 
+LOST, OPEN, GAINED = (-0.02, -0.01), (-0.01, 0.02), (0.01, 0.02)
+
+
 @pytest.mark.parametrize(
-    ("ctr", "trail", "expected"),
+    ("ctr", "trail", "discovery", "expected"),
     [
-        ((0.01, 0.02), (0.01, 0.02), "student"),
-        ((-0.01, 0.02), (-0.01, 0.02), "student"),
-        ((-0.02, -0.01), (-0.01, 0.02), "control"),
-        ((-0.02, -0.01), (0.01, 0.02), "student"),
+        (GAINED, GAINED, OPEN, "student"),
+        (OPEN, OPEN, OPEN, "student"),
+        (LOST, OPEN, OPEN, "control"),
+        (OPEN, OPEN, LOST, "control"),
+        (GAINED, OPEN, LOST, "student"),
     ],
 )
-def test_the_control_is_the_candidate_only_where_it_is_better_and_the_student_nowhere(
-    world: Any, ctr: tuple[float, float], trail: tuple[float, float], expected: str
+def test_the_control_is_the_candidate_where_it_is_better_and_the_student_nowhere(
+    world: Any, ctr: tuple[float, float], trail: tuple[float, float], discovery: tuple[float, float], expected: str
 ) -> None:
-    bounds = {"ctr": ctr, "trail": trail, "discovery": (-0.01, 0.01)}
-    assert choose_candidate(with_differences(world.evaluation, bounds), world.surface) == expected
+    bounds = {"ctr": ctr, "trail": trail, "discovery": discovery}
+    same_order = with_differences(world.evaluation, {"ctr": OPEN}, frozenset({RANKING}))
+    assert choose_candidate(with_differences(same_order, bounds), world.surface) == expected
+
+
+@pytest.mark.parametrize(("ctr", "trail"), [(LOST, GAINED), (GAINED, LOST)])
+def test_a_task_of_rank_by_that_is_lost_vetoes_the_student_whatever_it_gains(
+    world: Any, ctr: tuple[float, float], trail: tuple[float, float]
+) -> None:
+    bounds = {"ctr": ctr, "trail": trail, "discovery": GAINED}
+    assert world.surface.rank_by == "sigmoid(ctr) * exp(clip(trail - 5, -2, 3))"
+    assert choose_candidate(with_differences(world.evaluation, bounds), world.surface) == "control"
+
+
+def test_a_student_whose_order_is_worse_is_not_the_candidate_whatever_its_tasks_gain(world: Any) -> None:
+    bounds = dict.fromkeys(("ctr", "trail", "discovery"), GAINED)
+    ranked = with_differences(world.evaluation, {"ctr": LOST}, frozenset({RANKING}))
+    assert choose_candidate(with_differences(ranked, bounds), world.surface) == "control"
+
+
+def test_rows_without_a_session_are_ranked_by_user_and_day(small_world: Any) -> None:
+    lake, surface = small_world()
+    partition = date(2026, 2, 1)
+    lake.connection.execute("update lake.features.examples_homepage set session_id = null where user_id > 10")
+    found = compute_evaluation(lake, surface, partition, teacher_outputs={}, seed=1, replicates=20)
+    e = lake.sql(
+        "select e.*, p.score as rank from lake.features.examples_homepage as e join lake.ml.predictions_homepage as p "
+        "using (exposure_id) where p.model = 'student' and p.task = 'score' and p.inputs = 'serving'"
+    ).to_pandas()
+    lists = e.session_id.fillna(-1).astype(str) + [
+        f"{u} {d}" if s else "" for u, d, s in zip(e.user_id, e.day, e.session_id.isna(), strict=True)
+    ]
+    expected = metrics.ndcg(e.label_ctr.to_numpy(), e["rank"].to_numpy(), pd.factorize(lists)[0])
+    assert found.metric("student", "ctr", metric=RANKING) == pytest.approx(expected)
 
 
 def test_identical_models_differ_by_exactly_zero_everywhere(small_world: Any) -> None:
