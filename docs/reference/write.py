@@ -1,6 +1,7 @@
 """Writes the pages of the reference that the code itself knows: ``python docs/reference/write.py``.
 
-The command line from its commands, the settings from their model, the data contract from its YAML. A test compares.
+The command line from its commands, the settings from their model, the data contract from its YAML, the techniques
+from their files. A test compares.
 """
 
 import json
@@ -16,6 +17,7 @@ from typer.main import get_command
 from deploy.cli.main import app
 from ml.foundation.documents import load_yaml
 from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.surfaces.techniques import techniques
 
 HERE = Path(__file__).parent
 WRITTEN = "This page is written by `python docs/reference/write.py`; do not edit it by hand."
@@ -23,7 +25,12 @@ WRITTEN = "This page is written by `python docs/reference/write.py`; do not edit
 
 def pages() -> dict[str, str]:
     """Return {file name: Markdown} of every page."""
-    return {"command_line.md": command_line(), "settings.md": settings(), "data_contract.md": data_contract()}
+    return {
+        "command_line.md": command_line(),
+        "settings.md": settings(),
+        "data_contract.md": data_contract(),
+        "techniques.md": technique_page(),
+    }
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -122,6 +129,26 @@ def data_contract() -> str:
             rows.append((f"`{column}`", f"`{rule['type']}`", "; ".join(rules(rule)), rule["description"]))
         lines += table(("column", "type", "rule", "meaning"), rows)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def technique_page() -> str:
+    """Return the page of the techniques."""
+    lines = [
+        "# Techniques",
+        "",
+        "How a student learns soft labels: what `distillation: technique:` of a surface may name, beside `none`.",
+        "Each is the file of its name in [`ml/distillation/`](../../ml/distillation), with its loss and its papers.",
+        "[Add a technique](../how-to/add_a_technique.md) tells how to add one.",
+        WRITTEN,
+        "",
+    ]
+    rows = []
+    for name, listed in techniques().items():
+        heads = ["stands beside a `task`" if listed.heads.task else "names no `task`"]
+        heads += [] if listed.heads.centre_by else ["no `centre_by`"]
+        heads += ["needs `network.interaction`"] if listed.heads.branch else []
+        rows.append((f"`{name}`", listed.summary, "; ".join(heads)))
+    return "\n".join([*lines, *table(("technique", "what it is", "a head"), rows)]).rstrip() + "\n"
 
 
 def rules(column: Mapping[str, Any]) -> Iterator[str]:

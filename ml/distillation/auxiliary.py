@@ -1,12 +1,15 @@
 """Auxiliary heads: an extra logit on a task's tower learns what the teacher says about the same row."""
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from torch import Tensor, nn
 
 from ml.distillation.soft_heads import SoftHeads
-from ml.distillation.technique import Activations, Scale
-from ml.surfaces.spec import DistillationHead
+from ml.distillation.technique import Activations, Scale, Widths
+from ml.surfaces.spec import DistillationHead, Surface
+
+HEADS = {"task": True}
 
 
 class Auxiliary(SoftHeads):
@@ -26,6 +29,11 @@ class Auxiliary(SoftHeads):
     def __init__(self, heads: Sequence[DistillationHead], scales: Mapping[str, Scale], tower: int) -> None:
         super().__init__(heads, scales)
         self.modules_of_heads.extend(nn.Linear(tower, 1) for _ in heads)
+
+    @classmethod
+    def build(cls, surface: Surface, scales: Mapping[str, Scale], widths: Widths) -> Self:
+        """Create the heads of ``surface``."""
+        return cls(surface.distillation.heads, scales, widths.tower)
 
     def source(self, head: DistillationHead, activations: Activations) -> Tensor:
         """Return the output of the tower of the head's task, [n, width]."""

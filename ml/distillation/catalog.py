@@ -1,18 +1,32 @@
-"""From the YAML's technique to its module."""
+"""From the YAML's technique to its class: that of the file with its name."""
 
+import inspect
 from collections.abc import Mapping
+from importlib import import_module
 
 import torch
 
-from ml.distillation.auxiliary import Auxiliary
-from ml.distillation.direct import Direct
-from ml.distillation.interaction import Interaction
-from ml.distillation.listwise import Listwise
-from ml.distillation.non_serving import NonServing
-from ml.distillation.projected import Projected
-from ml.distillation.representation import Representation
 from ml.distillation.technique import Scale, Technique, Widths
 from ml.surfaces.spec import Surface
+from ml.surfaces.techniques import NO_TECHNIQUE
+
+
+def technique_class(name: str) -> type[Technique]:
+    """Return the one technique that ``ml/distillation/<name>.py`` defines.
+
+    Raises:
+        ValueError: The file defines none, or several.
+    """
+    module = import_module(f"ml.distillation.{name}")
+    defined = [
+        kind
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if issubclass(kind, Technique) and kind.__module__ == module.__name__
+    ]
+    if len(defined) != 1:
+        names = ", ".join(kind.__name__ for kind in defined) or "none"
+        raise ValueError(f"{module.__file__}: expected one subclass of Technique, found {names}")
+    return defined[0]
 
 
 def build_technique(surface: Surface, scales: Mapping[str, Scale], widths: Widths, seed: int) -> Technique | None:
@@ -27,24 +41,8 @@ def build_technique(surface: Surface, scales: Mapping[str, Scale], widths: Width
     Raises:
         ValueError: A head learns an output that the teacher lacks.
     """
-    heads = surface.distillation.heads
+    if surface.distillation.technique == NO_TECHNIQUE:
+        return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        match surface.distillation.technique:
-            case "none":
-                return None
-            case "auxiliary":
-                return Auxiliary(heads, scales, widths.tower)
-            case "non_serving":
-                return NonServing(heads, scales, widths.bottom, surface.network.tower)
-            case "direct":
-                binary = frozenset(name for name, task in surface.tasks.items() if task.kind == "binary")
-                return Direct(heads, binary)
-            case "representation":
-                return Representation(heads, scales, widths.bottom)
-            case "interaction":
-                return Interaction(heads, scales, widths.interaction)
-            case "listwise":
-                return Listwise(heads, scales, widths.tower)
-            case "projected":
-                return Projected(heads, scales, widths.tower)
+        return technique_class(surface.distillation.technique).build(surface, scales, widths)

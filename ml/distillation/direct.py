@@ -1,13 +1,16 @@
 """Direct distillation: the serving output itself learns the soft label, beside the hard one."""
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ml.distillation.soft_heads import head_name
-from ml.distillation.technique import Activations, Technique, masked_cross_entropy, masked_mean_square
-from ml.surfaces.spec import DistillationHead
+from ml.distillation.technique import Activations, Scale, Technique, Widths, masked_cross_entropy, masked_mean_square
+from ml.surfaces.spec import DistillationHead, Surface
+
+HEADS = {"task": True, "centre_by": False}
 
 
 class Direct(Technique):
@@ -29,6 +32,12 @@ class Direct(Technique):
         super().__init__()
         self.specs = tuple(heads)
         self.binary = binary
+
+    @classmethod
+    def build(cls, surface: Surface, scales: Mapping[str, Scale], widths: Widths) -> Self:
+        """Create the losses of ``surface``; the teacher's logits are taken in their own unit."""
+        binary = frozenset(name for name, task in surface.tasks.items() if task.kind == "binary")
+        return cls(surface.distillation.heads, binary)
 
     def heads(self, activations: Activations) -> dict[str, Tensor]:
         """Return {head: the serving output of its task [n]}."""

@@ -1,12 +1,15 @@
 """The taught branch: embeddings of its own learn who likes what from the teacher alone, and serve as features."""
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from torch import Tensor, nn
 
 from ml.distillation.soft_heads import SoftHeads
-from ml.distillation.technique import Activations, Scale
-from ml.surfaces.spec import DistillationHead
+from ml.distillation.technique import Activations, Scale, Widths
+from ml.surfaces.spec import DistillationHead, Surface
+
+HEADS = {"task": False, "branch": True}
 
 
 class Interaction(SoftHeads):
@@ -36,6 +39,11 @@ class Interaction(SoftHeads):
         if width == 0:
             raise ValueError("technique interaction teaches network.interaction, which is missing")
         self.modules_of_heads.extend(nn.Linear(width, 1) for _ in heads)
+
+    @classmethod
+    def build(cls, surface: Surface, scales: Mapping[str, Scale], widths: Widths) -> Self:
+        """Create the heads of ``surface``."""
+        return cls(surface.distillation.heads, scales, widths.interaction)
 
     def source(self, head: DistillationHead, activations: Activations) -> Tensor:
         """Return the output of the branch, [n, width]."""

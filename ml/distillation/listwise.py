@@ -5,6 +5,8 @@ from torch import Tensor
 
 from ml.distillation.auxiliary import Auxiliary
 
+HEADS = {"task": True}
+
 
 class Listwise(Auxiliary):
     r"""Auxiliary heads with a ranking loss over the rows of a user in a batch.

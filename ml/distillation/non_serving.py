@@ -1,12 +1,15 @@
 """Non-serving towers: a task of the teacher that the surface lacks, learnt on the shared bottom."""
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from torch import Tensor, nn
 
 from ml.distillation.soft_heads import SoftHeads
-from ml.distillation.technique import Activations, Scale, perceptron
-from ml.surfaces.spec import DistillationHead
+from ml.distillation.technique import Activations, Scale, Widths, perceptron
+from ml.surfaces.spec import DistillationHead, Surface
+
+HEADS = {"task": False}
 
 
 class NonServing(SoftHeads):
@@ -29,6 +32,11 @@ class NonServing(SoftHeads):
         super().__init__(heads, scales)
         width = tower[-1] if tower else bottom
         self.modules_of_heads.extend(nn.Sequential(perceptron(bottom, tower), nn.Linear(width, 1)) for _ in heads)
+
+    @classmethod
+    def build(cls, surface: Surface, scales: Mapping[str, Scale], widths: Widths) -> Self:
+        """Create the heads of ``surface``."""
+        return cls(surface.distillation.heads, scales, widths.bottom, surface.network.tower)
 
     def source(self, head: DistillationHead, activations: Activations) -> Tensor:
         """Return the output of the shared bottom, [n, width]."""

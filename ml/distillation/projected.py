@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ml.distillation.auxiliary import Auxiliary
 
+HEADS = {"task": True}
+
 
 class Projected(Auxiliary):
     r"""Auxiliary heads with a remedy for conflicting gradients.

@@ -1,12 +1,15 @@
 """Representation hints: the shared layer itself must tell the teacher's logits."""
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from torch import Tensor, nn
 
 from ml.distillation.soft_heads import SoftHeads
-from ml.distillation.technique import Activations, Scale
-from ml.surfaces.spec import DistillationHead
+from ml.distillation.technique import Activations, Scale, Widths
+from ml.surfaces.spec import DistillationHead, Surface
+
+HEADS = {"task": False}
 
 
 class Representation(SoftHeads):
@@ -25,6 +28,11 @@ class Representation(SoftHeads):
     def __init__(self, heads: Sequence[DistillationHead], scales: Mapping[str, Scale], bottom: int) -> None:
         super().__init__(heads, scales)
         self.modules_of_heads.extend(nn.Linear(bottom, 1) for _ in heads)
+
+    @classmethod
+    def build(cls, surface: Surface, scales: Mapping[str, Scale], widths: Widths) -> Self:
+        """Create the heads of ``surface``."""
+        return cls(surface.distillation.heads, scales, widths.bottom)
 
     def source(self, head: DistillationHead, activations: Activations) -> Tensor:
         """Return the output of the shared bottom, [n, width]."""

@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ml.surfaces.spec import Surface
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,17 @@ class Technique(nn.Module, ABC):
     """
 
     owns_interaction: bool = False
+
+    @classmethod
+    @abstractmethod
+    def build(cls, surface: Surface, scales: Mapping[str, Scale], widths: Widths) -> Self:
+        """Create the technique as a surface sets it.
+
+        Args:
+            surface: Names the heads, and the widths of towers.
+            scales: {teacher output: scale fitted on the training rows}.
+            widths: Of what the technique may read.
+        """
 
     @abstractmethod
     def heads(self, activations: Activations) -> dict[str, Tensor]:

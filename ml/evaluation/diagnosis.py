@@ -29,8 +29,9 @@ from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, load
-from ml.students.train import NO_TECHNIQUE, centre_soft_labels, fit, shuffle_soft_labels
+from ml.students.train import centre_soft_labels, fit, shuffle_soft_labels
 from ml.surfaces.spec import Surface
+from ml.surfaces.techniques import NO_TECHNIQUE
 
 FOLDS = 5
 REPLICATES = 400

@@ -16,6 +16,7 @@ from ml.students.network import Ranker
 from ml.students.train import train
 from ml.students.tune import Trial, tune
 from ml.surfaces.spec import Role, Surface
+from ml.surfaces.techniques import NO_TECHNIQUE
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def train_model(
 ) -> Trained:
     """Train control or student of a partition and store its checkpoint; a killed training goes on where it was."""
     training_set = read_training_set(settings, surface, partition)
-    technique = "none" if role == "control" else surface.distillation.technique
+    technique = NO_TECHNIQUE if role == "control" else surface.distillation.technique
     folder = settings.home / "training" / surface.name / role / f"{partition}-{training_set.digest[:12]}-{seed}"
     checkpoint = train(
         settings,

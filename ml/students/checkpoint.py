@@ -18,6 +18,7 @@ from ml.distillation.technique import Scale
 from ml.students.network import Ranker
 from ml.students.preprocessing import Preprocessing
 from ml.surfaces.spec import Surface
+from ml.surfaces.techniques import NO_TECHNIQUE
 
 WEIGHTS_FILE = "model.safetensors"
 META_FILE = "meta.json"
@@ -82,7 +83,7 @@ def load_checkpoint(path: Path) -> tuple[Ranker, dict[str, Any]]:
         surface = Surface.model_validate(meta["surface"])
         state = load_file(path / WEIGHTS_FILE)
         ranker = Ranker(surface, Preprocessing.restore(surface.inputs, state, "preprocessing."), seed=0)
-        if meta["technique"] != "none":
+        if meta["technique"] != NO_TECHNIQUE:
             scales = {head.teacher_output: Scale(0.0, 1.0) for head in surface.distillation.heads}
             ranker.distillation = build_technique(surface, scales, ranker.widths, seed=0)
         ranker.load_state_dict(state)

@@ -26,9 +26,7 @@ from ml.students.dataset import Dataset, TrainingSet, load
 from ml.students.network import Ranker
 from ml.students.preprocessing import Preprocessing, key
 from ml.surfaces.spec import Surface, Training
-
-NO_TECHNIQUE = "none"
-"""Technique of the control."""
+from ml.surfaces.techniques import NO_TECHNIQUE
 
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, mean loss so far in this epoch)."""

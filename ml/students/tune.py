@@ -8,8 +8,9 @@ import yaml
 
 from ml.foundation.settings import Settings
 from ml.students.dataset import Dataset, TrainingSet, load
-from ml.students.train import NO_TECHNIQUE, fit, validation_metrics
+from ml.students.train import fit, validation_metrics
 from ml.surfaces.spec import Surface
+from ml.surfaces.techniques import NO_TECHNIQUE
 
 Report = Callable[[int, int, "Trial"], None]
 """Called with (trials done, trials in all, the trial)."""

@@ -7,10 +7,11 @@ a null removes a key.
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,6 +24,7 @@ from pydantic import (
 from ml.foundation.documents import digest, is_object, load_yaml
 from ml.foundation.settings import Settings
 from ml.surfaces.expression import parse
+from ml.surfaces.techniques import NO_TECHNIQUE, HeadRules, known, techniques
 
 Role = Literal["control", "student"]
 """The two rankers of a partition: trained without and with soft labels."""
@@ -93,15 +95,6 @@ class Task(_Model):
     baseline: str | None = Field(default=None, description="Input whose value alone is the popularity baseline")
 
 
-Technique = Literal[
-    "none", "auxiliary", "non_serving", "direct", "representation", "interaction", "listwise", "projected"
-]
-"""How a student learns soft labels; see ``ml/distillation/``."""
-
-ON_TASKS: frozenset[Technique] = frozenset({"auxiliary", "direct", "listwise", "projected"})
-"""Techniques whose heads each belong to a task; the heads of the others belong to none."""
-
-
 class DistillationHead(_Model):
     """One soft label to learn: beside ``task``, or for its own sake where the technique has no place for a task."""
 
@@ -117,8 +110,13 @@ class DistillationHead(_Model):
 class Distillation(_Model):
     """How a student learns soft labels; the control ignores it."""
 
-    technique: Technique
+    technique: Annotated[str, AfterValidator(known)] = Field(description="A file of ml/distillation, or none")
     heads: tuple[DistillationHead, ...] = ()
+
+    @property
+    def rules(self) -> HeadRules:
+        """What the technique asks of its heads; where there is none, heads are idle and name no task."""
+        return HeadRules(task=False) if self.technique == NO_TECHNIQUE else techniques()[self.technique].heads
 
 
 class InteractionBranch(_Model):
@@ -291,19 +289,19 @@ class Surface(_Model):
         paired = {self.inputs[name].type for pair in self.network.products for name in pair}
         if self.network.interaction and not paired & {"id", "category"}:
             raise ValueError("network.interaction needs network.products of ids or categories")
-        if self.distillation.technique == "interaction" and not self.network.interaction:
-            raise ValueError("technique interaction teaches network.interaction, which is missing")
         for name, item in self.inputs.items():
             if item.vocabulary is not None and item.vocabulary not in self.inputs:
                 raise ValueError(f"inputs.{name}.vocabulary names {item.vocabulary!r}, which is no input")
+        technique, rules = self.distillation.technique, self.distillation.rules
+        if rules.branch and not self.network.interaction:
+            raise ValueError(f"technique {technique} teaches network.interaction, which is missing")
         for head in self.distillation.heads:
-            technique = self.distillation.technique
-            if technique in ON_TASKS and head.task not in self.tasks:
+            if rules.task and head.task not in self.tasks:
                 raise ValueError(f"distillation head names task {head.task!r}, which is no task")
-            if technique not in ON_TASKS and head.task is not None:
+            if not rules.task and head.task is not None:
                 raise ValueError(f"a head of technique {technique} names no task, this one names {head.task!r}")
-            if technique == "direct" and head.centre_by is not None:
-                raise ValueError("technique direct learns the teacher's level and cannot centre it")
+            if not rules.centre_by and head.centre_by is not None:
+                raise ValueError(f"technique {technique} learns the teacher's level and cannot centre it")
             if head.centre_by is not None and (
                 head.centre_by not in self.inputs or self.inputs[head.centre_by].dtype != "int64"
             ):

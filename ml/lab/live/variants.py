@@ -17,8 +17,9 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.lab.live.design import Design
 from ml.students.dataset import build_training_set, load
-from ml.students.train import NO_TECHNIQUE, fit
+from ml.students.train import fit
 from ml.surfaces.spec import Surface
+from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import teacher_contract
 
 if TYPE_CHECKING:

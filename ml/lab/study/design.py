@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ml.foundation.documents import load_yaml
 from ml.foundation.settings import PROJECT_ROOT
-from ml.surfaces.spec import ON_TASKS, Surface, Technique
+from ml.surfaces.spec import Distillation, Surface
+from ml.surfaces.techniques import techniques
 
 DESIGNS_FILE = Path(__file__).with_name("designs.yaml")
 
 CONTROL = "control"
 STUDENT = "student"
-TECHNIQUES = tuple(name for name in get_args(Technique) if name != "none")
+TECHNIQUES = tuple(techniques())
 PLACEBOS = ("shuffled", "noise")
 """Labels that know nothing: the true lift is 0."""
 _RENAMED = {"nulls": "placebos"}
@@ -56,7 +57,7 @@ class Variant:
 
     name: str
     distils: bool = True
-    technique: Technique | None = None
+    technique: str | None = None
     labels: Labels = "as_is"
     ids: bool = True
     centred: bool = True
@@ -78,13 +79,15 @@ class Variant:
         distillation = content["distillation"]
         own = distillation["technique"]
         used = self.technique or own
-        used = "non_serving" if used == "interaction" and not self.ids else used
+        if not self.ids and Distillation(technique=used).rules.branch:
+            used = "non_serving"
         distillation["technique"] = used
+        rules = Distillation(technique=used).rules
         weights = {} if used == own else dict(self.weights)
         for head in distillation["heads"]:
             head["weight"] = weights.get((surface.name, head["teacher_output"]), head["weight"])
-            head["task"] = self._task_of(head, surface, used)
-            if not self.centred or used == "direct":
+            head["task"] = self._task_of(head, surface) if rules.task else None
+            if not self.centred or not rules.centre_by:
                 head["centre_by"] = None
         if not self.ids:
             ids = {name for name, spec in content["inputs"].items() if spec["type"] == "id"}
@@ -96,10 +99,8 @@ class Variant:
                     head["centre_by"] = None
         return Surface.model_validate(content)
 
-    def _task_of(self, head: dict[str, Any], surface: Surface, technique: str) -> str | None:
+    def _task_of(self, head: dict[str, Any], surface: Surface) -> str | None:
         """Return the task that a head stands beside: its own, or the one whose counterpart the teacher has."""
-        if technique not in ON_TASKS:
-            return None
         counterparts = (name for name, task in surface.tasks.items() if task.teacher_output == head["teacher_output"])
         return head["task"] or next(counterparts, None)
 

@@ -21,8 +21,9 @@ from ml.foundation.settings import Settings
 from ml.lab.study.design import Labels, Trial, Variant
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
-from ml.students.train import NO_TECHNIQUE, fit, shuffle_soft_labels
+from ml.students.train import fit, shuffle_soft_labels
 from ml.surfaces.spec import Surface
+from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import Contract
 
 REPLICATES = 200

@@ -1,10 +1,15 @@
+import inspect
 import math
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 import torch
 
+import ml.distillation
 from ml.distillation.auxiliary import Auxiliary
-from ml.distillation.catalog import build_technique
+from ml.distillation.catalog import build_technique, technique_class
 from ml.distillation.direct import Direct
 from ml.distillation.interaction import Interaction
 from ml.distillation.listwise import Listwise, log_softmax_by
@@ -15,6 +20,7 @@ from ml.distillation.technique import Activations, Scale, Technique, Widths, mas
 from ml.foundation.settings import EXAMPLES
 from ml.lab.study.design import parse_variant
 from ml.surfaces.spec import DistillationHead, Surface, load_surface
+from ml.surfaces.techniques import techniques
 
 NAN = float("nan")
 USERS = torch.tensor([7, 7, 8])
@@ -130,21 +136,12 @@ def test_an_output_that_the_teacher_lacks_is_refused():
         Auxiliary([DistillationHead(task="ctr", teacher_output="like", weight=1.0)], SCALES, tower=2)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("student", Interaction),
-        ("auxiliary", Auxiliary),
-        ("non_serving", NonServing),
-        ("listwise", Listwise),
-        ("projected", Projected),
-    ],
-)
-def test_the_surface_names_its_technique(name: str, kind: type[Technique]):
+@pytest.mark.parametrize("name", techniques())
+def test_the_surface_names_its_technique(name: str):
     surface = parse_variant(name).surface(load_surface(EXAMPLES / "simulator/surfaces/homepage.yaml"))
     scales = {output: Scale(0.0, 1.0) for output in ("click", "watch", "continue")}
     made = build_technique(surface, scales, Widths(48, 24, 8), seed=1)
-    assert type(made) is kind
+    assert type(made).__module__ == f"ml.distillation.{name}"
     again = build_technique(surface, scales, Widths(48, 24, 8), seed=1)
     assert made is not None and again is not None
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True))
@@ -250,4 +247,53 @@ def test_heads_that_do_not_fit_their_technique_are_refused(technique: str, head:
     content = load_surface(EXAMPLES / "simulator/surfaces/homepage.yaml").model_dump(mode="json", by_alias=True)
     content["distillation"] = {"technique": technique, "heads": [head]}
     with pytest.raises(ValueError, match=reason):
+        Surface.model_validate(content)
+
+
+ONE_FILE = """\"\"\"Constant heads: learn nothing.\"\"\"
+
+from ml.distillation.auxiliary import Auxiliary
+
+HEADS = {"task": True, "centre_by": False}
+
+
+class Constant(Auxiliary):
+    pass
+"""
+
+
+def test_a_technique_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "constant.py").write_text(ONE_FILE)
+    (tmp_path / "helper.py").write_text("SCALE = 1\n")
+    listed = techniques(tmp_path)
+    assert list(listed) == ["constant"] and listed["constant"].summary == "Constant heads: learn nothing."
+    assert listed["constant"].heads.task and not listed["constant"].heads.centre_by
+    monkeypatch.setattr(ml.distillation, "__path__", [*ml.distillation.__path__, str(tmp_path)])
+    assert technique_class("constant").__name__ == "Constant"
+
+
+@pytest.mark.parametrize(
+    ("heads", "reason"),
+    [('{"tasks": True}', r"constant\.py: HEADS: .*tasks"), ("dict(task=True)", r"constant\.py: HEADS: malformed")],
+    ids=["a key that there is not", "no literal"],
+)
+def test_a_declaration_that_cannot_be_read_names_its_file(heads: str, reason: str, tmp_path: Path):
+    (tmp_path / "constant.py").write_text(f"HEADS = {heads}\n")
+    with pytest.raises(ValueError, match=f"(?s){reason}"):
+        techniques(tmp_path)
+
+
+def test_every_file_with_a_technique_is_listed():
+    built = set()
+    for file in iter_modules(ml.distillation.__path__):
+        module = import_module(f"ml.distillation.{file.name}")
+        own = [k for k in vars(module).values() if inspect.isclass(k) and k.__module__ == module.__name__]
+        built |= {file.name for kind in own if issubclass(kind, Technique) and not inspect.isabstract(kind)}
+    assert set(techniques()) == built
+
+
+def test_a_technique_that_there_is_not_is_refused_with_the_nearest():
+    content = load_surface(EXAMPLES / "simulator/surfaces/homepage.yaml").model_dump(mode="json", by_alias=True)
+    content["distillation"] = {"technique": "interactoin", "heads": []}
+    with pytest.raises(ValueError, match=r"(?s)distillation\.technique.*'interactoin'.*'interaction' is near"):
         Surface.model_validate(content)

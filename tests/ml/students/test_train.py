@@ -38,6 +38,7 @@ from ml.students.train import (
     validation_metrics,
 )
 from ml.surfaces.spec import Surface
+from ml.surfaces.techniques import techniques
 
 pytestmark = pytest.mark.slow
 
@@ -238,13 +239,11 @@ def test_a_planted_taste_is_learnt_and_an_informed_teacher_helps_where_a_shuffle
     assert abs(auc["placebo"] - auc["control"]) < 0.5 * (auc["student"] - auc["control"])
 
 
-@pytest.mark.parametrize(
-    "technique", ["non_serving", "direct", "representation", "interaction", "listwise", "projected"]
-)
+@pytest.mark.parametrize("technique", techniques())
 def test_every_technique_trains_repeats_for_a_seed_and_leaves_a_ranker_that_serves_as_its_control_does(
     settings: Settings, training_set: TrainingSet, surface: Surface, technique: str, tmp_path: Path
 ):
-    changed = Variant("a", technique=technique).surface(surface)  # type: ignore[arg-type]
+    changed = Variant("a", technique=technique).surface(surface)
     data = load(settings, training_set, changed, training_set.train_days[:2], soft_labels=True)
     first, losses, _ = fit(data, changed, technique=technique, seed=1)
     again, _, _ = fit(data, changed, technique=technique, seed=1)

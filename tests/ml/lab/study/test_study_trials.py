@@ -23,7 +23,8 @@ from ml.lab.study.design import (
 )
 from ml.lab.study.trials import relabelled, thinned, trained_surface
 from ml.students.dataset import Dataset
-from ml.surfaces.spec import ON_TASKS, load_surface
+from ml.surfaces.spec import load_surface
+from ml.surfaces.techniques import techniques
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +89,7 @@ def test_every_technique_fits_the_heads_of_every_surface(name: str):
         changed = parse_variant(technique).surface(surface).distillation
         assert changed.technique == technique
         assert [h.teacher_output for h in changed.heads] == [h.teacher_output for h in surface.distillation.heads]
-        assert all((h.task is not None) == (changed.technique in ON_TASKS) for h in changed.heads)
+        assert all((h.task is not None) == techniques()[technique].heads.task for h in changed.heads)
 
 
 def test_another_technique_has_the_weights_of_its_study_and_the_surfaces_own_keeps_its():
