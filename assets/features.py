@@ -13,7 +13,7 @@ from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 from dagster_dbt.dbt_manifest import validate_manifest
 
 from assets.landing import EMPTY, data_version
-from assets.manifest import PARSED, described_columns, manifest_path
+from assets.manifest import PARSED, described_columns, manifest_path, require_built
 from assets.names import LAKE_WRITER, OWNER
 from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
 from ml.features.build import build_ranges, dbt_vars, excluded_surfaces, stream_dbt
@@ -138,7 +138,9 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
             f"no dbt manifest at {manifest}; run `crossfade init` once, and after a change in dbt_project/ or in "
             f"the models of {settings.app}"
         )
-    described = described_columns(validate_manifest(manifest), feature_tables())
+    parsed, tables = validate_manifest(manifest), feature_tables(settings)
+    require_built(parsed, tables)
+    described = described_columns(parsed, tables)
     translator = Translator(settings.feature_window_days, surfaces, described, all_projects(settings))
     common: dict[str, Any] = {
         "manifest": manifest,
@@ -170,7 +172,7 @@ def _build_serving_snapshot(settings: Settings, surfaces: Mapping[str, Surface])
         backfill_policy=dg.BackfillPolicy.single_run(),
         owners=[OWNER],
         kinds={"arrow"},
-        deps=[dg.AssetKey(["features", name]) for name in feature_tables()],
+        deps=[dg.AssetKey(["features", name]) for name in feature_tables(settings)],
     )
     def serving_snapshot(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]

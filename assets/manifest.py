@@ -8,7 +8,7 @@ from typing import Any
 
 from ml.features.build import run_dbt
 from ml.features.projects import project_hash
-from ml.features.tables import FeatureTable
+from ml.features.tables import DeclarationError, FeatureTable
 from ml.foundation.settings import Settings
 
 MANIFEST, PARSED = "manifest.json", "partial_parse.msgpack"
@@ -35,6 +35,25 @@ def parse_project(settings: Settings) -> Path:
         (scratch / name).replace(path.with_name(name))
     shutil.rmtree(scratch)
     return path
+
+
+def require_built(manifest: Mapping[str, Any], tables: Mapping[str, FeatureTable]) -> None:
+    """Refuse feature tables that are joined and published, but built by no stage.
+
+    Args:
+        manifest: The parsed project, as JSON.
+        tables: The feature tables that it declares.
+
+    Raises:
+        DeclarationError: A table lacks the tag ``ranking``; says where it is given.
+    """
+    models = [node for node in manifest["nodes"].values() if node["name"] in tables]
+    left = [node for node in models if "ranking" not in node["tags"]]
+    if left:
+        raise DeclarationError(
+            f"{', '.join(node['name'] for node in left)}: a feature table is built with tag ranking; give its folder "
+            f"`features: {{+tags: [ranking]}}` in dbt_project.yml of {left[0]['package_name']}"
+        )
 
 
 def described_columns(manifest: Mapping[str, Any], tables: Mapping[str, FeatureTable]) -> dict[str, dict[str, str]]:

@@ -95,7 +95,7 @@ def measure_features(lake: Lake, surface: Surface, days: Sequence[date]) -> list
         input is not what its table says for the day and key (a null counts as the input's default). None where a table
         is not in the lake, or the surface has no daily input.
     """
-    declared = feature_tables()
+    declared = feature_tables(lake.settings)
     examples = f"{FEATURES}.examples_{surface.name}"
     daily = {name: spec for name, spec in surface.inputs.items() if spec.source is not None}
     tables = {str(spec.source).split(".")[0] for spec in daily.values()}

@@ -170,7 +170,7 @@ def run_dbt(
         manifest.rebuild_ref_lookup()
     folders = ["--project-dir", str(project_dir), "--profiles-dir", str(project_dir)]
     link_packages(settings)
-    declared = json.dumps(for_dbt(feature_tables(project_dir / "models")))
+    declared = json.dumps(for_dbt(feature_tables(settings)))
     with _environment({**dbt_environment(settings), "CROSSFADE_FEATURE_TABLES": declared}):
         outcome = dbtRunner(manifest, [told] if told else []).invoke(["--quiet", *arguments, *folders])
     if not outcome.success:

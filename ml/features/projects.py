@@ -42,6 +42,15 @@ def all_projects(settings: Settings) -> dict[str, Path]:
     return {_name(DBT_PROJECT_DIR): DBT_PROJECT_DIR, **app_projects(settings)}
 
 
+def model_folders(settings: Settings) -> tuple[Path, ...]:
+    """Return the folders of models of ``all_projects``, ours first."""
+    return tuple(
+        folder / name
+        for folder in all_projects(settings).values()
+        for name in _read(folder / PROJECT_FILE).get("model-paths", _FOLDERS["model-paths"])
+    )
+
+
 def packages_dir(settings: Settings) -> Path:
     """Return where dbt finds the app's projects; each set of them has a folder of links of its own."""
     return settings.home / "dbt" / "packages" / digest({n: str(path) for n, path in app_projects(settings).items()})

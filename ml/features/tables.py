@@ -11,14 +11,15 @@ them. A column ``plays`` is ``user_plays`` in the examples, unless its own ``met
 """
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ml.features.projects import model_folders
 from ml.foundation.documents import load_yaml
-from ml.foundation.settings import PROJECT_ROOT
+from ml.foundation.settings import Settings
 
 Entity = Literal["user_id", "item_id", "creator_id"]
 ENTITIES: tuple[Entity, ...] = get_args(Entity)
@@ -68,22 +69,33 @@ class FeatureTable(_Model):
         return {column.name: column.default for column in self.columns if column.default is not None}
 
 
-@lru_cache
-def feature_tables(models: Path = PROJECT_ROOT / "dbt_project" / "models") -> Mapping[str, FeatureTable]:
+def feature_tables(settings: Settings) -> Mapping[str, FeatureTable]:
+    """Return the feature tables that our dbt project and the app's declare, by name; see ``read_tables``."""
+    return read_tables(model_folders(settings))
+
+
+@cache
+def read_tables(folders: tuple[Path, ...]) -> Mapping[str, FeatureTable]:
     """Return the declared feature tables by name, the item's first: it holds the creator that others are joined by.
 
     Args:
-        models: Folder of dbt models, whose YAML files are read.
+        folders: Folders of dbt models, whose YAML files are read.
 
     Raises:
-        DeclarationError: A declaration breaks a rule, or two columns of the examples would have one name.
+        DeclarationError: A declaration breaks a rule, a table is declared twice, or two columns of the examples would
+            have one name.
     """
     found: dict[str, FeatureTable] = {}
-    for path in sorted(models.rglob("*.yml")):
+    files: dict[str, Path] = {}
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.yml"))):
         for model in (load_yaml(path) or {}).get("models", []):
             meta = _meta(model)
-            if "entity" in meta:
-                found[model["name"]] = _table(path, model, meta)
+            if "entity" not in meta:
+                continue
+            name = model["name"]
+            if name in found:
+                raise DeclarationError(f"{path}: feature table {name} is declared in {files[name]} too; rename one")
+            found[name], files[name] = _table(path, model, meta), path
     _require_distinct(found)
     if CREATOR_OF not in found and any("creator_id" in table.entity for table in found.values()):
         raise DeclarationError(

@@ -72,7 +72,6 @@ def publish(
     day: date,
     *,
     keep: int = KEEP,
-    tables: Mapping[str, FeatureTable] | None = None,
 ) -> Published:
     """Write the features of ``day`` and point serving to them, unless it already serves a later day.
 
@@ -84,12 +83,11 @@ def publish(
         surfaces: Their `daily` inputs must all exist as columns.
         day: Day whose exposures the features are for.
         keep: Snapshots that stay, newest days first, beside this one and the one pointed to.
-        tables: Feature tables; default those that the dbt project declares.
 
     Raises:
         SnapshotError: A table or column is missing, a key is null or repeated, or the day has no features at all.
     """
-    tables = feature_tables() if tables is None else tables
+    tables = feature_tables(settings)
     lake.connection.begin()
     try:
         queries = {name: _query(lake, table, day) for name, table in tables.items()}

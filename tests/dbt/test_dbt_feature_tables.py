@@ -1,18 +1,23 @@
-"""A feature table is its SQL and its description: examples and serving have it without a line elsewhere."""
+"""A feature table of the app is its SQL and its description: no line elsewhere names it."""
 
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
+import dagster as dg
 import numpy as np
 import pytest
 
-from ml.features.projects import DBT_PROJECT_DIR
-from ml.features.tables import FeatureTable, feature_tables
+from assets.features import build_features
+from assets.manifest import parse_project
+from checks.guards.data import measure_features
+from ml.features.tables import DeclarationError
 from ml.foundation.lake import Lake
-from ml.foundation.settings import Settings
+from ml.foundation.settings import EXAMPLES, Settings
 from ml.inference.snapshot import FeatureSnapshot, publish
+from ml.surfaces.scaffold import TEMPLATES
 from ml.surfaces.spec import Input, load_surfaces
 
 USER = {
@@ -75,16 +80,20 @@ models:
 def declared(
     home: Callable[..., Settings], build_days: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
 ) -> SimpleNamespace:
-    """A home whose last day is built by a copy of the project with two more feature tables."""
-    project = tmp_path_factory.mktemp("project") / "dbt_project"
-    shutil.copytree(DBT_PROJECT_DIR, project)
+    """A home whose last day is built for an app with two feature tables of its own."""
+    app = tmp_path_factory.mktemp("app")
+    shutil.copytree(EXAMPLES / "simulator" / "surfaces", app / "surfaces")
+    (app / "packages.yml").write_text(f"packages: [{{local: {EXAMPLES / 'simulator'}}}]\n", encoding="utf-8")
+    project = (TEMPLATES / "dbt_project.yml").read_text(encoding="utf-8").replace("__app__", "mine")
+    (app / "dbt_project.yml").write_text(project, encoding="utf-8")
+    (app / "models" / "features").mkdir(parents=True)
     for name, text in {**USER, **PAIR}.items():
-        (project / "models" / "features" / name).write_text(text, encoding="utf-8")
-    settings = home(3)
+        (app / "models" / "features" / name).write_text(text, encoding="utf-8")
+    settings = home(3).model_copy(update={"app": app, "surfaces_dir": app / "surfaces"})
     first, day = settings.first_day, settings.first_day + timedelta(days=2)
-    build_days(settings, first, day, stages=("base",), project_dir=project)
-    build_days(settings, day, day, stages=("ranking",), tests=True, project_dir=project)
-    return SimpleNamespace(settings=settings, day=day, tables=feature_tables(project / "models"))
+    build_days(settings, first, day, stages=("base",))
+    build_days(settings, day, day, stages=("ranking",), tests=True)
+    return SimpleNamespace(settings=settings, day=day, app=app)
 
 
 def test_examples_of_every_surface_hold_the_columns_of_a_declared_table(declared: SimpleNamespace) -> None:
@@ -111,14 +120,13 @@ def test_examples_of_every_surface_hold_the_columns_of_a_declared_table(declared
 def test_serving_looks_up_what_the_examples_hold_and_the_tables_default_where_nothing_is_known(
     declared: SimpleNamespace, users: str
 ) -> None:
-    tables: dict[str, FeatureTable] = declared.tables
     inputs = {
         "user_likes": number("feat_user_likes.likes", default=5),
         "user_item_seen": number("feat_user_item.seen", default=7),
         "item_ctr": number("feat_item.ctr", default=0.25),
     }
     with Lake(declared.settings) as lake:
-        published = publish(lake, declared.settings, load_surfaces(declared.settings), declared.day, tables=tables)
+        published = publish(lake, declared.settings, load_surfaces(declared.settings), declared.day)
         assert {"feat_user_likes", "feat_user_item"} <= published.rows.keys()
         examples = lake.sql(
             f"select user_id, item_id, {', '.join(inputs)} from features.examples_homepage where day = ? "
@@ -141,12 +149,46 @@ def test_serving_looks_up_what_the_examples_hold_and_the_tables_default_where_no
 
 def test_a_snapshot_says_which_keys_and_defaults_its_tables_have(declared: SimpleNamespace) -> None:
     with Lake(declared.settings) as lake:
-        path = publish(
-            lake, declared.settings, load_surfaces(declared.settings), declared.day, tables=declared.tables
-        ).path
+        path = publish(lake, declared.settings, load_surfaces(declared.settings), declared.day).path
     snapshot = FeatureSnapshot.load(path)
     assert snapshot.keys["feat_user_item"] == ["user_id", "item_id"] and snapshot.keys["feat_item"] == ["item_id"]
     assert snapshot.defaults["feat_user_likes"] == {"likes": -1} and snapshot.defaults["feat_item"] == {}
+
+
+def test_the_gate_compares_the_examples_with_the_tables_of_the_app(declared: SimpleNamespace) -> None:
+    """And finds a value that is not the table's."""
+    surface = load_surfaces(declared.settings)["homepage"]
+    inputs = {"user_likes": number("feat_user_likes.likes", default=0)}
+    surface = surface.model_copy(update={"inputs": {**surface.inputs, **inputs}})
+    with Lake(declared.settings) as lake:
+        [day] = measure_features(lake, surface, [declared.day]) or []
+        assert day["rows"] > 100 and day["other_values"] == 0
+        lake.connection.begin()
+        lake.connection.execute("update lake.features.feat_user_likes set likes = likes + 1")
+        [day] = measure_features(lake, surface, [declared.day]) or []
+        lake.connection.rollback()
+    assert day["other_values"] > 100
+
+
+def test_the_graph_builds_and_publishes_the_tables_of_the_app(declared: SimpleNamespace) -> None:
+    settings: Settings = declared.settings
+    parse_project(settings)
+    _, ranking, snapshot = build_features(settings, load_surfaces(settings))
+    mine = {dg.AssetKey(["features", name]) for name in ("feat_user_likes", "feat_user_item")}
+    assert mine <= set(ranking.keys) and {ranking.specs_by_key[key].group_name for key in mine} == {"features"}
+    assert mine <= set(snapshot.asset_deps[snapshot.key])
+    likes = ranking.specs_by_key[dg.AssetKey(["homepage", "examples"])].metadata["dagster/column_schema"]
+    assert "Likes in the days before (`feat_user_likes.likes`)" in {column.description for column in likes.columns}
+
+
+def test_a_feature_table_that_no_stage_builds_is_refused(declared: SimpleNamespace, tmp_path: Path) -> None:
+    app = shutil.copytree(declared.app, tmp_path / "app")
+    project = (app / "dbt_project.yml").read_text(encoding="utf-8")
+    (app / "dbt_project.yml").write_text(project.replace("    features:\n", "    others:\n"), encoding="utf-8")
+    settings = declared.settings.model_copy(update={"app": app})
+    parse_project(settings)
+    with pytest.raises(DeclarationError, match=r"feat_user_likes.*: .*features: .*tags: \[ranking\].* of mine"):
+        build_features(settings, load_surfaces(settings))
 
 
 def number(source: str, *, default: float) -> Input:

@@ -50,7 +50,7 @@ def test_dbt_unit_tests_pass(built: SimpleNamespace) -> None:
 def test_every_model_and_column_is_described_and_no_described_column_is_missing(
     built: SimpleNamespace, manifest: dict[str, Any]
 ) -> None:
-    described = described_columns(manifest, feature_tables())
+    described = described_columns(manifest, feature_tables(Settings()))
     with Lake(built.settings) as lake:
         for name, node in models(manifest).items():
             assert node["description"].startswith("One row per"), f"{name}: the description must state the grain"
@@ -70,7 +70,7 @@ def test_a_description_is_written_once() -> None:
 
 
 def test_examples_say_where_each_feature_comes_from(manifest: dict[str, Any]) -> None:
-    described = described_columns(manifest, feature_tables())
+    described = described_columns(manifest, feature_tables(Settings()))
     ctr = models(manifest)["feat_item"]["columns"]["ctr"]["description"]
     for surface in ("homepage", "radio"):
         assert described[f"examples_{surface}"]["item_ctr"] == f"{ctr} (`feat_item.ctr`)"
@@ -98,14 +98,14 @@ def test_each_model_has_a_key_test_a_stage_and_the_group_of_its_layer_or_surface
         for n in manifest["nodes"].values()
         if n["resource_type"] == "test" and n["test_metadata"]["name"] == "key"
     }
-    for name, table in feature_tables().items():
+    for name, table in feature_tables(Settings()).items():
         assert tested[name] == ["day", *table.entity], f"{name} is about one row per day and entity"
     for name, node in models(manifest).items():
         if not is_table(node):
             continue
         assert name in tested, f"{name} has no key test"
         assert set(node["tags"]) & {"base", "ranking"}, name
-    columns = described_columns(manifest, feature_tables())
+    columns = described_columns(manifest, feature_tables(Settings()))
     translator = Translator(
         built.settings.feature_window_days, load_surfaces(built.settings), columns, all_projects(built.settings)
     )
@@ -155,7 +155,7 @@ def test_examples_have_every_input_and_label_and_daily_inputs_are_what_serving_r
     built: SimpleNamespace, path: Path
 ) -> None:
     surface = load_surface(path)
-    tables = feature_tables()
+    tables = feature_tables(Settings())
     with Lake(built.settings) as lake:
         table = f"features.examples_{surface.name}"
         columns = lake.columns(table)

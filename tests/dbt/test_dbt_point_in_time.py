@@ -148,7 +148,7 @@ def test_inputs_of_an_exposure_do_not_change_when_its_future_is_deleted(
     assert empty > 3 and filled > 3
 
 
-@pytest.mark.parametrize("table", feature_tables())
+@pytest.mark.parametrize("table", feature_tables(Settings()))
 def test_features_of_a_day_do_not_change_when_the_day_is_deleted(
     built: SimpleNamespace, present: Settings, day: date, table: str
 ) -> None:

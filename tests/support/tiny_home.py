@@ -108,7 +108,7 @@ class Home:
         """Features of one day: all columns that both surfaces read, with nulls, in random row order."""
         rng = np.random.default_rng(seed)
         keys: dict[str, dict[str, np.ndarray]] = {}
-        for name, declared in feature_tables().items():
+        for name, declared in feature_tables(self.settings).items():
             known = [KNOWN[entity] for entity in declared.entity]
             if len(known) == 1:  # of two creators nothing is known
                 numbers = [np.arange(known[0] - 2 if declared.entity == ("creator_id",) else known[0])]

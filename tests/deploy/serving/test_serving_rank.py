@@ -116,7 +116,7 @@ def _examples(lake: Lake, surface: Surface) -> pa.Table:
     daily = ", ".join(f'{item.source} as "{name}"' for name, item in surface.inputs.items() if item.source)
     joins = " ".join(
         f"left join features.{table['name']} on {table['name']}.day = exposures.day and {table['same_entity']}"
-        for table in for_dbt(feature_tables())
+        for table in for_dbt(feature_tables(lake.settings))
     )
     return lake.sql(f"""
         with exposures as (

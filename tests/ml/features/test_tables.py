@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.features.tables import DeclarationError, feature_tables, for_dbt
+from ml.features.tables import DeclarationError, for_dbt, read_tables
 
 TABLES = """
 models:
@@ -25,7 +25,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_declared_table_has_its_entity_names_and_defaults_and_the_item_comes_first(tmp_path: Path) -> None:
-    found = feature_tables(write(tmp_path, TABLES))
+    found = read_tables((write(tmp_path, TABLES),))
     assert list(found) == ["feat_item", "feat_affinity"]
     assert [column.alias for column in found["feat_item"].columns] == ["creator_id", "item_ctr"]
     assert found["feat_affinity"].defaults == {"plays": 0, "share": 0.5}
@@ -60,7 +60,15 @@ def test_a_declaration_that_cannot_be_joined_is_refused_by_name(
     assert TABLES.count(old) == 1
     folder = write(tmp_path, TABLES.replace(old, new))
     if reason is None:
-        assert len(feature_tables(folder)) == 2, "tables may share a prefix while their columns differ"
+        assert len(read_tables((folder,))) == 2, "tables may share a prefix while their columns differ"
         return
     with pytest.raises(DeclarationError, match=reason):
-        feature_tables(folder)
+        read_tables((folder,))
+
+
+def test_two_tables_of_one_name_are_refused_with_both_files(tmp_path: Path) -> None:
+    for name in ("ours", "app"):
+        (tmp_path / name).mkdir()
+    folders = write(tmp_path / "ours", TABLES), write(tmp_path / "app", TABLES)
+    with pytest.raises(DeclarationError, match=r"app/tables\.yml: feature table feat_item is .*ours/tables"):
+        read_tables(folders)

@@ -41,7 +41,7 @@ def test_the_same_features_give_the_same_folder_untouched(home: Home) -> None:
         home.write_features(lake, DAY, seed=0)
     assert published(home) == first and contents(first.path) == before
     assert first.path.name == f"{DAY}-{first.digest}" and first.rows["feat_user"] == 40
-    assert set(before) == {"manifest.json", *(f"{table}.arrow" for table in feature_tables())}
+    assert set(before) == {"manifest.json", *(f"{table}.arrow" for table in feature_tables(home.settings))}
 
 
 def test_changed_features_of_a_day_give_another_folder(home: Home) -> None:
