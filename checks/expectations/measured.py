@@ -17,6 +17,7 @@ from great_expectations.expectations.expectation import BatchExpectation
 
 from ml.evaluation.outcome import Outcome
 from ml.evaluation.rules import judge_floor, judge_improvement, judge_interval, judge_rates
+from ml.surfaces.spec import Looks
 
 
 class MeasuredExpectation(BatchExpectation):
@@ -118,19 +119,25 @@ class ExpectRateBetween(MeasuredExpectation):
 
 
 class ExpectIntervalAbove(MeasuredExpectation):
-    """Expect a paired difference, one of ``comparisons``, to be non-inferior: see ``judge_interval``."""
+    """Expect a paired difference, one of ``comparisons``, to be non-inferior: see ``judge_interval``.
+
+    It is looked at after ``first_days`` evaluation days and each further one, up to ``most_days``.
+    """
 
     margin: float
     comparisons: int = 1
-    wide: str = Outcome.INCONCLUSIVE.value
+    first_days: int = 1
+    most_days: int = 1
+    short: str = Outcome.INCONCLUSIVE.value
 
-    success_keys: ClassVar[tuple[str, ...]] = ("margin", "where", "comparisons", "wide")
+    success_keys: ClassVar[tuple[str, ...]] = ("margin", "where", "comparisons", "first_days", "most_days", "short")
 
     def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Judge ``value``, ``lo`` and ``hi`` of the one row."""
         row = _one(rows)
         value, lo, hi = (_number(row[name]) for name in ("value", "lo", "hi"))
-        judged = judge_interval(value, lo, hi, self.margin, comparisons=self.comparisons, wide=Outcome(self.wide))
+        looks, short = Looks(self.first_days, self.most_days), Outcome(self.short)
+        judged = judge_interval(value, lo, hi, self.margin, looks=looks, comparisons=self.comparisons, short=short)
         return _outcome(row, *judged)
 
 

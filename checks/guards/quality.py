@@ -1,5 +1,6 @@
 """Guard: good enough, better than popularity, not worse than champion and reference; and the right one of the two."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from checks.guard import FIRST, Found, Guard, Subject
 from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL, FigureRow, figure_row
 from ml.evaluation.outcome import Outcome
 from ml.releases.verdicts import Check
-from ml.surfaces.spec import QualityGate, Surface
+from ml.surfaces.spec import ONE_LOOK, Looks, QualityGate, Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -26,15 +27,16 @@ def judge(subject: Subject) -> Found:
     champion, reference = subject.has_champion(), subject.reference() is not None
     rows = measure(subject.evaluation, subject.surface, kind, champion=champion, reference=reference)
     chosen = choose_candidate(subject.evaluation, subject.surface)
-    checks = gx.validate(rows, suite(gate, rows)) + gx.validate(
+    looks = subject.surface.looks
+    checks = gx.validate(rows, suite(gate, rows, looks)) + gx.validate(
         [{"stated": chosen, "found": kind}], choice_suite(chosen)
     )
     notes = [] if champion else [FIRST]
-    if gx.worst(checks) is Outcome.INCONCLUSIVE and (more := _more_days(rows, gate, len(subject.manifest.eval_days))):
-        notes.append(f"about {more} more evaluation days would decide")
+    if gx.worst(checks) is Outcome.INCONCLUSIVE:
+        notes.append(_more_days(rows, gate, len(subject.manifest.eval_days), looks))
     if not reference:
-        confirmed = subject.store.reference(subject.surface.name)
-        detail = f"the reference {confirmed} is the champion" if confirmed else "no release was confirmed as reference"
+        named = subject.store.reference(subject.surface.name)
+        detail = f"the reference {named} is the champion" if named else "nothing was promoted yet"
         checks.append(Check(name="minus_reference", outcome=Outcome.NOT_EVALUATED, detail=detail))
     return checks, "; ".join(notes)
 
@@ -71,10 +73,11 @@ def measure(
     return found
 
 
-def suite(gate: dict[str, QualityGate], rows: Sequence[FigureRow]) -> "ExpectationSuite":
-    """Return the suite over ``measure``."""
+def suite(gate: dict[str, QualityGate], rows: Sequence[FigureRow], looks: Looks = ONE_LOOK) -> "ExpectationSuite":
+    """Return the suite over ``measure`` of a candidate that is looked at as ``looks`` says."""
     counts = Counter(row["comparison"] for row in rows)
-    return gx.suite("quality", [_expectation(gate[row["task"]], row, counts[row["comparison"]]) for row in rows])
+    expected = [_expectation(gate[row["task"]], row, counts[row["comparison"]], looks) for row in rows]
+    return gx.suite("quality", expected)
 
 
 def choice_suite(chosen: str) -> "ExpectationSuite":
@@ -84,7 +87,12 @@ def choice_suite(chosen: str) -> "ExpectationSuite":
     return gx.suite("choice", [ExpectStated(**gx.named("candidate", f"{chosen}, by the evaluation"))])
 
 
-def _expectation(limits: QualityGate, row: FigureRow, comparisons: int) -> "Expectation":
+def _margin(limits: QualityGate, comparison: str) -> float:
+    """Return the loss that is tolerated: against the reference, what all releases since may sum to."""
+    return (limits.reference_margin or limits.margin) if comparison == REFERENCE else limits.margin
+
+
+def _expectation(limits: QualityGate, row: FigureRow, comparisons: int, looks: Looks) -> "Expectation":
     from great_expectations.expectations.metadata_types import FailureSeverity
 
     from checks.expectations.measured import ExpectImprovement, ExpectIntervalAbove, ExpectMeasureBetween
@@ -96,31 +104,37 @@ def _expectation(limits: QualityGate, row: FigureRow, comparisons: int) -> "Expe
         return ExpectMeasureBetween(column="value", where=where, **bounds, **gx.named(name, gx.between(limits.min)))
     if comparison == BASELINE:
         return ExpectImprovement(where=where, **gx.named(f"{name}_minus_baseline", "> 0"))
-    if comparison == CHAMPION:
-        threshold = f">= {-limits.margin:g}, interval not below 0 nor wider than {2 * limits.margin:g}"
-        named = gx.named(f"{name}_minus_champion", threshold)
-        return ExpectIntervalAbove(where=where, margin=limits.margin, comparisons=comparisons, **named)
-    if comparison == REFERENCE:
-        margin = limits.reference_margin or 2 * limits.margin
-        named = gx.named(f"{name}_minus_reference", f">= {-margin:g}, interval not below 0")
-        wide = Outcome.WARN.value
-        return ExpectIntervalAbove(where=where, margin=margin, comparisons=comparisons, wide=wide, **named)
+    if comparison in (CHAMPION, REFERENCE):
+        margin = _margin(limits, comparison)
+        days = f", over all looks up to {looks.most} days" if looks.most > looks.first else ""
+        named = gx.named(f"{name}_minus_{comparison}", f"whole interval > {-margin:g}{days}")
+        counted = {"comparisons": comparisons, "first_days": looks.first, "most_days": looks.most}
+        return ExpectIntervalAbove(where=where, margin=margin, **counted, **named)
     assert comparison == RIVAL, comparison
     named = gx.named(f"{name}_student_minus_control", "interval not below 0")
     bounds = {"min_value": 0, "count": "n", "shown": "value"}
     return ExpectMeasureBetween(column="hi", where=where, **bounds, severity=FailureSeverity.WARNING, **named)
 
 
-def _more_days(rows: Sequence[FigureRow], gate: dict[str, QualityGate], days: int) -> int:
-    """Return how many more evaluation days would narrow every interval against the champion to two margins."""
-    from ml.evaluation.rules import days_to_decide
+def _more_days(rows: Sequence[FigureRow], gate: dict[str, QualityGate], days: int, looks: Looks) -> str:
+    """Say how many more evaluation days would decide every comparison that is open, and how many there may be."""
+    from ml.evaluation.rules import days_to_decide, judge_interval
 
-    compared = [
-        days_to_decide(row["lo"], row["hi"], gate[row["task"]].margin, days)
-        for row in rows
-        if row["comparison"] == CHAMPION and row["lo"] is not None and row["hi"] is not None
-    ]
-    return max(compared, default=days)
+    counts, needed = Counter(row["comparison"] for row in rows), list[int | None]()
+    for row in rows:
+        if row["comparison"] in (CHAMPION, REFERENCE):
+            lo, hi = (math.nan if end is None else end for end in (row["lo"], row["hi"]))
+            figures = row["value"], lo, hi
+            margin = _margin(gate[row["task"]], row["comparison"])
+            counted = {"looks": looks, "comparisons": counts[row["comparison"]]}
+            if judge_interval(*figures, margin, **counted)[0] is Outcome.INCONCLUSIVE:
+                needed.append(days_to_decide(*figures, margin, days, **counted))
+    left = max(0, looks.most - days)
+    widens = f"the evaluation may widen by {left} to {looks.most}" if left else f"all {looks.most} are used"
+    known = [more for more in needed if more is not None]
+    if not known or len(known) < len(needed):
+        return f"no number of further days can be told that would decide; {widens}"
+    return f"about {max(known)} more evaluation days would decide; {widens}"
 
 
 GUARD = Guard(
@@ -128,7 +142,8 @@ GUARD = Guard(
     name="quality",
     means="Good enough by itself, better than popularity, not worse than the champion.",
     to_do="a candidate that is worse is rightly refused. If the champion changed since, materialize `evaluation` "
-    "again; if the interval is too wide, wait for the days that the reason names. A warning promotes: see whether the "
-    "next candidate says the same.",
+    "again; where it is inconclusive, the evaluation widens by each further day until it is decided. A warning "
+    "promotes: see whether the next candidate says the same. Of a loss against the reference that is wanted, a person "
+    "says so: `crossfade release override`, then `crossfade release confirm`.",
     judge=judge,
 )

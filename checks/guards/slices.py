@@ -7,7 +7,7 @@ from checks import gx
 from checks.guard import Found, Guard, Subject
 from ml.evaluation.figures import ABSOLUTE, CHAMPION, FigureRow, figure_row
 from ml.evaluation.outcome import Outcome
-from ml.surfaces.spec import QualityGate, SliceGate, Surface
+from ml.surfaces.spec import ONE_LOOK, Looks, QualityGate, SliceGate, Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -32,7 +32,7 @@ def judge(subject: Subject) -> Found:
     if not surface.slices:
         return [], "the surface declares no slices"
     rows = measure(subject.evaluation, surface, subject.manifest.kind, champion=subject.has_champion())
-    return gx.validate(rows, suite(surface.gate.slices, surface.gate.quality, rows)), ""
+    return gx.validate(rows, suite(surface.gate.slices, surface.gate.quality, rows, surface.looks)), ""
 
 
 def measure(evaluation: "Evaluation", surface: Surface, kind: str, *, champion: bool) -> list[SliceRow]:
@@ -64,7 +64,9 @@ def measure(evaluation: "Evaluation", surface: Surface, kind: str, *, champion: 
     return found
 
 
-def suite(gate: SliceGate, quality: dict[str, QualityGate], rows: Sequence[SliceRow]) -> "ExpectationSuite":
+def suite(
+    gate: SliceGate, quality: dict[str, QualityGate], rows: Sequence[SliceRow], looks: Looks = ONE_LOOK
+) -> "ExpectationSuite":
     """Return the suite over ``measure``."""
     from great_expectations.expectations.metadata_types import FailureSeverity
 
@@ -74,7 +76,8 @@ def suite(gate: SliceGate, quality: dict[str, QualityGate], rows: Sequence[Slice
         return row["n"] >= gate.min_rows and row["positives"] >= gate.min_positives
 
     comparisons = sum(row["comparison"] != ABSOLUTE and enough(row) for row in rows)
-    compared = {"wide": Outcome.WARN.value, "comparisons": comparisons}
+    compared = {"short": Outcome.WARN.value, "comparisons": comparisons}
+    compared |= {"first_days": looks.first, "most_days": looks.most}
     expected: list[Expectation] = []
     for row in rows:
         where = {"slice": row["slice"], "task": row["task"], "comparison": row["comparison"]}
@@ -91,7 +94,7 @@ def suite(gate: SliceGate, quality: dict[str, QualityGate], rows: Sequence[Slice
             least = limits.min - margin
             expected.append(ExpectNotClearlyBelow(min_value=least, where=where, **gx.named(name, gx.between(least))))
         else:
-            named = gx.named(f"{name}_minus_champion", f">= {-margin:g}, interval not below 0")
+            named = gx.named(f"{name}_minus_champion", f"> {-margin:g}; an interval that reaches below it warns")
             expected.append(ExpectIntervalAbove(margin=margin, where=where, **compared, **named))
     return gx.suite("slices", expected)
 

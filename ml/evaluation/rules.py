@@ -7,51 +7,89 @@ import numpy as np
 from scipy import stats
 
 from ml.evaluation.bootstrap import CONFIDENCE
+from ml.evaluation.looks import PROMOTE_WORSE, critical
 from ml.evaluation.outcome import Outcome
+from ml.surfaces.spec import ONE_LOOK, Looks
 
 IMPOSSIBLE = 0.001
 """Probability below which chance is no explanation."""
 
+_TAIL = (1 - CONFIDENCE) / 2
+
 
 def judge_interval(
-    value: float, lo: float, hi: float, margin: float, *, comparisons: int = 1, wide: Outcome = Outcome.INCONCLUSIVE
+    value: float,
+    lo: float,
+    hi: float,
+    margin: float,
+    *,
+    looks: Looks = ONE_LOOK,
+    comparisons: int = 1,
+    short: Outcome = Outcome.INCONCLUSIVE,
 ) -> tuple[Outcome, str]:
     """Judge ``candidate - champion``: non-inferiority within ``margin``.
 
-    Nothing whose estimate lies below ``-margin``, or whose interval lies below 0, is promoted. It fails where both
-    hold, the second by the wider interval (Bonferroni) that several comparisons need; else it is inconclusive: the
-    interval holds over users, and two initialisations of one recipe differ as much. Better (pass): the interval lies
-    above 0, however wide. Else a wider interval than two margins says too little (``wide``), and one that reaches below
-    ``-margin`` leaves a worse candidate possible (warn).
+    It passes where the whole interval lies above ``-margin``, and fails where the estimate lies beyond the margin and
+    the interval below 0. Both intervals are as wide as all looks at one candidate need; the second also as several
+    comparisons need (Bonferroni). Passing needs no such correction: a candidate must pass every comparison, so that its
+    chance is at most that of the one in which it is worse. All else is undecided, and more days may decide it.
 
     Args:
         value: Estimate.
         lo: Lower end of its 95 % interval.
         hi: Upper end.
         margin: Loss that would be accepted, in the metric's unit.
+        looks: When the candidate is looked at; one look needs no wider interval.
         comparisons: How many are judged at once.
-        wide: What an interval counts as that is undefined or too wide.
+        short: What an interval counts as that reaches below ``-margin`` while the estimate does not, or is undefined.
 
     Returns:
         The outcome and its reason.
     """
     if not all(math.isfinite(v) for v in (value, lo, hi)):
-        return wide, f"undefined: {value} ({lo} to {hi})"
-    normal, tail = NormalDist(), (1 - CONFIDENCE) / 2
-    family = value + (hi - value) * normal.inv_cdf(1 - tail / comparisons) / normal.inv_cdf(1 - tail)
-    if value < -margin and family < 0:
+        return short, f"undefined: {value} ({lo} to {hi})"
+    low = value - (value - lo) * _wider(looks, PROMOTE_WORSE)
+    high = value + (hi - value) * _wider(looks, _TAIL / comparisons)
+    if low > -margin:
+        return Outcome.PASS, f"not worse by {margin:g}: over all looks the interval ends at {low:.4f}"
+    if value < -margin and high < 0:
         return Outcome.FAIL, f"worse by more than {margin:g}: the interval lies below 0"
-    if value < -margin:
-        return Outcome.INCONCLUSIVE, f"worse by more than {margin:g}, not beyond doubt"
-    if hi < 0:
-        return Outcome.INCONCLUSIVE, f"worse by less than {margin:g}: the interval lies below 0"
-    if lo >= 0:
-        return Outcome.PASS, "not worse: the interval lies above 0"
-    if hi - lo > 2 * margin:
-        return wide, f"the interval is {hi - lo:.4f} wide, more than two margins of {margin:g}"
-    if lo < -margin:
-        return Outcome.WARN, f"the interval reaches below -{margin:g}"
-    return Outcome.PASS, f"not worse by more than {margin:g}"
+    if value <= -margin:
+        return Outcome.INCONCLUSIVE, f"worse by {margin:g} or more, not beyond doubt"
+    return short, f"it may be worse by {margin:g}: over all looks the interval reaches {low:.4f}"
+
+
+def days_to_decide(
+    value: float, lo: float, hi: float, margin: float, days: int, *, looks: Looks = ONE_LOOK, comparisons: int = 1
+) -> int | None:
+    """Return how many more evaluation days would decide what ``judge_interval`` left open, if the estimate stays.
+
+    Its interval narrows with the square root of the days.
+
+    Args:
+        value: As in ``judge_interval``, like the others.
+        lo: Lower end.
+        hi: Upper end.
+        margin: Loss that would be accepted.
+        days: Evaluation days so far.
+        looks: When the candidate is looked at.
+        comparisons: How many are judged at once.
+
+    Returns:
+        Days, at least 1; None where there is no interval, or no number of days would do.
+    """
+    if not all(math.isfinite(v) for v in (value, lo, hi)) or value == -margin:
+        return None
+    if value > -margin:
+        shrinks = (value - lo) * _wider(looks, PROMOTE_WORSE) / (value + margin)
+    else:
+        shrinks = (hi - value) * _wider(looks, _TAIL / comparisons) / -value
+    return max(1, math.floor(days * shrinks**2) + 1 - days)
+
+
+def _wider(looks: Looks, tail: float) -> float:
+    """Return how much wider than its 95 % interval one side of an interval is, if all looks err with ``tail``."""
+    return critical(looks, tail) / NormalDist().inv_cdf(1 - _TAIL)
 
 
 def judge_improvement(value: float, lo: float) -> tuple[Outcome, str]:
@@ -98,10 +136,3 @@ def judge_rates(rates: np.ndarray, n: np.ndarray, low: float, high: float) -> tu
     if chance[worst] < IMPOSSIBLE / len(rates):
         outcome = Outcome.FAIL
     return outcome, worst, float(chance[worst])
-
-
-def days_to_decide(lo: float, hi: float, margin: float, days: int) -> int:
-    """Return how many more evaluation days narrow an interval to two margins; its width falls with sqrt(days)."""
-    if not (math.isfinite(lo) and math.isfinite(hi)):
-        return days
-    return max(0, math.ceil(days * ((hi - lo) / (2 * margin)) ** 2) - days)

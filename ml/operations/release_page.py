@@ -27,7 +27,7 @@ def state_of(store: ReleaseStore, release: Release) -> str:
         found = "barred"
     elif any(entry.moves and entry.release == release.id for entry in store.history(surface)):
         found = "an earlier champion"
-    return f"{found}; the confirmed reference" if store.reference(surface) == release.id else found
+    return f"{found}; the reference" if store.reference(surface) == release.id else found
 
 
 def standing(store: ReleaseStore, release: Release) -> dict[str, str]:

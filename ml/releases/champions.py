@@ -104,8 +104,14 @@ class State:
 
     @property
     def reference(self) -> str | None:
-        """Return the release that a person confirmed last."""
-        return next((e.release for e in reversed(self.entries) if e.action == "reference"), None)
+        """Return the release that a person confirmed last, and before that the first one promoted.
+
+        A barred release is no measure, and a deleted one cannot be compared with: the next in order takes its place.
+        """
+        confirmed = [e.release for e in reversed(self.entries) if e.action == "reference"]
+        served = [e.release for e in self.entries if e.moves]
+        gone = self.barred | self.retired
+        return next((release for release in [*confirmed, *served] if release not in gone), None)
 
     def recent(self) -> list[Pointer]:
         """Return the last move to each release, newest first."""

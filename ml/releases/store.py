@@ -53,7 +53,7 @@ class ReleaseStore:
         return None if pointer is None else Champion(pointer, self.release(surface, pointer.release))
 
     def reference(self, surface: str) -> str | None:
-        """Return the last release that a person confirmed, or None."""
+        """Return the release that slow decay is measured from: see ``State.reference``; None before a promotion."""
         return self.champions.state(surface).reference
 
     def barred(self, surface: str) -> frozenset[str]:
@@ -178,7 +178,7 @@ class ReleaseStore:
         return entry
 
     def confirm(self, surface: str, *, by: str, reason: str) -> Pointer:
-        """Make the champion the reference release that later verdicts compare with against slow decay."""
+        """Make the champion the reference release, which before is the first one promoted."""
         return self.champions.note(self.champions.state(surface), surface, "reference", by, reason)
 
     def challenge(

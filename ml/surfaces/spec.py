@@ -7,7 +7,7 @@ a null removes a key.
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
 from pydantic import (
@@ -38,13 +38,53 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Looks(NamedTuple):
+    """One look at a candidate after ``first`` evaluation days, then one with each further day, up to ``most`` days."""
+
+    first: int
+    most: int
+
+
+ONE_LOOK = Looks(1, 1)
+"""A candidate that is looked at once."""
+
+E_MAX = 14
+"""Evaluation days that a candidate may have in all, where a surface does not say."""
+
+
 class Window(_Model):
-    """Days of a student partition D: trains on [D-e-w, D-e), evaluates on [D-e, D)."""
+    """Days of a student partition D: trains on [D-e-w, D-e), evaluates on [D-e, D) and further days up to ``e_max``."""
 
     train_days: int = Field(ge=1, description="w")
     eval_days: int = Field(ge=1, description="e")
+    e_max: int | None = Field(
+        default=None,
+        ge=1,
+        le=90,
+        description="Evaluation days, the first `eval_days` included, until which an undecided candidate's evaluation "
+        f"widens; default {E_MAX}, or `eval_days` where that is more",
+    )
     validation_days: int = Field(ge=1, description="Last days of the training window, for tuning")
     min_train_days: int = Field(ge=1, description="Fewer days than this are not trained on")
+
+    @model_validator(mode="after")
+    def _widens(self) -> Self:
+        if self.e_max is not None and self.e_max < self.eval_days:
+            raise ValueError(
+                f"e_max: {self.e_max} is less than eval_days: {self.eval_days}; it counts these days too: write "
+                f"{self.eval_days} to never widen, or leave it out for {max(E_MAX, self.eval_days)}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``e_max`` out where it is not set: such a surface has the digest that it has without the key."""
+        return {name: value for name, value in dump(self).items() if name != "e_max" or value is not None}
+
+    @property
+    def most_eval_days(self) -> int:
+        """Evaluation days of a candidate in all, those of its widening included."""
+        return max(E_MAX, self.eval_days) if self.e_max is None else self.e_max
 
 
 class Input(_Model):
@@ -185,7 +225,7 @@ class QualityGate(_Model):
     reference_margin: float | None = Field(
         default=None,
         gt=0,
-        description="Loss against the reference release that all releases since may sum to; 2 margins",
+        description="Loss against the reference release that all releases since may sum to; default the margin",
     )
 
 
@@ -325,8 +365,15 @@ class Surface(_Model):
 
     @property
     def ranker_digest(self) -> str:
-        """Content hash of what rankers and their figures depend on: all but description, owner and gate."""
-        return digest(self.model_dump(mode="json", by_alias=True, exclude={"description", "owner", "gate"}))
+        """Content hash of what rankers and their figures depend on: all but description, owner, gate and widening."""
+        content = self.model_dump(mode="json", by_alias=True, exclude={"description", "owner", "gate"})
+        content["window"].pop("e_max", None)
+        return digest(content)
+
+    @property
+    def looks(self) -> Looks:
+        """When an undecided candidate is looked at: after its first evaluation days, then with each further one."""
+        return Looks(self.window.eval_days, self.window.most_eval_days)
 
     def training_days(self, partition: date) -> list[date]:
         """Return the days that a student of ``partition`` may train on, oldest first."""

@@ -343,3 +343,21 @@ def test_a_release_is_traceable_to_candidate_and_verdict(shop) -> None:
     (release.path / "manifest.json").write_text(json.dumps({"surface": "x"}))
     with pytest.raises(DamagedError):
         shop.store.release("homepage", release.id)
+
+
+def test_the_first_promotion_is_the_reference_until_a_person_confirms_another(shop) -> None:
+    assert shop.store.reference("homepage") is None
+    releases = [shop.release(day).release for day in range(3)]
+    assert shop.store.reference("homepage") == releases[0]
+    shop.store.retire("homepage", keep=3)
+    shop.store.confirm("homepage", by="Ada", reason="looked at by hand")
+    assert shop.store.reference("homepage") == releases[2]
+    shop.store.rollback("homepage", by="Ada", reason="it was not looked at well")
+    assert shop.store.reference("homepage") == releases[0], "a barred release is no measure"
+
+
+def test_a_reference_that_an_earlier_version_deleted_is_followed_by_the_oldest_that_is_left(shop) -> None:
+    releases = [shop.release(day).release for day in range(3)]
+    state = shop.store.champions.state("homepage")
+    shop.store.champions.note(state, "homepage", "retire", "test", "as before", retired=(releases[0],))
+    assert shop.store.reference("homepage") == releases[1]
