@@ -70,8 +70,10 @@ def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Setting
     Returns:
         The settings as every later process of this home reads them.
     """
+    from ml.foundation.file_stores import open_files
     from ml.foundation.lake import Lake
     from ml.landing.load import init_tables
+    from ml.releases.ownership import require_owner
 
     if values:
         write_settings_file(settings.home, values)
@@ -80,6 +82,7 @@ def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Setting
         settings.home.mkdir(parents=True, exist_ok=True)
     with Lake(settings) as lake:
         init_tables(lake)
+        require_owner(open_files(settings.artifacts_dir), lake.id())
     prepare_instance(settings)
     parse_project(settings)
     return settings

@@ -80,9 +80,7 @@ def move_pointer_back(
     context: dg.OpExecutionContext, config: RollbackConfig, settings: dg.ResourceParam[Settings]
 ) -> None:
     """Move the champion pointer to an earlier release and bar the one that it leaves."""
-    pointer = ReleaseStore(settings.artifacts_dir).rollback(
-        config.surface, to=config.to, by=config.by, reason=config.reason
-    )
+    pointer = ReleaseStore.of(settings).rollback(config.surface, to=config.to, by=config.by, reason=config.reason)
     context.log.info(f"{config.surface} now serves {pointer.release}")
 
 

@@ -192,9 +192,17 @@ def _teacher(settings: Settings) -> Look:
 
 
 def _releases(settings: Settings) -> Look:
+    from ml.foundation.lake import lake_id
+    from ml.releases.ownership import owner_of
     from ml.releases.store import ReleaseStore
 
     store = ReleaseStore(settings.artifacts_dir)
+    owner = owner_of(store.files)
+    if owner is not None and owner.lake != (lake := lake_id(settings)):
+        told = f"artifacts and releases belong to lake {owner.lake}, this is lake {lake}"
+        return State.BAD, told, "set CROSSFADE_ARTIFACTS_URL, or crossfade release adopt"
+    for name in store.surfaces():
+        store.history(name)
     champions = {name: store.champion(name) for name in load_surfaces(settings)}
     told = ", ".join(f"{name}: {found.release.id if found else 'none'}" for name, found in champions.items())
     if not all(champions.values()):
@@ -263,7 +271,7 @@ REMEDIES = {
     "lake": "restore the catalog from a backup (docs/how-to/operate.md); data files are never changed in place",
     "landing": "mend the contract that the message names",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
-    "releases": "crossfade release rollback SURFACE, or restore the folder from a backup",
+    "releases": "crossfade release recover SURFACE, or put back from a backup what the message names",
     "features": "materialize features/serving_snapshot",
     "server": "start crossfade serve there, or unset CROSSFADE_SERVE_URL",
     "cluster": "start Ray there (docs/how-to/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",

@@ -167,7 +167,7 @@ def release_confirm(surface: Surface, reason: Reason, by: By) -> None:
     """Make the champion the reference that later candidates are compared with, against slow decay."""
     from ml.releases.store import ReleaseStore
 
-    pointer = ReleaseStore(Settings().artifacts_dir).confirm(surface, by=by, reason=reason)
+    pointer = ReleaseStore.of(Settings()).confirm(surface, by=by, reason=reason)
     say(f"{pointer.release} is the reference of {surface}")
 
 
@@ -203,7 +203,7 @@ def release_end_challenge(
     """Take the challenger away; a promotion does so too."""
     from ml.releases.store import ReleaseStore
 
-    pointer = ReleaseStore(Settings().artifacts_dir).end_challenge(surface, by=by, reason=reason, bar=bar)
+    pointer = ReleaseStore.of(Settings()).end_challenge(surface, by=by, reason=reason, bar=bar)
     say(f"{surface} is served by {pointer.release} alone")
 
 
@@ -217,8 +217,36 @@ def release_rollback(
     """Serve an earlier release again; the release left behind is barred."""
     from ml.releases.store import ReleaseStore
 
-    pointer = ReleaseStore(Settings().artifacts_dir).rollback(surface, to=to, by=by, reason=reason)
+    pointer = ReleaseStore.of(Settings()).rollback(surface, to=to, by=by, reason=reason)
     say(f"{surface} now serves {pointer.release}")
+
+
+@app.command("recover")
+def release_recover(
+    surface: Surface,
+    reason: Reason,
+    by: By,
+    to: Annotated[str | None, typer.Option(help="Release that serves from here on; the log may not say.")] = None,
+) -> None:
+    """Make a damaged champion log, and releases that were lost, usable again; what may have been barred is barred."""
+    from ml.releases.recovery import recover
+    from ml.releases.store import ReleaseStore
+
+    done = recover(ReleaseStore.of(Settings()), surface, by=by, reason=reason, to=to)
+    for told in done or [f"the log and the releases of {surface} are whole; nothing was changed"]:
+        say(told)
+
+
+@app.command("adopt")
+def release_adopt(by: By) -> None:
+    """Hand artifacts that belong to another lake over to this one, as after its catalog was built again."""
+    from ml.foundation.file_stores import open_files
+    from ml.foundation.lake import lake_id
+    from ml.releases.ownership import adopt
+
+    settings = Settings()
+    owner = adopt(open_files(settings.artifacts_dir), lake_id(settings), by=by)
+    say(f"these artifacts belong to lake {owner.lake}; before: {', '.join(owner.before) or 'none'}")
 
 
 def _guard_row(guard: "GuardResult") -> dict[str, object]:

@@ -19,6 +19,7 @@ from typing import Literal, Protocol, TypedDict, TypeVar
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import TensorSpec
 from ml.export.files import SCHEMA
+from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.inference.model import Model
 from ml.inference.request import RequestPlan
@@ -199,7 +200,12 @@ class Engine:
         with self._refreshing:
             self._refresh_snapshot()
             for surface in self.store.surfaces():
-                pointer = self.store.pointer(surface)
+                try:
+                    pointer = self.store.pointer(surface)
+                except DamagedError as error:  # nobody knows what serves: what is loaded stays, the others go on
+                    self._champions.add(surface)
+                    log(logging.ERROR, "champion not known, the old one stays", surface=surface, error=str(error))
+                    continue
                 if pointer is not None:
                     self._champions.add(surface)
                     self._refresh_surface(pointer)

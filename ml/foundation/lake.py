@@ -106,6 +106,12 @@ class Lake:
         row = self.connection.execute(f"select max(snapshot_id) from {ALIAS}.snapshots()").fetchone()
         return int(row[0]) if row else 0
 
+    def id(self) -> str:
+        """Return the id that the lake's catalog was born with; copies and later states of it have the same."""
+        query = f"select schema_uuid::varchar from {_CATALOG}.ducklake_schema order by schema_id limit 1"
+        [(found,)] = self.connection.execute(query).fetchall()
+        return found
+
     @contextmanager
     def transaction(self, message: str) -> "Iterator[duckdb.DuckDBPyConnection]":
         """Open one transaction; commit at the end, roll back on any exception. ``message`` names the commit."""
@@ -276,6 +282,18 @@ class Lake:
 
 def _digest(names: list[tuple[str, str]], count: int, total: str) -> tuple[int, str]:
     return int(count), hashlib.sha256(f"{names}|{count}|{total}".encode()).hexdigest()[:32]
+
+
+def lake_id(settings: Settings) -> str:
+    """Return the id of a home's lake.
+
+    Raises:
+        FileNotFoundError: The home has no lake, and none is made for the question.
+    """
+    if not settings.catalog_url and not settings.catalog_path.exists():
+        raise FileNotFoundError(f"{settings.catalog_path} is not there, so it is not known whose releases these are")
+    with Lake(settings) as lake:
+        return lake.id()
 
 
 def attach_path(settings: Settings) -> str:

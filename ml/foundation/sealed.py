@@ -41,7 +41,7 @@ def unseal(data: bytes, name: str) -> tuple[dict[str, Any], str]:
     try:
         content = json.loads(data)
         stated = content.pop(_SEAL)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{name} is no sealed document: {error!r}") from error
     actual = digest(content)
     if stated != actual:

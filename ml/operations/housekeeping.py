@@ -51,7 +51,7 @@ def tidy(settings: Settings, *, dry_run: bool = False, grace: timedelta = GRACE,
     Raises:
         DamagedError: A stored release cannot be read, so that what it names is not known; nothing was changed.
     """
-    store = ReleaseStore(settings.artifacts_dir)
+    store = ReleaseStore.of(settings)
     pinned = store.pinned_snapshots(store.surfaces())
     retired = {} if dry_run else {s: tuple(store.retire(s, keep=settings.keep_releases)) for s in store.surfaces()}
     progress(Step("housekeeping", 1, _STEPS, line=f"{sum(map(len, retired.values()))} releases retired"))

@@ -11,7 +11,12 @@ from ml.releases.store import ReleaseStore
 if TYPE_CHECKING:
     from ml.evaluation.evaluate import Evaluation
 
-_MOVED = {"promote": "promoted", "override": "promoted against the gate", "rollback": "rolled back to"}
+_MOVED = {
+    "promote": "promoted",
+    "override": "promoted against the gate",
+    "rollback": "rolled back to",
+    "recover": "named to serve after the log was damaged",
+}
 
 
 def state_of(store: ReleaseStore, release: Release) -> str:

@@ -2,26 +2,32 @@
 
 The champion pointer is an append-only log, ``champion/<surface>/<number>.json``: every entry is created exclusively
 under the number after the one its writer had read, so that of two concurrent moves one wins and the other is refused.
-The last valid entry tells the champion.
+The last entry tells the champion.
+
+What an entry bars or gives up holds for ever, so a log that lost one may bring back what was rolled back. It is
+therefore read whole or not at all: numbers without a gap, every entry sealed, and each carries the hash of all entries
+before it. ``heads/<surface>.json`` says how far the log reached, so that a lost end is seen too. A log that is not
+whole is refused until a person says what holds (``ml.releases.recovery``).
 """
 
-import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from ml.foundation.files import FileStore
+from ml.foundation.files import FileStore, sha256_bytes
 from ml.foundation.sealed import DamagedError, seal, unseal
 from ml.releases.manifest import Record
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.verdicts import now
 
-log = logging.getLogger(__name__)
-
-_ENTRY = re.compile(r"\d{6}\.json")
+_ENTRY = re.compile(r"\d+\.json")
+_LOST = "missing"
+_GAP = 10
+"""More entries in a row than this are not lost while later ones stay: what has such a number is none."""
 
 
 class Challenger(Record):
@@ -43,7 +49,7 @@ class Pointer(Record):
     release: str
     partition: date
     onnx_sha256: str
-    action: Literal["promote", "override", "rollback", "reference", "retire", "challenge"]
+    action: Literal["promote", "override", "rollback", "reference", "retire", "challenge", "recover", "vacate"]
     at: datetime
     by: str
     reason: str
@@ -51,11 +57,16 @@ class Pointer(Record):
     retired: tuple[str, ...] = Field(default=(), description="Releases that this entry gives up for deletion")
     challenger: Challenger | None = Field(default=None, description="Beside this champion; a move ends it")
     run_id: str | None = None
+    predecessor: str | None = Field(default=None, description="Hash of every entry before; version 0.1 wrote none")
+    vacant: bool = Field(default=False, description="No release serves: the last one was lost")
+    replaced: dict[int, str] = Field(
+        default={}, description="Unreadable entries that this one stands for: SHA-256 as found by number, or missing"
+    )
 
     @property
     def moves(self) -> bool:
         """Tell whether this entry changed what serves."""
-        return self.action in ("promote", "override", "rollback")
+        return self.action in ("promote", "override", "rollback", "recover")
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,8 @@ class State:
     """The log, folded: what every entry so far comes to."""
 
     entries: tuple[Pointer, ...]
-    next_number: int
+    hash: str = ""
+    """Of all entries; the next one carries it."""
 
     @property
     def last(self) -> Pointer | None:
@@ -76,6 +88,11 @@ class State:
         return self.last.number if self.last else 0
 
     @property
+    def next_number(self) -> int:
+        """Return the number of the next entry."""
+        return self.number + 1
+
+    @property
     def version(self) -> int:
         """Return its version in the model repository."""
         return self.last.version if self.last else 0
@@ -83,7 +100,7 @@ class State:
     @property
     def champion(self) -> str | None:
         """Return the release that serves."""
-        return self.last.release if self.last else None
+        return self.last.release if self.last and not self.last.vacant else None
 
     @property
     def barred(self) -> frozenset[str]:
@@ -100,7 +117,10 @@ class State:
     @property
     def retired(self) -> frozenset[str]:
         """Return the releases that were given up."""
-        return frozenset(r for e in self.entries for r in e.retired)
+        found = set[str]()
+        for entry in self.entries:
+            found = (found - {entry.release} if entry.moves else found) | set(entry.retired)
+        return frozenset(found)
 
     @property
     def reference(self) -> str | None:
@@ -122,6 +142,31 @@ class State:
         return list(found.values())
 
 
+@dataclass(frozen=True)
+class Damage:
+    """A log that is not whole: what can be read of it, and what cannot.
+
+    Attributes:
+        state: The readable entries, folded.
+        found: SHA-256 of each unreadable entry by number, or ``missing``.
+        told: What is wrong, one line each.
+    """
+
+    state: State
+    found: Mapping[int, str]
+    told: tuple[str, ...]
+
+
+class Head(Record):
+    """How far a log has reached at least, and the hash of its entries up to there."""
+
+    number: int = Field(ge=0)
+    hash: str
+
+
+_NO_HEAD = Head(number=0, hash="")
+
+
 class ChampionLog:
     """The champion logs of all surfaces below one root."""
 
@@ -129,46 +174,102 @@ class ChampionLog:
         self.files = files
 
     def surfaces(self) -> list[str]:
-        """Return the surfaces that have a champion log, sorted."""
-        return self.files.names("champion")
+        """Return the surfaces that have a champion log, or had one, sorted."""
+        heads = {name.removesuffix(".json") for name in self.files.names("heads")}
+        return sorted(heads | set(self.files.names("champion")))
 
     def pointer(self, surface: str) -> Pointer | None:
-        """Return the newest valid entry: cheap enough to poll."""
-        for name in reversed(self._numbers(surface)):
-            entry = self._entry(surface, name)
-            if entry is not None:
-                return entry
-        return None
+        """Return the newest entry while a release serves: cheap enough to poll, as the entries before are not read.
+
+        Raises:
+            DamagedError: The end of the log was lost or changed.
+        """
+        numbers, head = self._numbers(surface), self._head(surface)
+        last = self._slot(surface, numbers[-1]) if numbers == list(range(1, len(numbers) + 1)) and numbers else None
+        entry = last.entry if last else None
+        stated = entry.predecessor if entry else None
+        if last is None or stated is None or head != Head(number=last.number, hash=_after(stated, last.found)):
+            entry = self.state(surface).last
+        return None if entry is None or entry.vacant else entry
 
     def state(self, surface: str) -> State:
-        """Return every valid entry, folded."""
-        names = self._numbers(surface)
-        entries = [entry for name in names if (entry := self._entry(surface, name)) is not None]
-        return State(tuple(entries), int(names[-1][:6]) + 1 if names else 1)
+        """Return every entry, folded.
+
+        Raises:
+            DamagedError: The log is not whole.
+        """
+        found = self.inspect(surface)
+        if found.told:
+            raise DamagedError(
+                f"the champion log of {surface} is not whole: {'; '.join(found.told)}. Put champion/{surface} and "
+                f"heads/{surface}.json back from a backup, or say what serves: crossfade release recover {surface}"
+            )
+        return found.state
+
+    def inspect(self, surface: str) -> Damage:
+        """Return what can be read of a log and what is wrong with it; the log is whole where nothing is."""
+        told, head = list[str](), _NO_HEAD
+        try:
+            head = self._head(surface)
+        except DamagedError as error:
+            told.append(str(error))
+        numbers = self._numbers(surface)
+        far = [number for number in numbers if number > max(head.number, 2 * len(numbers)) + _GAP]
+        told += [f"champion/{surface} has a file numbered {number}: no entry; move it away" for number in far]
+        last = max([head.number, *(number for number in numbers if number not in far)], default=0)
+        log = _Folding([self._slot(surface, number) for number in range(1, last + 1)])
+        if head.number and head.number not in log.found | log.replaced and log.hashes[head.number] != head.hash:
+            log.doubt(head.number, f"heads/{surface}.json")
+        told += [log.wrong[number] for number in sorted(log.wrong)]
+        entries = tuple(log.entries[number] for number in sorted(log.entries))
+        return Damage(State(entries, log.hashes.get(last, "")), log.found, tuple(told))
 
     def append(self, entry: Pointer, read: State) -> Pointer:
         """Create ``entry`` as the next one after the state it was decided on: compare and swap.
 
         Where only a note (a confirmation, a retirement) came between, the entry takes the number after it.
+
+        Raises:
+            PromotionRefused: The champion changed meanwhile, or the log gave up what the entry needs.
+            DamagedError: The log is not whole.
         """
         state = read
-        while not self.files.create(
-            f"champion/{entry.surface}/{state.next_number:06d}.json",
-            seal(entry.model_copy(update=_place(state)).model_dump(mode="json")),
-        ):
+        _require_kept(entry, state)
+        while not self._create(placed := _placed(entry, state), state.hash):
             state = self.state(entry.surface)
-            if state.version != read.version or entry.release in state.retired:
+            if (state.version, state.champion) != (read.version, read.champion):
                 message = f"the champion of {entry.surface} changed to {state.champion} meanwhile"
                 raise PromotionRefused(Refusal.SUPERSEDED, message)
             if state.last is not None and entry.action in ("reference", "retire"):
                 entry = entry.model_copy(update={"challenger": state.last.challenger})
-        return entry.model_copy(update=_place(state))
+            _require_kept(entry, state)
+        return placed
+
+    def replace(self, entry: Pointer, damage: Damage) -> Pointer:
+        """Create ``entry`` as the next one of a log that is not whole, in place of what cannot be read of it.
+
+        Raises:
+            PromotionRefused: Somebody else wrote to the log meanwhile.
+        """
+        number = max([damage.state.number, *damage.found], default=0) + 1
+        placed = entry.model_copy(
+            update={
+                "number": number,
+                "previous": damage.state.number,
+                "version": damage.state.version + len(damage.found) + 1,
+                "predecessor": damage.state.hash or None,
+                "replaced": dict(damage.found),
+            }
+        )
+        if not self._create(placed, damage.state.hash):
+            raise PromotionRefused(Refusal.SUPERSEDED, f"{_key(entry.surface, number)} was written meanwhile")
+        return placed
 
     def note(
         self,
         state: State,
         surface: str,
-        action: Literal["reference", "retire", "challenge"],
+        action: Literal["reference", "retire", "challenge", "vacate"],
         by: str,
         reason: str,
         *,
@@ -177,29 +278,158 @@ class ChampionLog:
         **changes: object,
     ) -> Pointer:
         """Append an entry that moves nothing to the state it was decided on; what it does not change stands."""
-        if state.last is None:
+        if state.last is None or state.champion is None:
             raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion")
-        if state.champion in retired:
-            raise PromotionRefused(Refusal.SUPERSEDED, f"{state.champion} serves and cannot be retired")
         told = {"action": action, "at": now(), "by": by, "reason": reason, "retired": retired, "barred": barred}
-        return self.append(state.last.model_copy(update={"run_id": None, **told, **changes}), state)
+        return self.append(state.last.model_copy(update={"run_id": None, "replaced": {}, **told, **changes}), state)
 
-    def _numbers(self, surface: str) -> list[str]:
-        return [name for name in self.files.names(f"champion/{surface}") if _ENTRY.fullmatch(name)]
+    def witness(self, surface: str) -> None:
+        """Record how far the log reaches."""
+        state = self.state(surface)
+        if state.entries:
+            self._witness(surface, Head(number=state.number, hash=state.hash))
 
-    def _entry(self, surface: str, name: str) -> Pointer | None:
-        key = f"champion/{surface}/{name}"
+    def _create(self, entry: Pointer, before: str) -> bool:
+        """Create an entry after those of hash ``before`` unless its number is taken."""
+        content = seal(entry.model_dump(mode="json"))
+        if not self.files.create(_key(entry.surface, entry.number), content):
+            return False
+        self._witness(entry.surface, Head(number=entry.number, hash=_after(before, sha256_bytes(content))))
+        return True
+
+    def _witness(self, surface: str, head: Head) -> None:
+        self.files.replace(f"heads/{surface}.json", seal(head.model_dump()))
+        if self._numbers(surface)[-1] > head.number:  # somebody has appended since, and may have recorded it before us
+            self.witness(surface)
+
+    def _numbers(self, surface: str) -> list[int]:
+        return sorted(int(name[:-5]) for name in self.files.names(f"champion/{surface}") if _ENTRY.fullmatch(name))
+
+    def _head(self, surface: str) -> Head:
+        key = f"heads/{surface}.json"
+        try:
+            return Head.model_validate(unseal(self.files.read(key), key)[0])
+        except FileNotFoundError:
+            return _NO_HEAD
+        except ValidationError as error:
+            raise DamagedError(f"{key} names no entry: {error.errors()[0]['msg']}") from error
+
+    def _entry(self, surface: str, number: int) -> Pointer:
+        """Return one entry.
+
+        Raises:
+            DamagedError: It is missing, or is not what it says.
+        """
+        key = _key(surface, number)
         try:
             content, _ = unseal(self.files.read(key), key)
             entry = Pointer.model_validate(content)
-        except (DamagedError, ValidationError) as error:
-            log.error("champion log: entry ignored: %s", error)
-            return None
-        if (entry.surface, f"{entry.number:06d}.json") != (surface, name):
-            log.error("champion log: entry ignored: %s says it is %s %d", key, entry.surface, entry.number)
-            return None
+        except FileNotFoundError as error:
+            raise DamagedError(f"{key} is missing") from error
+        except ValidationError as error:
+            raise DamagedError(f"{key} is no entry: {error.errors()[0]['loc']} {error.errors()[0]['msg']}") from error
+        if (entry.surface, entry.number) != (surface, number):
+            raise DamagedError(f"{key} says that it is {entry.surface} {entry.number}")
         return entry
 
+    def _slot(self, surface: str, number: int) -> "_Slot":
+        key = _key(surface, number)
+        try:
+            found = sha256_bytes(self.files.read(key))
+        except FileNotFoundError:
+            return _Slot(number, key, _LOST, None, f"{key} is missing")
+        try:
+            return _Slot(number, key, found, self._entry(surface, number))
+        except DamagedError as error:
+            return _Slot(number, key, found, None, str(error))
 
-def _place(state: State) -> dict[str, int]:
-    return {"number": state.next_number, "previous": state.number}
+
+@dataclass(frozen=True)
+class _Slot:
+    """A number of the log: what lies there, and the entry that it is."""
+
+    number: int
+    key: str
+    found: str
+    entry: Pointer | None
+    wrong: str = ""
+
+
+class _Folding:
+    """Follows the hashes from entry to entry.
+
+    An entry is proven by the one after it, the last one by the head. What comes after a lost entry says what hash there
+    was.
+
+    Attributes:
+        entries: Those that are what the log says, by number.
+        hashes: Hash of the log after each number.
+        replaced: What was found in place of entries that later ones stand for.
+        found: What was found in place of those that nobody answers for.
+        wrong: What is wrong with them.
+    """
+
+    def __init__(self, slots: list[_Slot]) -> None:
+        self.slots = {slot.number: slot for slot in slots}
+        self.entries: dict[int, Pointer] = {}
+        self.hashes: dict[int, str] = {}
+        self.replaced = {n: found for slot in slots if slot.entry for n, found in slot.entry.replaced.items()}
+        self.found: dict[int, str] = {}
+        self.wrong: dict[int, str] = {}
+        running, known, chained = "", True, False
+        for slot in slots:
+            entry, stated = slot.entry, slot.entry.predecessor if slot.entry else None
+            if (accepted := self.replaced.get(slot.number)) is not None:
+                entry = None
+                if accepted != slot.found:
+                    self._give_up(slot, f"{slot.key} changed after it was given up")
+            elif entry is None:
+                self._give_up(slot, slot.wrong)
+            elif stated is None and chained:
+                entry = None
+                self._give_up(slot, f"{slot.key} does not carry the hash of the entries before it")
+            elif stated is not None and known and stated != running:
+                self.doubt(slot.number - 1, slot.key)
+            if entry is not None:
+                self.entries[slot.number] = entry
+                running, chained = stated or running, chained or stated is not None
+            known = entry is not None
+            running = self.hashes[slot.number] = _after(running, slot.found)
+
+    def doubt(self, last: int, witness: str) -> None:
+        """Give up the entries up to ``last`` that nothing proves, since ``witness`` follows on others."""
+        for number in range(last, 0, -1):
+            entry = self.entries.pop(number, None)
+            if entry is not None:
+                self._give_up(self.slots[number], f"{self.slots[number].key} is not the entry that {witness} follows")
+                if entry.predecessor is not None:
+                    return
+
+    def _give_up(self, slot: _Slot, why: str) -> None:
+        self.found[slot.number], self.wrong[slot.number] = slot.found, why
+
+
+def _after(before: str, sha256: str) -> str:
+    """Return the hash of a log after an entry, given that of the entries before it."""
+    return sha256_bytes(f"{before} {sha256}".encode())
+
+
+def _key(surface: str, number: int) -> str:
+    return f"champion/{surface}/{number:06d}.json"
+
+
+def _placed(entry: Pointer, state: State) -> Pointer:
+    return entry.model_copy(
+        update={"number": state.next_number, "previous": state.number, "predecessor": state.hash or None}
+    )
+
+
+def _require_kept(entry: Pointer, state: State) -> None:
+    """Refuse an entry that needs a release which the log gave up, or gives up one that is needed."""
+    needed = {entry.release} | ({entry.challenger.release} if entry.challenger else set())
+    if gone := sorted(needed & state.retired):
+        message = f"{gone[0]} was retired and its files may be gone; judge the candidate again to release it anew"
+        raise PromotionRefused(Refusal.RETIRED, message)
+    challenger = state.last.challenger.release if state.last and state.last.challenger else None
+    if needed := [release for release in (state.champion, state.reference, challenger) if release in entry.retired]:
+        raise PromotionRefused(Refusal.SUPERSEDED, f"{needed[0]} is needed and cannot be retired")

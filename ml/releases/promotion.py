@@ -78,7 +78,7 @@ def _doubts(state: State, proposal: Proposal, manifest: Manifest, stored: Stored
         found.append((Refusal.SUPERSEDED, f"{stored.path} compared with {against}"))
     if verdict.key.gate_digest != key.gate_digest:
         found.append((Refusal.GATE_CHANGED, f"{stored.path} was judged by other thresholds than today's"))
-    if state.last is not None and manifest.partition <= state.last.partition:
+    if state.last is not None and state.champion and manifest.partition <= state.last.partition:
         message = f"{manifest.partition} is not after {state.last.partition}, the champion's"
         found.append((Refusal.NOT_NEWER, message))
     if manifest.onnx_sha256 in state.barred_models:

@@ -23,6 +23,8 @@ class Refusal(StrEnum):
     NO_PREVIOUS = "no_previous"
     UNKNOWN_RELEASE = "unknown_release"
     RELEASE_DAMAGED = "release_damaged"
+    RETIRED = "retired"
+    OTHER_LAKE = "other_lake"
 
 
 OVERRIDABLE = frozenset(

@@ -1,15 +1,20 @@
 """Releases and the champion pointer: what serves, what served, and who decided it."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from ml.foundation.artifacts import Artifact
 from ml.foundation.file_stores import open_files
 from ml.foundation.files import Bucket
+from ml.foundation.lake import lake_id
 from ml.foundation.sealed import DamagedError
+from ml.foundation.settings import Settings
 from ml.releases.champions import Challenger, ChampionLog, Pointer, State
 from ml.releases.manifest import Manifest
+from ml.releases.ownership import require_owner
 from ml.releases.promotion import Proposal, checked_manifest, objections
 from ml.releases.publishing import publish
 from ml.releases.refusals import OVERRIDABLE, PromotionRefused, Refusal
@@ -23,24 +28,45 @@ log = logging.getLogger(__name__)
 
 
 class ReleaseStore:
-    """Releases, champion pointers and model repository below one folder (``settings.artifacts_dir``)."""
+    """Releases, champion pointers and model repository below one folder (``settings.artifacts_dir``).
 
-    def __init__(self, root: Path | Bucket) -> None:
+    Args:
+        root: The folder, or a place in an object store.
+        lake: Returns the id of the lake whose releases these are. A store that was opened without one reads what
+            belongs to a lake, and moves nothing there.
+    """
+
+    def __init__(self, root: Path | Bucket, lake: Callable[[], str] | None = None) -> None:
+        self.root = root
+        self._lake = lake
         self.files = open_files(root)
         self.verdicts = VerdictStore(root)
         self.champions = ChampionLog(self.files)
         self.repository = ModelRepository(self.files)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ReleaseStore":
+        """Return the store of a home, which moves champions for the home's lake."""
+        return cls(settings.artifacts_dir, partial(lake_id, settings))
+
+    def require_owner(self) -> None:
+        """Refuse to move anything in artifacts that belong to another lake.
+
+        Raises:
+            PromotionRefused: They do.
+        """
+        require_owner(self.files, self._lake() if self._lake else None)
 
     def surfaces(self) -> list[str]:
         """Return the surfaces that have a champion log, sorted."""
         return self.champions.surfaces()
 
     def pointer(self, surface: str) -> Pointer | None:
-        """Return the newest valid entry of the champion log: cheap enough to poll."""
+        """Return the newest entry of the champion log while a release serves: cheap enough to poll."""
         return self.champions.pointer(surface)
 
     def history(self, surface: str) -> list[Pointer]:
-        """Return every valid entry of the champion log, oldest first."""
+        """Return every entry of the champion log, oldest first."""
         return list(self.champions.state(surface).entries)
 
     def champion(self, surface: str) -> Champion | None:
@@ -50,7 +76,14 @@ class ReleaseStore:
             DamagedError: A file of the release is missing or was changed.
         """
         pointer = self.pointer(surface)
-        return None if pointer is None else Champion(pointer, self.release(surface, pointer.release))
+        if pointer is None:
+            return None
+        try:
+            return Champion(pointer, self.release(surface, pointer.release))
+        except (DamagedError, FileNotFoundError) as error:
+            told = f"{surface} serves {pointer.release}, which cannot be read: {error}"
+            todo = f"put releases/{surface} back from a backup, or: crossfade release recover {surface}"
+            raise DamagedError(f"{told}; {todo}") from error
 
     def reference(self, surface: str) -> str | None:
         """Return the release that slow decay is measured from: see ``State.reference``; None before a promotion."""
@@ -83,7 +116,7 @@ class ReleaseStore:
         Raises:
             DamagedError: The candidate's manifest is missing, was changed or is invalid.
         """
-        manifest = Manifest.from_bytes(candidate.read(MANIFEST), f"{candidate.path}/{MANIFEST}")
+        manifest = self.manifest(candidate)
         pointer = self.pointer(surface.name)
         return VerdictKey(
             surface=surface.name,
@@ -93,6 +126,11 @@ class ReleaseStore:
             snapshot=manifest.snapshot,
             gate_digest=surface.gate.digest,
         )
+
+    @staticmethod
+    def manifest(candidate: Artifact) -> Manifest:
+        """Return the manifest of a candidate; ``DamagedError`` where it is missing, was changed or is invalid."""
+        return Manifest.from_bytes(candidate.read(MANIFEST), f"{candidate.path}/{MANIFEST}")
 
     def promote(self, surface: str, proposal: Proposal, *, override: Override | None = None) -> Pointer:
         """Make a candidate the champion if its verdict allows it; fails closed.
@@ -111,11 +149,12 @@ class ReleaseStore:
         Raises:
             PromotionRefused: With the code of the first reason that no override covers.
         """
+        self.require_owner()
         state = self.champions.state(surface)
         if override is not None and not (override.by.strip() and override.reason.strip()):
             raise PromotionRefused(Refusal.OVERRIDE_UNSIGNED, "an override needs a name and a reason")
         manifest = checked_manifest(surface, proposal.candidate, proposal.partition)
-        if state.last is not None and self._serves(state.last, proposal):
+        if state.last is not None and state.champion and self._serves(state.last, proposal):
             self.sync_repository(surface)
             return state.last
         stored, found = objections(self.verdicts, state, proposal, manifest)
@@ -153,9 +192,9 @@ class ReleaseStore:
             PromotionRefused: Nothing to roll back, no release to return to, ``to`` unknown, barred or damaged, or the
                 pointer moved meanwhile.
         """
+        self.require_owner()
         state = self.champions.state(surface)
-        current = state.last
-        if current is None:
+        if state.last is None:
             raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion")
         target = self._named_target(state, surface, to) if to else self._previous_target(state, surface)
         entry = Pointer(
@@ -170,7 +209,7 @@ class ReleaseStore:
             at=now(),
             by=by,
             reason=reason,
-            barred=(current.release,),
+            barred=(state.champion,) if state.champion else (),
             run_id=run_id,
         )
         entry = self.champions.append(entry, state)
@@ -179,6 +218,7 @@ class ReleaseStore:
 
     def confirm(self, surface: str, *, by: str, reason: str) -> Pointer:
         """Make the champion the reference release, which before is the first one promoted."""
+        self.require_owner()
         return self.champions.note(self.champions.state(surface), surface, "reference", by, reason)
 
     def challenge(
@@ -197,8 +237,9 @@ class ReleaseStore:
         Raises:
             PromotionRefused: There is no champion, or the candidate would not be promoted.
         """
+        self.require_owner()
         state = self.champions.state(surface)
-        if state.last is None:
+        if state.champion is None:
             raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion to challenge")
         manifest = checked_manifest(surface, proposal.candidate, proposal.partition)
         stored, found = objections(self.verdicts, state, proposal, manifest)
@@ -217,6 +258,7 @@ class ReleaseStore:
         Raises:
             PromotionRefused: There is none.
         """
+        self.require_owner()
         state = self.champions.state(surface)
         if state.last is None or state.last.challenger is None:
             raise PromotionRefused(Refusal.UNKNOWN_RELEASE, f"{surface} has no challenger")
@@ -225,6 +267,7 @@ class ReleaseStore:
 
     def retire(self, surface: str, *, keep: int = 5, by: str = "retention") -> list[str]:
         """Delete old releases; see ``ml.releases.retention``."""
+        self.require_owner()
         return retire(self.files, self.champions, surface, keep=keep, by=by)
 
     def sync_repository(self, surface: str) -> bool:

@@ -37,7 +37,7 @@ def promote_candidate(
     Raises:
         PromotionRefused: With the reason; nothing was changed.
     """
-    store = ReleaseStore(settings.artifacts_dir)
+    store = ReleaseStore.of(settings)
     before = store.pointer(surface.name)
     asked = _proposal(settings, surface, partition, store, by, reason)
     pointer = store.promote(surface.name, asked, override=override)
@@ -60,7 +60,7 @@ def challenge_champion(
     Raises:
         PromotionRefused: The candidate would not be promoted; nothing was changed.
     """
-    store = ReleaseStore(settings.artifacts_dir)
+    store = ReleaseStore.of(settings)
     asked = _proposal(settings, surface, partition, store, by, reason)
     challenger = store.challenge(surface.name, asked, mode=mode, share=share).challenger
     assert challenger is not None

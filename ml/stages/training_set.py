@@ -3,8 +3,10 @@
 from datetime import date, timedelta
 
 from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.file_stores import open_files
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
+from ml.releases.ownership import require_owner
 from ml.stages.artifacts import artifact_name, find
 from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set
 from ml.surfaces.spec import Surface
@@ -15,6 +17,7 @@ def make_training_set(settings: Settings, surface: Surface, partition: date) -> 
     """Fix which rows the students of a partition learn from and are judged on; return them."""
     contract = teacher_contract(settings)
     with Lake(settings) as lake:
+        require_owner(open_files(settings.artifacts_dir), lake.id())
         made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
     ArtifactStore(settings.artifacts_dir).put(
         artifact_name(surface, "training_set"),

@@ -44,7 +44,7 @@ class Bench:
     @property
     def store(self) -> ReleaseStore:
         """The releases."""
-        return ReleaseStore(self.settings.artifacts_dir)
+        return ReleaseStore.of(self.settings)
 
     @property
     def pointer(self) -> Pointer | None:

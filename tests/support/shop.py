@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,15 @@ class Shop:
 
     root: Path | Bucket
     surface: Surface
+    lake: str | None = None
 
     @property
     def store(self) -> ReleaseStore:
-        return ReleaseStore(self.root)
+        return ReleaseStore(self.root, (lambda lake=self.lake: lake) if self.lake else None)
+
+    def of_lake(self, lake: str) -> "Shop":
+        """The same folder, used by a lake."""
+        return replace(self, lake=lake)
 
     def candidate(
         self, day: int, model: bytes = b"", tamper: Callable[[dict[str, Any]], None] | None = None
@@ -73,7 +78,7 @@ class Shop:
             "schema.json": schema,
             "manifest.json": Manifest(**content).to_bytes(),
         }
-        return ArtifactStore(self.root).put(f"{self.surface.name}/onnx", str(partition), files)
+        return ArtifactStore(self.root).put(f"models/{self.surface.name}/onnx", str(partition), files)
 
     def partition(self, candidate: Artifact) -> date:
         return date.fromisoformat(candidate.partition)

@@ -9,6 +9,10 @@ from ml.surfaces.spec import load_surface
 from tests.support.shop import Shop
 
 
+def shop_at(root: Path) -> Shop:
+    return Shop(root, load_surface(EXAMPLES / "simulator" / "surfaces" / "homepage.yaml"))
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path / "artifacts", load_surface(EXAMPLES / "simulator" / "surfaces" / "homepage.yaml"))
+    return shop_at(tmp_path / "artifacts")
