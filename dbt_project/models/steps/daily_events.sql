@@ -11,6 +11,7 @@ listens as (
 clicked as (
     select distinct
         day,
+        user_id,
         exposure_id
     from listens
     where exposure_id is not null
@@ -28,7 +29,11 @@ shown as (
         0 as completions,
         0 as played_ms
     from exposures
-    left join clicked on exposures.day = clicked.day and exposures.exposure_id = clicked.exposure_id
+    left join clicked
+        on
+            exposures.day = clicked.day
+            and exposures.user_id = clicked.user_id
+            and exposures.exposure_id = clicked.exposure_id
 ),
 
 played as (
