@@ -107,14 +107,22 @@ def data_contract() -> str:
     lines = [
         "# Data contract",
         "",
-        "The tables that the landing zone takes: `landing/<table>/day=YYYY-MM-DD/*.{parquet,csv,csv.gz,jsonl}`.",
+        "The tables that the landing zone takes: `landing/<table>/day=YYYY-MM-DD/*`, as Parquet (`.parquet`),",
+        "CSV (`.csv`), tab-separated values (`.tsv`) or JSON, values on lines or one array (`.jsonl`, `.ndjson`,",
+        "`.json`). Text files may be compressed: `.gz` or `.zst` stands at the end of the name.",
         "How to bring them is told in [Land your events](../how-to/land_your_events.md).",
         WRITTEN,
         "",
         "- A column is required, unless it is marked optional: then it may be null, or absent from a file.",
-        "- An empty string is a null.",
+        "- An empty string is a null; in text files `\\N`, `NULL`, `null`, `None`, `nan`, `NaN`, `NaT` and `<NA>`",
+        "  are too, unless `nulls` in `sources.yaml` says otherwise.",
+        "- Names of columns may be in capitals.",
+        "- An id is text or a whole number of any size, also as DECIMAL or UUID. One that was written as a float",
+        "  (`123.0`, `1.2e+19`) is refused: it has lost digits.",
         "- The key identifies a row within its day.",
         "- A timestamp is UTC with microseconds, and lies within the day of its folder unless it is marked *any day*.",
+        "  [Land your events](../how-to/land_your_events.md) has the forms that text may have.",
+        "- `no_dates` are days that stand for no date; `infinity` is either end of time. Such a timestamp is a null.",
         f"- A string has at most {contract['max_string_bytes']} bytes.",
         "- Columns of your own are declared in `contract.yaml` of the app's folder, in the form of",
         "  [`ml/landing/contract.yaml`](../../ml/landing/contract.yaml).",
@@ -162,6 +170,10 @@ def rules(column: Mapping[str, Any]) -> Iterator[str]:
         yield "optional"
     if column.get("any_day"):
         yield "any day"
+    if column.get("id"):
+        yield "an id"
+    if dates := column.get("no_dates"):
+        yield "no dates: " + ", ".join(f"`{day}`" for day in dates)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ typed columns to its tables and names columns to ignore; ``landing_contract.yaml
         columns:
           weather: {type: string, nullable: true, description: Weather at the user's place}
         ignored: [debug_id]
+      users:
+        no_dates: {signed_up_at: [1970-01-01, infinity]}
 """
 
 import hashlib
 import json
 import re
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -65,6 +68,10 @@ class Column(_Model):
     values: tuple[str, ...] = Field(default=(), description="What a string may be; empty means anything")
     one_of: Literal["surfaces"] | None = Field(default=None, description="A string that names a configured thing")
     any_day: bool = Field(default=False, description="A timestamp that need not lie within the day of its folder")
+    id: bool = Field(default=False, description="A string that names somebody or something; never a float")
+    no_dates: tuple[date | Literal["infinity"], ...] = Field(
+        default=(), description="Days (UTC) that stand for no date, read as null; `infinity`: both ends of time"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -76,6 +83,10 @@ class Column(_Model):
             raise ValueError(f"values and one_of need a string, not {self.type}")
         if self.any_day and self.kind != "timestamp":
             raise ValueError(f"any_day needs a timestamp, not {self.type}")
+        if self.no_dates and self.kind != "timestamp":
+            raise ValueError(f"no_dates needs a timestamp, not {self.type}")
+        if self.id and self.kind != "string":
+            raise ValueError(f"id needs a string, not {self.type}")
         return self
 
     @property
@@ -92,6 +103,23 @@ class Column(_Model):
     def sql_type(self) -> str:
         """DuckDB type of the landed column; a lake has no fixed-length arrays, so vectors are checked lists."""
         return _SQL[self.kind]
+
+
+_NEEDS = {
+    "string": "needs text or a whole number",
+    "int64": "needs a whole number of 64 bits",
+    "float64": "needs a number",
+    "bool": "needs true or false, t or f, 1 or 0",
+    "timestamp": "needs a time such as 2026-03-01T10:00:00Z; for others see columns and timezone in sources.yaml",
+    "float_vector": "needs numbers such as [0.5, 1.0]",
+}
+
+
+def wrong_type(name: str, column: Column) -> str:
+    """Return the reason of a row whose value a column does not take, with what it takes."""
+    if column.id:
+        return f"wrong type: {name}; an id is text or a whole number, as a float it has lost digits: export it as text"
+    return f"wrong type: {name}; it {_NEEDS[column.kind]}"
 
 
 class Table(_Model):
@@ -123,6 +151,12 @@ class Table(_Model):
     def required(self) -> tuple[str, ...]:
         """Columns that every file must have."""
         return tuple(name for name, column in self.columns.items() if not column.nullable)
+
+    @property
+    def moment(self) -> str | None:
+        """Column whose timestamp says which day a row is of; None where a row may be of any."""
+        own = (name for name, column in self.columns.items() if column.kind == "timestamp" and not column.any_day)
+        return next(own, None)
 
 
 class Contract(_Model):
@@ -186,11 +220,17 @@ def _merge(content: dict[str, Any], own: dict[str, Any]) -> None:
     for name, extension in tables.items():
         if name not in content["tables"]:
             raise ValueError(f"no table {name!r} to extend")
-        if unknown := set(extension) - {"columns", "ignored"}:
-            raise ValueError(f"tables.{name}: unknown keys {sorted(unknown)}; only columns and ignored may be given")
+        if unknown := set(extension) - {"columns", "ignored", "no_dates"}:
+            told = "only columns, ignored and no_dates may be given"
+            raise ValueError(f"tables.{name}: unknown keys {sorted(unknown)}; {told}")
         table: dict[str, Any] = content["tables"][name]
         columns: dict[str, Any] = extension.get("columns") or {}
         if taken := set(columns) & set(table["columns"]):
             raise ValueError(f"tables.{name}: columns {sorted(taken)} exist already")
         table["columns"] |= columns
+        no_dates: dict[str, Any] = extension.get("no_dates") or {}
+        for column, dates in no_dates.items():
+            if column not in table["columns"]:
+                raise ValueError(f"tables.{name}.no_dates: no column {column!r}")
+            table["columns"][column]["no_dates"] = dates
         table["ignored"] = [*table.get("ignored", []), *(extension.get("ignored") or [])]

@@ -1,7 +1,7 @@
 """Taking rows out of landing files, in place: every other row stays as it was."""
 
+import codecs
 import csv
-import gzip
 import io
 import os
 import re
@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.landing.contract import Column
-from ml.landing.readers import MAX_UNPACKED, ROW, read_file
+from ml.landing.readers import MAX_UNPACKED, ROW, ending, json_array, read_file
+from ml.landing.unpacking import packed, unpacked
 
 
 def matching_rows(
@@ -61,13 +63,18 @@ def erase_rows(path: Path, rows: AbstractSet[int]) -> None:
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.erasing")
     try:
-        if path.name.endswith(".parquet"):
+        if path.name.lower().endswith(".parquet"):
             _erase_parquet(path, rows, scratch)
         else:
-            packed = path.name.endswith(".gz")
-            content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
-            kept = _without_lines(content, rows) if path.name.endswith(".jsonl") else _without_records(content, rows)
-            scratch.write_bytes(gzip.compress(kept, mtime=0) if packed else kept)
+            content = unpacked(path)
+            match ending(path):
+                case ".csv":
+                    kept = _without_records(content, rows, ",")
+                case ".tsv":
+                    kept = _without_records(content, rows, "\t")
+                case _:
+                    kept = _without_values(content, rows)
+            scratch.write_bytes(packed(kept, path))
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -82,12 +89,20 @@ def _erase_parquet(path: Path, rows: AbstractSet[int], scratch: Path) -> None:
             at += batch.num_rows
 
 
-def _without_lines(content: bytes, rows: AbstractSet[int]) -> bytes:
+def _without_values(content: bytes, rows: AbstractSet[int]) -> bytes:
+    """Drop values of JSON, each on a line of its own or an element of one array."""
+    text = content.removeprefix(codecs.BOM_UTF8)
+    if text.lstrip().startswith(b"["):
+        with duckdb.connect() as connection:
+            values = json_array(connection, text.decode(errors="replace"))
+        if values is not None:
+            kept = [value for number, value in enumerate(values, 1) if number not in rows]
+            return ("[" + ",\n".join(kept) + "]\n").encode()
     lines = content.split(b"\n")
     return b"\n".join(line for number, line in enumerate(lines, 1) if number not in rows)
 
 
-def _without_records(content: bytes, rows: AbstractSet[int]) -> bytes:
+def _without_records(content: bytes, rows: AbstractSet[int], delimiter: str) -> bytes:
     """Drop CSV records; the bytes of the others stay, line breaks within quotes included."""
     text = io.StringIO(content.decode("utf-8", errors="surrogateescape"), newline="")
     kept: list[str] = []
@@ -100,7 +115,7 @@ def _without_records(content: bytes, rows: AbstractSet[int]) -> bytes:
 
     csv.field_size_limit(sys.maxsize)
     number = -1  # of the header is 0
-    for record in csv.reader(tapped()):
+    for record in csv.reader(tapped(), delimiter=delimiter):
         number += bool(record)  # empty lines have no number
         if not record or number == 0 or number not in rows:
             kept += taken

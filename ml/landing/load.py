@@ -17,8 +17,9 @@ from ml.foundation.lake import ALIAS, LANDING, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.landing.contract import DAY, Contract, ContractError, LandingError, load_contract
-from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, as_json, blamed_on, read_file
+from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, Reading, as_json, blamed_on, read_file
 from ml.landing.readiness import SUCCESS, data_files, input_hash, landed_tables, table_folder
+from ml.landing.sources import load_sources
 from ml.landing.validate import FILE, check_columns, typed, validate
 
 _DAYS_TOLD = 5
@@ -242,26 +243,25 @@ def _read_day(
 
 
 def _read_table(settings: Settings, contract: Contract, name: str, day: date, surfaces: set[str]) -> _Landed:
-    # dataframely costs most of a second to import.
-
     assert settings.landing_dir is not None
-    table = contract.table(name)
+    table, source = contract.table(name), load_sources(settings, contract).table(name)
+    reading = Reading(source.nulls, source.renames)
     files = data_files(settings, name, day)
     labels = [str(path.relative_to(settings.landing_dir)) for path in files]
     digest = input_hash(settings, day, [name])
     sources, frames, broken = [], [], [pl.DataFrame(schema={FILE: pl.Int32} | BROKEN_SCHEMA)]
     for index, path in enumerate(files):
-        parsed = read_file(path, table.columns, settings.max_unpacked_mb << 20)
+        parsed = read_file(path, table.columns, settings.max_unpacked_mb << 20, reading)
         check_columns(name, table, parsed.columns, path)
         sources.append(parsed.rows)
         with blamed_on(path):
-            frames.append(typed(parsed.rows, table, index))
+            frames.append(typed(parsed.rows, table, index, source))
         broken.append(parsed.broken.select(pl.lit(index, pl.Int32).alias(FILE), *BROKEN_SCHEMA))
     unreadable = pl.concat(broken)
     rows = pl.concat(frames) if frames else typed(pl.DataFrame(schema={ROW: pl.Int64}), table, 0)
     good, invalid = validate(rows, contract, name, day, surfaces)
     rows_in = rows.height + unreadable.height
-    contents = [_with_content(invalid.filter(pl.col(FILE) == index), source) for index, source in enumerate(sources)]
+    contents = [_with_content(invalid.filter(pl.col(FILE) == index), rows) for index, rows in enumerate(sources)]
     bad = pl.concat([unreadable, *(c.select(FILE, *BROKEN_SCHEMA) for c in contents)]).sort(FILE, ROW)
     good = good.select(list(table.columns))
     assert rows_in == good.height + bad.height, f"{name} {day}: {rows_in} in, {good.height} loaded, {bad.height} bad"

@@ -5,11 +5,13 @@ struct, text that is no UTF-8. They are made harmless here, in the column that h
 value, so that each row is refused for itself and its quarantine says what stood there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 from pyarrow.compute import call_function as _call
@@ -22,18 +24,21 @@ _FIRST_ROWS, _MOST_ROWS, _STEP = 256, 8_192, 64 << 20
 _PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _EPOCH = date(1970, 1, 1)
 _FIRST, _END = (date(1, 1, 1) - _EPOCH).days, (date(9999, 12, 31) - _EPOCH).days + 1
-_YEAR = 366
 
 Decode = Callable[[bytes], str]
+Named = Callable[[Sequence[str]], list[str]]
 
 
-def read_columns(path: Path, wanted: Mapping[str, Column], limit: int, decode: Decode) -> tuple[list[str], pa.Table]:
+def read_columns(
+    path: Path, wanted: Mapping[str, Column], limit: int, named: Named, decode: Decode
+) -> tuple[tuple[str, ...], pa.Table]:
     """Read columns of one file.
 
     Args:
         path: The file.
         wanted: Columns of the contract by name; those that the file lacks are left out.
         limit: Bytes that the columns may take in memory.
+        named: Gives the contract's names of the file's columns.
         decode: Makes text of bytes, whatever they are.
 
     Returns:
@@ -44,16 +49,17 @@ def read_columns(path: Path, wanted: Mapping[str, Column], limit: int, decode: D
         ValueError: The file holds another number of rows than it says, or a wanted column twice.
     """
     with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
-        names = list(file.schema_arrow.names)
-        present = [name for name in wanted if name in names]
-        if len(set(names)) < len(names) or not present:
+        actual = file.schema_arrow.names
+        names = tuple(named(actual))
+        present = {name: actual[names.index(name)] for name in wanted if name in names}
+        if not present:
             return names, pa.table({})
-        table = _unpacked(file, present, limit)
+        table = _unpacked(file, list(present.values()), limit).rename_columns(list(present))
         schema = file.schema
         old = {schema.column(i).path for i in range(len(schema)) if schema.column(i).physical_type == "INT96"}
-    ancient = [name for name in present if name in old]
+    ancient = {name: of for name, of in present.items() if of in old}
     seconds = _seconds(path, ancient, limit) if ancient else {}
-    plain = {name: _plain(table[name], seconds.get(name), decode) for name in present}
+    plain = {name: _plain(table[name], wanted[name], seconds.get(name), decode) for name in present}
     for name, column in plain.items():
         if (
             wanted[name].kind != "timestamp"
@@ -80,14 +86,16 @@ def _unpacked(file: pq.ParquetFile, names: list[str], limit: int) -> pa.Table:
     return table.select(names)
 
 
-def _seconds(path: Path, names: list[str], limit: int) -> dict[str, pa.ChunkedArray]:
+def _seconds(path: Path, names: Mapping[str, str], limit: int) -> dict[str, pa.ChunkedArray]:
     """Return the seconds of INT96 times, which span millions of years; their microseconds wrap around in 64 bits."""
     with pq.ParquetFile(path, coerce_int96_timestamp_unit="s") as file:
-        table = _unpacked(file, names, limit)
-    return {name: table[name].cast(pa.timestamp("s")) for name in names}
+        table = _unpacked(file, list(names.values()), limit)
+    return {name: table[of].cast(pa.timestamp("s")) for name, of in names.items()}
 
 
-def _plain(column: pa.ChunkedArray, seconds: pa.ChunkedArray | None, decode: Decode) -> pa.ChunkedArray:
+def _plain(column: pa.ChunkedArray, wanted: Column, seconds: pa.ChunkedArray | None, decode: Decode) -> pa.ChunkedArray:
+    if isinstance(column.type, pa.UuidType):
+        return _uuid_text(column)
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.cast(column.type.storage_type)
     if types.is_dictionary(column.type):
@@ -102,10 +110,33 @@ def _plain(column: pa.ChunkedArray, seconds: pa.ChunkedArray | None, decode: Dec
         return _within_years(column, None)
     if types.is_float16(kind):
         return column.cast(pa.float32())
-    number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal128(kind)
+    if types.is_decimal(kind):
+        return _digits(column, wanted)
+    number = types.is_integer(kind) or types.is_floating(kind)
     if number or types.is_null(kind) or types.is_boolean(kind) or _is_vector(kind):
         return column
     return _shown(column)
+
+
+def _uuid_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return UUIDs as their usual text: small letters, with hyphens."""
+    packed = pl.Series(column.cast(pa.binary(16)).cast(pa.large_binary()), dtype=pl.Binary).bin.encode("hex")
+    parts = [packed.str.slice(start, length) for start, length in ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))]
+    text = pl.select(pl.concat_str(*map(pl.lit, parts), separator="-")).to_series()
+    return pa.chunked_array([text.to_arrow().cast(pa.large_string())])
+
+
+def _digits(column: pa.ChunkedArray, wanted: Column) -> pa.ChunkedArray:
+    """Return decimals, exact as they are: whole ones as numbers of 64 bits where they all fit, else as text."""
+    if wanted.kind == "float64":
+        return column.cast(pa.float64())
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        text = _call("cast", [column], pc.CastOptions.safe(pa.string()))
+        return _call("replace_substring_regex", [text], pc.ReplaceSubstringOptions(r"\.0*$", "")).cast(
+            pa.large_string()
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -136,21 +167,24 @@ def _within_years(column: pa.ChunkedArray, seconds: pa.ChunkedArray | None) -> p
 
     Args:
         column: Times without a zone, or days.
-        seconds: The same in seconds, of INT96: Spark and Impala write its years 1 and 9999 for "never", so that those
-            are outside as well.
+        seconds: The same in seconds, of INT96, whose microseconds wrap around.
     """
     counted = column if seconds is None else seconds
     day = types.is_date32(counted.type)
     unit = "days" if day else counted.type.unit
     per_day = 1 if day else _PER_DAY[unit]
-    margin = 0 if seconds is None else _YEAR
     number = counted.cast(pa.int32()).cast(pa.int64()) if day else counted.cast(pa.int64())
-    inside = _inside(number, (_FIRST + margin) * per_day, (_END - margin) * per_day - 1)
+    # The last numbers that there are stand for no time: DuckDB's infinity, "never" of Java.
+    most = 2**31 - 1 if day else 2**63 - 1
+    ends = _call("is_in", [number], pc.SetLookupOptions(pa.array([most, -most, -most - 1], pa.int64())))
+    inside = _inside(number, _FIRST * per_day, _END * per_day - 1)
+    inside = _call("and_not", [inside, ends])
     if _call("all", [inside]).as_py() is not False:
         return column.cast(pa.timestamp("ms")) if column.type == pa.timestamp("s") else column
     readable = _call("if_else", [inside, column, pa.scalar(None, column.type)]).cast(pa.string())
     odd = [number.cast(pa.string()), pa.scalar(f"{unit} since 1970-01-01"), pa.scalar(" ")]
-    return _call("coalesce", [readable, _call("binary_join_element_wise", odd)]).cast(pa.large_string())
+    told = _call("if_else", [ends, pa.scalar("infinity"), _call("binary_join_element_wise", odd)])
+    return _call("coalesce", [readable, told]).cast(pa.large_string())
 
 
 def _inside(number: pa.ChunkedArray, first: int, last: int) -> pa.ChunkedArray:

@@ -5,6 +5,7 @@ rule and rows that break one. A broken row carries one reason, the first of: a v
 own rules in contract order, its key.
 """
 
+import difflib
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 import dataframely as dy
 import polars as pl
 
-from ml.landing.contract import DAY, Column, Contract, ContractError, Table
+from ml.landing.contract import DAY, Column, Contract, ContractError, Table, wrong_type
 from ml.landing.readers import ROW
+from ml.landing.sources import PLAIN, Source, Unit
 
 FILE = "__file"
 """Column with the index of the file that a row comes from."""
@@ -22,7 +24,11 @@ DUPLICATE, CONFLICT = "duplicate", "conflicting id"
 _WRONG = "__wrong"
 _INTERNAL = (FILE, ROW)
 _CLOCK_SKEW = timedelta(minutes=5)
-_TRUE, _FALSE = ("true", "1"), ("false", "0")
+_TRUE, _FALSE = ("true", "t", "1", "1.0", "yes", "y"), ("false", "f", "0", "0.0", "no", "n")
+_EXACT = 2**53
+"""Whole numbers below it are exact as floats; a larger float may stand for another number."""
+_FLOAT_ID = r"^[+-]?(?:\d+\.0*|\d\.\d+[eE][+-]?\d+|\d+[eE]\+\d+)$"
+"""A number as languages write floats; a hexadecimal id such as 12e5 is none."""
 
 
 class Validated(NamedTuple):
@@ -41,36 +47,50 @@ def check_columns(table_name: str, table: Table, columns: Iterable[str], path: P
         ContractError: A required column is missing, or a column is unknown; names file and column.
     """
     columns = set(columns)
-    for name in table.required:
-        if name not in columns:
-            raise ContractError(f"{path}: required column {name!r} of {table_name} is missing")
-    known = {*table.columns, *table.ignored, DAY}
-    if unknown := sorted(columns - known):
-        raise ContractError(
-            f"{path}: column {unknown[0]!r} is not in the contract of {table_name}; declare it (or ignore it) in "
-            "contract.yaml of the app's folder, or leave it out"
+    faults = [f"required column {name!r} of {table_name} is missing" for name in table.required if name not in columns]
+    ignored = {name.lower() for name in (*table.ignored, DAY)}
+    unknown = sorted(name for name in columns - table.columns.keys() if name.lower() not in ignored)
+    if unknown:
+        named = ", ".join(f"{name!r}{_meant(name, table)}" for name in unknown)
+        line = f"tables: {{{table_name}: {{ignored: [{', '.join(unknown)}]}}}}"
+        faults.append(
+            f"column{'s' * (len(unknown) > 1)} {named} not in the contract of {table_name}: declare or ignore it in "
+            f"contract.yaml of the app's folder, such as `{line}`, rename it in sources.yaml, or leave it out"
         )
+    if faults:
+        raise ContractError(f"{path}: {'; '.join(faults)}")
 
 
-def typed(frame: pl.DataFrame, table: Table, file: int) -> pl.DataFrame:
+def _meant(name: str, table: Table) -> str:
+    near = difflib.get_close_matches(name.lower(), table.columns, n=1, cutoff=0.7)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def typed(frame: pl.DataFrame, table: Table, file: int, source: Source = PLAIN) -> pl.DataFrame:
     """Cast the rows of one file to the contract's types.
 
     Args:
         frame: Columns as read (absent nullable columns become null) and ``ROW``.
         table: The table's contract.
         file: Index of the file.
+        source: Time zone of times without an offset, and units or formats of times.
 
     Returns:
-        The contract's columns in order, ``FILE``, ``ROW``, and the name of the first column whose value has the wrong
-        type (null if none).
+        The contract's columns in order, ``FILE``, ``ROW``, and why the row has a value of the wrong type (null if it
+        has none).
     """
+    frame = frame.with_columns(
+        _without_ends_of_time(frame[name])
+        for name, column in table.columns.items()
+        if "infinity" in column.no_dates and frame.schema.get(name) == pl.String
+    )
     casts: list[pl.Expr] = []
     fallible: list[str] = []
     for name, column in table.columns.items():
         if name not in frame.columns:
             casts.append(pl.lit(None, dtype=_dtype(column)).alias(name))
             continue
-        expression, sure = _cast(pl.col(name), frame.schema[name], column)
+        expression, sure = _cast(pl.col(name), frame.schema[name], column, source, name)
         casts.append(expression.alias(name))
         if not sure:
             fallible.append(name)
@@ -82,8 +102,21 @@ def typed(frame: pl.DataFrame, table: Table, file: int) -> pl.DataFrame:
             given &= frame[name] != ""
         failed = given & result[name].is_null()
         if failed.any():
-            failures.append(pl.when(failed).then(pl.lit(name)))
-    return result.with_columns(pl.coalesce(*failures, pl.lit(None, pl.String)).alias(_WRONG))
+            failures.append(pl.when(failed).then(pl.lit(wrong_type(name, table.columns[name]))))
+    return result.with_columns(
+        pl.coalesce(*failures, pl.lit(None, pl.String)).alias(_WRONG),
+        *(
+            pl.when(~pl.col(name).dt.date().is_in(days)).then(name).alias(name)
+            for name, column in table.columns.items()
+            if (days := [day for day in column.no_dates if isinstance(day, date)])
+        ),
+    )
+
+
+def _without_ends_of_time(texts: pl.Series) -> pl.Series:
+    """Return texts of times, null where they name an end of time, as Postgres and DuckDB do."""
+    ends = texts.str.to_lowercase().is_in(["infinity", "+infinity", "-infinity"])
+    return texts.set(ends.fill_null(False), None) if ends.any() else texts
 
 
 def validate(
@@ -151,7 +184,7 @@ def _schema(
         FILE: dy.Int32(alias=FILE, nullable=True),
         ROW: dy.Int64(alias=ROW, nullable=True),
     }
-    reasons: dict[str, str | pl.Expr] = {f"{_WRONG}|check__wrong": pl.format("wrong type: {}", pl.col(_WRONG))}
+    reasons: dict[str, str | pl.Expr] = {f"{_WRONG}|check__wrong": pl.col(_WRONG)}
     for column_name, column in table.columns.items():
         key = column_name in table.key
         columns[column_name], rules = _column(column_name, column, key, max_bytes, day, surfaces, latest)
@@ -234,74 +267,187 @@ def _dtype(column: Column) -> pl.DataType:
             return pl.List(pl.Float32())
 
 
-def _cast(source: pl.Expr, dtype: pl.DataType, column: Column) -> tuple[pl.Expr, bool]:
+def _cast(source: pl.Expr, dtype: pl.DataType, column: Column, read: Source, name: str) -> tuple[pl.Expr, bool]:
     """Return the cast of one column, null where the type is wrong, and whether it cannot fail."""
     target = _dtype(column)
     if dtype == pl.Null:
         return source.cast(target), True
-    text = dtype == pl.String
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        source, dtype = source.cast(pl.String), pl.String()
+    text, nothing = dtype == pl.String, pl.lit(None, target)
     match column.kind:
         case "string":
-            if isinstance(dtype, pl.Categorical | pl.Enum):
-                source, text = source.cast(pl.String), True
+            if text and column.id:
+                return source.map_batches(_ids, return_dtype=pl.String()), False
             if text:
                 return pl.when(source != "").then(source), True
-            return (source.cast(pl.String), True) if dtype.is_integer() else (pl.lit(None, target), False)
+            return (source.cast(pl.String), True) if dtype.is_integer() else (nothing, False)
         case "int64":
+            if text:
+                return source.map_batches(_whole, return_dtype=pl.Int64()), False
             if dtype.is_integer():
                 return source.cast(target, strict=False), dtype != pl.UInt64
             if dtype.is_float():
-                return pl.when(source.is_finite() & (source.round() == source)).then(
-                    source.cast(target, strict=False)
-                ), False
-            return (source.cast(target, strict=False) if text else pl.lit(None, target)), False
+                whole = (source.round() == source) & (source.abs() < _EXACT)
+                return pl.when(whole).then(source.cast(target, strict=False)), False
+            return nothing, False
         case "float64":
             if dtype.is_numeric():
                 return source.cast(target), True
-            return (source.cast(target, strict=False) if text else pl.lit(None, target)), False
+            return (source.cast(target, strict=False) if text else nothing), False
         case "bool":
             if dtype == pl.Boolean:
                 return source, True
             if text:
                 word = source.str.to_lowercase()
                 return pl.when(word.is_in(_TRUE)).then(True).when(word.is_in(_FALSE)).then(False), False
-            if dtype.is_integer():
+            if dtype.is_numeric():
                 return pl.when(source.is_in([0, 1])).then(source == 1), False
-            return pl.lit(None, target), False
+            return nothing, False
         case "timestamp":
-            if isinstance(dtype, pl.Datetime):
-                if dtype.time_zone is not None:
-                    source = source.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-                return source.cast(target), True
-            if dtype == pl.Date:
-                return (source.cast(target), True) if column.any_day else (pl.lit(None, target), False)
-            return (_timestamp(source, date_only=column.any_day) if text else pl.lit(None, target)), False
+            return _moment(source, dtype, column, read, name)
         case "float_vector":
             if isinstance(dtype, pl.List | pl.Array) and (dtype.inner.is_numeric() or dtype.inner == pl.Null):
                 return source.cast(target, strict=False), True
             if not text:
-                return pl.lit(None, target), False
-            inner = source.str.strip_chars().str.extract(r"^\[(.*)\]$", 1)
+                return nothing, False
+            inner = source.str.strip_chars().str.extract(r"^(?:\[(.*)\]|\{(.*)\})$", 0).str.slice(1).str.head(-1)
             return inner.str.split(",").list.eval(pl.element().str.strip_chars()).cast(target, strict=False), False
 
 
-_TIMESTAMP = r"^(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:?\d\d)?$"
+def _ids(texts: pl.Series) -> pl.Series:
+    """Return ids, null where one is empty or was written as a float."""
+    frame = texts.to_frame("id")
+    # Two looks for a letter cost a tenth of the pattern.
+    odd = frame.select(pl.col("id").str.contains_any([".", "e+", "E+"]).any()).item()
+    given = pl.col("id") != ""
+    if odd:
+        given &= ~pl.col("id").str.contains(_FLOAT_ID)
+    return frame.select(pl.when(given).then("id").alias(texts.name)).to_series()
 
 
-def _timestamp(source: pl.Expr, *, date_only: bool) -> pl.Expr:
-    """Parse ISO 8601 text, with an offset or in UTC; a bare date only where the time of day does not matter."""
-    parts = source.str.extract_groups(_TIMESTAMP)
-    offset = parts.struct.field("4").fill_null("+0000").replace("Z", "+0000")
-    fraction = parts.struct.field("3").fill_null("0")
-    moment = pl.concat_str(
-        parts.struct.field("1"), pl.lit("T"), parts.struct.field("2"), pl.lit("."), fraction, offset
-    ).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", time_zone="UTC", strict=False)
-    moment = moment.dt.replace_time_zone(None)
-    if date_only:
-        bare = pl.when(source.str.contains(r"^\d{4}-\d\d-\d\d$")).then(source)
-        moment = pl.coalesce(moment, bare.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")))
+def _whole(texts: pl.Series) -> pl.Series:
+    """Return whole numbers, also those that were written as 5.0; null for any other text."""
+    found = texts.cast(pl.Int64, strict=False)
+    if found.null_count() == texts.null_count():
+        return found
+    return found.fill_null(texts.str.extract(r"^([+-]?\d{1,15})\.0*$", 1).cast(pl.Int64, strict=False))
+
+
+def _moment(source: pl.Expr, dtype: pl.DataType, column: Column, read: Source, name: str) -> tuple[pl.Expr, bool]:
+    """Return the cast to a UTC time of a column that holds times, days, text, or numbers of a declared unit."""
+    target = pl.Datetime("us")
+    nothing = pl.lit(None, target)
+    origin = read.columns.get(name)
+    if origin and origin.unit:
+        number = source if dtype.is_integer() else _cast(source, dtype, _NUMBER, read, name)[0]
+        return number.map_batches(_since(origin.unit), return_dtype=target), False
+    if isinstance(dtype, pl.Datetime):
+        if dtype.time_zone is not None:
+            return source.dt.convert_time_zone("UTC").dt.replace_time_zone(None).cast(target), True
+        return _in_utc(source.cast(target), read.timezone), read.timezone == "UTC"
+    if dtype == pl.Date:
+        return (source.cast(target), True) if column.any_day else (nothing, False)
+    if dtype != pl.String:
+        return nothing, False
+    if origin and origin.format:
+        return _formatted(source, origin.format, read.timezone), False
+    return source.map_batches(_timestamps(read.timezone, date_only=column.any_day), return_dtype=target), False
+
+
+_NUMBER = Column(type="int64", description="Units since 1970")
+_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+
+def _since(unit: Unit) -> Callable[[pl.Series], pl.Series]:
+    """Return what makes times of whole numbers since 1970; null beyond the years 1 to 9999."""
+
+    def convert(numbers: pl.Series) -> pl.Series:
+        number = pl.col("number").cast(pl.Int128)
+        micros = number // 1_000 if unit == "ns" else number * _MICROSECONDS[unit]
+        moments = numbers.alias("number").to_frame().select(micros.cast(pl.Int64, strict=False).cast(pl.Datetime("us")))
+        return _within_years(moments.to_series()).alias(numbers.name)
+
+    return convert
+
+
+def _within_years(moments: pl.Series) -> pl.Series:
     # The year 0 and an offset lead out of the years that Python and most files can hold.
-    return pl.when(moment.is_between(datetime.min, datetime.max)).then(moment)
+    return moments.set(~moments.is_between(datetime.min, datetime.max).fill_null(True), None)
+
+
+def _in_utc(naive: pl.Expr, timezone: str) -> pl.Expr:
+    """Return UTC of local times: the first of an hour that comes twice, null for one that the clocks leave out."""
+    if timezone == "UTC":
+        return naive
+    zoned = naive.dt.replace_time_zone(timezone, ambiguous="earliest", non_existent="null")
+    return zoned.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+
+
+def _formatted(source: pl.Expr, form: str, timezone: str) -> pl.Expr:
+    if "%z" in form or "%:z" in form:
+        return source.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False).dt.replace_time_zone(None)
+    return _in_utc(source.str.to_datetime(form, time_unit="us", strict=False), timezone)
+
+
+_TIMESTAMP = (
+    r"^(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(:\d\d)?(?:[.,](\d{1,6})\d*)?"
+    r"(?: ?([Zz]|UTC|GMT|[+-]\d\d(?::?[0-5]\d)?)(?: UTC)?)?$"
+)
+_PLAIN_TIMESTAMP = r"^\d{4}-\d\d-\d\d[T ][0-2]\d:[0-5]\d:[0-5]\d(?:\.\d{1,9})?$"
+_MOST_HOURS = 15
+"""No place is further from UTC."""
+
+
+def _timestamps(timezone: str, *, date_only: bool) -> Callable[[pl.Series], pl.Series]:
+    """Return what parses ISO 8601 text and what databases write for it, in the time zone of the source or an offset.
+
+    BigQuery ends its times in `` UTC``, Postgres has offsets of hours alone; seconds may lack, and a fraction is cut to
+    microseconds. A bare date is taken only where the time of day does not matter.
+    """
+
+    def parse(texts: pl.Series) -> pl.Series:
+        # What most files hold is parsed at once; the pattern with groups costs ten times as much, and sees the others.
+        plain = texts.filter(texts.str.contains(_PLAIN_TIMESTAMP).fill_null(False))
+        form = f"%Y-%m-%d{plain[0][10] if len(plain) else 'T'}%H:%M:%S%.f"
+        usual = pl.when(pl.col("text").str.contains(_PLAIN_TIMESTAMP)).then("text")
+        frame = texts.alias("text").to_frame()
+        naive = frame.select(usual.str.to_datetime(form, time_unit="us", strict=False)).to_series()
+        moments = naive.to_frame("at").select(_in_utc(pl.col("at"), timezone)).to_series()
+        others = (naive.is_null() & texts.is_not_null()).arg_true()
+        if len(others):
+            moments = moments.scatter(others, _other_timestamps(texts.gather(others), timezone, date_only=date_only))
+        return _within_years(moments).alias(texts.name)
+
+    return parse
+
+
+def _other_timestamps(texts: pl.Series, timezone: str, *, date_only: bool) -> pl.Series:
+    parts = texts.alias("text").to_frame().with_columns(pl.col("text").str.extract_groups(_TIMESTAMP).alias("parts"))
+    parts = parts.unnest("parts").rename({"1": "date", "2": "clock", "3": "seconds", "4": "fraction", "5": "offset"})
+    offset = pl.col("offset")
+    parts = parts.with_columns(
+        pl.concat_str("date", pl.lit("T"), "clock", pl.col("seconds").fill_null(":00"))
+        .add("." + pl.col("fraction").fill_null("0"))
+        .str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
+        .alias("naive"),
+        offset.str.slice(1, 2).cast(pl.Int64, strict=False).alias("hours"),
+        offset.str.slice(3).str.strip_prefix(":").cast(pl.Int64, strict=False).fill_null(0).alias("minutes"),
+    )
+    away = pl.col("hours") * 60 + pl.col("minutes")
+    away = pl.when(away <= _MOST_HOURS * 60).then(away) * pl.when(offset.str.starts_with("-")).then(-1).otherwise(1)
+    shifted = pl.col("naive").cast(pl.Int64) - away * 60_000_000
+    moment = (
+        pl.when(offset.is_null())
+        .then(_in_utc(pl.col("naive"), timezone))
+        .when(offset.is_in(["Z", "z", "UTC", "GMT"]))
+        .then("naive")
+        .otherwise(shifted.cast(pl.Datetime("us")))
+    )
+    if date_only:
+        bare = pl.when(pl.col("text").str.contains(r"^\d{4}-\d\d-\d\d$")).then("text")
+        moment = pl.coalesce(moment, bare.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")))
+    return parts.select(moment).to_series()
 
 
 def _bad_schema() -> dict[str, Any]:

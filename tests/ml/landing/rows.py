@@ -79,6 +79,14 @@ def to_csv(frame: pl.DataFrame) -> bytes:
     return frame.write_csv().encode()
 
 
+def to_tsv(frame: pl.DataFrame) -> bytes:
+    return frame.write_csv(separator="\t").encode()
+
+
+def to_json_array(frame: pl.DataFrame) -> bytes:
+    return b"[" + b",\n ".join(to_jsonl(frame).splitlines()) + b"]"
+
+
 def to_jsonl(frame: pl.DataFrame) -> bytes:
     if "ts" in frame.columns and frame["ts"].dtype != pl.String:
         frame = frame.with_columns(pl.col("ts").dt.to_string("iso:strict"))

@@ -7,22 +7,37 @@ from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ml.foundation.lake import Lake
+from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
 from ml.landing.load import DaysFailed, load_days
 from ml.landing.readers import SUFFIXES
-from tests.ml.landing.rows import ALL_TABLES, DAY, SURFACES, exposures, put, to_csv, to_jsonl, to_parquet
+from tests.ml.landing.rows import (
+    ALL_TABLES,
+    DAY,
+    SURFACES,
+    exposures,
+    put,
+    to_csv,
+    to_json_array,
+    to_jsonl,
+    to_parquet,
+    to_tsv,
+)
 
 NEXT = DAY + timedelta(days=1)
-GOOD = {
-    ".parquet": to_parquet(exposures("g")),
-    ".csv": to_csv(exposures("g")),
-    ".csv.gz": gzip.compress(to_csv(exposures("g")), mtime=0),
-    ".jsonl": to_jsonl(exposures("g")),
+PACK = {
+    "": bytes,
+    ".gz": lambda content: gzip.compress(content, mtime=0),
+    ".zst": lambda c: pa.compress(c, "zstd", True),
+}
+TEXT = {".csv": to_csv, ".tsv": to_tsv, ".jsonl": to_jsonl, ".ndjson": to_jsonl, ".json": to_json_array}
+GOOD = {".parquet": to_parquet(exposures("g"))} | {
+    text + pack: packed(write(exposures("g"))) for text, write in TEXT.items() for pack, packed in PACK.items()
 }
 
 
@@ -48,8 +63,17 @@ def zone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, L
         yield found, lake
 
 
-def test_every_ending_that_is_read_has_a_good_file_here() -> None:
+def test_a_good_file_of_every_ending_lands_the_same_rows(zone: tuple[Settings, Lake]) -> None:
     assert set(GOOD) == set(SUFFIXES)
+    found, lake = zone
+    landed = set()
+    for suffix, content in GOOD.items():
+        path = put(found, "exposures", f"good{suffix.upper() if suffix == '.json' else suffix}", content)
+        [report] = load_days(lake, found, [DAY], SURFACES, tables=["exposures"])
+        assert (report.rows_loaded, report.rows_quarantined) == (3, 0), suffix
+        landed.add(lake.content_hash(f"(select * from {ALIAS}.landing.exposures where day = '{DAY}')"))
+        path.unlink()
+    assert len(landed) == 1
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -31,11 +31,11 @@ def test_every_kind_of_broken_row_is_quarantined_with_file_and_reason_and_the_re
         "select file, reason, row_number, content, table_name from landing.quarantine order by all"
     ).to_pylist()
     for row in rows:
-        found.setdefault(row["file"], []).append(row["reason"])
+        found.setdefault(row["file"], []).append(row["reason"].split(";")[0])  # what to do stands behind it
         assert row["row_number"] >= 1
         assert row["content"]
         assert row["file"].startswith(row["table_name"])
-    assert found == expected
+    assert found == {file: reasons for file, reasons in expected.items() if reasons}
     assert {r.table: r.rows_loaded for r in reports if r.rows_in} == good
     for report in reports:
         assert report.rows_in == report.rows_loaded + report.rows_quarantined
