@@ -4,11 +4,12 @@
     'from_day': '2026-01-01',
     'to_day': '2026-01-01',
     'first_day': '2026-01-01',
-    'labels': {
-        'homepage': {'trail_max_hours': 6, 'discovery_trail_bound': 3.4},
-        'radio': {'engaged_min_s': 30},
-    },
+    'labels': {'some_surface': {'trail_max_hours': 1}},
 }.get(name, 1)) }}
+{%- endmacro %}
+
+{% macro label_parameter(surface, name) -%}
+1
 {%- endmacro %}
 
 {% macro env_var(name, default='') -%}

@@ -1,6 +1,7 @@
 """The dbt project against the contracts around it: landing, ids, surfaces, Dagster keys."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -258,11 +259,15 @@ def test_variables_carry_window_and_labels_and_refuse_an_empty_range(built: Simp
     assert "fqn:surfaces.homepage" in build_arguments(settings, radio_only, ["ranking"], first, last)
 
 
-def test_project_defaults_equal_the_surfaces(built: SimpleNamespace) -> None:
-    project = yaml.safe_load((PROJECT_ROOT / "dbt_project" / "dbt_project.yml").read_text(encoding="utf-8"))
-    surfaces = load_surfaces(built.settings)
-    assert project["vars"]["labels"] == {name: dict(s.labels) for name, s in surfaces.items()}
+def test_our_project_knows_no_surface_of_an_app_and_the_defaults_of_settings(built: SimpleNamespace) -> None:
+    project = yaml.safe_load((DBT_PROJECT_DIR / "dbt_project.yml").read_text(encoding="utf-8"))
+    assert project["vars"]["labels"] == {}
     assert project["vars"]["feature_window_days"] == Settings.model_fields["feature_window_days"].default
+    apps = [folder.parent for folder in EXAMPLES.glob("*/surfaces")]
+    names = {name for app in apps for name in load_surfaces(Settings(home=built.settings.home, app=app))}
+    assert {"homepage", "radio", "suggestions"} <= names
+    for path in (DBT_PROJECT_DIR / "dbt_project.yml", *DBT_PROJECT_DIR.rglob("*.sql")):
+        assert not names & set(re.findall(r"\w+", path.read_text(encoding="utf-8"))), path
 
 
 def test_dbt_writes_only_into_the_home(built: SimpleNamespace, tmp_path: Path) -> None:

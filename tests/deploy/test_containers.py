@@ -27,13 +27,16 @@ def test_the_project_installs_and_runs_from_the_files_that_an_image_gets(image: 
     assert set(COPIED) == kept
     assert "\nRUN pip install --no-deps --editable .\n" in DOCKERFILE
     assert "demo" in image.run(tmp_path, "crossfade", "--help")
-    assert "ready: " in image.run(tmp_path, "crossfade", "init")  # parses dbt
-    assert "home" in image.run(tmp_path, "crossfade", "settings")
+    # The app's folder comes from outside of the image.
+    app = shutil.copytree(PROJECT_ROOT / "examples" / "simulator", tmp_path / "app")
+    mounted = {"CROSSFADE_APP": str(app)}
+    assert "ready: " in image.run(tmp_path, "crossfade", "init", **mounted)  # parses dbt
+    assert str(app / "surfaces") in image.run(tmp_path, "crossfade", "settings", **mounted)
     code = (
         "from deploy.definitions import build_definitions; from ml.foundation.settings import PROJECT_ROOT, Settings;"
         "print(PROJECT_ROOT, len(build_definitions(Settings()).resolve_asset_graph().get_all_asset_keys()))"
     )
-    root, assets = image.run(tmp_path, "python", "-W", "ignore", "-c", code).split()
+    root, assets = image.run(tmp_path, "python", "-W", "ignore", "-c", code, **mounted).split()
     assert Path(root) == image.folder and int(assets) > 40
 
 
@@ -132,6 +135,15 @@ def test_every_variable_is_a_setting_and_each_that_must_be_given_is_named_at_the
         assert {name for name in service["environment"] if name.startswith("CROSSFADE_")} <= known
     exported = set(re.findall(r"(\w+)=", "\n".join(line for line in COMPOSE.splitlines() if line.startswith("#"))))
     assert set(re.findall(r"\$\{(\w+):\?\}", COMPOSE)) == exported
+
+
+def test_the_graphs_services_see_the_apps_folder_and_their_inputs_and_cannot_write_the_app() -> None:
+    for service in (service for service in SERVICES.values() if "build" in service):
+        mounts = dict(mount.split(":", 1)[::-1] for mount in service["volumes"])
+        mounted = {target.removesuffix(":ro") for target in mounts}
+        for name in ("CROSSFADE_APP", "CROSSFADE_LANDING_DIR", "CROSSFADE_TEACHER"):
+            assert any(Path(service["environment"][name]).is_relative_to(path) for path in mounted), name
+        assert mounts[f"{service['environment']['CROSSFADE_APP']}:ro"] == "${APP:?}"
 
 
 def test_no_secret_stands_in_the_file_and_nothing_is_published_beyond_loopback() -> None:

@@ -19,7 +19,7 @@ from kubernetes.client import ApiClient
 
 from benchmarks.process import free_port
 from deploy.serving.app import create_app
-from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import EXAMPLES, PROJECT_ROOT, Settings
 from tests.support.command_line import assert_taken
 from tests.support.commands import home_environment
 from tests.support.image import DOCKERFILE, SERVICES
@@ -118,7 +118,7 @@ def test_all_pods_of_the_graph_see_one_home_and_one_set_of_inputs() -> None:
         assert named == claims
         paths = {mount["mountPath"] for mount in mounts}
         assert CONFIG["CROSSFADE_HOME"] in paths
-        for name in ("CROSSFADE_LANDING_DIR", "CROSSFADE_TEACHER"):
+        for name in ("CROSSFADE_APP", "CROSSFADE_LANDING_DIR", "CROSSFADE_TEACHER"):
             assert any(Path(CONFIG[name]).is_relative_to(path) for path in paths)
 
 
@@ -132,6 +132,7 @@ def test_every_variable_is_a_setting_and_together_they_are_accepted(monkeypatch:
     assert shared <= SECRET | set(CONFIG) and "PGPASSWORD" in SECRET
     for name, value in CONFIG.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CROSSFADE_APP", str(EXAMPLES / "recipes"))  # the pod's folder is not here
     for name in SECRET & known:
         kind = "s3://bucket/prefix" if name.endswith(("LAKE_URL", "ARTIFACTS_URL")) else "postgresql+psycopg2://host/db"
         monkeypatch.setenv(name, kind)
