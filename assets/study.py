@@ -45,10 +45,10 @@ def build_study(designs: Path = DESIGNS_FILE) -> dg.AssetsDefinition:
         )
         rows = study_rows(settings, design)
         table = lifts(rows, design)
-        found = [f"| {f.claim} | {'yes' if f.shown else 'no'} | {f.evidence} |" for f in findings(table, levels(rows))]
+        found = [f"| {f.claim} | {f.verdict} | {f.evidence} |" for f in findings(table, levels(rows))]
         return dg.MaterializeResult(
             metadata={
-                "findings": dg.MetadataValue.md("\n".join(["| claim | shown | evidence |", "|---|---|---|", *found])),
+                "findings": dg.MetadataValue.md("\n".join(["| claim | here | evidence |", "|---|---|---|", *found])),
                 **{k: dg.MetadataValue.md(markdown_image(png, k)) for k, png in plots_of(table, design).items()},
                 "trials": len(trials),
                 "dagster/table_name": f"lake.{TRIALS_TABLE}",

@@ -2,17 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.cli.terminal import minutes, note, say, show_table
 from ml.foundation.settings import Settings
 
+if TYPE_CHECKING:
+    from ml.lab.study.analysis import Lift
+
 app = typer.Typer(no_args_is_help=True, help="Test what distillation does over worlds and seeds, beside its placebos.")
 
 Name = Annotated[
-    str, typer.Argument(help="A study of designs.yaml: quick, demo, full, placebos, sweeps, paper or kuairand.")
+    str,
+    typer.Argument(help="A study of designs.yaml: quick, headline, demo, full, placebos, sweeps, paper or kuairand."),
 ]
 
 
@@ -47,28 +51,34 @@ def run(
 @app.command("show")
 def show(name: Name = "quick") -> None:
     """Print the table of a study from the trials in the lake."""
-    from ml.evaluation.evaluate import ALL
     from ml.lab.study.analysis import lifts
     from ml.lab.study.design import load_design
     from ml.lab.study.report import study_rows
 
     design = load_design(name)
-    rows = study_rows(Settings(), design)
-    table = []
-    for lift in lifts(rows, design):
-        place = [lift.surface, lift.task, *([] if lift.slice == ALL else [lift.slice.replace("_", " ")])]
-        table.append(
-            {
-                "task": " ".join(place) + (f", {lift.condition}" if lift.condition else ""),
-                "variant": f"{lift.variant} (placebo)" if lift.placebo else lift.variant,
-                "control": f"{100 * lift.base:.2f}",
-                "difference": f"{100 * lift.lift:+.2f} [{100 * lift.lo:+.2f}, {100 * lift.hi:+.2f}]",
-                "p (Holm)": f"{lift.p_holm:.3f}",
-                "above 0": f"{lift.above} of {lift.worlds}",
-            }
-        )
+    table = lifts(study_rows(Settings(), design), design)
+    claims = [
+        _row(lift, lift.corrected.lo, lift.corrected.hi)
+        | {"p (Holm)": f"{lift.corrected.p:.3f}", "claim": "shown" if lift.shown else "not shown"}
+        for lift in table
+        if lift.corrected
+    ]
     numbers = ("control", "difference", "p (Holm)", "above 0")
-    show_table(f"study {name}: difference to the control, x100 (AUC, R2)", table, right=numbers)
+    show_table(f"study {name}: student over control, corrected among these, x100 (AUC, R2)", claims, right=numbers)
+    rest = [_row(lift, lift.lo, lift.hi) for lift in table if not lift.corrected]
+    show_table(f"study {name}: exploratory, each row alone, x100 (AUC, R2)", rest, right=numbers)
+
+
+def _row(lift: "Lift", lo: float, hi: float) -> dict[str, str]:
+    """Return the cells of one difference."""
+    place = [lift.surface, lift.task, *([] if lift.slice == "all" else [lift.slice.replace("_", " ")])]
+    return {
+        "task": " ".join(place) + (f", {lift.condition}" if lift.condition else ""),
+        "variant": f"{lift.variant} (placebo)" if lift.placebo else lift.variant,
+        "control": f"{100 * lift.base:.2f}",
+        "difference": f"{100 * lift.lift:+.2f} [{100 * lo:+.2f}, {100 * hi:+.2f}]",
+        "above 0": f"{lift.above} of {lift.worlds}",
+    }
 
 
 @app.command("report")

@@ -1,12 +1,10 @@
-"""The mean of differences over worlds, with an interval over worlds and over the users of each.
+"""The mean of paired differences over worlds, with its interval.
 
-Two levels are uncertain: which worlds (populations, logs, teachers) one happened to have, and which users of a world
-were there. Both are resampled: worlds with replacement, and in each of them its users. With few worlds the percentiles
-of such a bootstrap are too narrow, so the interval is Student's t with (worlds - 1) degrees of freedom on its standard
-error. Users count in the spread between worlds too, which makes the interval a little too wide rather than too narrow.
-One world alone has the percentile interval of its users.
+Each world gives one difference, in which its initialisations are averaged, and the interval is the paired Student's t
+over these with (worlds - 1) degrees of freedom. Which users a world happened to have is part of what makes worlds
+differ, so they are not resampled once more. One world alone, as real logs are, has the percentiles of its users.
 
-Source: Davison and Hinkley, "Bootstrap Methods and their Application" (1997), section 3.8.
+Source: Student, "The Probable Error of a Mean", Biometrika 6 (1908).
 """
 
 from collections.abc import Sequence
@@ -15,9 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ml.evaluation.bootstrap import CONFIDENCE, DETECTABLE, POWER, interval
-
-ROUNDS = 4000
+from ml.evaluation.bootstrap import CONFIDENCE, POWER, interval
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,8 @@ class Pooled:
         estimate: Mean over worlds.
         lo: Lower end of the 95 % interval; NaN where there is none.
         hi: Upper end.
-        p: Two-sided p-value of no difference, of one world from the normal distribution; NaN without spread.
+        p: Two-sided p-value of no difference: 1 less the confidence at which the interval would end at 0; NaN without
+            spread.
         detectable: Smallest true difference that is found with 80 % power.
         worlds: Number of worlds.
         above: Worlds in which the difference is above 0.
@@ -42,31 +39,36 @@ class Pooled:
     worlds: int
     above: int
 
+    def at(self, confidence: float) -> tuple[float, float]:
+        """Return the ends of the interval at another confidence, such as a corrected one."""
+        wider = quantile(self.worlds, confidence) / quantile(self.worlds, CONFIDENCE)
+        return self.estimate - (self.estimate - self.lo) * wider, self.estimate + (self.hi - self.estimate) * wider
 
-def over_worlds(values: Sequence[float], replicates: Sequence[np.ndarray], seed: int = 0) -> Pooled:
+
+def over_worlds(values: Sequence[float], replicates: Sequence[np.ndarray]) -> Pooled:
     """Pool the differences of worlds.
 
     Args:
-        values: The difference in each world.
-        replicates: Of users drawn with replacement, an array [replicates] per world; NaN where undefined.
-        seed: Of the resampling.
+        values: The difference in each world, its initialisations averaged.
+        replicates: Of users drawn with replacement, an array [replicates] per world, NaN where undefined; they count
+            where there is one world.
     """
     count, estimate = len(values), float(np.mean(values))
-    above = int(np.sum(np.asarray(values) > 0))
     if count == 1:
         alone = interval(estimate, replicates[0])
-        p = float(2 * stats.norm.sf(abs(estimate) / alone.se)) if alone.se > 0 else float("nan")
-        return Pooled(estimate, alone.lo, alone.hi, p, DETECTABLE * alone.se, count, above)
-    error = _standard_error(replicates, np.random.default_rng(seed))
-    quantile, power = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1), stats.t.ppf(POWER, count - 1)
+        lo, hi, error = alone.lo, alone.hi, alone.se
+    else:
+        error = float(np.std(values, ddof=1) / np.sqrt(count))
+        half = quantile(count, CONFIDENCE) * error
+        lo, hi = estimate - half, estimate + half
     return Pooled(
         estimate,
-        lo=float(estimate - quantile * error),
-        hi=float(estimate + quantile * error),
-        p=float(2 * stats.t.sf(abs(estimate) / error, count - 1)) if error > 0 else float("nan"),
-        detectable=float((quantile + power) * error),
+        lo=lo,
+        hi=hi,
+        p=_p(estimate, lo, hi, count),
+        detectable=(quantile(count, CONFIDENCE) + quantile(count, 2 * POWER - 1)) * error,
         worlds=count,
-        above=above,
+        above=int(np.sum(np.asarray(values) > 0)),
     )
 
 
@@ -82,14 +84,16 @@ def over_seeds(differences: np.ndarray, seed: int = 0) -> np.ndarray:
     return differences[chosen, np.arange(replicates)].mean(axis=0)
 
 
-def _standard_error(worlds: Sequence[np.ndarray], rng: np.random.Generator) -> float:
-    """Return the deviation of the mean over resampled worlds and, in each, one replicate of its users.
+def quantile(worlds: int, confidence: float) -> float:
+    """Return half an interval's width in standard errors: of Student's t over worlds, of one world the normal's."""
+    tail = (1 + confidence) / 2
+    return float(stats.norm.ppf(tail) if worlds == 1 else stats.t.ppf(tail, worlds - 1))
 
-    A resampled spread of W worlds is too small by (W - 1) / W in variance, which is put right.
-    """
-    count = len(worlds)
-    replicates = np.stack(worlds)
-    chosen = rng.integers(count, size=(ROUNDS, count))
-    sample = rng.integers(replicates.shape[1], size=(ROUNDS, count))
-    means = np.nanmean(replicates[chosen, sample], axis=1)
-    return float(np.nanstd(means, ddof=1) * np.sqrt(count / (count - 1)))
+
+def _p(estimate: float, lo: float, hi: float, worlds: int) -> float:
+    """Return 1 less the confidence at which the interval would end at 0."""
+    reach = (estimate - lo if estimate > 0 else hi - estimate) / quantile(worlds, CONFIDENCE)
+    if not reach > 0:
+        return float("nan")
+    distance = abs(estimate) / reach
+    return float(2 * (stats.norm.sf(distance) if worlds == 1 else stats.t.sf(distance, worlds - 1)))

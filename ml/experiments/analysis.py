@@ -3,8 +3,8 @@
 A figure is a ratio of sums, such as seconds listened over requests, and a difference is the ratio of two variants'
 figures less 1. Users are resampled with all their requests and days (Poisson weights), in both variants of a paired
 estimate alike.
-Over several worlds the mean of the worlds' differences counts, with the interval of a study: worlds and their users are
-both resampled (``ml/evaluation/over_worlds.py``). One world alone, as landed exposures are, has that of its users.
+Over several worlds the mean of the worlds' differences counts, with the interval of a study: Student's t over worlds
+(``ml/evaluation/over_worlds.py``). One world alone, as landed exposures are, has the interval of its users.
 """
 
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def _compare(base: pa.Table, treated: pa.Table, names: tuple[str, str, str, str]
                 baseline=baseline,
                 estimate=estimate,
                 level=float(np.mean([cell.level for cell in cells])),
-                lift=over_worlds([cell.lift for cell in cells], [cell.replicates for cell in cells], seed),
+                lift=over_worlds([cell.lift for cell in cells], [cell.replicates for cell in cells]),
                 users=sum(cell.users for cell in cells),
                 requests=(int(base["requests"].to_numpy().sum()), int(treated["requests"].to_numpy().sum())),
             )

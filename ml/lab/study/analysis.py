@@ -1,7 +1,11 @@
-"""What the trials of a study say: differences over worlds, seeds and users, with intervals and corrected p-values.
+"""What the trials of a study say: differences over worlds and seeds, with intervals; four of them are claims.
 
-Seeds of the initialisation are averaged within a world; worlds and their users are both resampled, with the same users
-for both variants: see ``ml/evaluation/over_worlds.py``. In one world alone, as real logs are, seeds and users are.
+Seeds of the initialisation are averaged within a world, and the interval is that of the worlds' means, paired with the
+control: see ``ml/evaluation/over_worlds.py``. In one world alone, as real logs are, seeds and users are resampled.
+
+The primary claims are one family: student over control on the four tasks. Their p-values are corrected among each other
+after Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6 (1979).
+Everything else that a study compares is exploratory: it has an interval of its own and shows nothing.
 """
 
 from dataclasses import dataclass, replace
@@ -12,11 +16,15 @@ import pyarrow.compute as pc
 from statsmodels.stats.multitest import multipletests
 
 from ml.evaluation.bootstrap import CONFIDENCE
+from ml.evaluation.evaluate import ALL
 from ml.evaluation.over_worlds import Pooled, over_seeds, over_worlds
-from ml.lab.study.design import AS_IT_IS, Design
+from ml.lab.study.design import AS_IT_IS, CONTROL, STUDENT, Design
 
 RANKING = ("auc", "r2")
 """What variants are judged by: the order of a binary task, the share of the variance of a regression."""
+
+PRIMARY_TASKS = (("homepage", "ctr"), ("homepage", "trail"), ("homepage", "discovery"), ("radio", "engagement"))
+"""Surface and task of the primary claims, student over control, on all rows of the worlds as they are."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +42,14 @@ class Lift:
         placebo: Whether the true lift is 0 by construction.
         base: Mean of the metric of the control.
         lift: Mean difference over worlds and seeds.
-        lo: Lower end of the 95 % interval; of one world alone that of its users and seeds.
+        lo: Lower end of the 95 % interval of this row alone; of one world that of its users and seeds.
         hi: Upper end.
-        p: Two-sided p-value of no difference; NaN without spread.
-        p_holm: Corrected over all rows of the table.
+        p: Two-sided p-value of no difference, of this row alone; NaN without spread.
         detectable: Smallest true difference that such a study finds with 80 % power.
         worlds: Number of worlds.
         seeds: Initialisations per world.
         above: Worlds in which the difference is above 0.
+        corrected: Of a primary claim, what the correction leaves of interval and p-value; None of any other row.
     """
 
     condition: str
@@ -57,11 +65,31 @@ class Lift:
     lo: float
     hi: float
     p: float
-    p_holm: float
     detectable: float
     worlds: int
     seeds: int
     above: int
+    corrected: "Corrected | None" = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is a primary claim whose corrected interval lies above 0."""
+        return self.corrected is not None and self.corrected.lo > 0
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A primary claim corrected for the others: the interval excludes 0 where the corrected p-value is below 5 %.
+
+    Attributes:
+        lo: Lower end of the interval at the confidence that Holm's step leaves to this claim.
+        hi: Upper end.
+        p: Two-sided p-value of no difference after Holm's correction.
+    """
+
+    lo: float
+    hi: float
+    p: float
 
 
 def lifts(
@@ -82,6 +110,7 @@ def lifts(
     """
     cells = _cells(rows, metrics)
     found: list[Lift] = []
+    pools: list[Pooled] = []
     labels = [condition.label for condition in design.conditions]
     places = dict.fromkeys(key[:4] for key in cells)
     for label, surface, task, slice_ in sorted(places, key=lambda place: labels.index(place[0])):
@@ -92,6 +121,7 @@ def lifts(
                 continue
             pairs = sorted(set(mine.values) & set(base.values))
             pooled = _pooled(mine, base, pairs, seed)
+            pools.append(pooled)
             found.append(
                 Lift(
                     condition=label,
@@ -107,19 +137,33 @@ def lifts(
                     lo=pooled.lo,
                     hi=pooled.hi,
                     p=pooled.p,
-                    p_holm=float("nan"),
                     detectable=pooled.detectable,
                     worlds=pooled.worlds,
                     seeds=len(pairs) // pooled.worlds,
                     above=pooled.above,
                 )
             )
-    tested = [i for i, lift in enumerate(found) if np.isfinite(lift.p)]
-    if tested:
-        corrected = np.asarray(multipletests([found[i].p for i in tested], alpha=1 - CONFIDENCE, method="holm")[1])
-        for i, p in zip(tested, corrected, strict=True):
-            found[i] = replace(found[i], p_holm=float(p))
-    return found
+    return _corrected(found, pools)
+
+
+def _corrected(table: list[Lift], pools: list[Pooled]) -> list[Lift]:
+    """Return the table with the primary claims corrected among each other."""
+    family = [i for i, lift in enumerate(table) if _is_primary(lift)]
+    if not family:
+        return table
+    ps = [lift.p if np.isfinite(lift.p) else 1.0 for lift in (table[i] for i in family)]
+    corrected = np.asarray(multipletests(ps, alpha=1 - CONFIDENCE, method="holm")[1])
+    for i, p, p_holm in zip(family, ps, corrected, strict=True):
+        share = p / p_holm if p > 0 else 1 / len(family)
+        lo, hi = pools[i].at(1 - (1 - CONFIDENCE) * share)
+        table[i] = replace(table[i], corrected=Corrected(lo, hi, float(p_holm)))
+    return table
+
+
+def _is_primary(lift: Lift) -> bool:
+    as_it_is = lift.slice == ALL and lift.condition == AS_IT_IS.label
+    compared = (lift.variant, lift.control) == (STUDENT, CONTROL) and lift.metric in RANKING
+    return as_it_is and compared and (lift.surface, lift.task) in PRIMARY_TASKS
 
 
 def _pooled(mine: "_Cell", base: "_Cell", pairs: list[tuple[int, int]], seed: int) -> Pooled:
@@ -128,7 +172,7 @@ def _pooled(mine: "_Cell", base: "_Cell", pairs: list[tuple[int, int]], seed: in
     values = {w: float(np.mean([mine.values[p] - base.values[p] for p in pairs if p[0] == w])) for w in worlds}
     by_seed = {w: np.stack([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w]) for w in worlds}
     drawn = {w: over_seeds(x, seed) if len(worlds) == 1 else x.mean(axis=0) for w, x in by_seed.items()}
-    return over_worlds([values[w] for w in worlds], [drawn[w] for w in worlds], seed)
+    return over_worlds([values[w] for w in worlds], [drawn[w] for w in worlds])
 
 
 def levels(

@@ -277,6 +277,7 @@ class Design(_Model):
 
     name: str
     description: str
+    seen: str = Field(default="", description="What was chosen on these worlds, or seen of them, before")
     preset: Preset
     seeds: tuple[int, ...] = Field(min_length=1)
     parts: tuple[Part, ...] = Field(min_length=1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from inspect import getdoc
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
@@ -13,7 +14,7 @@ from ml.evaluation.page import write_pages
 from ml.evaluation.plots import Mark, finish, forest, panels
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
-from ml.lab.study.analysis import RANKING, Lift, levels, lifts
+from ml.lab.study.analysis import PRIMARY_TASKS, RANKING, Lift, levels, lifts
 from ml.lab.study.design import AS_IT_IS, CONTROL, KUAIRAND, PLACEBOS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
 from ml.lab.study.run import TRIALS_TABLE
 from ml.lab.study.trials import Bench
@@ -68,27 +69,46 @@ def study_rows(settings: Settings, design: Design) -> pa.Table:
     return rows
 
 
+Kind = Literal["primary", "placebo", "exploratory"]
+VERDICTS: dict[Kind, tuple[str, str]] = {
+    "primary": ("**shown**", "**not shown**"),
+    "placebo": ("**shown to do nothing**", "**not shown to do nothing**"),
+    "exploratory": ("exploratory: so it looks", "exploratory: not so"),
+}
+"""What a claim of each kind is called where it holds and where it does not."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """A claim of the paper or of the method, and what the study says of it.
 
     Attributes:
         claim: In one sentence.
-        shown: Whether the study shows it: every difference that it is about lies on the claimed side with its interval.
+        kind: ``primary``: of the one family that is corrected. ``placebo``: that labels without knowledge do nothing,
+            within a bound. ``exploratory``: anything else; it may suggest, and shows nothing.
+        holds: Whether every difference that it is about lies where the claim says: a primary one with its corrected
+            interval, others with their own.
         evidence: The figures.
     """
 
     claim: str
-    shown: bool
+    kind: Kind
+    holds: bool
     evidence: str
+
+    @property
+    def verdict(self) -> str:
+        """What the study says of the claim, in words."""
+        return VERDICTS[self.kind][0 if self.holds else 1]
 
 
 def findings(
     table: list[Lift], means: dict[tuple[str, str, str], dict[str, float]], judged: "Sequence[Calibration]" = ()
 ) -> list[Finding]:
     """Judge the paper's claims by a study's table. A claim about several tasks needs all of them."""
-    found = _of_the_student(table, means)
+    found = _primary(table)
     found += _of_placebos(table)
+    found += _of_the_teacher(means)
     counterparts = {(c.surface, c.task) for c in judged if c.variant == TEACHER.name}
     if direct := [
         c.change for c in judged if c.variant == "direct" and c.change and (c.surface, c.task) in counterparts
@@ -96,31 +116,12 @@ def findings(
         found.append(
             Finding(
                 "Distilling into the serving logit itself (`direct`) biases it: its log loss is above the control's.",
+                "exploratory",
                 all(change.lo > 0 for change in direct),
                 _listed(direct),
             )
         )
-    unshared = [x for x in table if (x.condition, x.variant, x.slice) == ("shared_taste 0", STUDENT, ALL)]
-    if unshared:
-        found.append(
-            Finding(
-                "Where the platforms share no taste, nothing is gained.",
-                all(lift.lo <= 0 for lift in unshared),
-                _listed(unshared),
-            )
-        )
-    fresh = {(lift.surface, lift.task): lift for lift in _plain(table, STUDENT, "new_releases")}
-    gains = [
-        (lift, fresh[lift.surface, lift.task]) for lift in _plain(table, STUDENT) if (lift.surface, lift.task) in fresh
-    ]
-    if gains:
-        found.append(
-            Finding(
-                "New releases gain most.",
-                all(new.lo > every.hi for every, new in gains),
-                _listed([new for _, new in gains]) + " on new releases",
-            )
-        )
+    found += _of_new_releases(table)
     return found
 
 
@@ -129,59 +130,79 @@ def _plain(table: list[Lift], variant: str, slice_: str = ALL) -> list[Lift]:
     return [lift for lift in table if lift.variant == variant and lift.slice == slice_ and not lift.condition]
 
 
-def _of_the_student(table: list[Lift], means: dict[tuple[str, str, str], dict[str, float]]) -> list[Finding]:
-    """Judge that the student beats its control, task by task, though the teacher is worse than the control."""
+def _primary(table: list[Lift]) -> list[Finding]:
+    """Judge that the student beats its control, task by task."""
     found: list[Finding] = []
-    student = _plain(table, STUDENT)
-    for task, claim in (
-        (("homepage", "ctr"), "The student beats its control on CTR."),
-        (("homepage", "trail"), "The student beats its control on trail engagement."),
-        (("homepage", "discovery"), "A task that is not distilled improves: discovery."),
+    for task, claim in zip(
+        PRIMARY_TASKS,
         (
-            ("radio", "engagement"),
+            "The student beats its control on CTR.",
+            "The student beats its control on trail engagement.",
+            "A task that is not distilled improves: discovery.",
             "A task foreign to the teacher improves through a non-serving head: radio engagement.",
         ),
+        strict=True,
     ):
-        mine = [lift for lift in student if (lift.surface, lift.task) == task]
-        if mine:
-            found.append(Finding(claim, all(lift.lo > 0 for lift in mine), _listed(mine)))
-    below = {k: v for k, v in means.items() if k[2] == ALL and "teacher" in v and "control" in v}
-    if below:
-        texts = [
-            f"{s} {t}: teacher {100 * v['teacher']:.2f}, control {100 * v['control']:.2f}"
-            for (s, t, _), v in below.items()
-        ]
-        found.append(
-            Finding(
-                "The teacher is worse on the app than the control that it helps.",
-                all(v["teacher"] < v["control"] for v in below.values()),
-                "; ".join(texts),
-            )
-        )
+        for lift in table:
+            if (lift.surface, lift.task) == task and lift.corrected is not None:
+                c = lift.corrected
+                evidence = f"{100 * lift.lift:+.2f} [{100 * c.lo:+.2f}, {100 * c.hi:+.2f}], p {c.p:.3f}"
+                found.append(Finding(claim, "primary", lift.shown, evidence))
     return found
+
+
+def _of_the_teacher(means: dict[tuple[str, str, str], dict[str, float]]) -> list[Finding]:
+    below = {k: v for k, v in means.items() if k[2] == ALL and "teacher" in v and "control" in v}
+    texts = [
+        f"{s} {t}: teacher {100 * v['teacher']:.2f}, control {100 * v['control']:.2f}" for (s, t, _), v in below.items()
+    ]
+    worse = all(v["teacher"] < v["control"] for v in below.values())
+    claim = "The teacher is worse on the app than the control that it helps."
+    return [Finding(claim, "exploratory", worse, "; ".join(texts))] if below else []
 
 
 def _of_placebos(table: list[Lift]) -> list[Finding]:
-    """Judge that labels without knowledge gain nothing, or little beside a technique's lift."""
+    """Judge that labels without knowledge do nothing, and that nothing is gained where nothing is shared.
+
+    Both are equivalence: the whole interval lies within a quarter of the lower end of the technique's own interval on
+    that task, in the worlds as they are. Where that end is not above 0 there is no bound, and nothing is shown.
+    """
     found: list[Finding] = []
-    for labels, what in (("shuffled", "labels shuffled within the day"), ("noise", "noise for labels")):
-        if placebos := _plain(table, f"{STUDENT} {labels}"):
-            found.append(
-                Finding(f"With {what} nothing is gained.", all(lift.lo <= 0 for lift in placebos), _listed(placebos))
-            )
     for technique in (STUDENT, *TECHNIQUES):
         real = {(lift.surface, lift.task): lift for lift in _plain(table, technique)}
         placebos = [lift for labels in PLACEBOS for lift in _plain(table, f"{technique} {labels}")]
-        if placebos:
-            claim = f"The placebos of `{technique}` stay below a quarter of its lift."
-            over = [placebo for placebo in placebos if placebo.hi >= real[placebo.surface, placebo.task].lift / 4]
-            evidence = "; ".join(
-                f"{'**not below** ' if x in over else ''}{x.surface} {x.task}, {x.variant.split()[-1]}: up to "
-                f"{100 * x.hi:+.2f} of {100 * real[x.surface, x.task].lift:+.2f}"
-                for x in sorted(placebos, key=lambda placebo: placebo not in over)
-            )
-            found.append(Finding(claim, not over, evidence))
+        if placebos and real:
+            claim = f"The placebos of `{technique}` do nothing: they stay within a quarter of its lift's lower end."
+            found.append(Finding(claim, "placebo", *_equivalence(placebos, real)))
+    real = {(lift.surface, lift.task): lift for lift in _plain(table, STUDENT)}
+    unshared = [x for x in table if (x.condition, x.variant, x.slice) == ("shared_taste 0", STUDENT, ALL)]
+    if unshared:
+        claim = "Where the platforms share no taste, the student gains less than a quarter of its lift's lower end."
+        found.append(Finding(claim, "exploratory", *_equivalence(unshared, real)))
     return found
+
+
+def _equivalence(nothing: list[Lift], real: dict[tuple[str, str], Lift]) -> tuple[bool, str]:
+    """Return whether every interval lies within a quarter of the real lift's lower end, and the figures."""
+    texts: list[tuple[bool, str]] = []
+    for x in nothing:
+        own = real[x.surface, x.task]
+        bound = (own.corrected or own).lo / 4
+        inside = -bound < x.lo and x.hi < bound
+        what = f"{x.surface} {x.task}, {x.variant.split()[-1]} {100 * x.lo:+.2f} to {100 * x.hi:+.2f}"
+        limit = f"within {100 * bound:.2f}" if bound > 0 else "no bound, the lift's interval reaches 0"
+        texts.append((inside, f"{'' if inside else '**not** '}{what}, {limit}"))
+    return all(inside for inside, _ in texts), "; ".join(text for _, text in sorted(texts, key=lambda x: x[0]))
+
+
+def _of_new_releases(table: list[Lift]) -> list[Finding]:
+    fresh = {(lift.surface, lift.task): lift for lift in _plain(table, STUDENT, "new_releases")}
+    gains = [
+        (lift, fresh[lift.surface, lift.task]) for lift in _plain(table, STUDENT) if (lift.surface, lift.task) in fresh
+    ]
+    most = all(new.lo > every.hi for every, new in gains)
+    evidence = _listed([new for _, new in gains]) + " on new releases"
+    return [Finding("New releases gain most.", "exploratory", most, evidence)] if gains else []
 
 
 @dataclass(frozen=True)
@@ -300,7 +321,8 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
         "means": means,
         "paper": PAPER,
         "all": ALL,
-        "findings": findings(table, means, judged),
+        "findings": (found := findings(table, means, judged)),
+        "placebo_findings": [finding for finding in found if finding.kind == "placebo"],
         "calibration": judged,
         "conditions": sources(rows, design),
         "levels_of": {d: [c.label for c in design.conditions if c.label.startswith(f"{d} ")] for d in design.dials},
@@ -328,9 +350,10 @@ def forest_plot(table: list[Lift], slice_: str) -> bytes:
         groups.setdefault(f"{x.surface} {x.task}, {x.metric.upper()}", []).append(mark)
     figure, axes = forest(groups, "difference to the control, x100")
     worlds = max((lift.worlds for lift in shown), default=0)
-    over = f"{worlds} worlds; 95 % intervals over worlds" if worlds > 1 else "95 % intervals over initialisations"
+    alone = "95 % intervals over initialisations and users"
+    over = f"{worlds} worlds; 95 % intervals over worlds" if worlds > 1 else alone
     title = f"What each variant changes, {'all rows' if slice_ == ALL else slice_.replace('_', ' ')}"
-    return finish(figure, axes, title, f"{over} and users")
+    return finish(figure, axes, title, f"{over}, each for itself")
 
 
 def sweep_plot(table: list[Lift], dial: str) -> bytes:
@@ -353,8 +376,8 @@ def sweep_plot(table: list[Lift], dial: str) -> bytes:
         axis.set_xlim(-0.5, len(levels_) - 0.5)
         axis.set_title(f"{surface} {task}, {metric.upper()}", fontsize=10)
     axes[0].set_ylabel(f"{variant} - control, x100")
-    over = "worlds" if max(x.worlds for x in mine) > 1 else "initialisations"
-    note = f"95 % intervals over {over} and users; the first point is without any change"
+    over = "worlds" if max(x.worlds for x in mine) > 1 else "initialisations and users"
+    note = f"95 % intervals over {over}, each for itself; the first point is without any change"
     return finish(figure, axes[0], f"What {variant} gains at levels of {dial}", note)
 
 

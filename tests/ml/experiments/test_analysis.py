@@ -93,7 +93,8 @@ def test_pooling_one_world_takes_its_users_percentiles():
     replicates = np.linspace(0, 1, 1001)
     alone = over_worlds([0.5], [replicates])
     assert (alone.lo, alone.hi) == pytest.approx((0.025, 0.975))
-    assert alone.p == pytest.approx(2 * 0.0416, rel=0.02), "0.5 is 1.73 deviations of a uniform distribution"
+    assert alone.p == pytest.approx(2 * 0.0196, rel=0.02), "0.5 is 2.06 of the deviations that reach to its end"
+    assert alone.at(0.99) == pytest.approx((0.5 - 0.475 * 2.576 / 1.96, 0.5 + 0.475 * 2.576 / 1.96), rel=1e-3)
 
 
 def test_an_variant_without_its_baseline_or_without_users_has_no_effect():

@@ -1,9 +1,13 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import t, ttest_1samp
 
+from ml.foundation.documents import load_yaml
+from ml.lab.live.design import DESIGNS_FILE as LIVE_DESIGNS
+from ml.lab.live.design import load_design as load_live_design
 from ml.lab.study.analysis import Lift, levels, lifts
-from ml.lab.study.design import Design, parse_variant
+from ml.lab.study.design import Design, design_names, load_design, parse_variant
 from ml.lab.study.report import findings
 from ml.lab.study.trials import TRIALS_SCHEMA
 
@@ -38,6 +42,13 @@ def rows(
     return pa.Table.from_pylist(made, schema=TRIALS_SCHEMA)
 
 
+def six(lift: float, p: float) -> list[float]:
+    """Return AUCs of six worlds whose differences to 0.7 have this mean, and this p-value by a t-test."""
+    spread = np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0])
+    wanted = lift / t.isf(p / 2, 5) * np.sqrt(6)
+    return (0.7 + lift + spread * wanted / spread.std(ddof=1)).tolist()
+
+
 def by_variant(table: list[Lift]) -> dict[str, Lift]:
     return {lift.variant: lift for lift in table}
 
@@ -61,14 +72,48 @@ def test_one_world_has_the_interval_of_its_users_and_of_its_seeds():
     assert (wider.hi - wider.lo) == pytest.approx(2 * 1.96 * 0.0112, rel=0.3)
 
 
-def test_p_values_are_corrected_over_the_whole_table():
-    values = {(variant, w, 1): 0.7 + 0.001 * w for w in range(1, 7) for variant in ("control", "student shuffled")}
-    values |= {("student shuffled", w, 1): 0.7 + 0.002 * w * (-1) ** w for w in range(1, 7)}
-    values |= {("student", w, 1): 0.72 + 0.001 * w for w in range(1, 7)}
-    found = by_variant(lifts(rows(values, spread=1e-4), DESIGN))
-    assert found["student"].p < found["student shuffled"].p
-    assert found["student"].p_holm == pytest.approx(2 * found["student"].p)
-    assert found["student shuffled"].p_holm == pytest.approx(found["student shuffled"].p)
+def test_only_the_four_primary_claims_are_corrected_and_only_among_each_other():
+    tables = []
+    for task, p_of in (("ctr", 0.004), ("trail", 0.02), ("discovery", 0.012)):
+        values = {(variant, w, 1): 0.7 for w in range(6) for variant in ("control", "student shuffled", "auxiliary")}
+        values |= {(v, w, 1): x for v in ("student", "auxiliary") for w, x in enumerate(six(0.01, p_of))}
+        tables.append(rows(values, task=task))
+    found = lifts(pa.concat_tables(tables), DESIGN)
+    family = {lift.task: lift for lift in found if lift.corrected is not None}
+    assert {lift.variant for lift in family.values()} == {"student"} and len(found) == 9
+    ps = {task: (lift.p, lift.corrected.p) for task, lift in family.items() if lift.corrected}
+    assert ps["ctr"] == pytest.approx((0.004, 3 * 0.004)) and ps["discovery"] == pytest.approx((0.012, 2 * 0.012))
+    assert ps["trail"] == pytest.approx((0.02, 2 * 0.012)), "Holm's p-values do not fall"
+    assert all(lift.shown for lift in family.values())
+    alone = {lift.task: lift for lift in found if lift.variant == "auxiliary"}
+    assert all(lift.corrected is None and not lift.shown for lift in alone.values()), "the rest shows nothing"
+
+
+@pytest.mark.parametrize(("ps", "shown"), [((0.02, 0.03, 0.04), 0), ((0.01, 0.03, 0.04), 1), ((0.01, 0.02, 0.04), 3)])
+def test_a_claim_is_shown_exactly_where_its_corrected_p_value_says_so(ps: tuple[float, ...], shown: int):
+    tables = []
+    for task, p_of in zip(("ctr", "trail", "discovery"), ps, strict=True):
+        values = {("control", w, 1): 0.7 for w in range(6)} | {
+            ("student", w, 1): x for w, x in enumerate(six(0.01, p_of))
+        }
+        tables.append(rows(values, task=task))
+    table = lifts(pa.concat_tables(tables), DESIGN)
+    assert all(lift.lo > 0 for lift in table), "each alone lies above 0"
+    assert sum(lift.shown for lift in table) == shown
+    assert all(lift.shown == (lift.corrected.p < 0.05) for lift in table if lift.corrected)
+    claims = [f for f in findings(table, {}) if f.kind == "primary"]
+    assert [f.verdict for f in claims].count("**shown**") == shown
+    assert not any("p 1.0" in f.evidence for f in claims if f.holds)
+
+
+def test_worlds_are_the_unit_and_their_users_are_not_counted_twice():
+    values = {("control", w, 1): 0.7 for w in range(6)} | {("student", w, 1): x for w, x in enumerate(six(0.01, 0.01))}
+    quiet, loud = (by_variant(lifts(rows(values, spread=s), DESIGN))["student"] for s in (1e-6, 0.05))
+    assert (quiet.lo, quiet.hi, quiet.p) == (loud.lo, loud.hi, loud.p)
+    differences = np.array(six(0.01, 0.01)) - 0.7
+    test = ttest_1samp(differences, 0)
+    assert quiet.p == pytest.approx(test.pvalue)
+    assert (quiet.lo, quiet.hi) == pytest.approx(tuple(test.confidence_interval(0.95)))
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -104,33 +149,51 @@ def test_levels_of_a_dial_are_apart_and_compared_with_their_own_control():
     assert levels(pa.concat_tables([less, plain]))["homepage", "ctr", "all"]["control"] == pytest.approx(0.7)
 
 
-def test_a_claim_counts_as_shown_only_where_its_whole_interval_does():
-    def lift(variant: str, lo: float, hi: float, slice_: str = "all", condition: str = "") -> Lift:
-        middle, placebo = (lo + hi) / 2, parse_variant(variant).placebo
-        ends = (middle, lo, hi, 0.5, 0.5, 0.1, 3, 1, 3)
-        return Lift(condition, "homepage", "ctr", slice_, "auc", variant, "control", placebo, 0.7, *ends)
+def lift(variant: str, lo: float, hi: float, slice_: str = "all", condition: str = "") -> Lift:
+    middle, placebo = (lo + hi) / 2, parse_variant(variant).placebo
+    ends = (middle, lo, hi, 0.5, 0.1, 3, 1, 3)
+    return Lift(condition, "homepage", "ctr", slice_, "auc", variant, "control", placebo, 0.7, *ends)
 
-    means = {("homepage", "ctr", "all"): {"control": 0.7, "teacher": 0.6}}
-    good = [
+
+def test_a_placebo_is_shown_to_do_nothing_only_within_a_quarter_of_the_lifts_lower_end():
+    def verdict(*placebos: tuple[float, float], student: tuple[float, float] = (0.008, 0.04)) -> str:
+        names = ("student shuffled", "student noise")
+        table = [lift("student", *student), *(lift(n, *ends) for n, ends in zip(names, placebos, strict=False))]
+        [found] = [f for f in findings(table, {}) if f.kind == "placebo"]
+        return found.verdict.strip("*")
+
+    assert verdict((-0.0019, 0.0019), (-0.001, 0.001)) == "shown to do nothing"
+    assert verdict((-0.0019, 0.0021)) == "not shown to do nothing", "below a quarter of the estimate, .006, only"
+    assert verdict((-0.0021, 0.0019)) == "not shown to do nothing", "a loss is something"
+    assert verdict((-0.0019, 0.0019), (-0.1, 0.001)) == "not shown to do nothing", "every placebo counts"
+    assert verdict((-1e-9, 1e-9), student=(-0.001, 0.05)) == "not shown to do nothing", "nothing to be a quarter of"
+
+
+def test_what_is_not_primary_says_that_it_is_exploratory():
+    table = [
         lift("student", 0.01, 0.02),
-        lift("student shuffled", -0.1, 0.003),
-        lift("student", -0.1, 0.1, condition="shared_taste 0"),
+        lift("student", 0.03, 0.05, slice_="new_releases"),
+        lift("student", -0.001, 0.001, condition="shared_taste 0"),
     ]
-    shown = {f.claim: f.shown for f in findings(good, means)}
-    assert shown == {
-        "The student beats its control on CTR.": True,
-        "The teacher is worse on the app than the control that it helps.": True,
-        "With labels shuffled within the day nothing is gained.": True,
-        "The placebos of `student` stay below a quarter of its lift.": True,
-        "Where the platforms share no taste, nothing is gained.": True,
-    }
-    across = [
-        lift("student", -0.01, 0.05),
-        lift("student", 0.0, 0.2, slice_="new_releases"),
-        lift("student noise", 0.001, 0.1),
-        lift("student", 0.001, 0.1, condition="shared_taste 0"),
-    ]
-    assert not any(f.shown for f in findings(across, {("homepage", "ctr", "all"): {"control": 0.5, "teacher": 0.6}}))
+    means = {("homepage", "ctr", "all"): {"control": 0.7, "teacher": 0.6}}
+    found = {f.claim: f.verdict for f in findings(table, means)}
+    assert set(found.values()) == {"exploratory: so it looks"} and len(found) == 3
+    wide = [*table[:2], lift("student", -0.02, 0.02, condition="shared_taste 0")]
+    [unshared] = [f for f in findings(wide, means) if f.claim.startswith("Where the platforms share no taste")]
+    assert not unshared.holds, "an interval that reaches 0 does not show that nothing is gained"
+
+
+def test_the_headline_is_run_in_worlds_that_no_other_design_has_looked_at():
+    headline = load_design("headline")
+    assert (
+        len(headline.worlds) >= 10
+        and headline.preset == "demo"
+        and {"student", "student shuffled", "student noise"} <= {variant.name for variant in headline.variants}
+    )
+    others = {seed for name in design_names() if name != "headline" for seed in load_design(name).worlds}
+    live = {seed for name in load_yaml(LIVE_DESIGNS) for seed in load_live_design(name).worlds}
+    assert not set(headline.worlds) & (others | live | {1, 101, 102, 103})
+    assert all(load_design(name).seen for name in design_names() if name != "quick"), "each says what was chosen on it"
 
 
 def test_an_variant_without_ids_is_compared_with_a_control_without_ids():
