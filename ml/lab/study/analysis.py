@@ -18,7 +18,8 @@ from statsmodels.stats.multitest import multipletests
 from ml.evaluation.bootstrap import CONFIDENCE
 from ml.evaluation.evaluate import ALL
 from ml.evaluation.over_worlds import Pooled, over_seeds, over_worlds
-from ml.lab.study.design import AS_IT_IS, CONTROL, STUDENT, Design
+from ml.evaluation.transfer import Ratio, ratio_over_worlds
+from ml.lab.study.design import AS_IT_IS, CEILING, CONTROL, STUDENT, Design
 
 RANKING = ("auc", "r2")
 """What variants are judged by: the order of a binary task, the share of the variance of a regression."""
@@ -117,7 +118,9 @@ def lifts(
         for variant in design.variants:
             other = against or variant.control
             mine, base = (cells.get((label, surface, task, slice_, name)) for name in (variant.name, other))
-            if mine is None or base is None or variant.name == other or (against and variant.labels != "as_is"):
+            if mine is None or base is None or variant.name == other:
+                continue
+            if against and (variant.labels != "as_is" or not variant.distils):
                 continue
             pairs = sorted(set(mine.values) & set(base.values))
             pooled = _pooled(mine, base, pairs, seed)
@@ -166,13 +169,68 @@ def _is_primary(lift: Lift) -> bool:
     return as_it_is and compared and (lift.surface, lift.task) in PRIMARY_TASKS
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a variant keeps of the gain that reading the teacher's scores would bring.
+
+    Attributes:
+        surface: Name of the surface.
+        task: Name of the task.
+        variant: Name of the variant.
+        gain: Its gain over the control, in the worlds and seeds that have a ceiling.
+        ceiling: The ceiling's gain over the same control.
+        ceiling_lo: Lower end of its 95 % interval.
+        ceiling_hi: Upper end.
+        ratio: The first over the second, the transfer ratio.
+    """
+
+    surface: str
+    task: str
+    variant: str
+    gain: float
+    ceiling: float
+    ceiling_lo: float
+    ceiling_hi: float
+    ratio: Ratio
+
+
+def kept(rows: pa.Table, design: Design, seed: int = 0) -> list[Kept]:
+    """Return the transfer ratio of every variant that learns from the teacher's own labels, worlds as they are."""
+    cells = _cells(rows, RANKING)
+    found: list[Kept] = []
+    for surface, task in dict.fromkeys(key[1:3] for key in cells):
+        at = {v: cells.get((AS_IT_IS.label, surface, task, ALL, v)) for v in (CONTROL, CEILING)}
+        base, top = at[CONTROL], at[CEILING]
+        for variant in design.variants:
+            mine = cells.get((AS_IT_IS.label, surface, task, ALL, variant.name))
+            learns = variant.distils and variant.labels == "as_is" and variant.control == CONTROL
+            if mine is None or base is None or top is None or not learns:
+                continue
+            pairs = sorted(set(mine.values) & set(base.values) & set(top.values))
+            if not pairs:
+                continue
+            (gain, by_world, drawn), (most, most_by_world, most_drawn) = (
+                _differences(cell, base, pairs, seed) for cell in (mine, top)
+            )
+            ratio = ratio_over_worlds(by_world, most_by_world, drawn[0], most_drawn[0])
+            found.append(Kept(surface, task, variant.name, gain.estimate, most.estimate, most.lo, most.hi, ratio))
+    return found
+
+
 def _pooled(mine: "_Cell", base: "_Cell", pairs: list[tuple[int, int]], seed: int) -> Pooled:
     """Return the difference of two variants over the worlds and seeds that both have."""
+    return _differences(mine, base, pairs, seed)[0]
+
+
+def _differences(
+    mine: "_Cell", base: "_Cell", pairs: list[tuple[int, int]], seed: int
+) -> tuple[Pooled, list[float], list[np.ndarray]]:
+    """Return the difference of two variants pooled, in each world, and its replicates over the users of each."""
     worlds = sorted({world for world, _ in pairs})
-    values = {w: float(np.mean([mine.values[p] - base.values[p] for p in pairs if p[0] == w])) for w in worlds}
-    by_seed = {w: np.stack([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w]) for w in worlds}
-    drawn = {w: over_seeds(x, seed) if len(worlds) == 1 else x.mean(axis=0) for w, x in by_seed.items()}
-    return over_worlds([values[w] for w in worlds], [drawn[w] for w in worlds])
+    values = [float(np.mean([mine.values[p] - base.values[p] for p in pairs if p[0] == w])) for w in worlds]
+    by_seed = [np.stack([mine.replicates[p] - base.replicates[p] for p in pairs if p[0] == w]) for w in worlds]
+    drawn = [over_seeds(x, seed) if len(worlds) == 1 else x.mean(axis=0) for x in by_seed]
+    return over_worlds(values, drawn), values, drawn
 
 
 def levels(

@@ -16,6 +16,7 @@ DESIGNS_FILE = Path(__file__).with_name("designs.yaml")
 CONTROL = "control"
 STUDENT = "student"
 TECHNIQUES = tuple(techniques())
+CEILING = "ceiling"
 PLACEBOS = ("shuffled", "noise")
 """Labels that know nothing: the true lift is 0."""
 _RENAMED = {"nulls": "placebos"}
@@ -53,6 +54,7 @@ class Variant:
             them too. An interaction branch has nothing to multiply then; its heads move to the shared bottom.
         centred: Whether soft labels are centred as the surface's heads say.
         weights: Of the heads under another technique than the surface's own: ((surface, teacher output), weight).
+        reads_teacher: Whether the teacher's scores are among the inputs. It cannot serve: nobody has them in time.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Variant:
     ids: bool = True
     centred: bool = True
     weights: tuple[tuple[tuple[str, str], float], ...] = ()
+    reads_teacher: bool = False
 
     @property
     def placebo(self) -> bool:
@@ -97,6 +100,9 @@ class Variant:
             for head in content["distillation"]["heads"]:
                 if head["centre_by"] in ids:
                     head["centre_by"] = None
+        if self.reads_teacher:
+            read = {score_input(output): {"kind": "request", "type": "number"} for output in outputs_of(surface)}
+            content["inputs"] = content["inputs"] | read
         return Surface.model_validate(content)
 
     def _task_of(self, head: dict[str, Any], surface: Surface) -> str | None:
@@ -105,11 +111,24 @@ class Variant:
         return head["task"] or next(counterparts, None)
 
 
+def outputs_of(surface: Surface) -> tuple[str, ...]:
+    """Return the teacher outputs that a surface names, for its heads or beside its tasks."""
+    named = [head.teacher_output for head in surface.distillation.heads]
+    named += [task.teacher_output for task in surface.tasks.values() if task.teacher_output]
+    return tuple(dict.fromkeys(named))
+
+
+def score_input(output: str) -> str:
+    """Return the name of the input that holds the teacher's score of an output."""
+    return f"teacher_{output}"
+
+
 def parse_variant(name: str) -> Variant:
     """Return the variant of a name: who learns, then what is different, for example ``auxiliary shuffled``.
 
-    The first word is ``control``, ``student`` (the surface's own technique) or a technique. The others are labels
-    (``shuffled``, ``noise``, ``within_item``, ``within_user``), ``without_ids`` and ``uncentred``, in any order.
+    The first word is ``control``, ``student`` (the surface's own technique), a technique, or ``ceiling``, a control
+    that reads the teacher's scores. The others are labels (``shuffled``, ``noise``, ``within_item``, ``within_user``),
+    ``without_ids`` and ``uncentred``, in any order.
 
     Raises:
         ValueError: A word is none of these.
@@ -118,10 +137,12 @@ def parse_variant(name: str) -> Variant:
     variant = Variant(name)
     if who == CONTROL:
         variant = replace(variant, distils=False)
+    elif who == CEILING:
+        variant = replace(variant, distils=False, reads_teacher=True)
     elif who in TECHNIQUES:
         variant = replace(variant, technique=who)
     elif who != STUDENT:
-        raise ValueError(f"variant {name!r}: {who!r} is none of {[CONTROL, STUDENT, *TECHNIQUES]}")
+        raise ValueError(f"variant {name!r}: {who!r} is none of {[CONTROL, CEILING, STUDENT, *TECHNIQUES]}")
     for change in changes:
         if change == "without_ids":
             variant = replace(variant, ids=False)

@@ -14,7 +14,7 @@ from ml.evaluation.page import write_pages
 from ml.evaluation.plots import Mark, finish, forest, panels
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
-from ml.lab.study.analysis import PRIMARY_TASKS, RANKING, Lift, levels, lifts
+from ml.lab.study.analysis import PRIMARY_TASKS, RANKING, Lift, kept, levels, lifts
 from ml.lab.study.design import AS_IT_IS, CONTROL, KUAIRAND, PLACEBOS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
 from ml.lab.study.run import TRIALS_TABLE
 from ml.lab.study.trials import Bench
@@ -233,7 +233,7 @@ def calibration(rows: pa.Table, design: Design) -> list[Calibration]:
     variants = (
         CONTROL,
         TEACHER.name,
-        *(variant.name for variant in design.variants if variant.labels == "as_is" and variant.ids),
+        *(v.name for v in design.variants if v.labels == "as_is" and v.ids and not v.reads_teacher),
     )
     return [
         Calibration(surface, task, variant, ratios[surface, task, slice_][variant], losses[variant], change)
@@ -323,6 +323,7 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
         "all": ALL,
         "findings": (found := findings(table, means, judged)),
         "placebo_findings": [finding for finding in found if finding.kind == "placebo"],
+        "kept": kept(rows, design),
         "calibration": judged,
         "conditions": sources(rows, design),
         "levels_of": {d: [c.label for c in design.conditions if c.label.startswith(f"{d} ")] for d in design.dials},

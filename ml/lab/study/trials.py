@@ -18,7 +18,7 @@ from ml.foundation.code import code_hash
 from ml.foundation.documents import digest
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
-from ml.lab.study.design import Labels, Trial, Variant
+from ml.lab.study.design import Labels, Trial, Variant, outputs_of, score_input
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import fit, shuffle_soft_labels
@@ -137,9 +137,12 @@ class Bench:
         data = thinned(self.train, trial.condition.volume, trial.seed)
         if trial.variant.distils:
             data = relabelled(data, trial.variant.labels, trial.seed)
+        held_out = self.held_out
+        if trial.variant.reads_teacher:
+            data, held_out = (with_scores(rows, self.surface) for rows in (data, held_out))
         ranker, _, _ = fit(data, surface, technique=technique, seed=trial.seed)
         seconds = perf_counter() - began
-        scores = predict(ranker, {name: self.held_out.inputs[name].numpy() for name in surface.inputs})
+        scores = predict(ranker, {name: held_out.inputs[name].numpy() for name in surface.inputs})
         return list(self.measure(scores)), seconds
 
     def teacher(self) -> list[Measured]:
@@ -193,6 +196,12 @@ def thinned(data: Dataset, share: float, seed: int) -> Dataset:
         return data
     kept = np.flatnonzero(np.random.default_rng([seed, 23]).random(len(data)) < share)
     return data.select(torch.from_numpy(kept))
+
+
+def with_scores(data: Dataset, surface: Surface) -> Dataset:
+    """Return the data with the teacher's scores among its inputs; a missing one takes its input's default."""
+    read = {score_input(output): data.soft_labels[output] for output in outputs_of(surface)}
+    return replace(data, inputs=data.inputs | read)
 
 
 def relabelled(data: Dataset, labels: Labels, seed: int) -> Dataset:

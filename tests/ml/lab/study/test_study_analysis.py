@@ -6,7 +6,7 @@ from scipy.stats import t, ttest_1samp
 from ml.foundation.documents import load_yaml
 from ml.lab.live.design import DESIGNS_FILE as LIVE_DESIGNS
 from ml.lab.live.design import load_design as load_live_design
-from ml.lab.study.analysis import Lift, levels, lifts
+from ml.lab.study.analysis import Lift, kept, levels, lifts
 from ml.lab.study.design import Design, design_names, load_design, parse_variant
 from ml.lab.study.report import findings
 from ml.lab.study.trials import TRIALS_SCHEMA
@@ -137,6 +137,26 @@ def test_an_variant_can_be_compared_with_another_one_and_placebos_cannot():
     values = {(variant, w, 1): 0.7 + gain for variant, gain in VARIANTS.items() for w in (1, 2)}
     table = lifts(rows(values), DESIGN, against="auxiliary")
     assert [(x.variant, x.control, round(x.lift, 6)) for x in table] == [("student", "auxiliary", 0.02)]
+
+
+def test_the_transfer_ratio_is_the_share_of_the_ceilings_gain_that_a_variant_keeps():
+    design = Design.model_validate(
+        {"name": "t", "description": "d", "preset": "tiny", "seeds": (1,)}
+        | {"parts": [{"worlds": (1,), "variants": ("student", "student shuffled", "ceiling")}]}
+    )
+    most = np.array([0.018, 0.020, 0.022, 0.019, 0.021])
+
+    def table(noise: np.ndarray) -> pa.Table:
+        values = {("control", w, 1): 0.7 for w in range(5)}
+        values |= {("ceiling", w, 1): 0.7 + most[w] for w in range(5)}
+        values |= {("student", w, 1): 0.7 + most[w] / 2 + noise[w] for w in range(5)}
+        return rows(values | {("student shuffled", w, 1): 0.7 for w in range(5)})
+
+    [exact] = kept(table(np.zeros(5)), design)
+    assert (exact.variant, exact.ceiling, exact.gain) == ("student", pytest.approx(0.02), pytest.approx(0.01))
+    assert (exact.ratio.lo, exact.ratio.hi) == pytest.approx((0.5, 0.5), abs=1e-6), "the two move together"
+    [noisy] = kept(table(np.array([-0.002, 0.001, 0.002, 0.0, -0.001])), design)
+    assert noisy.ratio.lo < 0.5 < noisy.ratio.hi < 0.75
 
 
 def test_levels_of_a_dial_are_apart_and_compared_with_their_own_control():

@@ -21,7 +21,7 @@ from ml.lab.study.design import (
     load_design,
     parse_variant,
 )
-from ml.lab.study.trials import relabelled, thinned, trained_surface
+from ml.lab.study.trials import relabelled, thinned, trained_surface, with_scores
 from ml.students.dataset import Dataset
 from ml.surfaces.spec import load_surface
 from ml.surfaces.techniques import techniques
@@ -68,6 +68,20 @@ def test_noise_leaves_missing_labels_missing():
     data.soft_labels["click"][::5] = float("nan")
     noise = relabelled(data, "noise", 1).soft_labels["click"]
     assert torch.equal(noise.isnan(), data.soft_labels["click"].isnan())
+
+
+def test_a_ceiling_is_a_control_that_reads_what_the_teacher_said_of_each_row():
+    surface = load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml")
+    ceiling = parse_variant("ceiling")
+    assert (ceiling.distils, ceiling.placebo, ceiling.control) == (False, False, "control")
+    inputs = ceiling.surface(surface).inputs
+    assert set(inputs) - set(surface.inputs) == {"teacher_click", "teacher_watch"}
+    data = dataset(30, 1)
+    read = with_scores(data, surface).inputs
+    assert torch.equal(read["teacher_click"], data.soft_labels["click"]) and set(read) == {
+        *data.inputs,
+        *(set(inputs) - set(surface.inputs)),
+    }
 
 
 def test_an_variant_changes_only_what_it_names():
@@ -147,11 +161,13 @@ def test_kuairands_tabs_are_worlds_of_their_own_and_a_surface_without_tabs_has_n
 
 
 def test_what_a_study_lacks_is_named():
-    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'kuairand', "):
+    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'headline', "):
         load_design("huge")
     with pytest.raises(ValueError, match="study 'nulls' has another name, 'placebos': `crossfade study run placebos`"):
         load_design("nulls")
-    with pytest.raises(ValueError, match=r"variant 'magic': 'magic' is none of \['control', 'student', 'auxiliary'"):
+    with pytest.raises(
+        ValueError, match=r"variant 'magic': 'magic' is none of \['control', 'ceiling', 'student', 'auxiliary'"
+    ):
         parse_variant("magic")
     with pytest.raises(ValueError, match=r"variant 'student tuned': 'tuned' is none of"):
         parse_variant("student tuned")
