@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import Interval, UserWeights, interval
+from ml.evaluation.importance import InputValue
 from ml.evaluation.predictions import (
     MODELS,
     RANK_TASK,
@@ -23,6 +24,7 @@ from ml.evaluation.predictions import (
     predictions_table,
     write_predictions,
 )
+from ml.evaluation.transfer import REPLICATES, Transfer, hints, stacked_transfer
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.surfaces.expression import parse
 from ml.surfaces.spec import Surface, Task
@@ -153,6 +155,8 @@ class Evaluation:
         results: All figures.
         calibration: Calibration curves.
         histograms: Score histograms.
+        transfer: Per task, what control and teacher gain together and which share the student keeps; serving inputs.
+        inputs: What each input is worth to the candidate, the most valuable first; empty before it was chosen.
     """
 
     surface: str
@@ -167,6 +171,8 @@ class Evaluation:
     results: tuple[Result, ...] = field(repr=False)
     calibration: tuple[Calibration, ...] = field(repr=False)
     histograms: tuple[Histogram, ...] = field(repr=False)
+    transfer: tuple[Transfer, ...] = field(default=(), repr=False)
+    inputs: tuple[InputValue, ...] = field(default=(), repr=False)
 
     @cached_property
     def _index(self) -> dict[tuple[str | None, ...], Result]:
@@ -244,7 +250,8 @@ class Evaluation:
         content = asdict(self)
         content["partition"] = self.partition.isoformat()
         content["days"] = [d.isoformat() for d in self.days]
-        content["results"] = [{k: _null(v) for k, v in row.items()} for row in content["results"]]
+        for part in ("results", "transfer", "inputs"):
+            content[part] = [{k: _null(v) for k, v in row.items()} for row in content[part]]
         return json.dumps(content, allow_nan=False)
 
     @classmethod
@@ -256,6 +263,8 @@ class Evaluation:
         return cls(
             **content
             | {
+                "transfer": tuple(Transfer(**_nan(row)) for row in content.get("transfer", ())),
+                "inputs": tuple(InputValue(**_nan(row)) for row in content.get("inputs", ())),
                 "partition": date.fromisoformat(content["partition"]),
                 "days": tuple(map(date.fromisoformat, content["days"])),
                 "results": tuple(Result(**row) for row in rows),
@@ -364,7 +373,27 @@ def compute_evaluation(
         results=tuple(results),
         calibration=tuple(calibration),
         histograms=tuple(histograms),
+        transfer=_transfer(frame, surface, UserWeights(frame.users, seed=seed, replicates=REPLICATES), seed),
     )
+
+
+def _transfer(frame: "_Frame", surface: Surface, weights: UserWeights, seed: int) -> tuple[Transfer, ...]:
+    """Return what every task gains where the teacher's scores are added to the control's, with serving inputs."""
+    told = {
+        spec.teacher_output or "": frame.scores["serving", "teacher", task]
+        for task, spec in surface.tasks.items()
+        if ("serving", "teacher", task) in frame.scores
+    }
+    found: list[Transfer] = []
+    for task, spec in surface.tasks.items():
+        scores = {model: frame.scores.get(("serving", model, task)) for model in ("control", "student")}
+        both = {model: score for model, score in scores.items() if score is not None}
+        if told and len(both) == len(scores):
+            teacher, binary = hints(told, frame.users), spec.kind == "binary"
+            found += filter(
+                None, [stacked_transfer(task, frame.labels[task], both, teacher, weights, binary=binary, seed=seed)]
+            )
+    return tuple(found)
 
 
 def choose_candidate(evaluation: Evaluation, surface: Surface) -> Literal["student", "control"]:
@@ -694,6 +723,11 @@ def _only(items: tuple[Curve, ...], model: str, task: str, inputs: str) -> Curve
         if (item.model, item.task, item.inputs) == (model, task, inputs):
             return item
     raise KeyError(f"there is no curve of {model!r} for {task!r} with {inputs} inputs")
+
+
+def _nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row in which what ``to_json`` wrote as null is NaN again."""
+    return {name: _NAN if value is None else value for name, value in row.items()}
 
 
 def _null(value: object) -> object:

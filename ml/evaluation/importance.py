@@ -18,7 +18,7 @@ from scipy.stats import norm, rankdata
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import CONFIDENCE
 
-MAX_ROWS = 10_000
+MAX_ROWS = 5_000
 """Rows that are scored once per input; of more, a random sample."""
 
 _REACH = float(norm.ppf((1 + CONFIDENCE) / 2))

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ml.evaluation.evaluate import ALL, LOWER_IS_BETTER, Evaluation
 from ml.evaluation.predictions import INPUTS
+from ml.evaluation.transfer import Transfer
 from ml.surfaces.spec import Surface
 
 _MODELS = ("teacher", "control", "student", "champion", "baseline")
@@ -72,6 +73,8 @@ def markdown_summary(evaluation: Evaluation, surface: Surface) -> str:
         for task, figures in _tasks(evaluation, surface, name).items():
             cells = [name.replace("_", " "), f"{task} {figures['metric'].upper()}", *_cells(figures)]
             lines.append("| " + " | ".join(str(cell).strip().replace("*", "\\*") for cell in cells) + " |")
+    told = [transfer_text(task, figures) for task, figures in _tasks(evaluation, surface, ALL).items()]
+    lines += ["", *(f"- {text}" for text in told if text)]
     return "\n".join(lines)
 
 
@@ -97,6 +100,8 @@ def _figures(evaluation: Evaluation, task: str, name: str, inputs: str) -> dict[
         r = evaluation.result("control", task, name, inputs=inputs)
         found |= {"n": r.n, "positives": r.positives, "users": r.users, "flag": r.flag}
     others = {r.metric for r in evaluation.results if r.task == task} - {evaluation.primary(task)}
+    if name == ALL and inputs == "serving":
+        found["transfer"] = next((_transfer(t) for t in evaluation.transfer if t.task == task), None)
     found["other_metrics"] = {
         metric: {
             m: _number(evaluation.metric(m, task, name, metric, inputs))
@@ -106,6 +111,32 @@ def _figures(evaluation: Evaluation, task: str, name: str, inputs: str) -> dict[
         for metric in sorted(others)
     }
     return found
+
+
+def _transfer(transfer: Transfer) -> dict[str, float | None]:
+    names = ("stacked", "stacked_lo", "stacked_hi", "kept", "kept_lo", "kept_hi")
+    return {name: _number(getattr(transfer, name)) for name in names}
+
+
+def transfer_text(task: str, figures: Mapping[str, Any]) -> str | None:
+    """Return in words what could be had from the teacher at least, and which share the student keeps; None without.
+
+    Args:
+        task: Name of the task.
+        figures: Of the task, as in a report.
+    """
+    found = figures.get("transfer")
+    if not found or found["stacked"] is None:
+        return None
+    metric = figures["metric"]
+    gain, lo, hi = (_shown(metric, found[name], signed=True) for name in ("stacked", "stacked_lo", "stacked_hi"))
+    shares = [found[name] for name in ("kept", "kept_lo", "kept_hi")]
+    if None in shares:
+        told = "no share, since nothing is shown to be there"
+    else:
+        share, low, high = (f"{100 * value:.0f}" for value in shares)
+        told = f"the student keeps {share} % [{low}, {high}]"
+    return f"{task}: control and teacher stacked {gain} [{lo}, {hi}] over the control; {told}"
 
 
 def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
@@ -156,7 +187,11 @@ def _cells(figures: Mapping[str, Any]) -> list[str | Text]:
 
 
 def _outcome(surface: Mapping[str, Any]) -> list[Text]:
-    lines = []
+    lines = [
+        Text(f"  {text}", style="dim")
+        for text in (transfer_text(task, figures) for task, figures in surface["tasks"].items())
+        if text
+    ]
     share, parameters = surface.get("defaulted_input_share"), surface.get("parameters") or {}
     facts = [f"{model} {n:,} parameters" for model, n in parameters.items() if n is not None]
     facts += [f"{100 * share:.0f} % of teacher inputs at their default"] if share is not None else []

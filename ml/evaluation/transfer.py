@@ -24,6 +24,9 @@ from ml.evaluation.bootstrap import CONFIDENCE, UserWeights, interval
 from ml.evaluation.over_worlds import quantile
 
 FOLDS = 5
+REPLICATES = 200
+"""Bootstrap samples of the users in an evaluation, for gains and shares that decide nothing."""
+
 _CENTRE_PRIOR = 5.0
 
 _NAN = float("nan")

@@ -47,6 +47,8 @@ def render_model_card(
         quality=_quality(results, manifest.kind),
         slices=_slices(results, manifest.kind),
         serving=_serving(verdict),
+        teacher=_teacher(results, evaluation),
+        inputs=_inputs(evaluation),
         images=images,
         limits=_limits(manifest, verdict, results),
         train_rows=sum(d.rows for d in manifest.examples if d.day in manifest.train_days),
@@ -72,6 +74,30 @@ def _quality(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]
         differences = [d for d in (_difference(results, kind, m, task, metric) for m in _MODELS) if d]
         rows.append({"task": task, "metric": metric, "models": cells, "differences": _with_bars(differences)})
     return rows
+
+
+def _teacher(results: list[Mapping[str, Any]], evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return one row per task: what leaving the teacher out costs, and what could be had from it at least."""
+    stacked = {row["task"]: row for row in (evaluation or {}).get("transfer", ())}
+    rows = []
+    for task, metric in _primaries(results).items():
+        gain = _difference(results, "student", "control", task, metric)
+        if gain is not None:
+            rows.append({"task": task, "metric": metric, "gain": gain, "stacked": stacked.get(task)})
+    return rows
+
+
+def _inputs(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return one row per input, the most valuable first, with what it is worth to each task, bars by task."""
+    values = [v for v in (evaluation or {}).get("inputs", ()) if None not in (v["drop"], v["lo"], v["hi"])]
+    reach: dict[str, float] = {}
+    for v in values:
+        reach[v["task"]] = max(reach.get(v["task"], 0.0), abs(v["hi"]), abs(v["lo"]))
+    rows: dict[str, dict[str, Any]] = {}
+    for v in values:
+        share = max(v["drop"], 0.0) / (reach[v["task"]] or 1.0)
+        rows.setdefault(v["input"], {"input": v["input"], "tasks": {}})["tasks"][v["task"]] = {**v, "bar": 100 * share}
+    return list(rows.values())
 
 
 def _slices(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -149,7 +175,7 @@ def _limits(manifest: Manifest, verdict: Verdict, results: list[Mapping[str, Any
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": _figure, "delta": _delta, "integer": _integer}
+    environment.filters |= {"figure": _figure, "delta": _delta, "integer": _integer, "percent": _percent}
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
 
@@ -163,6 +189,10 @@ def _figure(value: object) -> str:
 
 def _delta(value: float | None) -> str:
     return _NONE if value is None else f"{value:+.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return _NONE if value is None else f"{100 * value:.0f} %"
 
 
 def _integer(value: int | None) -> str:

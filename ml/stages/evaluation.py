@@ -1,7 +1,7 @@
 """Teacher, control, student, champion and reference release of a partition, scored and compared."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from math import isfinite
@@ -11,7 +11,8 @@ from typing import get_args
 import numpy as np
 import pyarrow as pa
 
-from ml.evaluation.evaluate import Evaluation, evaluate
+from ml.evaluation.evaluate import Evaluation, choose_candidate, evaluate
+from ml.evaluation.importance import InputValue, input_values
 from ml.evaluation.plots import data_uri, figures
 from ml.evaluation.predictions import Model, student_predictions, teacher_predictions, write_predictions
 from ml.evaluation.report import markdown_summary
@@ -67,6 +68,8 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
             seed=settings.seed,
             snapshot=training_set.snapshot,
         )
+    _, score = rankers[choose_candidate(evaluation, surface)]
+    evaluation = replace(evaluation, inputs=tuple(_input_values(settings, surface, training_set, score)))
     plots = figures(evaluation)
     stored = ArtifactStore(settings.artifacts_dir).put(
         artifact_name(surface, "evaluation"),
@@ -116,6 +119,21 @@ def _ranker_predictions(
                 )
             )
     return tables
+
+
+def _input_values(settings: Settings, surface: Surface, training_set: TrainingSet, score: Scoring) -> list[InputValue]:
+    """Return what every input that is known before ranking is worth to a ranker on the evaluation days."""
+    data = load(settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking="serving")
+    found = input_values(
+        score,
+        {name: column.numpy() for name, column in data.inputs.items()},
+        {task: data.labels[task].numpy() for task in surface.tasks},
+        {task: spec.kind == "binary" for task, spec in surface.tasks.items()},
+        users=data.user_id.numpy(),
+        days=data.day.numpy(),
+        seed=settings.seed,
+    )
+    return [value for value in found if surface.inputs[value.input].kind != "after_ranking"]
 
 
 def _numbers(evaluation: Evaluation, surface: Surface) -> dict[str, float]:

@@ -24,7 +24,7 @@ from ml.evaluation.evaluate import (
     evaluate,
 )
 from ml.evaluation.predictions import PredictionError, student_predictions, write_predictions
-from ml.evaluation.report import surface_report
+from ml.evaluation.report import markdown_summary, surface_report
 
 SLICES = {
     "all": lambda e: np.ones(len(e), bool),
@@ -182,6 +182,29 @@ def test_json_gives_the_evaluation_back(world: Any) -> None:
     back = Evaluation.from_json(text)
     assert back.to_json() == text
     assert back.difference("student", "control", "trail") == world.evaluation.difference("student", "control", "trail")
+
+
+def test_an_evaluation_says_what_could_be_had_from_the_teacher_and_which_share_the_student_keeps(world: Any) -> None:
+    found = {transfer.task: transfer for transfer in world.evaluation.transfer}
+    assert list(found) == list(world.surface.tasks), (
+        "discovery has no counterpart, and is stacked with the others' scores"
+    )
+    ctr, gain = found["ctr"], world.evaluation.difference("student", "control", "ctr")
+    assert ctr.metric == "auc" and ctr.stacked_lo > 0
+    assert ctr.kept == pytest.approx(gain.estimate / ctr.stacked, rel=0.05) and ctr.kept_lo < ctr.kept < ctr.kept_hi
+    report = surface_report(
+        world.evaluation, world.surface, rows={}, defaulted_input_share=None, parameters={}, verdict=None, release=None
+    )
+    assert report["tasks"]["ctr"]["transfer"]["stacked"] == ctr.stacked
+    told = markdown_summary(world.evaluation, world.surface)
+    assert f"- ctr: control and teacher stacked +{100 * ctr.stacked:.2f} [" in told and "the student keeps" in told
+
+
+def test_an_evaluation_of_an_older_version_has_no_share_and_is_read(world: Any) -> None:
+    content = json.loads(world.evaluation.to_json())
+    del content["transfer"], content["inputs"]
+    old = Evaluation.from_json(json.dumps(content))
+    assert old.transfer == () == old.inputs and old.results[0].model == world.evaluation.results[0].model
 
 
 def test_a_difference_turns_round_with_its_interval(world: Any) -> None:

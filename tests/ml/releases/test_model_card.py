@@ -24,7 +24,15 @@ EVALUATION = {
         | {"slice": "new_users", "model": "student", "reference": None, "value": None, "lo": None, "hi": None}
         | {"flag": "3 rows, fewer than 500"},
         FIGURE | {"inputs": "logged", "model": "student", "reference": None, "value": 0.9999, "lo": 0.9, "hi": 1.0},
-    ]
+    ],
+    "transfer": [
+        {"task": "ctr", "stacked": 0.0226, "stacked_lo": 0.0102, "stacked_hi": 0.0345}
+        | {"kept": 0.496, "kept_lo": 0.21, "kept_hi": 0.88},
+    ],
+    "inputs": [
+        {"input": name, "task": "ctr", "metric": "auc", "drop": drop, "lo": drop - 0.01, "hi": drop + 0.01, "n": 9000}
+        for name, drop in (("user_id", 0.0834), ("hour", 0.0021))
+    ],
 }
 
 
@@ -60,6 +68,24 @@ def test_the_card_shows_figures_guards_days_and_limits_and_is_well_formed(shop) 
     for told in ("0.8123", "+0.0112", "+0.0040 to +0.0180", "2026-01-27", "score shift", "guard 6", "3 rows, fewer"):
         assert told in page
     assert "0.9999" not in page
+
+
+def test_the_card_says_what_leaving_the_teacher_out_costs_and_how_much_more_there_was_to_take(shop) -> None:
+    section = _card(shop, evaluation=EVALUATION).split("What the teacher is worth")[1].split("</section>")[0]
+    for told in ("+0.0112", "+0.0040 to +0.0180", "+0.0226", "+0.0102 to +0.0345", "50 %", "(21 % to 88 %)"):
+        assert told in section, told
+    nothing = {"stacked": 0.0001, "stacked_lo": -0.002, "stacked_hi": 0.003, "kept": None, "kept_lo": None}
+    page = _card(shop, evaluation=EVALUATION | {"transfer": [{"task": "ctr", "kept_hi": None, **nothing}]})
+    assert "none is shown to be there" in page
+    older = {name: value for name, value in EVALUATION.items() if name not in ("transfer", "inputs")}
+    page = _card(shop, evaluation=older)
+    assert "What the teacher is worth" in page and "What each input is worth" not in page
+
+
+def test_the_card_says_what_each_input_is_worth_the_most_valuable_first(shop) -> None:
+    section = _card(shop, evaluation=EVALUATION).split("What each input is worth")[1].split("</section>")[0]
+    assert section.index("user_id") < section.index("hour")
+    assert "+0.0834" in section and "(+0.0734 to +0.0934)" in section and "(-0.0079 to +0.0121)" in section
 
 
 def test_the_card_says_what_a_request_costs_where_it_was_measured(shop) -> None:
