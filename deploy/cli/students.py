@@ -1,6 +1,7 @@
 """Before a release: tune the control, and tell whether distilling helps."""
 
 from datetime import date
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from ml.foundation.settings import Settings
 
 if TYPE_CHECKING:
     from ml.evaluation.bootstrap import Interval
+    from ml.evaluation.transfer import Ratio
 
 
 def tune(
@@ -55,18 +57,36 @@ def diagnose_surface(
             "task": f"{task.task} {task.metric.upper()}",
             "stacked": _gain(task.stacked),
             "student": _gain(task.student),
+            "kept": _share(task.kept),
             "shuffled": _gain(task.shuffled),
             "judgement": task.judgement,
         }
         for task in found.tasks
     ]
     show_table(f"gain over the control of {surface} on its validation days, x100", rows)
+    slices = [
+        {
+            "task": f"{task.task} {task.metric.upper()}",
+            "users": part.name.replace("_", " "),
+            "training rows": part.history,
+            "student": _gain(part.student),
+        }
+        for task in found.tasks
+        for part in task.slices
+    ]
+    show_table("gain by how many training rows the user has, x100", slices)
     for judgement, meaning in MEANING.items():
         if any(task.judgement == judgement for task in found.tasks):
             say(f"{judgement}: {meaning}")
     say(found.advice, style="bold")
     pages = write_diagnosis(found, out or settings.reports_dir / f"diagnosis_{surface}.md")
     note(f"read {pages[1]}")
+
+
+def _share(ratio: "Ratio | None") -> str | None:
+    if ratio is None or isnan(ratio.lo):
+        return None
+    return f"{100 * ratio.estimate:.0f} % [{100 * ratio.lo:.0f}, {100 * ratio.hi:.0f}]"
 
 
 def _gain(gain: "Interval | None") -> str | None:

@@ -16,7 +16,9 @@ app = typer.Typer(no_args_is_help=True, help="Test what distillation does over w
 
 Name = Annotated[
     str,
-    typer.Argument(help="A study of designs.yaml: quick, headline, demo, full, placebos, sweeps, paper or kuairand."),
+    typer.Argument(
+        help="A study of designs.yaml: quick, headline, demo, full, placebos, sweeps, taste, spread, paper or kuairand."
+    ),
 ]
 
 
@@ -108,7 +110,7 @@ def diagnose(
 ) -> None:
     """Diagnose every world of a finished study, and compare with what the study found later."""
     from ml.lab.study.design import load_design
-    from ml.lab.study.foretelling import foretell, write_foretelling
+    from ml.lab.study.foretelling import error_rates, foretell, write_foretelling
 
     settings, design = Settings(), load_design(name)
     table = foretell(
@@ -117,6 +119,19 @@ def diagnose(
         seeds=seeds,
         workers=workers or os.cpu_count() or 1,
         report=lambda p: note(f"  {p.done} of {p.total}: {p.what}"),
+    )
+    rates = [
+        {
+            "what": rate.what,
+            "how often": f"{rate.errors} of {rate.of}",
+            "share": f"{100 * rate.errors / rate.of:.0f} % [{100 * rate.lo:.0f}, {100 * rate.hi:.0f}]"
+            if rate.of
+            else "",
+        }
+        for rate in error_rates(table)
+    ]
+    show_table(
+        f"error rates of the diagnosis on study {name}, exact 95 % intervals", rates, right=("how often", "share")
     )
     for path in write_foretelling(table, design, out):
         say(f"wrote {path}")

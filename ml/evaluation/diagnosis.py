@@ -1,11 +1,13 @@
 """The transfer diagnosis: will distilling help this surface? Judged on training and validation days alone.
 
-Three questions, each with an interval over users and initialisations:
+Four questions, each with an interval over users and initialisations:
 
-1. What does the teacher know? Its zero-shot figure on the validation days.
-2. What does it know that the control does not? Its scores are added to the control's in a linear model, fitted on some
-   users and judged on others: stacking after Wolpert, "Stacked generalization", Neural Networks 5 (1992).
-3. What does a student take up? Student and control are trained without the validation days and compared on them, beside
+1. Is the control worth beating? It must not lie below its baseline or the mean label, no other learning rate or number
+   of epochs of a small sweep may do better, and labels that know nothing may not help. A control that could do better
+   without a teacher makes any teacher look good, so nothing is advised then.
+2. What does the teacher know? Its zero-shot figure on the validation days.
+3. What does it know that the control does not? The gain of the stacked teacher: see ``ml/evaluation/transfer.py``.
+4. What does a student take up? Student and control are trained without the validation days and compared on them, beside
    a student whose soft labels are shuffled within each day.
 """
 
@@ -15,36 +17,39 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from ml.evaluation import metrics
-from ml.evaluation.bootstrap import Interval, UserWeights, interval
-from ml.evaluation.over_worlds import over_seeds
+from ml.evaluation.bootstrap import CONFIDENCE, Interval, UserWeights, interval
+from ml.evaluation.history import history_slices
+from ml.evaluation.over_worlds import over_seeds, quantile
 from ml.evaluation.page import write_pages
 from ml.evaluation.plots import Mark, finish, forest
+from ml.evaluation.transfer import FOLDS, Ratio, figure, hints, ratio_over_worlds, stacked_scores
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, load
-from ml.students.train import centre_soft_labels, fit, shuffle_soft_labels
+from ml.students.train import fit, shuffle_soft_labels
 from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
 
-FOLDS = 5
 REPLICATES = 400
+SWEEP_SEEDS = 2
+"""Initialisations at most with which another learning rate or number of epochs is tried."""
 
-Judgement = Literal["helps", "hurts", "promising", "nothing to learn", "too few rows"]
+Judgement = Literal["control untuned", "helps", "hurts", "promising", "nothing to learn", "too few rows"]
 MEANING: Mapping[Judgement, str] = {
+    "control untuned": (
+        "the control can do better without a teacher, and a gain over it would say nothing: tune it first "
+        "(`crossfade tune`), then diagnose again"
+    ),
     "helps": "the student beats its control on days that neither learnt from",
     "hurts": "the student is worse than its control: try a smaller weight, another technique, or none",
     "promising": (
         "the teacher knows what the control does not, but these days do not show that the student takes it up: "
         "look at more days, or try other weights and techniques"
     ),
-    "nothing to learn": "adding the teacher's scores to the control's gains nothing that matters, nor does the student",
+    "nothing to learn": "even adding the teacher's own scores to the control's gains nothing that matters",
     "too few rows": "these days are too few to tell: gather more, or lengthen validation_days",
 }
 MATTERS = 0.002
@@ -64,9 +69,13 @@ class TaskDiagnosis:
         control: The control's figure, mean over seeds.
         teacher: The teacher's own; None where the task has no counterpart.
         teacher_ratio: The teacher's mean probability over the share of positives; None without a binary counterpart.
+        baseline: Of the input that stands for popularity; None where the task names none.
         stacked: Gain of adding the teacher's scores to the control's; None where labels lack soft labels.
         student: Gain of the student.
+        kept: The student's share of the stacked gain.
         shuffled: Gain of a student whose labels were shuffled within each day.
+        slices: Gain of the student on the users with few, some and many training rows.
+        untuned: Why the control is not worth beating; empty where it is.
         judgement: What follows; see ``MEANING``.
     """
 
@@ -78,10 +87,33 @@ class TaskDiagnosis:
     control: float
     teacher: Interval | None
     teacher_ratio: float | None
+    baseline: float | None
     stacked: Interval | None
     student: Interval
+    kept: Ratio | None
     shuffled: Interval
+    slices: tuple["SliceGain", ...]
+    untuned: str
     judgement: Judgement
+
+
+@dataclass(frozen=True)
+class SliceGain:
+    """Gain of the student on some users.
+
+    Attributes:
+        name: Name of the slice.
+        history: Training rows of its users, for example ``3 to 11``.
+        rows: Labelled validation rows.
+        users: Users of these rows.
+        student: Gain of the student over its control there.
+    """
+
+    name: str
+    history: str
+    rows: int
+    users: int
+    student: Interval
 
 
 @dataclass(frozen=True)
@@ -96,6 +128,7 @@ class Diagnosis:
         validation_days: First and last day of the rows that judge.
         labelled_share: Share of the training rows that have a soft label.
         seeds: Initialisations.
+        tried: Settings that the control was tried with besides its own.
         tasks: One entry per task.
     """
 
@@ -106,12 +139,16 @@ class Diagnosis:
     validation_days: tuple[str, str]
     labelled_share: float
     seeds: int
+    tried: tuple[str, ...]
     tasks: tuple[TaskDiagnosis, ...]
 
     @property
     def advice(self) -> str:
         """Whether to distil, in one sentence."""
         of = {judgement: [t.task for t in self.tasks if t.judgement == judgement] for judgement in MEANING}
+        if untuned := [t for t in self.tasks if t.untuned]:
+            reasons = "; ".join(f"{t.task}: {t.untuned}" for t in untuned)
+            return f"No advice: the control is not tuned ({reasons}). Tune it, then diagnose again: `crossfade tune`."
         if of["helps"] and not of["hurts"]:
             return f"Distil: it helps {', '.join(of['helps'])} and shows no harm elsewhere."
         if of["helps"]:
@@ -154,17 +191,16 @@ def diagnose(
     fit_days, validation_days = training_set.validation_split(surface.window.validation_days)
     data = load(settings, training_set, surface, fit_days, soft_labels=True)
     held_out = load(settings, training_set, surface, validation_days, soft_labels=True, after_ranking="serving")
-    scores: dict[str, list[dict[str, np.ndarray]]] = {"control": [], "student": [], "shuffled": []}
-    done = 0
-    for seed in range(seeds):
-        for variant, found in scores.items():
-            rows = shuffle_soft_labels(data, seed) if variant == "shuffled" else data
-            ranker, _, _ = fit(rows, surface, technique=NO_TECHNIQUE if variant == "control" else technique, seed=seed)
-            found.append(predict(ranker, {name: column.numpy() for name, column in held_out.inputs.items()}))
-            done += 1
-            progress(Step(f"diagnose {surface.name}", done, seeds * len(scores)))
+    trainings = _trainings(surface, technique, seeds)
+    scores: dict[str, list[dict[str, np.ndarray]]] = {}
+    for done, (variant, trained, own_technique, seed) in enumerate(trainings, start=1):
+        rows = shuffle_soft_labels(data, seed) if variant == "shuffled" else data
+        ranker = fit(rows, trained, technique=own_technique, seed=seed)[0]
+        found = predict(ranker, {name: column.numpy() for name, column in held_out.inputs.items()})
+        scores.setdefault(variant, []).append(found)
+        progress(Step(f"diagnose {surface.name}", done, len(trainings)))
     labelled = np.mean([~np.isnan(label.numpy()) for label in data.soft_labels.values()])
-    judge = _Judge(held_out, surface, settings.seed)
+    judge = _Judge(held_out, surface, settings.seed, data.user_id.numpy())
     return Diagnosis(
         surface=surface.name,
         technique=technique,
@@ -173,6 +209,7 @@ def diagnose(
         validation_days=(str(validation_days[0]), str(validation_days[-1])),
         labelled_share=float(labelled),
         seeds=seeds,
+        tried=tuple(other_settings(surface)),
         tasks=tuple(
             judge.task(name, {variant: [s[name] for s in found] for variant, found in scores.items()})
             for name in surface.tasks
@@ -181,41 +218,76 @@ def diagnose(
     )
 
 
-class _Judge:
-    """Compares scores on the validation rows."""
+def _trainings(surface: Surface, technique: str, seeds: int) -> list[tuple[str, Surface, str, int]]:
+    """Return what is trained: (variant, surface, technique, seed), control, student and placebo of each seed first."""
+    variants = {"control": NO_TECHNIQUE, "student": technique, "shuffled": technique}
+    found = [(name, surface, used, seed) for seed in range(seeds) for name, used in variants.items()]
+    return found + [
+        (name, other, NO_TECHNIQUE, seed)
+        for seed in range(min(seeds, SWEEP_SEEDS))
+        for name, other in other_settings(surface).items()
+    ]
 
-    def __init__(self, held_out: Dataset, surface: Surface, seed: int) -> None:
+
+def other_settings(surface: Surface) -> dict[str, Surface]:
+    """Return the surface with settings beside its own, by what differs: learning rates and epochs, lower and higher."""
+    own = surface.training
+    rates = {name: rate for name in ("learning_rate", "embedding_learning_rate") if (rate := getattr(own, name))}
+    changes: dict[str, dict[str, float]] = {
+        f"{what} learning rates": {name: rate * factor for name, rate in rates.items()}
+        for what, factor in (("a third of its", 1 / 3), ("three times its", 3.0))
+    }
+    changes |= {
+        f"{n} epoch{'s' if n > 1 else ''}": {"epochs": n}
+        for n in (max(1, own.epochs // 2), 2 * own.epochs)
+        if n != own.epochs
+    }
+    return {
+        what: surface.model_copy(update={"training": own.model_copy(update=change)}) for what, change in changes.items()
+    }
+
+
+class _Judge:
+    """Compares scores on the validation rows.
+
+    Args:
+        held_out: The validation rows.
+        surface: Tasks.
+        seed: Of bootstrap and folds.
+        trained_on: User of each training row.
+    """
+
+    def __init__(self, held_out: Dataset, surface: Surface, seed: int, trained_on: np.ndarray) -> None:
         self.held_out, self.surface, self.seed = held_out, surface, seed
         self.users = held_out.user_id.numpy()
         self.weights = UserWeights(self.users, seed=seed, replicates=REPLICATES)
-        raw = {name: label.numpy().astype(np.float64) for name, label in held_out.soft_labels.items()}
-        centred = centre_soft_labels(held_out, _centred(surface)).soft_labels
-        self.soft = raw
-        self.hints = np.stack([*raw.values(), *(label.numpy().astype(np.float64) for label in centred.values())], 1)
+        self.soft = {name: label.numpy().astype(np.float64) for name, label in held_out.soft_labels.items()}
+        self.hints = hints(self.soft, self.users)
+        known, counts = np.unique(trained_on, return_counts=True)
+        place = np.minimum(np.searchsorted(known, self.users), len(known) - 1)
+        self.slices, self.history = history_slices(self.users, np.where(known[place] == self.users, counts[place], 0))
 
     def can(self, task: str) -> bool:
         """Tell whether the rows define the task's metric."""
-        labels = self._labels(task)
-        present = labels[np.isfinite(labels)]
-        return len(np.unique(present)) > 1
+        return self._defined(task, np.ones(len(self.users), dtype=bool))
+
+    def _defined(self, task: str, rows: np.ndarray) -> bool:
+        labels = self._labels(task)[rows]
+        return len(np.unique(labels[np.isfinite(labels)])) > 1
 
     def task(self, name: str, scores: dict[str, list[np.ndarray]]) -> TaskDiagnosis:
+        """Diagnose one task from the scores of every variant, one array [n] per initialisation."""
         spec, labels = self.surface.tasks[name], self._labels(name)
         rows = np.isfinite(labels)
-        control = [self._figure(name, s, rows) for s in scores["control"]]
-        gains = {
-            variant: self._gain([self._figure(name, s, rows) for s in scores[variant]], control)
-            for variant in ("student", "shuffled")
-        }
-        stacked = self._stacked(name, np.mean(scores["control"], axis=0), rows & np.isfinite(self.hints).all(axis=1))
-        teacher, ratio = None, None
-        if spec.teacher_output in self.soft:
-            own = self.soft[spec.teacher_output]
-            known = rows & np.isfinite(own)
-            value, replicates = self._figure(name, own, known)
-            teacher = interval(value, replicates)
-            if spec.kind == "binary":
-                ratio = metrics.predicted_over_observed(labels[known], own[known])
+        figures = {variant: [self._figure(name, s, rows) for s in found] for variant, found in scores.items()}
+        control = figures["control"]
+        gains = {variant: self._gain(figures[variant], control) for variant in ("student", "shuffled")}
+        known = rows & np.isfinite(self.hints).all(axis=1)
+        stack = self._stack(name, np.mean(scores["control"], axis=0), known)
+        stacked = None if stack is None else self._gain([stack[1]], [stack[0]])
+        teacher, ratio = self._teacher(name, rows)
+        baseline = self._baseline(name, rows)
+        untuned = self._untuned(name, figures, baseline, gains["shuffled"])
         return TaskDiagnosis(
             task=name,
             metric="auc" if spec.kind == "binary" else "r2",
@@ -225,10 +297,16 @@ class _Judge:
             control=float(np.mean([value for value, _ in control])),
             teacher=teacher,
             teacher_ratio=ratio,
+            baseline=baseline,
             stacked=stacked,
             student=gains["student"],
+            kept=None if stack is None else self._kept(figures["student"], control, stack),
             shuffled=gains["shuffled"],
-            judgement=judgement(gains["student"], stacked),
+            slices=tuple(
+                self._slice(name, place, scores) for place in self.slices if self._defined(name, self.slices[place])
+            ),
+            untuned=untuned,
+            judgement=judgement(gains["student"], stacked, untuned),
         )
 
     def _labels(self, task: str) -> np.ndarray:
@@ -236,54 +314,103 @@ class _Judge:
 
     def _figure(self, task: str, scores: np.ndarray, rows: np.ndarray) -> tuple[float, np.ndarray]:
         """Return AUC or R2 and its replicates."""
-        y, s, codes = self._labels(task)[rows], scores[rows].astype(np.float64), self.weights.codes[rows]
-        if self.surface.tasks[task].kind == "binary":
-            return metrics.auc(y, s), self.weights.auc(codes, y, s)
-        [replicates] = self.weights.replicate([self.weights.r2(codes, y, s)])
-        return metrics.r2(y, s), replicates
+        binary = self.surface.tasks[task].kind == "binary"
+        return figure(self.weights, self.weights.codes[rows], self._labels(task)[rows], scores[rows], binary=binary)
 
     def _gain(self, mine: list[tuple[float, np.ndarray]], base: list[tuple[float, np.ndarray]]) -> Interval:
         values = [a - b for (a, _), (b, _) in zip(mine, base, strict=True)]
         replicates = np.stack([a - b for (_, a), (_, b) in zip(mine, base, strict=True)])
         return interval(float(np.mean(values)), over_seeds(replicates, self.seed))
 
-    def _stacked(self, task: str, control: np.ndarray, rows: np.ndarray) -> Interval | None:
-        """Return the gain of a linear model of the control's score and the teacher's over one of the former alone."""
-        binary = self.surface.tasks[task].kind == "binary"
-        y, users = self._labels(task)[rows], self.users[rows]
-        base = control[rows].astype(np.float64)[:, None]
-        if len(np.unique(users)) < FOLDS or len(np.unique(y)) < 2:
+    def _teacher(self, task: str, rows: np.ndarray) -> tuple[Interval | None, float | None]:
+        """Return the teacher's own figure, and its mean probability over the share of positives."""
+        spec, labels = self.surface.tasks[task], self._labels(task)
+        if spec.teacher_output not in self.soft:
+            return None, None
+        own = self.soft[spec.teacher_output]
+        known = rows & np.isfinite(own)
+        value, replicates = self._figure(task, own, known)
+        ratio = metrics.predicted_over_observed(labels[known], own[known]) if spec.kind == "binary" else None
+        return interval(value, replicates), ratio
+
+    def _baseline(self, task: str, rows: np.ndarray) -> float | None:
+        """Return the figure of the input that stands for popularity, where the task has one."""
+        name = self.surface.tasks[task].baseline
+        if name is None:
             return None
-        scores = [np.zeros(len(control)), np.zeros(len(control))]
-        place = np.flatnonzero(rows)
-        folds = GroupKFold(FOLDS, shuffle=True, random_state=self.seed)
-        for learn, judge in folds.split(base, y, users):
-            if len(np.unique(y[learn])) < 2:
-                return None
-            for found, inputs in zip(scores, (base, np.hstack([base, self.hints[rows]])), strict=True):
-                model = make_pipeline(StandardScaler(), LogisticRegression() if binary else LinearRegression())
-                model.fit(inputs[learn], y[learn])
-                found[place[judge]] = model.decision_function(inputs[judge]) if binary else model.predict(inputs[judge])
-        return self._gain([self._figure(task, scores[1], rows)], [self._figure(task, scores[0], rows)])
+        column = self.held_out.inputs[name].numpy().astype(np.float64)
+        value, _ = self._figure(task, np.where(np.isfinite(column), column, self.surface.inputs[name].default), rows)
+        return value
+
+    def _untuned(
+        self,
+        task: str,
+        figures: dict[str, list[tuple[float, np.ndarray]]],
+        baseline: float | None,
+        shuffled: Interval,
+    ) -> str:
+        """Return why the control is not worth beating, or an empty text."""
+        control = float(np.mean([value for value, _ in figures["control"]]))
+        if baseline is not None and control < baseline:
+            return f"{100 * control:.2f}, below its baseline's {100 * baseline:.2f}"
+        if self.surface.tasks[task].kind == "regression" and control < 0:
+            return f"R2 {100 * control:.2f}, worse than the mean label"
+        tried = [name for name in figures if name not in ("control", "student", "shuffled")]
+        family = 1 - (1 - CONFIDENCE) / max(1, len(tried) * len(self.surface.tasks))
+        for name in tried:
+            gain = self._gain(figures[name], figures["control"][: len(figures[name])])
+            wider = quantile(1, family) / quantile(1, CONFIDENCE)
+            if gain.estimate >= MATTERS and gain.estimate - (gain.estimate - gain.lo) * wider > 0:
+                return f"{100 * gain.estimate:.2f} better with {name}"
+        if shuffled.estimate >= MATTERS and shuffled.lo > 0:
+            return f"{100 * shuffled.estimate:.2f} better with labels that know nothing"
+        return ""
+
+    def _stack(
+        self, task: str, control: np.ndarray, rows: np.ndarray
+    ) -> tuple[tuple[float, np.ndarray], tuple[float, np.ndarray]] | None:
+        """Return the figures of the control's score alone and with the teacher's, by models that saw other users."""
+        binary, users, labels = self.surface.tasks[task].kind == "binary", self.users[rows], self._labels(task)
+        found = stacked_scores(labels[rows], control[rows], self.hints[rows], users, binary=binary, seed=self.seed)
+        if found is None:
+            return None
+        codes = self.weights.codes[rows]
+        alone, both = (figure(self.weights, codes, labels[rows], score, binary=binary) for score in found)
+        return alone, both
+
+    def _kept(
+        self,
+        student: list[tuple[float, np.ndarray]],
+        control: list[tuple[float, np.ndarray]],
+        stack: tuple[tuple[float, np.ndarray], tuple[float, np.ndarray]],
+    ) -> Ratio:
+        gain = self._gain(student, control)
+        drawn = np.stack([a - b for (_, a), (_, b) in zip(student, control, strict=True)])
+        (alone, alone_drawn), (both, both_drawn) = stack
+        return ratio_over_worlds(
+            [gain.estimate], [both - alone], over_seeds(drawn, self.seed), both_drawn - alone_drawn
+        )
+
+    def _slice(self, task: str, name: str, scores: dict[str, list[np.ndarray]]) -> SliceGain:
+        rows = self.slices[name] & np.isfinite(self._labels(task))
+        student, control = ([self._figure(task, s, rows) for s in scores[v]] for v in ("student", "control"))
+        users = len(np.unique(self.users[rows]))
+        return SliceGain(name, self.history[name], int(rows.sum()), users, self._gain(student, control))
 
 
-def judgement(student: Interval, stacked: Interval | None) -> Judgement:
-    """Return what the gains of a task mean, in this order: what was shown, what could be, what cannot be seen."""
-    if student.lo > 0:
-        return "helps"
+def judgement(student: Interval, stacked: Interval | None, untuned: str = "") -> Judgement:
+    """Return what the gains of a task mean: first whether they mean anything, last what cannot be seen."""
+    if untuned:
+        return "control untuned"
     if student.hi < 0:
         return "hurts"
+    if stacked is not None and stacked.hi < MATTERS:
+        return "nothing to learn"
+    if student.lo > 0:
+        return "helps"
     if stacked is not None and stacked.lo > 0 and stacked.estimate >= MATTERS:
         return "promising"
-    if stacked is not None and stacked.hi < MATTERS and student.hi < MATTERS:
-        return "nothing to learn"
     return "too few rows"
-
-
-def _centred(surface: Surface) -> Surface:
-    """Return the surface with every head's labels centred per user."""
-    heads = tuple(head.model_copy(update={"centre_by": "user_id"}) for head in surface.distillation.heads)
-    return surface.model_copy(update={"distillation": surface.distillation.model_copy(update={"heads": heads})})
 
 
 def gains_plot(diagnosis: Diagnosis) -> bytes:
@@ -309,7 +436,7 @@ def gains_plot(diagnosis: Diagnosis) -> bytes:
 def write_diagnosis(diagnosis: Diagnosis, out: Path) -> list[Path]:
     """Write the diagnosis as Markdown, an HTML page beside it and the plot; return the files."""
     template = Path(__file__).with_name("diagnosis.md.j2")
-    facts = {"d": diagnosis, "meaning": MEANING, "folds": FOLDS, "matters": MATTERS}
+    facts = {"d": diagnosis, "meaning": MEANING, "folds": FOLDS, "matters": MATTERS, "sweep": diagnosis.tried}
     return write_pages(
         template, facts, {"gains": gains_plot(diagnosis)}, out, f"Crossfade: diagnosis of {diagnosis.surface}"
     )

@@ -159,7 +159,7 @@ def fieller(above: float, below: float, covariance: np.ndarray, reach: float) ->
     if not (below > 0 and quadratic > 0 and within >= 0):
         return Ratio(_NAN, _NAN, _NAN)
     half = float(np.sqrt(within))
-    return Ratio(above / below, (linear - half) / quadratic, (linear + half) / quadratic)
+    return Ratio(above / below, float((linear - half) / quadratic), float((linear + half) / quadratic))
 
 
 def hints(scores: Mapping[str, np.ndarray], users: np.ndarray) -> np.ndarray:

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import spearmanr
+from statsmodels.stats.proportion import proportion_confint
 
+from ml.evaluation.bootstrap import CONFIDENCE
 from ml.evaluation.diagnosis import diagnose
 from ml.evaluation.evaluate import ALL
 from ml.evaluation.page import write_pages
@@ -95,6 +97,51 @@ def foretell(
     return table
 
 
+@dataclass(frozen=True)
+class ErrorRate:
+    """How often the diagnosis said what did not come.
+
+    Attributes:
+        what: What counts as an error, and of what.
+        errors: How many.
+        of: Of how many.
+        lo: Lower end of the exact 95 % interval of their share; NaN of none.
+        hi: Upper end.
+    """
+
+    what: str
+    errors: int
+    of: int
+    lo: float
+    hi: float
+
+
+def error_rates(table: list[Foretold]) -> list[ErrorRate]:
+    """Return how often the diagnosis erred, task by task, to either side; and how often it gave no advice."""
+    promised = [x for x in table if x.diagnosis.judgement == "helps"]
+    warned = [x for x in table if x.diagnosis.judgement in ("nothing to learn", "hurts")]
+    unshared = [x for x in table if x.condition == "shared_taste 0"]
+    counts = {
+        "said `helps`, and the lift later is not above 0": (promised, lambda x: x.lift.lift <= 0),
+        "said `helps`, and the lift later lies below 0 with its interval": (promised, lambda x: x.lift.hi < 0),
+        "said `nothing to learn` or `hurts`, and the lift later lies above 0 with its interval": (
+            warned,
+            lambda x: x.lift.lo > 0,
+        ),
+        "nothing is shared, and it said `helps`": (unshared, lambda x: x.diagnosis.judgement == "helps"),
+        "nothing is shared, and it said `promising`": (unshared, lambda x: x.diagnosis.judgement == "promising"),
+        "gave no advice, since the control is not tuned": (table, lambda x: x.diagnosis.untuned != ""),
+        "could not tell, since there are too few rows": (table, lambda x: x.diagnosis.judgement == "too few rows"),
+    }
+    found: list[ErrorRate] = []
+    for what, (among, is_error) in counts.items():
+        errors = sum(map(is_error, among))
+        nothing = (float("nan"), float("nan"))
+        ends = proportion_confint(errors, len(among), alpha=1 - CONFIDENCE, method="beta") if among else nothing
+        found.append(ErrorRate(what, errors, len(among), float(ends[0]), float(ends[1])))
+    return found
+
+
 def write_foretelling(table: list[Foretold], design: Design, out: Path) -> list[Path]:
     """Write the comparison as Markdown, an HTML page beside it and the plot; return the files."""
     gains = {
@@ -106,7 +153,7 @@ def write_foretelling(table: list[Foretold], design: Design, out: Path) -> list[
     outcomes: dict[str, list[Foretold]] = {}
     for x in table:
         outcomes.setdefault(x.diagnosis.judgement, []).append(x)
-    facts = {"design": design, "table": table, "ranks": ranks, "outcomes": outcomes}
+    facts = {"design": design, "table": table, "ranks": ranks, "outcomes": outcomes, "rates": error_rates(table)}
     return write_pages(_TEMPLATE, facts, {"gains": _scatter(table)}, out, "Crossfade: does the diagnosis foretell?")
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
 from ml.evaluation.bootstrap import Interval
-from ml.evaluation.diagnosis import Diagnosis, diagnose, judgement, write_diagnosis
+from ml.evaluation.diagnosis import Diagnosis, diagnose, judgement, other_settings, write_diagnosis
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
 from ml.students.dataset import TrainingSet, build_training_set
@@ -14,6 +14,21 @@ from ml.surfaces.spec import Surface
 @pytest.fixture(scope="module")
 def informed(settings: Settings, training_set: TrainingSet, surface: Surface) -> Diagnosis:
     return diagnose(settings, training_set, surface, seeds=1)
+
+
+@pytest.fixture(scope="module")
+def hasty(surface: Surface) -> Surface:
+    """The surface with fewer passes over its rows than its control needs."""
+    return trained(surface, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def untuned(settings: Settings, training_set: TrainingSet, hasty: Surface) -> Diagnosis:
+    return diagnose(settings, training_set, hasty, seeds=1)
+
+
+def trained(surface: Surface, **changes: float) -> Surface:
+    return surface.model_copy(update={"training": surface.training.model_copy(update=changes)})
 
 
 def gain(lo: float, hi: float) -> Interval:
@@ -27,7 +42,9 @@ def gain(lo: float, hi: float) -> Interval:
         (gain(-0.009, -0.001), gain(0.01, 0.02), "hurts"),
         (gain(-0.001, 0.009), gain(0.01, 0.02), "promising"),
         (gain(-0.001, 0.001), gain(-0.001, 0.001), "nothing to learn"),
-        (gain(-0.02, 0.03), gain(-0.001, 0.001), "too few rows"),
+        (gain(-0.02, 0.03), gain(-0.001, 0.001), "nothing to learn"),
+        (gain(0.001, 0.009), gain(-0.001, 0.001), "nothing to learn"),
+        (gain(-0.02, 0.03), gain(-0.01, 0.02), "too few rows"),
         (gain(-0.001, 0.001), None, "too few rows"),
         (gain(-0.001, 0.001), gain(0.0001, 0.0009), "nothing to learn"),
     ],
@@ -36,6 +53,35 @@ def test_a_judgement_says_what_was_shown_then_what_could_be_then_what_cannot_be_
     student: Interval, stacked: Interval | None, expected: str
 ):
     assert judgement(student, stacked) == expected
+    assert judgement(student, stacked, "below its baseline") == "control untuned"
+
+
+def test_a_control_that_is_below_its_baseline_gets_no_advice(untuned: Diagnosis, tmp_path: Path):
+    of = {task.task: task for task in untuned.tasks}
+    assert of["ctr"].baseline is not None and of["ctr"].control < of["ctr"].baseline
+    assert "below its baseline" in of["ctr"].untuned and of["ctr"].judgement == "control untuned"
+    assert of["ctr"].student.lo > 0, "it would have been promised a gain"
+    assert untuned.advice.startswith("No advice: the control is not tuned (ctr: ")
+    markdown, *_ = write_diagnosis(untuned, tmp_path / "diagnosis.md")
+    assert "**No advice: the control is not tuned" in markdown.read_text()
+
+
+def test_a_control_that_another_learning_rate_makes_better_gets_no_advice(
+    settings: Settings, training_set: TrainingSet, surface: Surface
+):
+    slow = diagnose(settings, training_set, trained(surface, learning_rate=0.004, epochs=2), seeds=1)
+    reasons = [task.untuned for task in slow.tasks if task.untuned]
+    assert any("better with three times its learning rates" in r or "better with 4 epochs" in r for r in reasons)
+    assert slow.advice.startswith("No advice")
+
+
+def test_other_settings_are_lower_and_higher_rates_and_fewer_and_more_epochs(surface: Surface):
+    own, found = surface.training, other_settings(surface)
+    assert list(found) == ["a third of its learning rates", "three times its learning rates", "1 epoch", "6 epochs"]
+    rates = [other.training.learning_rate / own.learning_rate for other in found.values()]
+    assert rates == pytest.approx([1 / 3, 3, 1, 1])
+    assert [other.training.epochs for other in found.values()] == [3, 3, 1, 6]
+    assert list(other_settings(trained(surface, epochs=1))) == [*list(found)[:2], "2 epochs"]
 
 
 @pytest.mark.slow
@@ -46,6 +92,20 @@ def test_a_teacher_that_knows_is_found_to_help_and_its_shuffled_labels_are_not(i
     assert ctr.shuffled.lo < 0 < ctr.shuffled.hi
     assert ctr.teacher is not None and ctr.teacher.lo > 0.6 and ctr.teacher_ratio is not None
     assert informed.labelled_share == 1 and informed.train_rows == 6 * 700
+    assert not any(task.untuned for task in informed.tasks)
+    assert ctr.kept is not None and 0.4 < ctr.kept.lo < ctr.kept.estimate < 1.1
+    assert ctr.kept.estimate == pytest.approx(ctr.student.estimate / ctr.stacked.estimate)
+
+
+def test_the_gain_is_shown_for_users_with_few_some_and_many_training_rows(informed: Diagnosis, tmp_path: Path):
+    for task in informed.tasks:
+        assert [part.name.split("_")[0] for part in task.slices] == ["few", "some", "many"]
+        assert sum(part.rows for part in task.slices) == task.rows
+        assert sum(part.users for part in task.slices) == task.users
+        low, high = ([int(end) for end in part.history.split(" to ")] for part in (task.slices[0], task.slices[2]))
+        assert max(low) < min(high)
+    text = write_diagnosis(informed, tmp_path / "diagnosis.md")[0].read_text()
+    assert "## Whom it helps" in text and "| few training rows |" in text
 
 
 def test_a_teacher_that_knows_nothing_is_not_advised(tmp_path: Path, settings: Settings, surface: Surface):
@@ -62,7 +122,7 @@ def test_a_teacher_that_knows_nothing_is_not_advised(tmp_path: Path, settings: S
 
 
 def test_the_diagnosis_reads_no_evaluation_day(
-    tmp_path: Path, informed: Diagnosis, settings: Settings, surface: Surface
+    tmp_path: Path, untuned: Diagnosis, settings: Settings, hasty: Surface, surface: Surface
 ):
     home = settings.model_copy(update={"home": tmp_path})
     with Lake(home) as lake:
@@ -75,7 +135,7 @@ def test_the_diagnosis_reads_no_evaluation_day(
         )
         last = first.replace(day=first.day + 10)
         poisoned = build_training_set(lake, surface, last, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
-    assert diagnose(home, poisoned, surface, seeds=1) == informed
+    assert diagnose(home, poisoned, hasty, seeds=1) == untuned
 
 
 def test_the_page_tells_the_advice_and_every_gain(informed: Diagnosis, tmp_path: Path):
