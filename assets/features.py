@@ -2,18 +2,29 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtProject, dbt_assets
 from dagster_dbt.asset_utils import get_subset_selection_for_context
 from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
-from dagster_dbt.dbt_manifest import validate_manifest
 
 from assets.landing import EMPTY, data_version
-from assets.manifest import PARSED, described_columns, manifest_path, require_built
+from assets.manifest import (
+    PARSED,
+    DbtDagsterMeta,
+    DbtManifest,
+    DbtNode,
+    described_columns,
+    manifest_path,
+    meta_of,
+    read_manifest,
+    require_built,
+)
 from assets.names import LAKE_WRITER, OWNER
 from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
 from ml.features.build import build_ranges, dbt_vars, excluded_surfaces, stream_dbt
@@ -39,9 +50,7 @@ TEST_FAILS = (
     "**If it fails**: the rows are in the table already, and nothing after it ran. The query below *Latest execution* "
     "lists those that break it; correct what feeds the table, or its SQL, and materialize the day again."
 )
-DbtEvent = (
-    dg.Output[Any] | dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult | dg.AssetCheckEvaluation
-)
+DbtEvent = dg.Output | dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult | dg.AssetCheckEvaluation
 """What a dbt event becomes for Dagster."""
 SLOWLY_CHANGING = ("stg_items", "stg_users")
 
@@ -66,43 +75,45 @@ class Translator(DagsterDbtTranslator):
         super().__init__(DagsterDbtTranslatorSettings(enable_asset_checks=True))
         self.window_days, self.surfaces, self.columns, self.projects = window_days, surfaces, columns, projects
 
-    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+    def get_asset_key(self, dbt_resource_props: Mapping[str, object]) -> dg.AssetKey:
         """Return ``<surface>/examples`` and the like for a surface's models, ``features/<model>`` for the others."""
-        declared = _meta(dbt_resource_props).get("asset_key")
-        return dg.AssetKey(declared) if declared else dg.AssetKey(["features", dbt_resource_props["name"]])
+        node = _node(dbt_resource_props)
+        return dg.AssetKey(_told(node).get("asset_key") or ["features", node["name"]])
 
-    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+    def get_group_name(self, dbt_resource_props: Mapping[str, object]) -> str | None:
         """Return the surface that the model's meta names, or the layer: the model's folder."""
-        return _meta(dbt_resource_props).get("group") or dbt_resource_props["fqn"][1]
+        node = _node(dbt_resource_props)
+        return _told(node).get("group") or node["fqn"][1]
 
-    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
+    def get_owners(self, dbt_resource_props: Mapping[str, object]) -> list[str]:
         """Return the owners declared in the model's meta, or the platform team and the surface's owner."""
-        surface = self.surfaces.get(_meta(dbt_resource_props).get("group", ""))
-        return list(_meta(dbt_resource_props).get("owners", [OWNER, surface.owner] if surface else [OWNER]))
+        told = _told(_node(dbt_resource_props))
+        surface = self.surfaces.get(told.get("group", ""))
+        return told.get("owners") or ([OWNER, surface.owner] if surface else [OWNER])
 
-    def get_description(self, dbt_resource_props: Mapping[str, Any]) -> str:
+    def get_description(self, dbt_resource_props: Mapping[str, object]) -> str:
         """Return what the model is, what to do when it fails, and its SQL."""
-        described, fails = dbt_resource_props.get("description"), _all_meta(dbt_resource_props).get("if_it_fails")
+        node = _node(dbt_resource_props)
+        described, fails = node["description"], meta_of(node).get("if_it_fails")
         told = f"{described}\n\n**If it fails**: {fails}" if fails else described
         return super().get_description({**dbt_resource_props, "description": told})
 
-    def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
+    def get_metadata(self, dbt_resource_props: Mapping[str, object]) -> Mapping[str, object]:
         """Return the described columns, and where the SQL is, for the UI's link to an editor."""
-        folder = self.projects[dbt_resource_props["package_name"]]
-        sql = dg.LocalFileCodeReference(file_path=str(folder / dbt_resource_props["original_file_path"]))
-        references = dg.CodeReferencesMetadataValue(code_references=[sql])
-        columns = dbt_resource_props["columns"]
-        if texts := self.columns.get(dbt_resource_props["name"]):
+        node = _node(dbt_resource_props)
+        sql = dg.LocalFileCodeReference(file_path=str(self.projects[node["package_name"]] / node["original_file_path"]))
+        columns = node["columns"]
+        if texts := self.columns.get(node["name"]):
             columns = {name: {"name": name, "description": text} for name, text in texts.items()}
         described = super().get_metadata({**dbt_resource_props, "columns": columns})
-        return {**described, "dagster/code_references": references}
+        return {**described, "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[sql])}
 
     def get_asset_check_spec(
-        self, asset_spec: dg.AssetSpec, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
+        self, asset_spec: dg.AssetSpec, manifest: Mapping[str, object], unique_id: str, project: DbtProject | None
     ) -> dg.AssetCheckSpec | None:
         """Return the check of a dbt test, which says what it asks of the table and what to do when it fails."""
         spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
-        test = manifest["nodes"][unique_id].get("test_metadata")
+        test = cast(DbtManifest, manifest)["nodes"][unique_id].get("test_metadata")
         if spec is None or test is None:
             return spec
         listed = {k: ", ".join(map(str, v)) if isinstance(v, list | dict) else v for k, v in test["kwargs"].items()}
@@ -110,20 +121,36 @@ class Translator(DagsterDbtTranslator):
         return spec._replace(description=f"{asked}\n\n{TEST_FAILS}")
 
     def get_partition_mapping(
-        self, dbt_resource_props: Mapping[str, Any], dbt_parent_resource_props: Mapping[str, Any]
+        self, dbt_resource_props: Mapping[str, object], dbt_parent_resource_props: Mapping[str, object]
     ) -> dg.PartitionMapping | None:
         """Map days: trailing aggregates from the days before, labels from the day after, the rest from the same day."""
-        tags, parent_tags = dbt_resource_props.get("tags", []), dbt_parent_resource_props.get("tags", [])
-        if "ranking" not in tags or "base" not in parent_tags:
+        node, parent = _node(dbt_resource_props), _node(dbt_parent_resource_props)
+        if "ranking" not in node["tags"] or "base" not in parent["tags"]:
             return None
-        parent = dbt_parent_resource_props["name"]
-        if parent.startswith("int_"):
+        if parent["name"].startswith("int_"):
             return trailing_window(self.window_days)
-        if parent in SLOWLY_CHANGING:
+        if parent["name"] in SLOWLY_CHANGING:
             return known_window(self.window_days)
-        if parent in ("stg_listens", "stg_outcomes"):
+        if parent["name"] in ("stg_listens", "stg_outcomes"):
             return label_window()
         return None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One of the two groups of models that a run may build.
+
+    Attributes:
+        manifest: What dbt's parser wrote.
+        select: dbt selector of its models.
+        exclude: dbt selector of models that this home does not build.
+        translator: Names the assets.
+    """
+
+    manifest: Path
+    select: str
+    exclude: str | None
+    translator: Translator
 
 
 def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[dg.AssetsDefinition]:
@@ -138,26 +165,28 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
             f"no dbt manifest at {manifest}; run `crossfade init` once, and after a change in dbt_project/ or in "
             f"the models of {settings.app}"
         )
-    parsed, tables = validate_manifest(manifest), feature_tables(settings)
+    parsed, tables = read_manifest(manifest), feature_tables(settings)
     require_built(parsed, tables)
     described = described_columns(parsed, tables)
     translator = Translator(settings.feature_window_days, surfaces, described, all_projects(settings))
-    common: dict[str, Any] = {
-        "manifest": manifest,
-        "exclude": " ".join(excluded_surfaces(settings, surfaces)) or None,
-        "partitions_def": day_partitions(settings),
-        "dagster_dbt_translator": translator,
-        "backfill_policy": dg.BackfillPolicy.single_run(),
-        "pool": LAKE_WRITER,
-    }
-    base, ranking = {**common, "select": BASE}, {**common, "select": RANKING}
+    exclude = " ".join(excluded_surfaces(settings, surfaces)) or None
+    base, ranking = (Group(manifest, select, exclude, translator) for select in (BASE, RANKING))
+    assets_of = partial(
+        dbt_assets,
+        manifest=manifest,
+        exclude=exclude,
+        partitions_def=day_partitions(settings),
+        dagster_dbt_translator=translator,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=LAKE_WRITER,
+    )
 
-    @dbt_assets(name="base_tables", **base)
-    def base_tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[Any]:
+    @assets_of(name="base_tables", select=base.select)
+    def base_tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[DbtEvent]:
         yield from _build(context, settings, surfaces, base)
 
-    @dbt_assets(name="ranking_tables", **ranking)
-    def ranking_tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[Any]:
+    @assets_of(name="ranking_tables", select=ranking.select)
+    def ranking_tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[DbtEvent]:
         require_final(settings, partition_days(context))
         yield from _build(context, settings, surfaces, ranking)
 
@@ -196,22 +225,18 @@ def _build_serving_snapshot(settings: Settings, surfaces: Mapping[str, Surface])
 
 
 def _build(
-    context: dg.AssetExecutionContext,
-    settings: Settings,
-    surfaces: Mapping[str, Surface],
-    chosen: Mapping[str, Any],
-) -> Iterator[Any]:
-    """Build the chosen models that this run asks for, and yield Dagster's events of dbt's."""
+    context: dg.AssetExecutionContext, settings: Settings, surfaces: Mapping[str, Surface], group: Group
+) -> Iterator[DbtEvent]:
+    """Build the models of a group that this run asks for, and yield Dagster's events of dbt's."""
     days, target = partition_days(context), str(settings.home / "dbt" / "runs" / context.run_id)
-    file, translator = chosen["manifest"], chosen["dagster_dbt_translator"]
-    manifest = validate_manifest(file)
+    manifest = read_manifest(group.manifest)
     selection, indirect = get_subset_selection_for_context(
         context=context,
         manifest=manifest,
-        select=chosen["select"],
-        exclude=chosen["exclude"],
+        select=group.select,
+        exclude=group.exclude,
         selector=None,
-        dagster_dbt_translator=translator,
+        dagster_dbt_translator=group.translator,
         current_dbt_indirect_selection_env=None,
     )
     arguments = ["build", "--exclude-resource-types", "unit_test", *selection]
@@ -224,13 +249,13 @@ def _build(
 
         def build(first: date, last: date) -> Iterator[DbtEvent]:
             variables = ["--vars", json.dumps(dbt_vars(settings, surfaces, first, last))]
-            for told in stream_dbt(settings, [*arguments, *variables], parsed=file.with_name(PARSED)):
+            for told in stream_dbt(settings, [*arguments, *variables], parsed=group.manifest.with_name(PARSED)):
                 print(told["info"]["msg"], flush=True)  # the run's log of what dbt says
                 message = DbtCoreCliEventMessage(raw_event=told, event_history_metadata={})
-                yield from message.to_default_asset_events(manifest, translator, context)
+                yield from message.to_default_asset_events(manifest, group.translator, context)
 
         for event in in_one([build(*some) for some in ranges]):
-            yield _described(context, lake, event, translator) if isinstance(event, dg.Output) else event
+            yield _described(context, lake, event, group.translator) if isinstance(event, dg.Output) else event
 
 
 def in_one(parts: Sequence[Iterable[DbtEvent]]) -> Iterator[DbtEvent]:
@@ -286,9 +311,11 @@ def _table_of(context: dg.AssetExecutionContext, key: dg.AssetKey) -> str:
     return f"{FEATURES}.{name}" if layer == "features" else f"{FEATURES}.{name}_{layer}"
 
 
-def _meta(properties: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _all_meta(properties).get("dagster", {})
+def _node(properties: Mapping[str, object]) -> DbtNode:
+    """Return what dagster-dbt hands over of a node, by its type."""
+    return cast(DbtNode, properties)
 
 
-def _all_meta(properties: Mapping[str, Any]) -> Mapping[str, Any]:
-    return properties.get("meta") or properties.get("config", {}).get("meta") or {}
+def _told(node: DbtNode) -> DbtDagsterMeta:
+    """Return what a node's meta says for Dagster."""
+    return meta_of(node).get("dagster", {})

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -118,7 +118,7 @@ def _spec(settings: Settings, contract: Contract, name: str) -> dg.AssetSpec:
     )
 
 
-def _counts(report: "LandingReport") -> dict[str, Any]:
+def _counts(report: "LandingReport") -> dict[str, dg.MetadataValue | int]:
     return {
         "dagster/partition_row_count": report.rows_loaded,
         "rows_in": report.rows_in,

@@ -4,7 +4,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict, cast
+
+from dagster_dbt.dbt_manifest import validate_manifest
 
 from ml.features.build import run_dbt
 from ml.features.projects import project_hash
@@ -16,6 +18,64 @@ MANIFEST, PARSED = "manifest.json", "partial_parse.msgpack"
 
 EXAMPLE_INPUTS = "example_inputs"
 """The model that joins every feature table."""
+
+
+class DbtMeta(TypedDict, total=False):
+    """``meta`` of a model or source, as far as the graph reads it."""
+
+    dagster: "DbtDagsterMeta"
+    if_it_fails: str
+    columns_of: str
+
+
+class DbtDagsterMeta(TypedDict, total=False):
+    """``meta: dagster`` of a model or source."""
+
+    asset_key: list[str]
+    group: str
+    owners: list[str]
+
+
+class DbtConfig(TypedDict, total=False):
+    """Configuration of a node."""
+
+    meta: DbtMeta
+
+
+class DbtColumn(TypedDict):
+    """A described column."""
+
+    name: str
+    description: str
+
+
+class DbtTestMetadata(TypedDict):
+    """Which generic test a test is, with its arguments."""
+
+    name: str
+    kwargs: dict[str, object]
+
+
+class DbtNode(TypedDict):
+    """A model, source or test of a parsed project, as far as the graph reads it."""
+
+    name: str
+    resource_type: str
+    package_name: str
+    original_file_path: str
+    fqn: list[str]
+    tags: list[str]
+    description: str
+    columns: dict[str, DbtColumn]
+    config: DbtConfig
+    meta: DbtMeta
+    test_metadata: NotRequired[DbtTestMetadata]
+
+
+class DbtManifest(TypedDict):
+    """A parsed project, as far as the graph reads it."""
+
+    nodes: dict[str, DbtNode]
 
 
 def manifest_path(settings: Settings) -> Path:
@@ -37,7 +97,17 @@ def parse_project(settings: Settings) -> Path:
     return path
 
 
-def require_built(manifest: Mapping[str, Any], tables: Mapping[str, FeatureTable]) -> None:
+def read_manifest(path: Path) -> DbtManifest:
+    """Return what dbt's parser wrote."""
+    return cast(DbtManifest, validate_manifest(path))
+
+
+def meta_of(node: DbtNode) -> DbtMeta:
+    """Return ``meta`` of a node, which is in its configuration or, for a source, beside it."""
+    return node.get("meta") or node.get("config", {}).get("meta", {})
+
+
+def require_built(manifest: DbtManifest, tables: Mapping[str, FeatureTable]) -> None:
     """Refuse feature tables that are joined and published, but built by no stage.
 
     Args:
@@ -56,7 +126,7 @@ def require_built(manifest: Mapping[str, Any], tables: Mapping[str, FeatureTable
         )
 
 
-def described_columns(manifest: Mapping[str, Any], tables: Mapping[str, FeatureTable]) -> dict[str, dict[str, str]]:
+def described_columns(manifest: DbtManifest, tables: Mapping[str, FeatureTable]) -> dict[str, dict[str, str]]:
     """Return {model: {column: description}}, each described once, where it is made.
 
     A model whose ``meta`` has ``columns_of: <model>`` hands on the columns of that one, all but ``surface``, by which
@@ -70,7 +140,7 @@ def described_columns(manifest: Mapping[str, Any], tables: Mapping[str, FeatureT
 
     def of(name: str) -> dict[str, str]:
         node, found = models[name], dict[str, str]()
-        if parent := node["config"]["meta"].get("columns_of"):
+        if parent := meta_of(node).get("columns_of"):
             found |= {column: text for column, text in of(parent).items() if column != "surface"}
         if name == EXAMPLE_INPUTS:
             for table in tables.values():
