@@ -26,6 +26,7 @@ class DbtMeta(TypedDict, total=False):
     dagster: "DbtDagsterMeta"
     if_it_fails: str
     columns_of: str
+    without: list[str]
 
 
 class DbtDagsterMeta(TypedDict, total=False):
@@ -129,8 +130,8 @@ def require_built(manifest: DbtManifest, tables: Mapping[str, FeatureTable]) -> 
 def described_columns(manifest: DbtManifest, tables: Mapping[str, FeatureTable]) -> dict[str, dict[str, str]]:
     """Return {model: {column: description}}, each described once, where it is made.
 
-    A model whose ``meta`` has ``columns_of: <model>`` hands on the columns of that one, all but ``surface``, by which
-    it selects its rows; ``example_inputs`` has those of every feature table too.
+    A model whose ``meta`` has ``columns_of: <model>`` hands on the columns of that one, without those that ``without``
+    names, and without ``surface``, by which it selects its rows; ``example_inputs`` has those of every feature table.
 
     Args:
         manifest: The parsed project, as JSON.
@@ -141,7 +142,8 @@ def described_columns(manifest: DbtManifest, tables: Mapping[str, FeatureTable])
     def of(name: str) -> dict[str, str]:
         node, found = models[name], dict[str, str]()
         if parent := meta_of(node).get("columns_of"):
-            found |= {column: text for column, text in of(parent).items() if column != "surface"}
+            left = {"surface", *meta_of(node).get("without", [])}
+            found |= {column: text for column, text in of(parent).items() if column not in left}
         if name == EXAMPLE_INPUTS:
             for table in tables.values():
                 texts = of(table.name)

@@ -29,6 +29,8 @@ from benchmarks.labelling import peak_megabytes
 from benchmarks.record import HISTORY, Row, keep, rows
 from deploy.home import prepare
 from ml.features.build import dbt_vars, run_dbt
+from ml.features.projects import DBT_PROJECT_DIR
+from ml.foundation.documents import load_yaml
 from ml.foundation.lake import FEATURES, Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
@@ -45,11 +47,23 @@ DBT, BARE = "dbt build with tests, on the lake", "same SQL, bare DuckDB on Parqu
 MODELS, TESTS = "models of dbt, on the lake", "tests of dbt, on the lake"
 BARE_ITEM, POLARS_ITEM = "feat_item alone, bare DuckDB", "feat_item alone, polars"
 
-COUNTS = """
-    sum(1)::bigint as impressions, sum(clicked)::bigint as clicks, sum(clicked)::bigint as plays,
-    sum(skipped)::bigint as skips, sum(clicked - skipped)::bigint as completions,
-    sum(clicked * 60000)::bigint as played_ms
-"""
+KNOWN_COUNTS: dict[str, str] = {
+    "impressions": "1",
+    "clicks": "clicked",
+    "plays": "clicked",
+    "skips": "skipped",
+    "completions": "clicked - skipped",
+    "played_ms": "clicked * 60000",
+}
+"""What an event of the history adds to a count of the day; to others 0."""
+
+
+def counts() -> str:
+    """Return the SQL of every count that the dbt project has of a day."""
+    [daily_events] = load_yaml(DBT_PROJECT_DIR / "models" / "steps" / "daily_events.yml")["models"]
+    names = [column["name"] for column in daily_events["columns"]]
+    counted = [name for name in names if name not in ("day", "user_id", "item_id")]
+    return ", ".join(f"sum({KNOWN_COUNTS.get(name, '0')})::bigint as {name}" for name in counted)
 
 
 def write_history(settings: Settings, days: int, exposures: int) -> None:
@@ -68,10 +82,10 @@ def write_history(settings: Settings, days: int, exposures: int) -> None:
             from range({days * exposures}) as numbers(i)
         """)
         queries = {
-            "int_user_item_day": f"select day, user_id, item_id, {COUNTS} from events group by all",
-            "int_user_day": f"select day, user_id, {COUNTS} from events group by all",
-            "int_item_day": f"select day, item_id, {COUNTS} from events group by all",
-            "int_day": f"select day, count(distinct user_id) as users, {COUNTS} from events group by all",
+            "int_user_item_day": f"select day, user_id, item_id, {counts()} from events group by all",
+            "int_user_day": f"select day, user_id, {counts()} from events group by all",
+            "int_item_day": f"select day, item_id, {counts()} from events group by all",
+            "int_day": f"select day, count(distinct user_id) as users, {counts()} from events group by all",
             "stg_items": f"""
                 select
                     date '{first}' as day, i as item_id, 1 + i // 5 as creator_id, 1 + i % 12 as genre,

@@ -2,7 +2,29 @@
 {% macro summed(column) -%} sum({{ column }})::bigint as {{ column }} {%- endmacro %}
 
 
-{# Same, decayed by the age of the day; fixed-point integer weights (1e6 = 1), so that the sum is exact. #}
+{# What is counted of a day, in the order of the columns; `daily_events` says what each is. #}
+{% macro counts() -%}
+{{ return(['impressions', 'clicks', 'plays', 'skips', 'completions', 'played_ms']) }}
+{%- endmacro %}
+
+
+{# Sum of every count. #}
+{% macro summed_counts() -%}
+{%- for count in counts() -%}
+{{ summed(count) }}{{ ',\n    ' if not loop.last }}
+{%- endfor -%}
+{%- endmacro %}
+
+
+{# Sum of every count of a joined table, 0 where it has no row. #}
+{% macro summed_counts_of(table) -%}
+{%- for count in counts() -%}
+coalesce(sum({{ table }}.{{ count }}), 0)::bigint as {{ count }}{{ ',\n    ' if not loop.last }}
+{%- endfor -%}
+{%- endmacro %}
+
+
+{# Sum of an integer column, decayed by the age of the day; fixed-point integer weights (1e6 = 1), so that the sum is exact. #}
 {% macro decayed_sum(column) -%}
 sum({{ column }} * round(1e6 * pow(0.5, (day - active_day - 1) / {{ var('decay_half_life_days') }}.0))::bigint)::bigint
 as decayed_{{ column }}

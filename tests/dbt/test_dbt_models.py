@@ -27,6 +27,9 @@ from ml.surfaces.spec import load_surface, load_surfaces
 SURFACES = sorted(path for app in ("simulator", "kuairand") for path in (EXAMPLES / app / "surfaces").glob("*.yaml"))
 
 
+DAILY = ("int_day", "int_user_day", "int_item_day", "int_user_item_day")
+
+
 @pytest.fixture(scope="module")
 def manifest(built: SimpleNamespace) -> dict[str, Any]:
     path = built.settings.home / "dbt" / "target" / "manifest.json"
@@ -75,6 +78,34 @@ def test_examples_say_where_each_feature_comes_from(manifest: dict[str, Any]) ->
     ctr = models(manifest)["feat_item"]["columns"]["ctr"]["description"]
     for surface in ("homepage", "radio"):
         assert described[f"examples_{surface}"]["item_ctr"] == f"{ctr} (`feat_item.ctr`)"
+
+
+def test_a_count_of_the_day_is_its_name_its_sql_and_its_description(
+    home: Callable[..., Settings], build_days: Callable[..., None], tmp_path: Path
+) -> None:
+    project = shutil.copytree(DBT_PROJECT_DIR, tmp_path / "dbt_project")
+    for name, old, new in (
+        ("macros/rates.sql", "'played_ms']", "'played_ms', 'likes']"),
+        ("models/steps/daily_events.sql", "        0 as played_ms\n", "        0 as played_ms,\n        0 as likes\n"),
+        (
+            "models/steps/daily_events.sql",
+            "        played_ms\n    from listens",
+            "        played_ms,\n        (feedback is not distinct from 'like')::integer as likes\n    from listens",
+        ),
+    ):
+        text = (project / name).read_text(encoding="utf-8")
+        assert text.count(old) == 1
+        (project / name).write_text(text.replace(old, new), encoding="utf-8")
+    settings = home(3)
+    days = settings.first_day, settings.first_day + timedelta(days=1)
+    build_days(settings, *days, stages=("base",), project_dir=project)
+    with Lake(settings) as lake:
+        liked = "select count(*) from features.stg_listens where feedback = 'like' and ended_at < day + 1"
+        counts = [
+            lake.connection.execute(query).fetchall()
+            for query in (liked, *(f"select sum(likes) from features.{name}" for name in DAILY))
+        ]
+    assert counts[0][0][0] > 5 and counts == [counts[0]] * len(counts)
 
 
 def test_a_ranker_is_an_exposure_of_its_tables(manifest: dict[str, Any]) -> None:

@@ -15,12 +15,7 @@ users as (
 select
     days.day,
     count(users.user_id) as users,
-    coalesce(sum(users.impressions), 0)::bigint as impressions,
-    coalesce(sum(users.clicks), 0)::bigint as clicks,
-    coalesce(sum(users.plays), 0)::bigint as plays,
-    coalesce(sum(users.skips), 0)::bigint as skips,
-    coalesce(sum(users.completions), 0)::bigint as completions,
-    coalesce(sum(users.played_ms), 0)::bigint as played_ms
+    {{ summed_counts_of('users') }}
 from days
 left join users on days.day = users.day
 group by days.day

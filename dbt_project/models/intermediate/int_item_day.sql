@@ -5,11 +5,6 @@ with events as (
 select
     day,
     item_id,
-    {{ summed('impressions') }},
-    {{ summed('clicks') }},
-    {{ summed('plays') }},
-    {{ summed('skips') }},
-    {{ summed('completions') }},
-    {{ summed('played_ms') }}
+    {{ summed_counts() }}
 from events
 group by day, item_id

@@ -6,11 +6,6 @@ select
     day,
     user_id,
     item_id,
-    {{ summed('impressions') }},
-    {{ summed('clicks') }},
-    {{ summed('plays') }},
-    {{ summed('skips') }},
-    {{ summed('completions') }},
-    {{ summed('played_ms') }}
+    {{ summed_counts() }}
 from events
 group by day, user_id, item_id

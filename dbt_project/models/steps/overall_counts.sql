@@ -4,10 +4,6 @@ with days as (
 
 select
     day,
-    {{ summed('impressions') }},
-    {{ summed('clicks') }},
-    {{ summed('plays') }},
-    {{ summed('skips') }},
-    {{ summed('completions') }}
+    {{ summed_counts() }}
 from days
 group by day
