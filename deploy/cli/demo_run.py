@@ -136,6 +136,7 @@ def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping
     """Return the content of demo.json from what the graph recorded."""
     from ml.foundation.lake import Lake
     from ml.lab.demo_teacher import read_card
+    from ml.lab.study.spread import expected_spreads
     from ml.landing.ledger import totals
     from ml.stages.summary import surface_summary
     from ml.teacher.contract import teacher_contract
@@ -143,11 +144,13 @@ def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping
     assert settings.last_day is not None
     card = read_card(teacher_contract(settings))
     parameters = int(card["parameters"]) if card else None
+    spreads = expected_spreads(settings.simulator_preset if settings.source == "simulator" else settings.source)
     with Lake(settings) as lake:
         landing = totals(lake)
         surfaces = {
             name: surface_summary(lake, settings, surface, settings.last_day, parameters)
             | {"answer": answers.get(name)}
+            | {"spread": {task: found.deviation for task, found in spreads.get(name, {}).items()}}
             for name, surface in load_surfaces(settings).items()
         }
     return {

@@ -99,6 +99,31 @@ def report(
         say(f"wrote {path}")
 
 
+@app.command("spread")
+def spread(name: Name = "spread") -> None:
+    """Print what the initialisation alone moves in a finished study, and keep it for the demo to show."""
+    from ml.lab.study.design import load_design
+    from ml.lab.study.report import study_rows
+    from ml.lab.study.spread import SPREAD_FILE, keep_spreads, spreads
+
+    design = load_design(name)
+    found = spreads(study_rows(Settings(), design), design)
+    table = [
+        {
+            "task": f"{surface} {task}, {spread.metric.upper()}",
+            "deviation": f"{100 * spread.deviation:.2f}",
+            "of": f"{spread.worlds} worlds x {spread.seeds} initialisations",
+        }
+        for surface, tasks in found.items()
+        for task, spread in tasks.items()
+    ]
+    show_table(
+        f"student less control between initialisations of a world, study {name}, x100", table, right=("deviation",)
+    )
+    keep_spreads(design.preset, found)
+    note(f"kept as preset {design.preset} in {SPREAD_FILE}")
+
+
 @app.command("diagnose")
 def diagnose(
     name: Name = "kuairand",

@@ -186,8 +186,18 @@ def _cells(figures: Mapping[str, Any]) -> list[str | Text]:
     return [*models, _delta(figures), *counts]
 
 
+def spread_text(surface: Mapping[str, Any]) -> str:
+    """Return in words what another initialisation alone would move; the report of a demo holds a single one."""
+    metrics = {task: figures["metric"] for task, figures in surface["tasks"].items()}
+    known = [f"{t} {_shown(metrics[t], value)}" for t, value in (surface.get("spread") or {}).items() if t in metrics]
+    if not known:
+        return "one initialisation; what another one moves was not measured at this size (`crossfade study spread`)"
+    return f"one initialisation; another one moves student - control by (one deviation): {', '.join(known)}"
+
+
 def _outcome(surface: Mapping[str, Any]) -> list[Text]:
-    lines = [
+    lines = [Text(f"  {spread_text(surface)}", style="dim")]
+    lines += [
         Text(f"  {text}", style="dim")
         for text in (transfer_text(task, figures) for task, figures in surface["tasks"].items())
         if text

@@ -24,6 +24,9 @@ from ml.lab.study.design import AS_IT_IS, CEILING, CONTROL, STUDENT, Design
 RANKING = ("auc", "r2")
 """What variants are judged by: the order of a binary task, the share of the variance of a regression."""
 
+FEWEST_SEEDS = 5
+"""Initialisations that a figure of one world needs: the spread of one is as large as a quarter of the lift."""
+
 PRIMARY_TASKS = (("homepage", "ctr"), ("homepage", "trail"), ("homepage", "discovery"), ("radio", "engagement"))
 """Surface and task of the primary claims, student over control, on all rows of the worlds as they are."""
 
@@ -74,8 +77,9 @@ class Lift:
 
     @property
     def shown(self) -> bool:
-        """Whether it is a primary claim whose corrected interval lies above 0."""
-        return self.corrected is not None and self.corrected.lo > 0
+        """Whether it is a primary claim whose corrected interval lies above 0, of one world over enough seeds."""
+        enough = self.worlds > 1 or self.seeds >= FEWEST_SEEDS
+        return self.corrected is not None and self.corrected.lo > 0 and enough
 
 
 @dataclass(frozen=True)
@@ -245,6 +249,22 @@ def levels(
         if label == condition:
             means.setdefault((surface, task, slice_), {})[variant] = float(np.mean(list(cell.values.values())))
     return means
+
+
+def differences_by_seed(
+    rows: pa.Table, variant: str, slice_: str, metrics: tuple[str, ...] = RANKING
+) -> dict[tuple[str, str, str], dict[int, list[float]]]:
+    """Return {(surface, task, metric): {world: difference of a variant to the control, a value per initialisation}}."""
+    cells = _cells(rows, metrics)
+    found: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+    for (label, surface, task, part, name), mine in cells.items():
+        base = cells.get((label, surface, task, part, CONTROL))
+        if (label, part, name) != (AS_IT_IS.label, slice_, variant) or base is None:
+            continue
+        for world, seed in sorted(set(mine.values) & set(base.values)):
+            by_world = found.setdefault((surface, task, mine.metric), {})
+            by_world.setdefault(world, []).append(mine.values[world, seed] - base.values[world, seed])
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import spearmanr
-from statsmodels.stats.proportion import proportion_confint
+from scipy.stats import binomtest, spearmanr
 
 from ml.evaluation.bootstrap import CONFIDENCE
 from ml.evaluation.diagnosis import diagnose
@@ -136,8 +135,7 @@ def error_rates(table: list[Foretold]) -> list[ErrorRate]:
     found: list[ErrorRate] = []
     for what, (among, is_error) in counts.items():
         errors = sum(map(is_error, among))
-        nothing = (float("nan"), float("nan"))
-        ends = proportion_confint(errors, len(among), alpha=1 - CONFIDENCE, method="beta") if among else nothing
+        ends = binomtest(errors, len(among)).proportion_ci(CONFIDENCE) if among else (float("nan"), float("nan"))
         found.append(ErrorRate(what, errors, len(among), float(ends[0]), float(ends[1])))
     return found
 

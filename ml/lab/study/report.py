@@ -14,7 +14,7 @@ from ml.evaluation.page import write_pages
 from ml.evaluation.plots import Mark, finish, forest, panels
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
-from ml.lab.study.analysis import PRIMARY_TASKS, RANKING, Lift, kept, levels, lifts
+from ml.lab.study.analysis import FEWEST_SEEDS, PRIMARY_TASKS, RANKING, Lift, kept, levels, lifts
 from ml.lab.study.design import AS_IT_IS, CONTROL, KUAIRAND, PLACEBOS, STUDENT, TEACHER, TECHNIQUES, Condition, Design
 from ml.lab.study.run import TRIALS_TABLE
 from ml.lab.study.trials import Bench
@@ -147,6 +147,8 @@ def _primary(table: list[Lift]) -> list[Finding]:
             if (lift.surface, lift.task) == task and lift.corrected is not None:
                 c = lift.corrected
                 evidence = f"{100 * lift.lift:+.2f} [{100 * c.lo:+.2f}, {100 * c.hi:+.2f}], p {c.p:.3f}"
+                if lift.worlds == 1 and lift.seeds < FEWEST_SEEDS:
+                    evidence += f"; {lift.seeds} of the {FEWEST_SEEDS} initialisations that one world needs"
                 found.append(Finding(claim, "primary", lift.shown, evidence))
     return found
 

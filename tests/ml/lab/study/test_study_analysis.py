@@ -159,6 +159,17 @@ def test_the_transfer_ratio_is_the_share_of_the_ceilings_gain_that_a_variant_kee
     assert noisy.ratio.lo < 0.5 < noisy.ratio.hi < 0.75
 
 
+def test_one_world_shows_nothing_with_fewer_than_five_initialisations():
+    def found(seeds: int) -> Lift:
+        values = {("control", 1, s): 0.7 for s in range(seeds)} | {("student", 1, s): 0.8 for s in range(seeds)}
+        return by_variant(lifts(rows(values, spread=1e-3), DESIGN))["student"]
+
+    few, enough = found(4), found(5)
+    assert few.corrected is not None and few.corrected.lo > 0.05 and not few.shown and enough.shown
+    [claim] = [f for f in findings([few], {}) if f.kind == "primary"]
+    assert claim.verdict == "**not shown**" and "4 of the 5 initialisations that one world needs" in claim.evidence
+
+
 def test_levels_of_a_dial_are_apart_and_compared_with_their_own_control():
     plain = rows({("control", w, 1): 0.7 for w in (1, 2)} | {("student", w, 1): 0.73 for w in (1, 2)})
     less = rows(
