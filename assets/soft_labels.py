@@ -61,6 +61,8 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
                 "rows_per_second": report.rows_per_second,
                 "seconds": report.seconds,
                 "defaulted_inputs": dg.MetadataValue.json(report.defaulted_inputs),
+                "unknown_inputs": dg.MetadataValue.json(report.unknown_inputs),
+                "hashed_inputs": ", ".join(report.hashed_inputs),
                 "rows_by_node": dg.MetadataValue.json(report.rows_by_node),
                 "scores": dg.MetadataValue.json({task: s.model_dump() for task, s in report.outputs.items()}),
             },

@@ -27,6 +27,8 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = PROJECT_ROOT / "examples"
 """The app folders that come with us."""
 SETTINGS_FILE = "crossfade.toml"
+CPU = "CPUExecutionProvider"
+"""What onnxruntime calls this machine's CPUs."""
 _PATHS = ("landing_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir")
 
 
@@ -99,6 +101,12 @@ class Settings(BaseSettings):
     demo: bool = Field(default=False, description="A demo made this instance directory and may rebuild it.")
     seed: int = Field(default=1, ge=0, description="Seed of students, bootstraps and samples.")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of torch and DuckDB.")
+    teacher_providers: tuple[str, ...] = Field(
+        default=(CPU,),
+        min_length=1,
+        description="What onnxruntime runs the teacher on, the first that is there: CUDAExecutionProvider needs "
+        "onnxruntime-gpu in place of onnxruntime. Where it is not there, the CPU does it, and the log says so.",
+    )
     ray_address: str | None = Field(
         default=None,
         pattern=r"^(auto|(ray://)?[^/:\s]+:\d+)$",

@@ -387,7 +387,14 @@ def _fit(
         for buffer in ("low", "high", "mean", "deviation"):
             getattr(preprocessing, buffer).copy_(getattr(fitted, buffer))
     inputs = tuple(
-        TeacherInput(name=name, dtype=item.dtype, shape=item.shape, default=defaults.get(name, 0), meaning=item.meaning)
+        TeacherInput(
+            name=name,
+            dtype=item.dtype,
+            shape=item.shape,
+            default=defaults.get(name, 0),
+            id="hashed" if item.type == "id" else None,
+            meaning=item.meaning,
+        )
         for name, item in spec.inputs.items()
     )
     raw = np.stack([sample[label].to_numpy() for label in spec.labels], axis=1)

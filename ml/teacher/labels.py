@@ -29,9 +29,10 @@ from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract
 from ml.teacher.scorers import scorer
 from ml.teacher.scoring import KEY, Scorer, on_threads
+from ml.teacher.vocabulary import vocabularies
 
 if TYPE_CHECKING:
-    from ml.teacher.runtime import TeacherModel
+    from ml.teacher.answers import TeacherModel
 
 LANDED_TABLE = f"{FEATURES}.stg_teacher_scores"
 """Scores that a sister team handed over."""
@@ -93,6 +94,12 @@ class LabelReport(_Model):
     coverage: float
     defaulted_share: float
     defaulted_inputs: dict[str, float] = Field(description="Share of rows that took the default, per input")
+    unknown_inputs: dict[str, float] = Field(
+        default={}, description="Share of rows whose value the teacher cannot take, per input that has such rows"
+    )
+    hashed_inputs: tuple[str, ...] = Field(
+        default=(), description="Inputs that read our hash of an id, without `id:` in the contract"
+    )
     absent_inputs: tuple[str, ...] = Field(description="Inputs for which the app has no column at all")
     outputs: dict[str, ScoreSummary]
     rows_by_node: dict[str, int] = Field(description="Rows that each node of a Ray cluster scored; empty without one")
@@ -152,10 +159,11 @@ def label_days(
     """
     started = time.perf_counter()
     days = sorted(set(days))
-    with _opened(contract) as model, _spool_folder(settings) as folder, _frugal(lake):
+    with _opened(contract, settings.teacher_providers) as model, _spool_folder(settings) as folder, _frugal(lake):
         reader = _Reader(lake, surface_name, contract, withheld)
         init_soft_labels(lake, surface_name)
-        defaulted, nodes = _spool(settings, model, reader, days, folder, progress)
+        defaulted, unknown, nodes = _spool(settings, model, reader, days, folder, progress)
+        _check_known(reader, defaulted, unknown, sum(reader.examples(days).values()))
         snapshot = _commit(lake, reader.labels, contract, days, folder)
         labelled = time.perf_counter() - started
         summaries = _summaries(lake, contract, folder)
@@ -173,6 +181,8 @@ def label_days(
         coverage=rows / seen if seen else 1.0,
         defaulted_share=sum(d.defaulted_share * d.rows for d in per_day) / rows if rows else 0.0,
         defaulted_inputs={item.name: defaulted[item.name] / rows if rows else 0.0 for item in contract.inputs},
+        unknown_inputs={name: count / rows for name, count in sorted(unknown.items()) if count},
+        hashed_inputs=reader.columns.hashed,
         absent_inputs=reader.columns.absent,
         outputs=summaries,
         rows_by_node=dict(sorted(nodes.items())),
@@ -283,7 +293,7 @@ def rescore(
     stored = dict(zip(sample["exposure_id"].to_pylist(), sample["scores"].to_pylist(), strict=True))
     again: dict[int, Sequence[float]] = {}
     condition = "day in (select unnest(?::date[])) and list_contains(?::bigint[], exposure_id)"
-    with _opened(contract) as model:
+    with _opened(contract, settings.teacher_providers) as model:
         if model is None:
             parts = (part for day in days for part in reader.landed(day))
         else:
@@ -309,8 +319,8 @@ class _Reader:
         for table in (self.inputs, *([LANDED_TABLE] if contract.scores else [])):
             if not lake.table_exists(table):
                 raise LabelError(f"the lake has no table {table}; build it first")
-        columns = {name: kind for name, kind in lake.columns(self.inputs).items() if name not in withheld}
-        self.columns = InputColumns(contract.inputs, columns, self.inputs)
+        known = vocabularies(contract)
+        self.columns = InputColumns(contract.inputs, lake.columns(self.inputs), self.inputs, known, withheld)
         self._select = ", ".join([KEY, *self.columns.select])
 
     def examples(self, days: Iterable[date]) -> dict[date, int]:
@@ -356,14 +366,14 @@ class _Reader:
 
 
 @contextmanager
-def _opened(contract: Contract) -> Iterator["TeacherModel | None"]:
+def _opened(contract: Contract, providers: Sequence[str]) -> Iterator["TeacherModel | None"]:
     """Yield the validated teacher; ``None`` where its scores are landed."""
     if contract.scores:
         yield None
         return
     from ml.teacher.runtime import open_teacher
 
-    model = open_teacher(contract)
+    model = open_teacher(contract, providers)
     try:
         yield model
     finally:
@@ -377,28 +387,29 @@ def _spool(
     days: list[date],
     folder: Path,
     progress: Progress,
-) -> tuple[Counter[str], Counter[str]]:
+) -> tuple[Counter[str], Counter[str], Counter[str]]:
     """Write the scores of ``days`` into one Parquet file per day.
 
     Returns:
-        How often each input took its default, and the rows that each node scored; empty where the scores landed.
+        How often each input took its default, how often for a value that the teacher cannot take, and the rows that
+        each node scored; empty where the scores landed.
     """
     if model is None:
         _spool_landed(reader, days, folder, progress)
-        return Counter(), Counter()
+        return Counter(), Counter(), Counter()
     with scorer(settings, model, reader.columns) as scored:
         return _spool_inferred(scored, reader, days, folder, progress)
 
 
 def _spool_inferred(
     scored: Scorer, reader: _Reader, days: list[date], folder: Path, progress: Progress
-) -> tuple[Counter[str], Counter[str]]:
+) -> tuple[Counter[str], Counter[str], Counter[str]]:
     """Score every row of ``days`` into one Parquet file per day.
 
     Returns:
-        How often each input took its default, and the rows that each node scored.
+        As ``_spool``.
     """
-    defaulted, nodes = Counter[str](), Counter[str]()
+    defaulted, unknown, nodes = Counter[str](), Counter[str](), Counter[str]()
     counts = reader.examples(days)
     # One stream over all days: no core waits at the end of a day.
     batches = ((day, batch) for day in days if counts.get(day) for batch in reader.day(day))
@@ -413,10 +424,11 @@ def _spool_inferred(
                     writer.write_batch(_spooled(day, part.exposure_ids, part.scores, part.defaulted))
                     rows += len(part.scores)
                     defaulted.update(part.defaulted_by_input)
+                    unknown.update(part.unknown_by_input)
                     nodes.update({part.node: len(part.scores)} if part.node else {})
             following = next(by_day, None)
         progress(Step(reader.labels, done, len(days), line=f"{day}, {rows:,} rows scored"))
-    return defaulted, nodes
+    return defaulted, unknown, nodes
 
 
 def _spool_landed(reader: _Reader, days: list[date], folder: Path, progress: Progress) -> None:
@@ -453,6 +465,19 @@ def _check_finite(reader: _Reader, exposure_ids: np.ndarray, scores: np.ndarray)
             f"teacher {contract.name!r} {contract.version!r}: output {contract.outputs[column].task!r} of exposure "
             f"{exposure_ids[row]} is {scores[row, column]} (or no probability); nothing was written to {reader.labels}"
         )
+
+
+def _check_known(reader: _Reader, defaulted: Counter[str], unknown: Counter[str], rows: int) -> None:
+    """Refuse a teacher that knows nearly none of the ids: its scores would be noise that looks like knowledge."""
+    for item in reader.contract.inputs:
+        present = rows - (defaulted[item.name] - unknown[item.name])
+        if item.id is not None and present and unknown[item.name] > item.max_unknown_share * present:
+            raise LabelError(
+                f"teacher {reader.contract.name!r} {reader.contract.version!r}: {unknown[item.name]} of {present} "
+                f"values of {reader.inputs}.{item.source} are ids that it does not know (input {item.name!r}, "
+                f"id: {item.id}, max_unknown_share {item.max_unknown_share:g}): do they come in the form that it was "
+                f"trained on? Nothing was written to {reader.labels}"
+            )
 
 
 def _commit(lake: Lake, table: str, contract: Contract, days: list[date], folder: Path) -> int:

@@ -6,7 +6,7 @@ same installation, but no file of the home: the teacher comes to them as bytes, 
 
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,12 @@ import pyarrow as pa
 
 from ml.foundation.cluster import ClusterError, connected
 from ml.foundation.code import code_hash
+from ml.foundation.settings import CPU
+from ml.teacher.answers import TeacherModel
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import CONTRACT_FILE, Contract, load_contract, write_contract
-from ml.teacher.runtime import TeacherModel, TeacherRefused, open_teacher
+from ml.teacher.refused import TeacherRefused
+from ml.teacher.runtime import open_teacher
 from ml.teacher.scoring import Key, Scored, Scorer, in_order, score
 
 _WAITING_PER_CPU = 2
@@ -36,22 +39,20 @@ class Packed:
         contract_hash: Hash of contract and files.
         files: {name in the contract: content}.
         versions: {library or folder: version} of code that the bits of a score depend on.
+        providers: What onnxruntime shall run it on.
     """
 
     contract: Contract
     contract_hash: str
     files: dict[str, bytes]
     versions: dict[str, str]
+    providers: tuple[str, ...]
 
 
-def pack(contract: Contract) -> Packed:
+def pack(contract: Contract, providers: Sequence[str] = (CPU,)) -> Packed:
     """Read a teacher's files."""
-    paths = {
-        str(contract.model): contract.model_path,
-        **dict(zip(contract.data_files, contract.data_paths, strict=True)),
-    }
-    files = {name: path.read_bytes() for name, path in paths.items()}
-    return Packed(contract, contract.contract_hash, files, _versions())
+    files = {name: contract.file(name).read_bytes() for name in contract.files}
+    return Packed(contract, contract.contract_hash, files, _versions(), tuple(providers))
 
 
 def unpack(packed: Packed) -> TeacherModel:
@@ -74,24 +75,27 @@ def unpack(packed: Packed) -> TeacherModel:
                 f"teacher {contract.name!r} {contract.version!r} came to {socket.gethostname()} with the hash "
                 f"{contract.contract_hash}, it left with {packed.contract_hash}"
             )
-        return open_teacher(contract)
+        return open_teacher(contract, packed.providers)
 
 
 @contextmanager
-def on_nodes(address: str, contract: Contract, columns: InputColumns) -> Iterator[Scorer]:
+def on_nodes(
+    address: str, contract: Contract, columns: InputColumns, providers: Sequence[str] = (CPU,)
+) -> Iterator[Scorer]:
     """Connect to a cluster and yield what scores on its nodes.
 
     Args:
         address: As ``Settings.ray_address``.
         contract: A teacher in an ONNX file.
         columns: Turns batches into its inputs.
+        providers: What onnxruntime shall run it on; each node takes the first that it has.
 
     Raises:
         ClusterError: Ray is not installed, the cluster cannot be reached, or it lost a batch more often than Ray tries.
         TeacherRefused, ColumnError: As in one process; raised while scores are read.
     """
     with connected(address) as ray:
-        teacher = pack(contract)
+        teacher = pack(contract, providers)
         packed = ray.put(teacher)
         task = ray.remote(scheduling_strategy="SPREAD")(_score)
 

@@ -9,7 +9,7 @@ from ml.teacher.columns import InputColumns
 from ml.teacher.scoring import Scorer, on_threads
 
 if TYPE_CHECKING:
-    from ml.teacher.runtime import TeacherModel
+    from ml.teacher.answers import TeacherModel
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def scorer(settings: Settings, model: "TeacherModel", columns: InputColumns) -> 
     if settings.ray_address and model.contract.model:
         from ml.teacher.nodes import on_nodes
 
-        with on_nodes(settings.ray_address, model.contract, columns) as found:
+        with on_nodes(settings.ray_address, model.contract, columns, settings.teacher_providers) as found:
             yield found
     else:
         yield on_threads(model, columns, settings.threads)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ml.teacher.columns import InputColumns
 
 if TYPE_CHECKING:
-    from ml.teacher.runtime import TeacherModel
+    from ml.teacher.answers import TeacherModel
 
 KEY = "exposure_id"
 """Column that names a row."""
@@ -30,6 +30,7 @@ class Scored:
         scores: float64 [n, outputs] in contract order.
         defaulted: Inputs that took their default, per row [n].
         defaulted_by_input: {input: rows that took its default}.
+        unknown_by_input: {input: rows of those that had a value which the teacher cannot take}.
         node: Where it was scored; empty in this process.
     """
 
@@ -37,6 +38,7 @@ class Scored:
     scores: np.ndarray
     defaulted: np.ndarray
     defaulted_by_input: dict[str, int]
+    unknown_by_input: dict[str, int]
     node: str = ""
 
 
@@ -52,7 +54,8 @@ def score(model: "TeacherModel", columns: InputColumns, rows: pa.RecordBatch, no
     """Convert and score one batch."""
     found = columns.read(rows, KEY)
     scores = model.score(found.inputs)
-    return Scored(rows.column(KEY).to_numpy(), scores, found.defaulted, found.defaulted_by_input, node)
+    defaults, unknown = found.defaulted_by_input, found.unknown_by_input
+    return Scored(rows.column(KEY).to_numpy(), scores, found.defaulted, defaults, unknown, node)
 
 
 def in_order(

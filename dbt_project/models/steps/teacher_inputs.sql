@@ -4,11 +4,17 @@ with exposures as (
 ),
 
 accounts as (
-    {{ as_of_days(ref('stg_users'), 'user_id', ['source_user_id']) }}
+    {{ as_of_days(ref('stg_users'), 'user_id', ['source_user_id', 'landed_source_user_id']) }}
 ),
 
 catalog as (
-    {{ as_of_days(ref('stg_items'), 'item_id', ['source_item_id', 'duration_s', 'released_at', 'content_embedding']) }}
+    {{
+        as_of_days(
+            ref('stg_items'),
+            'item_id',
+            ['source_item_id', 'landed_source_item_id', 'duration_s', 'released_at', 'content_embedding']
+        )
+    }}
 ),
 
 users as (
@@ -27,6 +33,7 @@ items as (
         catalog.day,
         catalog.item_id,
         catalog.source_item_id,
+        catalog.landed_source_item_id,
         profiles.source_creator_id,
         profiles.category,
         profiles.item_impressions_7d,
@@ -48,8 +55,12 @@ select
     exposures.exposure_id,
     exposures.surface,
     exposures.ts,
+    exposures.landed_user_id,
+    exposures.landed_item_id,
     accounts.source_user_id,
+    accounts.landed_source_user_id,
     items.source_item_id,
+    items.landed_source_item_id,
     items.source_creator_id,
     items.category,
     users.segment,

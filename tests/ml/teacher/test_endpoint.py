@@ -15,7 +15,8 @@ from fastapi import FastAPI, Request, Response
 
 from ml.foundation.settings import Settings
 from ml.teacher.contract import Contract, load_contract
-from ml.teacher.runtime import TeacherRefused, open_teacher
+from ml.teacher.refused import TeacherRefused
+from ml.teacher.runtime import open_teacher
 
 NUMPY = {"INT64": "<i8", "FP32": "<f4"}
 

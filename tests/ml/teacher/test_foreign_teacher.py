@@ -18,9 +18,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
-from ml.teacher.contract import load_contract
+from ml.teacher.contract import Contract, load_contract
 from ml.teacher.labels import label_days
-from ml.teacher.runtime import TeacherRefused, validate
+from ml.teacher.refused import TeacherRefused
+from ml.teacher.runtime import open_teacher, validate
 
 
 def write_teacher(folder: Path, onnx_bytes: bytes, **contract: Any) -> Path:
@@ -110,16 +111,32 @@ def test_another_teacher_labels_by_changing_one_path(
     assert versions.num_rows == 3
 
 
-def test_a_label_dictionary_is_refused_with_the_cure(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [False, True])
+def test_a_dictionary_of_classes_is_read_by_whole_numbers_and_refused_by_words_with_the_cure(
+    words: bool, settings: Settings, tmp_path: Path
+) -> None:
     taste = np.random.default_rng(2).normal(size=(50, 3)).astype(np.float32)
-    model = LogisticRegression().fit(taste, taste[:, 0] > 0)
+    bought = taste[:, 0] > 0
+    model = LogisticRegression().fit(taste, np.where(bought, "yes", "no") if words else np.where(bought, 7, 3))
     exported = convert_sklearn(model, initial_types=[("taste", FloatTensorType([None, 3]))], target_opset=17)
-    path = write_teacher(
-        tmp_path / "zipmap",
-        exported.SerializeToString(),
-        name="zipmap",
-        inputs=[{"name": "taste", "dtype": "float32", "shape": [3]}],
-        outputs=[{"task": "buy", "kind": "probability", "output": "output_probability", "index": 1}],
-    )
-    with pytest.raises(TeacherRefused, match=r"output 'output_probability' is a sequence_type.*zipmap=False"):
-        validate(load_contract(path))
+
+    def teacher(index: int) -> Contract:
+        path = write_teacher(
+            tmp_path / f"zipmap{index}",
+            exported.SerializeToString(),
+            name="zipmap",
+            inputs=[{"name": "taste", "dtype": "float32", "shape": [3]}],
+            outputs=[{"task": "buy", "kind": "probability", "output": "output_probability", "index": index}],
+        )
+        return load_contract(path)
+
+    if words:
+        with pytest.raises(
+            TeacherRefused, match=r"output 'output_probability' is a sequence_type.*zipmap=False.*CatBoost"
+        ):
+            validate(teacher(1))
+        return
+    logits = open_teacher(teacher(7)).score({"taste": taste})[:, 0]
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), model.predict_proba(taste)[:, 1], atol=1e-6)
+    with pytest.raises(TeacherRefused, match=r"has the classes \[3, 7\], index is 1"):
+        validate(teacher(1))

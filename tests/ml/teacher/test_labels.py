@@ -175,7 +175,7 @@ def test_a_score_that_is_not_finite_is_named_and_nothing_is_written(
                 "taste": pa.array([[1.0, 2.0, 3.0]] * 499 + [[1.0, 2.0]], type=pa.list_(pa.float32())),
                 "exposure_id": pa.array(range(500)),
             },
-            r"\.taste of row 499 has 2 numbers, the teacher's contract says 3",
+            r"\.taste of row 499 has 2 values, the teacher's contract says 3",
         ),
     ],
     ids=["text", "number for a vector", "vector for a number", "short vector"],

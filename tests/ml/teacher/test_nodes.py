@@ -32,7 +32,8 @@ from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract, load_contract
 from ml.teacher.labels import LabelError, LabelReport, label_days
 from ml.teacher.nodes import on_nodes, pack, unpack
-from ml.teacher.runtime import TeacherRefused, open_teacher
+from ml.teacher.refused import TeacherRefused
+from ml.teacher.runtime import open_teacher
 from ml.teacher.scoring import on_threads
 from tests.support.commands import ROOT
 
@@ -171,7 +172,8 @@ def test_a_worker_needs_no_file_of_the_home(
     rows = write_inputs(days[:1])[days[0]]
     names = {"exposure_id": "BIGINT", "user": "BIGINT", "age": "DOUBLE", "taste": "FLOAT[]"}
     columns = InputColumns(contract.inputs, names, "rows")
-    batch = pa.record_batch({k: pa.array(list(v) if v.ndim == 2 else v) for k, v in rows.items()})
+    known = {"user is missing": rows["user"] < 0}
+    batch = pa.record_batch({k: pa.array(list(v) if v.ndim == 2 else v) for k, v in (rows | known).items()})
     batch = batch.set_column(2, "age", batch["age"].cast(pa.float32()))
     here = [part.scores for _, part in on_threads(open_teacher(contract), columns, 1)([("k", batch)])]
     address = two_nodes.client_address if from_elsewhere else two_nodes.address
@@ -200,7 +202,7 @@ def test_what_a_worker_refuses_is_told_as_in_one_process_and_no_row_is_written(
     write_inputs(days[:1], taste=lambda rows: pa.array([[0.5, 0.5]] * rows))
     messages = []
     for address in (None, two_nodes.address):
-        with pytest.raises(ValueError, match="has 2 numbers, the teacher's contract says 3") as refused:
+        with pytest.raises(ValueError, match="has 2 values, the teacher's contract says 3") as refused:
             label_days(lake, settings.model_copy(update={"ray_address": address}), "home", contract, days[:1])
         messages.append(str(refused.value))
     assert messages[0] == messages[1]

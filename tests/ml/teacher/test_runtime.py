@@ -14,9 +14,11 @@ from onnx import TensorProto, helper
 
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
+from ml.teacher.answers import default_batch
 from ml.teacher.contract import ContractError, load_contract
 from ml.teacher.labels import label_days
-from ml.teacher.runtime import TeacherRefused, default_batch, open_teacher, validate
+from ml.teacher.refused import TeacherRefused
+from ml.teacher.runtime import open_teacher, validate
 
 DAY = date(2026, 1, 1)
 INPUTS = [
@@ -176,7 +178,7 @@ def test_a_malformed_teacher_is_refused_before_any_row_is_written(
 def test_an_oversized_file_is_refused(
     teacher_folder: Callable[..., Path], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml.teacher.runtime.MAX_MODEL_BYTES", 100)
+    monkeypatch.setattr("ml.teacher.graph.MAX_MODEL_BYTES", 100)
     with pytest.raises(TeacherRefused, match=r"model\.onnx: \d+ bytes"):
         validate(load_contract(teacher_folder()))
 
