@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cli.doctor import EXAMINATIONS, State, examine
 from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from ml.evaluation.evaluate import evaluate
 from ml.foundation.lake import Lake
+from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.operations.trace import as_page, trace
+from ml.operations.verify import verify
+from ml.releases.ownership import owner_of
 from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
-from ml.stages.training_set import read_training_set
+from ml.stages.training_set import make_training_set, read_training_set
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import teacher_contract
 
@@ -76,8 +80,45 @@ def test_recorded_rows_give_the_recorded_figures(stored: Settings, surface: str)
             assert again.metric(model, task) == pytest.approx(recorded.metric(model, task), abs=1e-12)
 
 
+def test_a_flipped_bit_in_what_examples_were_built_from_stops_the_next_training(stored: Settings) -> None:
+    """Examples that were built from a damaged file look whole; files of version 0.1 are taken as they are, once."""
+    surface = load_surfaces(stored)["homepage"]
+    assert EXAMINATIONS["data files"](stored)[0] is State.DOUBTFUL
+    made = make_training_set(stored, surface, PARTITION)
+    verify(stored)
+    assert EXAMINATIONS["data files"](stored)[0] is State.GOOD
+    for table, day in (("landing.listens", made.train_days[0]), ("features.examples_homepage", made.eval_days[-1])):
+        with Lake(stored) as lake:
+            [file, *_] = lake.files.named(tables=[table], days=(day, day))
+        path = stored.lake_dir / "data" / file.path
+        whole = path.read_bytes()
+        path.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
+        with pytest.raises(DamagedError, match=path.name):
+            make_training_set(stored, surface, PARTITION)
+        path.unlink()
+        [finding] = [found for found in examine(stored) if found.what == "data files"]
+        assert finding.state is State.BAD and path.name in finding.told and "backup" in finding.remedy
+        path.write_bytes(whole)
+    assert make_training_set(stored, surface, PARTITION) == made
+
+
 def test_champions_serve(stored: Settings) -> None:
     engine = Engine(stored, Metrics())
     engine.refresh()
     assert {name: engine.served[name].label["release"] for name in RELEASES} == RELEASES
     assert engine.served["homepage"].label["feature_day"] == PARTITION.isoformat()
+
+
+def test_the_next_entry_of_a_log_carries_the_hash_of_those_before(stored: Settings) -> None:
+    store = ReleaseStore.of(stored)
+    entry = store.confirm("homepage", by="test", reason="still good")
+    assert (entry.number, bool(entry.predecessor)) == (3, True)
+    first = stored.home / "artifacts/champion/homepage/000001.json"
+    whole = first.read_bytes()
+    first.write_bytes(whole.replace(b'"override"', b'"rollback"'))
+    with pytest.raises(DamagedError, match="000001"):
+        store.history("homepage")
+    first.write_bytes(whole)
+    with Lake(stored) as lake:
+        owner = owner_of(store.files)
+        assert owner is not None and owner.lake == lake.id()

@@ -1,4 +1,4 @@
-"""The job and schedule that tidy a home: lake, releases, and what runs that failed long ago left behind."""
+"""The jobs and schedules that keep a home: tidied of what nobody needs, and looked through for damage."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -45,6 +45,39 @@ def housekeeping_schedule(settings: Settings) -> dg.ScheduleDefinition:
         execution_timezone=settings.release_timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING if settings.automation else dg.DefaultScheduleStatus.STOPPED,
         description="Tidies the instance directory: old releases, snapshots, small files, failed runs.",
+    )
+
+
+@dg.op
+def verify_files(context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
+    """Read the files whose turn it is tonight, and compare them with the hashes that they were written with."""
+    from ml.foundation.sealed import DamagedError
+    from ml.operations.alerts import send
+    from ml.operations.verify import verify
+
+    try:
+        found = verify(settings, night=datetime.now(UTC).date())
+    except DamagedError as error:
+        send(settings, [{"check": "files_of_the_lake", "passed": False, "description": str(error)}])
+        raise
+    context.add_output_metadata({"files": found.files, "bytes": found.bytes, "recorded": found.recorded})
+
+
+@dg.job(description="Compare a part of the lake's files with the hashes that they were written with.")
+def verify_job() -> None:
+    """Look for damage before anybody learns from it."""
+    verify_files()
+
+
+def verify_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Return the schedule of ``verify_job``."""
+    return dg.ScheduleDefinition(
+        name="verify_schedule",
+        job=verify_job,
+        cron_schedule=settings.verify_cron,
+        execution_timezone=settings.release_timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING if settings.automation else dg.DefaultScheduleStatus.STOPPED,
+        description=f"Reads each file of the lake in one of {settings.verify_nights} nights and compares its hash.",
     )
 
 

@@ -6,7 +6,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.names import surface_key
-from deploy.automation.housekeeping import housekeeping_job
+from deploy.automation.housekeeping import housekeeping_job, verify_job
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface
@@ -53,7 +53,7 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
         )
         for surface in surfaces.values()
     ]
-    return [*days, *releases, rollback_job, housekeeping_job]
+    return [*days, *releases, rollback_job, housekeeping_job, verify_job]
 
 
 def release_job_name(surface: Surface) -> str:

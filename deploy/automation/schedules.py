@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from assets.names import surface_key
-from deploy.automation.housekeeping import housekeeping_schedule
+from deploy.automation.housekeeping import housekeeping_schedule, verify_schedule
 from deploy.automation.jobs import NOT_ENDED, RELEASE_CHAIN, Job, named, release_job_name
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
@@ -16,7 +16,7 @@ def build_schedules(
 ) -> list[dg.ScheduleDefinition]:
     """Return one schedule per surface, the release of its newest final day, and that of housekeeping."""
     releases = [_release_schedule(settings, s, named(jobs, release_job_name(s))) for s in surfaces.values()]
-    return [*releases, housekeeping_schedule(settings)]
+    return [*releases, housekeeping_schedule(settings), verify_schedule(settings)]
 
 
 def _release_schedule(settings: Settings, surface: Surface, job: Job) -> dg.ScheduleDefinition:

@@ -141,6 +141,20 @@ def _catalog(settings: Settings) -> Look:
         return State.GOOD, f"snapshot {lake.snapshot()}, {tables['n'][0].as_py()} tables"
 
 
+def _files(settings: Settings) -> Look:
+    from ml.foundation.lake import Lake
+
+    if not settings.catalog_url and not settings.catalog_path.exists():
+        return State.DOUBTFUL, "there is no lake"
+    with Lake(settings) as lake:
+        files = lake.files.named(every=True)
+        found = lake.files.check(files, record=False)
+    told = f"{found.files:,} files, {found.bytes / 1e6:,.0f} MB, are as they were written"
+    if unknown := sum(file.sha256 is None for file in files):
+        return State.DOUBTFUL, f"{unknown:,} of {found.files:,} files have no recorded hash", "crossfade verify"
+    return State.GOOD, told
+
+
 def _instance(settings: Settings) -> Look:
     if not (settings.dagster_home / "dagster.yaml").exists():
         return State.BAD, f"{settings.dagster_home} holds no dagster.yaml", "crossfade init"
@@ -255,6 +269,7 @@ EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
     "app": _app,
     "surfaces": _surfaces,
     "lake": _catalog,
+    "data files": _files,
     "dagster": _instance,
     "dbt": _dbt,
     "landing": _landing,
@@ -269,6 +284,7 @@ REMEDIES = {
     "app": "mend the file that the message names",
     "surfaces": "mend the YAML that the message names",
     "lake": "restore the catalog from a backup (docs/how-to/operate.md); data files are never changed in place",
+    "data files": "put back from a backup what the message names, or land and build its days again",
     "landing": "mend the contract that the message names",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release recover SURFACE, or put back from a backup what the message names",

@@ -36,6 +36,16 @@ def tidy(
     say(f"disk       {use}")
 
 
+def verify() -> None:
+    """Read every data file of the lake and compare it with the hash that it was written with."""
+    from ml.operations.verify import verify as run
+
+    found = run(Settings())
+    say(f"{found.files:,} files, {found.bytes / 1e6:,.0f} MB, are as they were written")
+    if found.recorded:
+        say(f"{found.recorded:,} of them had no recorded hash, and were taken as they are now")
+
+
 def forget(
     user: Annotated[str, typer.Argument(help="user_id, as the landing files have it.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would go.")] = False,

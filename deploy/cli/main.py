@@ -11,6 +11,7 @@ COMMANDS = {
     "init": home.init,
     "doctor": doctor.doctor,
     "tidy": home.tidy,
+    "verify": home.verify,
     "forget": home.forget,
     "backup": home.backup,
     "restore": home.restore,

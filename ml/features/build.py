@@ -173,6 +173,9 @@ def run_dbt(
     declared = json.dumps(for_dbt(feature_tables(settings)))
     with _environment({**dbt_environment(settings), "CROSSFADE_FEATURE_TABLES": declared}):
         outcome = dbtRunner(manifest, [told] if told else []).invoke(["--quiet", *arguments, *folders])
+    if arguments[0] in ("build", "run"):
+        with Lake(settings) as lake:  # also where it failed: what was committed before stays
+            lake.retry(lake.files.record)
     if not outcome.success:
         results = getattr(outcome.result, "results", None) or []
         failed = [f"{r.node.name}: {r.message}" for r in results if str(r.status) in ("error", "fail", "runtime error")]

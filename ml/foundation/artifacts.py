@@ -116,7 +116,12 @@ class ArtifactStore:
             DamagedError: A file is missing or was changed, or the folder's name is not the digest of its files.
         """
         key = f"{name}/{partition}/{artifact}"
-        described, _ = unseal(self.files.read(f"{key}/{RECORD}"), f"{key}/{RECORD}")
+        try:
+            described, _ = unseal(self.files.read(f"{key}/{RECORD}"), f"{key}/{RECORD}")
+        except FileNotFoundError as error:
+            if not self.files.names(key):
+                raise
+            raise DamagedError(f"{key}/{RECORD} is missing") from error
         if digest(described["files"]) != artifact:
             raise DamagedError(f"{key} holds files of digest {digest(described['files'])}")
         found = Artifact(name, partition, artifact, self.files.path(key), described["files"], described["meta"])

@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
+from ml.foundation.lake_files import CATALOG, LakeFiles
 from ml.foundation.settings import Settings
 
 if TYPE_CHECKING:  # the definitions load without an engine
@@ -26,9 +27,6 @@ if TYPE_CHECKING:  # the definitions load without an engine
 ALIAS = "lake"
 LANDING, FEATURES, ML = "landing", "features", "ml"
 """Schemas: landed tables, dbt models, tables written by ``ml``."""
-
-_CATALOG = f"__ducklake_metadata_{ALIAS}"
-"""Where DuckLake attaches its own tables."""
 
 _CONFLICTS = ("conflict", "database is locked", "could not serialize", "concurrent")
 T = TypeVar("T")
@@ -58,6 +56,7 @@ class Lake:
             for schema in {LANDING, FEATURES, ML} - self._schemas():
                 self.retry(lambda s=schema: self.connection.execute(f"create schema if not exists {ALIAS}.{s}"))
         self.connection.execute(f"use {ALIAS}")
+        self.files = LakeFiles(self.connection, settings)
 
     def __enter__(self) -> "Lake":
         return self
@@ -108,13 +107,16 @@ class Lake:
 
     def id(self) -> str:
         """Return the id that the lake's catalog was born with; copies and later states of it have the same."""
-        query = f"select schema_uuid::varchar from {_CATALOG}.ducklake_schema order by schema_id limit 1"
+        query = f"select schema_uuid::varchar from {CATALOG}.ducklake_schema order by schema_id limit 1"
         [(found,)] = self.connection.execute(query).fetchall()
         return found
 
     @contextmanager
     def transaction(self, message: str) -> "Iterator[duckdb.DuckDBPyConnection]":
-        """Open one transaction; commit at the end, roll back on any exception. ``message`` names the commit."""
+        """Open one transaction; commit at the end, roll back on any exception. ``message`` names the commit.
+
+        The files that were written are hashed then (``ml.foundation.lake_files``).
+        """
         import duckdb
 
         self.connection.execute("begin transaction")
@@ -126,6 +128,7 @@ class Lake:
             with suppress(duckdb.Error):  # a failed commit has already closed the transaction
                 self.connection.execute("rollback")
             raise
+        self.retry(self.files.record)
 
     def retry(self, step: Callable[[], T], *, attempts: int = 6) -> T:
         """Run ``step`` (a whole transaction), again after a conflict with another writer, with growing pauses."""
@@ -225,10 +228,10 @@ class Lake:
         schema, name = table.split(".")
         query = f"""
             select v.partition_value::date as day, sum(f.file_size_bytes)::bigint
-            from {_CATALOG}.ducklake_data_file as f
-            join {_CATALOG}.ducklake_file_partition_value as v using (data_file_id)
-            join {_CATALOG}.ducklake_table as t on t.table_id = f.table_id and t.end_snapshot is null
-            join {_CATALOG}.ducklake_schema as s on s.schema_id = t.schema_id and s.end_snapshot is null
+            from {CATALOG}.ducklake_data_file as f
+            join {CATALOG}.ducklake_file_partition_value as v using (data_file_id)
+            join {CATALOG}.ducklake_table as t on t.table_id = f.table_id and t.end_snapshot is null
+            join {CATALOG}.ducklake_schema as s on s.schema_id = t.schema_id and s.end_snapshot is null
             where f.end_snapshot is null and s.schema_name = ? and t.table_name = ? and day between ? and ?
             group by 1"""
         return dict(self.connection.execute(query, [schema, name, start, end]).fetchall())
@@ -241,9 +244,9 @@ class Lake:
         that a table is partitioned by tell one day's files from another's, and stay. A file without statistics of a
         column is read, and its Parquet footer has them still.
         """
-        partitions = f"{_CATALOG}.ducklake_partition_column"
+        partitions = f"{CATALOG}.ducklake_partition_column"
         query = f"""
-            delete from {_CATALOG}.ducklake_file_column_stats where table_id in (select table_id from {partitions})
+            delete from {CATALOG}.ducklake_file_column_stats where table_id in (select table_id from {partitions})
                 and (table_id, column_id) not in (select (table_id, column_id) from {partitions})"""
         [(removed,)] = self.retry(lambda: self.connection.execute(query).fetchall())
         return int(removed)

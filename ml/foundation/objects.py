@@ -9,7 +9,7 @@ Source: conditional writes (``If-None-Match: *``), Amazon S3 User Guide, "Condit
 """
 
 import hashlib
-import json
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,11 +20,26 @@ from typing import Any
 import obstore
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import from_url
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ml.foundation.files import MAX_AGE_S, Bucket, Files, FileStore, check_key, is_name, sha256_bytes, sha256_file
+from ml.foundation.sealed import DamagedError
+
+log = logging.getLogger(__name__)
 
 _FOLDER = ".folder"
 _PARTS = ".parts"
+
+
+class _Part(BaseModel):
+    """Where a file of a folder lies, and what it is."""
+
+    object: str
+    sha256: str
+
+
+_Parts = dict[str, _Part]
+_FOLDER_CONTENT = TypeAdapter(_Parts)
 
 
 class ObjectFiles(FileStore):
@@ -46,9 +61,9 @@ class ObjectFiles(FileStore):
             self._cache.replace(key, self.read(key))
             return self._cache.path(key)
         copy = self._cache.path(key)
-        if any(not (copy / n).is_file() or sha256_file(copy / n) != part["sha256"] for n, part in parts.items()):
+        if any(not (copy / n).is_file() or sha256_file(copy / n) != part.sha256 for n, part in parts.items()):
             self._cache.remove_folder(key)
-            self._cache.create_folder(key, {name: self._get(part["object"]) for name, part in parts.items()})
+            self._cache.create_folder(key, {name: self._part(key, name, parts) for name in parts})
         return copy
 
     def read(self, key: str) -> bytes:
@@ -60,7 +75,7 @@ class ObjectFiles(FileStore):
             parts = self._parts(folder) if folder else None
             if parts is None or name not in parts:
                 raise
-        return self._get(parts[name]["object"])
+        return self._part(folder, name, parts)
 
     def exists(self, key: str) -> bool:
         """Tell whether a file or folder exists."""
@@ -96,22 +111,25 @@ class ObjectFiles(FileStore):
         check_key(key)
         if self._has(key + _FOLDER):
             return False
-        attempt, parts = uuid.uuid4().hex, {}
+        attempt, parts = uuid.uuid4().hex, _Parts()
         for name, item in content.items():
             data = item if isinstance(item, bytes) else item.read_bytes()
             place = f"{_PARTS}/{attempt}/{check_key(name)}"
             obstore.put(self._store, place, data)
-            parts[name] = {"object": place, "sha256": sha256_bytes(data)}
-        if self.create(key + _FOLDER, json.dumps(parts, indent=1).encode()):
+            parts[name] = _Part(object=place, sha256=sha256_bytes(data))
+        if self.create(key + _FOLDER, _FOLDER_CONTENT.dump_json(parts, indent=1)):
             return True
-        self._delete([part["object"] for part in parts.values()])
+        self._delete([part.object for part in parts.values()])
         return False
 
     def remove_folder(self, key: str) -> None:
         """Remove a folder; what was published as a whole vanishes as a whole. An absent one is no error."""
-        parts = self._parts(key) or {}
+        try:
+            parts = self._parts(key) or {}
+        except DamagedError:  # it does not say where its files lie; a sweep finds them
+            parts = {}
         self._delete([key + _FOLDER])
-        self._delete([part["object"] for part in parts.values()])
+        self._delete([part.object for part in parts.values()])
         self._delete([item["path"] for page in obstore.list(self._store, key + "/") for item in page])
         self._cache.remove_folder(key)
 
@@ -130,18 +148,39 @@ class ObjectFiles(FileStore):
         return found["last_modified"].timestamp()
 
     def sweep(self) -> None:
-        """Remove the files of folders that were never published, where they are more than a day old."""
+        """Remove the files of folders that were never published, where they are more than a day old.
+
+        Where a folder does not say which files are its own, nothing is removed: some of those may be.
+        """
         horizon = time.time() - MAX_AGE_S
         listed = [item for page in obstore.list(self._store) for item in page]
         old = {i["path"] for i in listed if i["path"].startswith(_PARTS) and i["last_modified"].timestamp() < horizon}
         for item in listed:
             if old and item["path"].endswith(_FOLDER):
-                parts = self._parts(item["path"].removesuffix(_FOLDER)) or {}
-                old -= {part["object"] for part in parts.values()}
+                try:
+                    parts = self._parts(item["path"].removesuffix(_FOLDER)) or {}
+                except DamagedError as error:
+                    log.error("nothing is swept: %s", error)
+                    return
+                old -= {part.object for part in parts.values()}
         self._delete(sorted(old))
 
     def _get(self, key: str) -> bytes:
         return bytes(obstore.get(self._store, key).bytes())
+
+    def _part(self, key: str, name: str, parts: _Parts) -> bytes:
+        """Return one file of a folder that was published as a whole.
+
+        Raises:
+            DamagedError: Its object was lost or changed.
+        """
+        try:
+            content = self._get(parts[name].object)
+        except FileNotFoundError as error:
+            raise DamagedError(f"{key}/{name} is missing: object {parts[name].object} is gone") from error
+        if sha256_bytes(content) != parts[name].sha256:
+            raise DamagedError(f"{key}/{name} was changed: its hash is not {parts[name].sha256}")
+        return content
 
     def _has(self, key: str) -> bool:
         try:
@@ -150,12 +189,18 @@ class ObjectFiles(FileStore):
             return False
         return True
 
-    def _parts(self, key: str) -> dict[str, dict[str, str]] | None:
-        """Return {file: its object and hash} of a folder that was published as a whole, else None."""
+    def _parts(self, key: str) -> _Parts | None:
+        """Return {file: its object and hash} of a folder that was published as a whole, else None.
+
+        Raises:
+            DamagedError: What names the files is no such list.
+        """
         try:
-            return json.loads(self._get(check_key(key) + _FOLDER))
+            return _FOLDER_CONTENT.validate_json(self._get(check_key(key) + _FOLDER))
         except FileNotFoundError:
             return None
+        except ValidationError as error:
+            raise DamagedError(f"{key}{_FOLDER} names no files: {error.errors()[0]['msg']}") from error
 
     def _delete(self, keys: list[str]) -> None:
         if keys:

@@ -155,6 +155,11 @@ class Settings(BaseSettings):
         default=30, ge=0, description="Files of dbt calls and of failed runs are kept so long."
     )
     housekeeping_cron: str = Field(default="0 3 * * 0", description="When the schedule tidies the instance directory.")
+    verify_cron: str = Field(
+        default="30 1 * * *",
+        description="When the schedule reads a part of the lake's files and compares their hashes.",
+    )
+    verify_nights: int = Field(default=14, ge=1, description="Each file of the lake is read in one of so many nights.")
     serve_host: str = Field(default="127.0.0.1", description="Address that the server binds to.")
     serve_port: int = Field(default=8080, ge=0, le=65535, description="Port of the server; 0 takes a free one.")
     serve_url: str | None = Field(default=None, description="Server that the health sensor asks; off without it.")

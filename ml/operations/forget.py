@@ -258,10 +258,12 @@ def _past(lake: Lake) -> list[int]:
 
 def _purge_past(lake: Lake) -> None:
     """Write files without the deleted rows, and remove every earlier state of the lake with its files."""
+    lake.files.check(lake.files.named())
     for table in _columns(lake):
         schema, name = table.split(".")
         call = f"call ducklake_rewrite_data_files('{ALIAS}', ?, schema => ?, delete_threshold => 0)"
         lake.retry(lambda c=call, n=name, s=schema: lake.connection.execute(c, [n, s]).fetchall())
+    lake.retry(lake.files.record)
     if past := _past(lake):
         lake.connection.execute(f"call ducklake_expire_snapshots('{ALIAS}', versions => ?::ubigint[])", [past])
     clean(lake, timedelta(0))

@@ -90,11 +90,16 @@ def compact(lake: Lake) -> int:
 
     Returns:
         The tables that were merged.
+
+    Raises:
+        DamagedError: A file that would be merged is not as it was written; nothing was merged.
     """
     merged = 0
+    lake.files.check(lake.files.mergeable())
     for schema, table in lake.tables():
         call = f"call ducklake_merge_adjacent_files('{ALIAS}', ?, schema => ?)"
         merged += bool(lake.retry(lambda c=call, t=table, s=schema: lake.connection.execute(c, [t, s]).fetchall()))
+    lake.retry(lake.files.record)
     return merged
 
 
@@ -109,6 +114,8 @@ def clean(lake: Lake, grace: timedelta, *, dry_run: bool = False) -> int:
     for function in ("ducklake_cleanup_old_files", "ducklake_delete_orphaned_files"):
         call = f"call {function}('{ALIAS}', older_than => ?, dry_run => ?)"
         removed += len(lake.connection.execute(call, [until, dry_run]).fetchall())
+    if not dry_run:
+        lake.retry(lake.files.forget)
     return removed
 
 

@@ -83,7 +83,12 @@ def read_release(files: FileStore, surface: str, release: str) -> Release:
         DamagedError: A file is missing or was changed.
     """
     key = f"releases/{surface}/{release}"
-    content, _ = unseal(files.read(f"{key}/{RELEASE}"), f"{key}/{RELEASE}")
+    try:
+        content, _ = unseal(files.read(f"{key}/{RELEASE}"), f"{key}/{RELEASE}")
+    except FileNotFoundError as error:
+        if not files.names(key):
+            raise FileNotFoundError(f"no release {release!r} of {surface}") from error
+        raise DamagedError(f"{key}/{RELEASE} is missing") from error
     try:
         record = ReleaseRecord.model_validate(content)
     except ValidationError as error:

@@ -14,11 +14,20 @@ from ml.teacher.contract import ContractError, teacher_contract
 
 
 def make_training_set(settings: Settings, surface: Surface, partition: date) -> TrainingSet:
-    """Fix which rows the students of a partition learn from and are judged on; return them."""
+    """Fix which rows the students of a partition learn from and are judged on; return them.
+
+    Every file of the days that these rows were made from is read first: a landed file that was damaged before the
+    examples were built from it shows in none of theirs.
+
+    Raises:
+        DamagedError: A file is not as it was written.
+    """
     contract = teacher_contract(settings)
     with Lake(settings) as lake:
         require_owner(open_files(settings.artifacts_dir), lake.id())
         made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
+        first = made.train_days[0] - timedelta(days=settings.feature_window_days)
+        lake.files.check(lake.files.named(days=(first, made.eval_days[-1] + timedelta(days=1))))
     ArtifactStore(settings.artifacts_dir).put(
         artifact_name(surface, "training_set"),
         partition.isoformat(),

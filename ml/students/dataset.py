@@ -227,6 +227,7 @@ def load(
 
     Raises:
         TrainingSetError: A day is not in the set, or the lake has another number of rows than the set.
+        DamagedError: A file that holds rows of these days is not as it was written.
     """
     if foreign := [str(day) for day in days if day not in training_set.rows]:
         raise TrainingSetError(f"{surface.name} {training_set.partition}: {', '.join(foreign)} not in the training set")
@@ -246,7 +247,10 @@ def load(
         day=torch.empty(n, dtype=torch.int32),
     )
     at = 0
+    tables = [_examples(surface), *([_soft_labels(surface)] if soft_labels else [])]
     with Lake(settings, snapshot=training_set.snapshot) as lake:
+        found = lake.files.named(at=training_set.snapshot, tables=tables, days=(min(days), max(days))) if days else []
+        lake.files.check(found, record=False)
         for batch in lake.batches(query, rows=_BATCH_ROWS):
             if at + batch.num_rows <= n:
                 _fill(dataset.select(slice(at, at + batch.num_rows)), batch, surface, outputs, after_ranking)

@@ -51,7 +51,7 @@ def test_what_is_broken_is_named_with_what_to_do(tiny_demo: Path, tmp_path: Path
     )
     model.write_bytes(content)
     assert states["releases"][0] is State.BAD and "model.onnx" in states["releases"][1]
-    assert "rollback" in states["releases"][2]
+    assert "crossfade release recover" in states["releases"][2]
     assert states["teacher"][0] is State.BAD and "version" in states["teacher"][1]
     assert states["server"][0] is State.BAD
     assert states["cluster"][0] is State.BAD and "127.0.0.1:9 cannot be reached" in states["cluster"][1]

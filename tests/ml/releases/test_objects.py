@@ -19,6 +19,7 @@ from ml.foundation.files import MAX_AGE_S, Bucket, FileStore, sha256_bytes
 from ml.foundation.objects import ObjectFiles
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import PROJECT_ROOT
+from ml.releases.recovery import recover
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surface
@@ -112,6 +113,36 @@ def test_an_object_that_was_changed_is_refused_and_a_changed_copy_is_fetched_aga
     other = ReleaseStore(Bucket(bucket.url, bucket.cache / "new"))
     with pytest.raises(DamagedError, match="was changed"):
         other.release("homepage", pointer.release)
+
+
+def test_a_lost_part_and_half_a_folder_are_damage_with_a_name_and_can_be_recovered_from(
+    shop: Shop, bucket: Bucket
+) -> None:
+    pointer, plain = shop.release(0), from_url(bucket.url)
+    key = f"releases/homepage/{pointer.release}.folder"
+    whole = bytes(obstore.get(plain, key).bytes())
+    part = json.loads(whole)["model.onnx"]["object"]
+    model = bytes(obstore.get(plain, part).bytes())
+    damages = {
+        "names no files": lambda: obstore.put(plain, key, whole[: len(whole) // 2]),
+        "names no files: Field required": lambda: obstore.put(plain, key, b'{"model.onnx": {}}'),
+        "model.onnx is missing": lambda: obstore.delete(plain, part),
+        "model.onnx was changed": lambda: obstore.put(plain, part, model[:-1]),
+    }
+    for n, (told, damage) in enumerate(damages.items()):
+        damage()
+        other = ReleaseStore(Bucket(bucket.url, bucket.cache / f"machine {n}"))
+        with pytest.raises(DamagedError, match=told):
+            other.champion("homepage")
+        obstore.put(plain, key, whole)
+        obstore.put(plain, part, model)
+    obstore.put(plain, key, b"half")
+    shop.store.files.sweep()
+    assert recover(shop.store, "homepage", by="t", reason="r") == [
+        f"{pointer.release} was made again from its candidate and verdict"
+    ]
+    champion = ReleaseStore(Bucket(bucket.url, bucket.cache / "new")).champion("homepage")
+    assert champion is not None and champion.release.model.read_bytes() == model
 
 
 def test_of_eight_promotions_at_once_one_wins(shop: Shop) -> None:

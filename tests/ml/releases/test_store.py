@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from ml.evaluation.outcome import Outcome
+from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.sealed import DamagedError
 from ml.releases import champions
 from ml.releases import store as releases
@@ -244,6 +245,18 @@ def test_rollback_passes_over_a_damaged_release_and_works_from_a_damaged_champio
     with pytest.raises(DamagedError):
         shop.store.champion("homepage")
     assert shop.store.rollback("homepage", by="test", reason="x").release == releases[0]
+
+
+def test_a_folder_that_lost_its_record_is_damaged_and_an_absent_one_is_named(shop) -> None:
+    pointer, candidate = shop.release(0), shop.candidate(0)
+    (shop.root / f"releases/homepage/{pointer.release}/release.json").unlink()
+    with pytest.raises(DamagedError, match=r"release\.json is missing"):
+        shop.store.release("homepage", pointer.release)
+    with pytest.raises(FileNotFoundError, match="no release 'none' of homepage"):
+        shop.store.release("homepage", "none")
+    (candidate.path / "artifact.json").unlink()
+    with pytest.raises(DamagedError, match=r"artifact\.json is missing"):
+        ArtifactStore(shop.root).latest("models/homepage/onnx", candidate.partition)
 
 
 def test_a_note_between_reading_and_writing_does_not_stop_a_promotion(shop, monkeypatch) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, world
 from ml.foundation.lake import Lake
+from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set, load
 from ml.surfaces.spec import Surface
@@ -237,3 +238,19 @@ def test_after_ranking_inputs_can_be_read_at_their_serving_value(home: Settings,
     assert load(home, made, surface, DAYS, soft_labels=False, after_ranking="serving").inputs[
         "row"
     ].unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("table", ["features.examples_homepage", "ml.soft_labels_homepage"])
+def test_rows_of_a_file_that_was_changed_are_not_read(settings, training_set: TrainingSet, surface, table: str) -> None:
+    day = training_set.train_days[-1]
+    with Lake(settings) as lake:
+        [file] = lake.files.named(at=training_set.snapshot, tables=[table], days=(day, day))
+    path = settings.lake_dir / "data" / file.path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
+    try:
+        with pytest.raises(DamagedError, match=path.name):
+            load(settings, training_set, surface, training_set.train_days, soft_labels=True)
+        load(settings, training_set, surface, training_set.train_days[:-1], soft_labels=True)
+    finally:
+        path.write_bytes(whole)
