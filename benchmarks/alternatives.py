@@ -28,7 +28,9 @@ from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.inference.model import SCORE
 from ml.releases.store import ReleaseStore
 from ml.students.dataset import load
-from ml.students.train import Batches, build_optimizer, build_ranker, deterministic, prepare, task_loss
+from ml.students.loop import Batches, task_loss
+from ml.students.optimizer import Recipe, build_optimizer
+from ml.students.train import build_ranker, deterministic, prepare
 from ml.surfaces.spec import Surface, load_surface
 
 CANDIDATES = 200
@@ -46,7 +48,7 @@ def training(name: str, count: int, repeats: int) -> list[Row]:
         settings = Settings(home=Path(folder), first_day=FIRST_DAY, threads=1)
         training_set = world(settings, declared, count // declared.window.train_days)
         data = load(settings, training_set, declared, training_set.train_days, soft_labels=False)
-    for size in (declared.training.batch_size, 4096):
+    for size in (256, 4096):
         surface = with_recipe(declared, batch_size=size)
         with deterministic():
             ranker = build_ranker(data, surface, technique="none", seed=1)
@@ -75,14 +77,15 @@ def training(name: str, count: int, repeats: int) -> list[Row]:
 
 def compiled(ranker: Any, batches: Batches, surface: Surface) -> Callable[[], None]:
     """Return an epoch whose losses are computed by a compiled function."""
-    optimizer = build_optimizer(ranker, surface.training)
+    recipe = Recipe.of(surface.training, len(batches.rows))
+    optimizer = build_optimizer(ranker, recipe)
 
     @torch.compile(dynamic=False)
     def loss_of(rows: torch.Tensor, dense: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
         return task_loss(ranker, dict(ranker.activations(rows, dense).outputs), labels)
 
     def epoch() -> None:
-        size = surface.training.batch_size
+        size = recipe.batch_size
         for start in range(0, len(batches.rows) // size * size, size):
             part = slice(start, start + size)
             optimizer.zero_grad(set_to_none=True)

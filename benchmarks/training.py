@@ -36,11 +36,11 @@ from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
+from ml.students.loop import Batches
 from ml.students.network import Ranker
+from ml.students.optimizer import Recipe, build_optimizer
 from ml.students.train import (
-    Batches,
     Clock,
-    build_optimizer,
     build_ranker,
     deterministic,
     fit,
@@ -89,8 +89,8 @@ def step(ranker: Ranker, optimizer: torch.optim.Optimizer, rows: Tensor, dense: 
 
 def bare_loop(ranker: Ranker, batches: Batches, surface: Surface) -> int:
     """Train one epoch over tensors in memory; nothing else."""
-    optimizer = build_optimizer(ranker, surface.training)
-    size, n = surface.training.batch_size, len(batches.rows)
+    recipe = Recipe.of(surface.training, len(batches.rows))
+    optimizer, size, n = build_optimizer(ranker, recipe), recipe.batch_size, len(batches.rows)
     for start in range(0, n, size):
         part = slice(start, start + size)
         labels = {name: label[part] for name, label in batches.labels.items()}
@@ -100,11 +100,12 @@ def bare_loop(ranker: Ranker, batches: Batches, surface: Surface) -> int:
 
 def row_loader(ranker: Ranker, batches: Batches, surface: Surface) -> int:
     """Train over a ``DataLoader`` of single rows."""
-    optimizer = build_optimizer(ranker, surface.training)
+    recipe = Recipe.of(surface.training, len(batches.rows))
+    optimizer = build_optimizer(ranker, recipe)
     few = len(batches.rows) // ROW_LOADER_SHARE
     labels = {name: label[:few] for name, label in batches.labels.items()}
     part = Batches(batches.rows[:few], batches.dense[:few], labels, {}, batches.users[:few])
-    for batch in DataLoader(Rows(part), batch_size=surface.training.batch_size):
+    for batch in DataLoader(Rows(part), batch_size=recipe.batch_size):
         step(ranker, optimizer, batch.pop("rows"), batch.pop("dense"), batch)
     return few
 
@@ -190,7 +191,7 @@ def beside_libraries(settings: Settings, training_set: TrainingSet, surface: Sur
 def ours(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
     """Train one epoch with our loop; return its CPU seconds and the network."""
     clock = Clock(time.process_time)
-    ranker, _, _ = fit(data, surface, technique="none", seed=1, progress=lambda step, steps, loss: None, clock=clock)
+    ranker, _ = fit(data, surface, technique="none", seed=1, progress=lambda step, steps, loss: None, clock=clock)
     return clock.seconds["fit"], ranker
 
 
@@ -200,16 +201,15 @@ def rechub(data: Dataset, surface: Surface, *, packed: bool) -> tuple[float, Ran
     from torch_rechub.utils.data import TorchDataset
 
     (task,) = surface.tasks
+    recipe = Recipe.of(surface.training, len(data))
     with deterministic(), contextlib.redirect_stderr(io.StringIO()):
         ranker = build_ranker(data, surface, technique="none", seed=1)
         batches = prepare(ranker, data, torch.device("cpu"))
         columns = {"rows": batches.rows, "dense": batches.dense} if packed else columns_of(ranker, batches)
-        trainer = CTRTrainer(
-            Probability(ranker), optimizer_fn=lambda *_, **__: build_optimizer(ranker, surface.training)
-        )
+        trainer = CTRTrainer(Probability(ranker), optimizer_fn=lambda *_, **__: build_optimizer(ranker, recipe))
         dataset = TorchDataset(columns, batches.labels[task])
         start = time.process_time()
-        trainer.train_one_epoch(DataLoader(dataset, batch_size=surface.training.batch_size))
+        trainer.train_one_epoch(DataLoader(dataset, batch_size=recipe.batch_size))
         return time.process_time() - start, ranker.eval()
 
 
@@ -232,16 +232,17 @@ def deepctr(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
             return self.network({"rows": x[:, : self.ids].long(), "dense": x[:, self.ids :]}).unsqueeze(1)
 
     (task,) = surface.tasks
+    recipe = Recipe.of(surface.training, len(data))
     with deterministic(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         ranker = build_ranker(data, surface, technique="none", seed=1)
         batches = prepare(ranker, data, torch.device("cpu"))
         columns = torch.cat([batches.rows.float(), batches.dense], dim=1).numpy()
         labels = batches.labels[task].numpy()
         model = Adapter(ranker, batches.rows.shape[1], batches.dense.shape[1])
-        # Its loss is the sum over a batch; Adam does not see the factor, weight decay would.
-        model.compile(build_optimizer(ranker, surface.training), "binary_crossentropy")
+        # Its loss is the sum over a batch; neither optimiser sees the factor.
+        model.compile(build_optimizer(ranker, recipe), "binary_crossentropy")
         start = time.process_time()
-        model.fit({"columns": columns}, labels, surface.training.batch_size, verbose=0, shuffle=False)
+        model.fit({"columns": columns}, labels, recipe.batch_size, verbose=0, shuffle=False)
         return time.process_time() - start, ranker.eval()
 
 

@@ -1,7 +1,5 @@
 """Auxiliary heads whose gradient gives way: what would undo a step of the tasks is taken out of it."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -20,15 +18,15 @@ class Projected(Auxiliary):
     give way. Costs a second backward pass. Loss: ``SoftHeads``.
     """
 
-    def backward(self, tasks: Tensor, distillation: Tensor, serving: Sequence[nn.Parameter]) -> None:
+    def backward(self, tasks: Tensor, distillation: Tensor, ranker: nn.Module) -> None:
         """Set the gradient of every parameter, the heads' share projected where it opposes the tasks'."""
-        parameters = [*serving, *self.parameters()]
+        parameters = list(ranker.parameters())
         hard = torch.autograd.grad(tasks, parameters, retain_graph=True, allow_unused=True)
         soft = torch.autograd.grad(distillation, parameters, allow_unused=True)
         both = [(h, s) for h, s in zip(hard, soft, strict=True) if h is not None and s is not None]
         agreement = torch.stack([(h * s).sum() for h, s in both]).sum()
-        length = torch.stack([h.square().sum() for h, _ in both]).sum()
-        kept = 1.0 - (agreement / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=0.0)
+        length = torch.stack([(h * h).sum() for h, _ in both]).sum()
+        kept = float(1.0 - (agreement / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=0.0))
         for parameter, h, s in zip(parameters, hard, soft, strict=True):
             if h is not None and s is not None:
                 parameter.grad = kept * h + s

@@ -96,13 +96,13 @@ class Technique(nn.Module, ABC):
             users: User of each row, int64 [n].
         """
 
-    def backward(self, tasks: Tensor, distillation: Tensor, serving: Sequence[nn.Parameter]) -> None:
-        """Set the gradient of every parameter.
+    def backward(self, tasks: Tensor, distillation: Tensor, ranker: nn.Module) -> None:
+        """Set the gradient of every parameter; those of tables of ids are sparse.
 
         Args:
             tasks: Loss of the tasks, a scalar.
             distillation: What ``loss`` returned.
-            serving: The ranker's parameters but for those of the heads.
+            ranker: Has these heads.
         """
         (tasks + distillation).backward()
 

@@ -29,6 +29,7 @@ from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, load
+from ml.students.optimizer import Recipe
 from ml.students.train import fit, shuffle_soft_labels
 from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
@@ -191,7 +192,7 @@ def diagnose(
     fit_days, validation_days = training_set.validation_split(surface.window.validation_days)
     data = load(settings, training_set, surface, fit_days, soft_labels=True)
     held_out = load(settings, training_set, surface, validation_days, soft_labels=True, after_ranking="serving")
-    trainings = _trainings(surface, technique, seeds)
+    trainings = _trainings(surface, technique, seeds, len(data))
     scores: dict[str, list[dict[str, np.ndarray]]] = {}
     for done, (variant, trained, own_technique, seed) in enumerate(trainings, start=1):
         rows = shuffle_soft_labels(data, seed) if variant == "shuffled" else data
@@ -209,7 +210,7 @@ def diagnose(
         validation_days=(str(validation_days[0]), str(validation_days[-1])),
         labelled_share=float(labelled),
         seeds=seeds,
-        tried=tuple(other_settings(surface)),
+        tried=tuple(other_settings(surface, len(data))),
         tasks=tuple(
             judge.task(name, {variant: [s[name] for s in found] for variant, found in scores.items()})
             for name in surface.tasks
@@ -218,21 +219,21 @@ def diagnose(
     )
 
 
-def _trainings(surface: Surface, technique: str, seeds: int) -> list[tuple[str, Surface, str, int]]:
+def _trainings(surface: Surface, technique: str, seeds: int, rows: int) -> list[tuple[str, Surface, str, int]]:
     """Return what is trained: (variant, surface, technique, seed), control, student and placebo of each seed first."""
     variants = {"control": NO_TECHNIQUE, "student": technique, "shuffled": technique}
     found = [(name, surface, used, seed) for seed in range(seeds) for name, used in variants.items()]
     return found + [
         (name, other, NO_TECHNIQUE, seed)
         for seed in range(min(seeds, SWEEP_SEEDS))
-        for name, other in other_settings(surface).items()
+        for name, other in other_settings(surface, rows).items()
     ]
 
 
-def other_settings(surface: Surface) -> dict[str, Surface]:
+def other_settings(surface: Surface, rows: int) -> dict[str, Surface]:
     """Return the surface with settings beside its own, by what differs: learning rates and epochs, lower and higher."""
-    own = surface.training
-    rates = {name: rate for name in ("learning_rate", "embedding_learning_rate") if (rate := getattr(own, name))}
+    own = Recipe.of(surface.training, rows)
+    rates = {name: getattr(own, name) for name in ("learning_rate", "embedding_learning_rate")}
     changes: dict[str, dict[str, float]] = {
         f"{what} learning rates": {name: rate * factor for name, rate in rates.items()}
         for what, factor in (("a third of its", 1 / 3), ("three times its", 3.0))

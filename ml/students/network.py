@@ -44,7 +44,10 @@ class Factors(nn.Module):
         self.slices = dict(preprocessing.slices)
         self.tables = nn.ModuleDict()
         for vocabulary in dict.fromkeys(preprocessing.vocabulary[name] for name in names):
-            table = nn.Embedding(preprocessing.sizes[vocabulary], embedding or inputs[vocabulary].embedding)
+            spec = inputs[vocabulary]
+            # Of ids there may be millions: their gradients name the rows of a batch and nothing else.
+            sparse = spec.type == "id"
+            table = nn.Embedding(preprocessing.sizes[vocabulary], embedding or spec.embedding, sparse=sparse)
             nn.init.normal_(table.weight, std=_EMBEDDING_DEVIATION)
             with torch.no_grad():
                 table.weight[UNKNOWN_ROW] = 0.0

@@ -8,6 +8,7 @@ import yaml
 
 from ml.foundation.settings import Settings
 from ml.students.dataset import Dataset, TrainingSet, load
+from ml.students.optimizer import Recipe
 from ml.students.train import fit, validation_metrics
 from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
@@ -21,8 +22,8 @@ class Trial:
     """One setting of the control.
 
     Attributes:
-        settings: ``learning_rate``, ``embedding_learning_rate``, ``final_rate``, ``weight_decay``, ``batch_size``,
-            ``epochs`` and ``embedding`` (size of ids).
+        settings: ``learning_rate``, ``embedding_learning_rate``, ``final_rate``, ``weight_decay``, ``batch_size``
+            and ``embedding`` (size of ids).
         unexplained: Mean over tasks of the share of the label's uncertainty that is left, 1 for a model that only knows
             the mean label: log loss over that of the base rate, or 1 - R2. Lower is better.
         metrics: {task: metrics on the validation days}.
@@ -67,17 +68,16 @@ def tune(
     held_out = load(settings, training_set, surface, validation_days, soft_labels=False, after_ranking="serving")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    study.enqueue_trial(_present(surface))
+    study.enqueue_trial(_present(surface, len(train_rows)))
     done: list[Trial] = []
     for _ in range(trials):
         asked = study.ask()
         chosen = {
             "learning_rate": asked.suggest_float("learning_rate", 1e-3, 5e-2, log=True),
-            "embedding_learning_rate": asked.suggest_float("embedding_learning_rate", 1e-3, 1e-1, log=True),
+            "embedding_learning_rate": asked.suggest_float("embedding_learning_rate", 1e-2, 1.0, log=True),
             "final_rate": asked.suggest_categorical("final_rate", [0.1, 1.0]),
-            "weight_decay": asked.suggest_float("weight_decay", 1e-7, 1e-3, log=True),
-            "batch_size": asked.suggest_categorical("batch_size", [64, 128, 256, 512, 1024]),
-            "epochs": asked.suggest_int("epochs", 1, 4),
+            "weight_decay": asked.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
+            "batch_size": asked.suggest_categorical("batch_size", [32, 64, 128, 256, 512, 1024]),
             "embedding": asked.suggest_categorical("embedding", [4, 8, 16, 32]),
         }
         trial = _try(apply(surface, chosen), chosen, train_rows, held_out, seed)
@@ -115,22 +115,21 @@ def as_yaml(surface: Surface, trial: Trial) -> str:
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=10**6)
 
 
-def _present(surface: Surface) -> dict[str, float]:
-    recipe = surface.training
+def _present(surface: Surface, rows: int) -> dict[str, float]:
+    recipe = Recipe.of(surface.training, rows)
     sizes = [spec.embedding for spec in surface.inputs.values() if spec.type == "id"]
     return {
         "learning_rate": recipe.learning_rate,
-        "embedding_learning_rate": recipe.embedding_learning_rate or recipe.learning_rate,
+        "embedding_learning_rate": recipe.embedding_learning_rate,
         "final_rate": recipe.final_rate,
-        "weight_decay": max(recipe.weight_decay, 1e-7),
+        "weight_decay": max(recipe.weight_decay, 1e-6),
         "batch_size": recipe.batch_size,
-        "epochs": recipe.epochs,
         "embedding": max(sizes, default=8),
     }
 
 
 def _try(surface: Surface, chosen: dict[str, float | int], train_rows: Dataset, held_out: Dataset, seed: int) -> Trial:
-    ranker, _, _ = fit(train_rows, surface, technique=NO_TECHNIQUE, seed=seed)
+    ranker, _ = fit(train_rows, surface, technique=NO_TECHNIQUE, seed=seed)
     metrics = validation_metrics(ranker, held_out)
     left = [
         values["log_loss"] / values["base_log_loss"] if "base_log_loss" in values else 1.0 - values["r2"]

@@ -178,20 +178,25 @@ class Network(_Model):
 class Training(_Model):
     """Optimisation of control and student alike."""
 
-    optimizer: Literal["adam"] = "adam"
-    learning_rate: float = Field(default=0.01, gt=0)
+    optimizer: Literal["rowwise", "adam"] = Field(
+        default="rowwise", description="adam: stored rankers of version 0.1, nothing is trained with it"
+    )
+    learning_rate: float | None = Field(default=None, gt=0, description="Of the layers; default from the batch size")
     embedding_learning_rate: float | None = Field(
-        default=None, gt=0, description="Of the embedding tables, each row of which few examples move; default the same"
+        default=None, gt=0, description="Of the embedding tables, each row of which few examples move; default 0.2"
     )
     final_rate: float = Field(
-        default=1.0,
+        default=0.1,
         gt=0,
         le=1,
-        description="Share of the learning rates that is left at the last step; the fall is linear",
+        description="Share of the learning rates that is left at the end of a pass; the fall is linear",
     )
-    weight_decay: float = Field(default=0.0, ge=0)
-    batch_size: int = Field(default=256, ge=1)
-    epochs: int = Field(default=1, ge=1)
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="Decoupled; embeddings that only the teacher feeds do not decay"
+    )
+    batch_size: int | None = Field(default=None, ge=1, description="Default from the number of rows")
+    epochs: int = Field(default=8, ge=1, description="Passes over the rows at most")
+    patience: int = Field(default=1, ge=1, description="Passes that may fail to lower the loss on the validation days")
     unknown_share: float = Field(default=0.01, ge=0, lt=1, description="Share of ids trained as unknown")
 
 
@@ -429,6 +434,13 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise SpecError(f"{path}: {error}") from error
     if not is_object(content):
         raise SpecError(f"{path} holds no mapping")
+    training = content.get("training")
+    if is_object(training) and training.get("optimizer") == "adam":
+        raise SpecError(
+            f"{path}: training.optimizer: adam has ended: embeddings of ids are trained by row-wise Adagrad, and rates "
+            "and decays that were tuned for adam mislead it. Write `training: {}`, which takes all of them from the "
+            f"number of rows, and look for better ones with `crossfade tune {path.stem}`"
+        )
     base = content.pop("extends", None)
     if base is None:
         return content

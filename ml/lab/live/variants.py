@@ -146,7 +146,7 @@ class Placement:
         training_set = _training_set(self.settings, self.surface, self.partition)
         technique = NO_TECHNIQUE if role == "control" else self.surface.distillation.technique
         data = load(self.settings, training_set, self.surface, training_set.train_days, soft_labels=True)
-        ranker, _, _ = fit(data, self.surface, technique=technique, seed=self.design.seed)
+        ranker, _ = fit(data, self.surface, technique=technique, seed=self.design.seed)
         with tempfile.TemporaryDirectory() as scratch:
             export_ranker(ranker, Path(scratch) / MODEL)
             model = (Path(scratch) / MODEL).read_bytes()

@@ -140,7 +140,7 @@ class Bench:
         held_out = self.held_out
         if trial.variant.reads_teacher:
             data, held_out = (with_scores(rows, self.surface) for rows in (data, held_out))
-        ranker, _, _ = fit(data, surface, technique=technique, seed=trial.seed)
+        ranker, _ = fit(data, surface, technique=technique, seed=trial.seed)
         seconds = perf_counter() - began
         scores = predict(ranker, {name: held_out.inputs[name].numpy() for name in surface.inputs})
         return list(self.measure(scores)), seconds

@@ -27,7 +27,7 @@ def surface() -> Surface:
         load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml"),
         (*KEEP, "item_ctr"),
         window={"train_days": 8, "eval_days": 2, "validation_days": 2, "min_train_days": 3},
-        training={"batch_size": 128, "weight_decay": 1e-6, "epochs": 3, "learning_rate": 0.02},
+        training={"batch_size": 128, "weight_decay": 1e-6, "epochs": 3, "learning_rate": 0.02, "patience": 2},
     )
 
 

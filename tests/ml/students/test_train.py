@@ -26,13 +26,12 @@ from ml.students.checkpoint import (
     save_checkpoint,
 )
 from ml.students.dataset import Dataset, TrainingSet, TrainingSetError, build_training_set, load
+from ml.students.loop import forget_ids, remaining_rate
 from ml.students.network import Ranker
 from ml.students.train import (
     RESUME_FILE,
     centre_soft_labels,
     fit,
-    forget_ids,
-    remaining_rate,
     shuffle_soft_labels,
     train,
     validation_metrics,
@@ -194,7 +193,7 @@ def test_a_reloaded_checkpoint_scores_as_the_ranker_in_memory(
     settings: Settings, training_set: TrainingSet, surface: Surface, student: Checkpoint, held_out
 ):
     data = load(settings, training_set, surface, training_set.train_days, soft_labels=True)
-    fresh, _, _ = fit(data, surface, technique="interaction", seed=1)
+    fresh, _ = fit(data, surface, technique="interaction", seed=1)
     loaded, meta = load_checkpoint(student.path)
     assert list(loaded.surface.inputs) == list(surface.inputs)
     arrays = {name: column.numpy() for name, column in held_out.inputs.items()}
@@ -231,9 +230,9 @@ def test_a_planted_taste_is_learnt_and_an_informed_teacher_helps_where_a_shuffle
         ("student", "interaction", data),
         ("placebo", "interaction", shuffle_soft_labels(data, 1)),
     ):
-        ranker, losses, _ = fit(rows, surface, technique=technique, seed=1)
+        ranker, course = fit(rows, surface, technique=technique, seed=1)
         auc[name] = validation_metrics(ranker, held_out)["ctr"]["auc"]
-        assert np.isfinite(losses.hard) and (losses.soft > 0) == (technique != "none")
+        assert np.isfinite(course.losses).all() and (course.losses[1] > 0) == (technique != "none")
     assert auc["control"] > 0.6
     assert auc["student"] > auc["control"] + 0.02
     assert abs(auc["placebo"] - auc["control"]) < 0.5 * (auc["student"] - auc["control"])
@@ -245,10 +244,10 @@ def test_every_technique_trains_repeats_for_a_seed_and_leaves_a_ranker_that_serv
 ):
     changed = Variant("a", technique=technique).surface(surface)
     data = load(settings, training_set, changed, training_set.train_days[:2], soft_labels=True)
-    first, losses, _ = fit(data, changed, technique=technique, seed=1)
-    again, _, _ = fit(data, changed, technique=technique, seed=1)
-    control, _, _ = fit(data, changed, technique="none", seed=1)
-    assert np.isfinite(losses.soft) and losses.soft > 0
+    first, course = fit(data, changed, technique=technique, seed=1)
+    again, _ = fit(data, changed, technique=technique, seed=1)
+    control, _ = fit(data, changed, technique="none", seed=1)
+    assert np.isfinite(course.losses[1]) and course.losses[1] > 0
 
     def serving(ranker: Ranker) -> dict[str, torch.Tensor]:
         return {n: p for n, p in ranker.state_dict().items() if not n.startswith("distillation.")}
@@ -308,7 +307,7 @@ def test_the_learning_rate_falls_in_a_line_to_its_final_share():
 
 def test_unknown_vectors_are_learnt(settings: Settings, training_set: TrainingSet, surface: Surface):
     data = load(settings, training_set, surface, training_set.train_days[:2], soft_labels=False)
-    ranker, _, _ = fit(data, surface, technique="none", seed=1)
+    ranker, _ = fit(data, surface, technique="none", seed=1)
     assert ranker.factors.tables["_user_id"].weight[0].abs().max() > 0.01
 
 
@@ -328,7 +327,7 @@ def test_validation_trains_without_the_last_days_and_measures_on_them(
     assert validation_days == training_set.train_days[-2:]
     data = load(settings, training_set, surface, fit_days, soft_labels=False)
     held_out = load(settings, training_set, surface, validation_days, soft_labels=False, after_ranking="serving")
-    ranker, _, _ = fit(data, surface, technique="none", seed=1)
+    ranker, _ = fit(data, surface, technique="none", seed=1)
     tasks = validation_metrics(ranker, held_out)
     assert set(tasks) == {"ctr", "trail", "discovery"}
     assert 0.5 < tasks["ctr"]["auc"] < 1 and tasks["ctr"]["rows"] == 1400 and "r2" in tasks["trail"]
