@@ -206,7 +206,8 @@ class Loop:
             return
         report_every = max(1, self.at_most // _REPORTS)
         share = self.recipe.unknown_share
-        rows = forget_ids(self.batches.rows, share, seed_of(self.seed, _UNKNOWN_SEED, place.epoch))
+        epoch = place.kept - 1 if place.newest else place.epoch
+        rows = forget_ids(self.batches.rows, share, seed_of(self.seed, _UNKNOWN_SEED, epoch))
         if place.index == 0:
             self.sums.zero_()
         while place.index < end:

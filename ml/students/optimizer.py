@@ -10,10 +10,10 @@ from ml.students.network import Ranker
 from ml.surfaces.spec import Training
 
 _EPSILON = 1e-8
-_STEPS_OF_A_PASS = 700
+_STEPS_OF_A_PASS = 350
 _BATCHES = (32, 4_096)
-_LAYER_RATE, _USUAL_BATCH = 0.004, 256
-_EMBEDDING_RATE = 0.2
+_LAYER_RATE, _USUAL_BATCH = 0.006, 512
+_EMBEDDING_RATE = 0.3
 
 
 class RowwiseOptimizer(torch.optim.AdamW):
@@ -71,7 +71,7 @@ class Recipe:
     def of(cls, training: Training, rows: int) -> "Recipe":
         """Fill in what the surface leaves to the number of rows.
 
-        The batch is such that a pass takes about 700 steps: a power of two from 32 to 4,096. The learning rate of the
+        The batch is such that a pass takes about 350 steps: a power of two from 32 to 4,096. The learning rate of the
         layers grows with its square root ("On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", arXiv
         2205.10287); that of the embeddings, each of which a step sees once or never, does not.
         """

@@ -183,7 +183,7 @@ class Training(_Model):
     )
     learning_rate: float | None = Field(default=None, gt=0, description="Of the layers; default from the batch size")
     embedding_learning_rate: float | None = Field(
-        default=None, gt=0, description="Of the embedding tables, each row of which few examples move; default 0.2"
+        default=None, gt=0, description="Of the embedding tables, each row of which few examples move; default 0.3"
     )
     final_rate: float = Field(
         default=0.1,

@@ -19,6 +19,7 @@ TECHNIQUES = tuple(techniques())
 CEILING = "ceiling"
 PLACEBOS = ("shuffled", "noise")
 """Labels that know nothing: the true lift is 0."""
+_CHANGES = ("without_ids", "branchless", "uncentred")
 _RENAMED = {"nulls": "placebos"}
 
 KUAIRAND = "kuairand"
@@ -52,6 +53,8 @@ class Variant:
         labels: What it learns from.
         ids: Whether embeddings of ids, and their products, are among the inputs. Compared with a control that lacks
             them too. An interaction branch has nothing to multiply then; its heads move to the shared bottom.
+        branch: Whether it has the interaction branch. Without it the embeddings of the ids that are paired are wider by
+            the branch's, so that there are as many parameters; heads that teach a branch move to the shared bottom.
         centred: Whether soft labels are centred as the surface's heads say.
         weights: Of the heads under another technique than the surface's own: ((surface, teacher output), weight).
         reads_teacher: Whether the teacher's scores are among the inputs. It cannot serve: nobody has them in time.
@@ -62,6 +65,7 @@ class Variant:
     technique: str | None = None
     labels: Labels = "as_is"
     ids: bool = True
+    branch: bool = True
     centred: bool = True
     weights: tuple[tuple[tuple[str, str], float], ...] = ()
     reads_teacher: bool = False
@@ -82,7 +86,7 @@ class Variant:
         distillation = content["distillation"]
         own = distillation["technique"]
         used = self.technique or own
-        if not self.ids and Distillation(technique=used).rules.branch:
+        if not (self.ids and self.branch) and Distillation(technique=used).rules.branch:
             used = "non_serving"
         distillation["technique"] = used
         rules = Distillation(technique=used).rules
@@ -92,6 +96,8 @@ class Variant:
             head["task"] = self._task_of(head, surface) if rules.task else None
             if not self.centred or not rules.centre_by:
                 head["centre_by"] = None
+        if not self.branch:
+            _without_branch(content)
         if not self.ids:
             ids = {name for name, spec in content["inputs"].items() if spec["type"] == "id"}
             content["inputs"] = {name: spec for name, spec in content["inputs"].items() if name not in ids}
@@ -123,12 +129,22 @@ def score_input(output: str) -> str:
     return f"teacher_{output}"
 
 
+def _without_branch(content: dict[str, Any]) -> None:
+    """Take the branch out of a surface, and give its embeddings' sizes to the ids that are paired."""
+    branch = content["network"]["interaction"]
+    content["network"]["interaction"] = None
+    paired = {name for pair in content["network"]["products"] for name in pair} if branch else set()
+    for name, spec in content["inputs"].items():
+        if {name, spec["vocabulary"]} & paired and spec["embedding"]:
+            spec["embedding"] += branch["embedding"]
+
+
 def parse_variant(name: str) -> Variant:
     """Return the variant of a name: who learns, then what is different, for example ``auxiliary shuffled``.
 
     The first word is ``control``, ``student`` (the surface's own technique), a technique, or ``ceiling``, a control
     that reads the teacher's scores. The others are labels (``shuffled``, ``noise``, ``within_item``, ``within_user``),
-    ``without_ids`` and ``uncentred``, in any order.
+    ``without_ids``, ``branchless`` and ``uncentred``, in any order.
 
     Raises:
         ValueError: A word is none of these.
@@ -146,14 +162,14 @@ def parse_variant(name: str) -> Variant:
     for change in changes:
         if change == "without_ids":
             variant = replace(variant, ids=False)
+        elif change == "branchless":
+            variant = replace(variant, branch=False)
         elif change == "uncentred":
             variant = replace(variant, centred=False)
         elif change in get_args(Labels):
             variant = replace(variant, labels=change)
         else:
-            raise ValueError(
-                f"variant {name!r}: {change!r} is none of {[*get_args(Labels), 'without_ids', 'uncentred']}"
-            )
+            raise ValueError(f"variant {name!r}: {change!r} is none of {[*get_args(Labels), *_CHANGES]}")
     return variant
 
 

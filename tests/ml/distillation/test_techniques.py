@@ -223,15 +223,20 @@ def test_a_softmax_by_group_is_that_of_each_group():
         ([1.0, 2.0], [2.0 + 1.0, 2.0]),  # with them: as it is
     ],
 )
-def test_projected_heads_give_way_where_they_oppose_the_tasks(soft: list[float], expected: list[float]):
+@pytest.mark.parametrize("sparse", [False, True])
+def test_projected_heads_give_way_where_they_oppose_the_tasks(soft: list[float], expected: list[float], sparse: bool):
+    ranker = torch.nn.Module()
+    ranker.table, ranker.task_only = torch.nn.Embedding(3, 2, sparse=sparse), torch.nn.Linear(1, 1, bias=False)
     made = Projected([DistillationHead(task="ctr", teacher_output="click", weight=1.0)], SCALES, tower=2)
-    shared, task_only = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))
-    head = made.modules_of_heads[0].weight
-    tasks = (shared * torch.tensor([2.0, 0.0])).sum() + 3.0 * task_only.sum()
-    made.backward(tasks, (shared * torch.tensor(soft)).sum() + 5.0 * head.sum(), [shared, task_only])
-    assert shared.grad is not None and task_only.grad is not None and head.grad is not None
-    assert shared.grad.tolist() == pytest.approx(expected)
-    assert task_only.grad.tolist() == [3.0] and head.grad.flatten().tolist() == [5.0, 5.0]
+    ranker.distillation = made
+    head, shared = made.modules_of_heads[0].weight, ranker.table(torch.tensor([1, 1])).mean(dim=0)
+    tasks = (shared * torch.tensor([2.0, 0.0])).sum() + 3.0 * ranker.task_only.weight.sum()
+    made.backward(tasks, (shared * torch.tensor(soft)).sum() + 5.0 * head.sum(), ranker)
+    gradient = ranker.table.weight.grad
+    assert gradient is not None and gradient.is_sparse == sparse
+    found = gradient.to_dense() if sparse else gradient
+    assert found[1].tolist() == pytest.approx(expected) and found[[0, 2]].abs().sum() == 0
+    assert ranker.task_only.weight.grad.flatten().tolist() == [3.0] and head.grad.flatten().tolist() == [5.0, 5.0]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from ml.lab.study.design import (
 )
 from ml.lab.study.trials import relabelled, thinned, trained_surface, with_scores
 from ml.students.dataset import Dataset
+from ml.students.network import Ranker
+from ml.students.preprocessing import Preprocessing
 from ml.surfaces.spec import load_surface
 from ml.surfaces.techniques import techniques
 
@@ -94,6 +96,23 @@ def test_an_variant_changes_only_what_it_names():
     assert not any(spec.type == "id" for spec in bare.inputs.values()) and bare.network.interaction is None
     assert all("_id" not in name for pair in bare.network.products for name in pair)
     assert set(surface.inputs) - set(bare.inputs) == {"user_id", "item_id", "creator_id"}
+
+
+@pytest.mark.parametrize("name", ["homepage", "radio"])
+def test_a_branchless_control_has_no_branch_and_as_many_parameters(name: str):
+    surface = load_surface(PROJECT_ROOT / f"examples/simulator/surfaces/{name}.yaml")
+    variant = parse_variant("control branchless")
+    assert not variant.distils and variant.control == "control"
+    bare = variant.surface(surface)
+    assert bare.network.interaction is None and bare.inputs["user_id"].embedding == 32
+    counts = {"user_id": 2500, "item_id": 1500, "creator_id": 300}
+    sizes = []
+    for made in (surface, bare):
+        own = {n for n, spec in made.inputs.items() if spec.type in ("id", "category") and spec.vocabulary is None}
+        vocabularies = {n: np.arange(1, counts.get(n, 12) + 1) for n in own}
+        ranker = Ranker(made, Preprocessing(made.inputs, vocabularies), seed=1)
+        sizes.append(sum(parameter.numel() for parameter in ranker.parameters()))
+    assert 0.95 < sizes[1] / sizes[0] < 1.05
 
 
 @pytest.mark.parametrize("name", ["homepage", "radio"])
