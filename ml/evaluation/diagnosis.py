@@ -244,7 +244,8 @@ def other_settings(surface: Surface, rows: int) -> dict[str, Surface]:
         if n != own.epochs
     }
     return {
-        what: surface.model_copy(update={"training": own.model_copy(update=change)}) for what, change in changes.items()
+        what: surface.model_copy(update={"training": surface.training.model_copy(update=change)})
+        for what, change in changes.items()
     }
 
 
