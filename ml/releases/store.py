@@ -107,8 +107,19 @@ class ReleaseStore:
         return read_release(self.files, surface, release)
 
     def pinned_snapshots(self, surfaces: list[str]) -> frozenset[int]:
-        """Return the lake snapshots that stored releases were made from; housekeeping must keep them."""
-        return frozenset(self.release(s, r).manifest.snapshot for s in surfaces for r in self.releases(s))
+        """Return the lake snapshots that stored releases were made from; housekeeping must keep them.
+
+        Raises:
+            DamagedError: A release cannot be read, so that its snapshot is not known.
+        """
+        found = set[int]()
+        for surface in surfaces:
+            for name in self.releases(surface):
+                try:
+                    found.add(self.release(surface, name).manifest.snapshot)
+                except DamagedError as error:
+                    raise DamagedError(f"{error}; mend it: crossfade release recover {surface}") from error
+        return frozenset(found)
 
     def verdict_key(self, surface: Surface, candidate: Artifact) -> VerdictKey:
         """Return the key of the verdict that would let ``candidate`` become champion at this moment.

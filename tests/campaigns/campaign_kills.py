@@ -14,16 +14,18 @@ import httpx
 
 from deploy.serving.run import serving
 from ml.foundation.lake import Lake
-from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import EXAMPLES, PROJECT_ROOT, Settings
 from ml.lab.study.analysis import lifts
 from ml.lab.study.design import load_design
 from ml.lab.study.report import study_rows
 from ml.lab.study.run import TRIALS_TABLE
 from ml.releases.store import ReleaseStore
+from ml.surfaces.spec import load_surface
 from tests.support.instance import start
-from tests.support.shop import opens_valid
+from tests.support.shop import Shop, killed_movers, opens_valid
 from tests.support.tiny_home import Home, number_of, rank_body, tiny_settings
 
+HOMEPAGE = EXAMPLES / "simulator" / "surfaces" / "homepage.yaml"
 KILLS = int(os.environ.get("KILLS", "5"))
 RELEASE_KILLS = int(os.environ.get("RELEASE_KILLS", "200"))
 STUDY = """
@@ -119,6 +121,10 @@ def test_releases_killed_at_random_moments_leave_a_valid_champion_and_no_half_re
     assert {status for status, *_ in answers} == {200}
     assert all(made_by == {number} for _, number, made_by in answers), "an answer of half a release"
     assert len({number for _, number, _ in answers}) > 10
+
+
+def test_two_movers_and_tidiers_killed_at_random_moments_never_point_to_a_removed_folder(tmp_path: Path):
+    killed_movers(Shop(tmp_path / "artifacts", load_surface(HOMEPAGE)), RELEASE_KILLS)
 
 
 def churn(folder: Path) -> None:

@@ -1,6 +1,9 @@
 """A release store with tiny but real candidates."""
 
 import json
+import multiprocessing
+import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -14,8 +17,10 @@ from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.files import Bucket, sha256_bytes
+from ml.releases import retention
 from ml.releases.manifest import DayContent, Manifest
 from ml.releases.promotion import Proposal
+from ml.releases.refusals import PromotionRefused
 from ml.releases.release import Champion
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Check, GuardResult, StoredVerdict, Verdict, VerdictKey, decide, now
@@ -115,6 +120,43 @@ class Shop:
         candidate = self.candidate(day)
         self.judge(candidate)
         return self.promote(candidate)
+
+
+def _churn(shop: Shop, first: int) -> None:
+    """Promote, roll back and retire, orphans of any age too, until killed."""
+    retention._ORPHAN_AGE_S, day = 0.0, first
+    while True:
+        day += 1
+        try:
+            shop.release(day)
+            if day % 3 == 0:
+                shop.store.rollback("homepage", by="churn", reason="every third")
+            shop.store.retire("homepage", keep=3)
+        except PromotionRefused:
+            continue
+
+
+def killed_movers(shop: Shop, kills: int) -> None:
+    """Let two processes move and tidy at once and kill both, again and again.
+
+    The champion is whole at every look, nothing barred comes back, and the log stays whole.
+    """
+    dice, context = random.Random(3), multiprocessing.get_context("fork")
+    shop = shop.of_lake("one")
+    shop.release(0)
+    for kill in range(kills):
+        pair = [context.Process(target=_churn, args=(shop, 10_000 * kill + 100 * n)) for n in (1, 2)]
+        for process in pair:
+            process.start()
+        end = time.monotonic() + dice.uniform(0.15, 0.5)
+        while time.monotonic() < end:
+            assert shop.store.champion("homepage") is not None
+        for process in pair:
+            process.kill()
+            process.join()
+        champion = opens_valid(shop.store)
+        assert champion is not None and champion.release.id not in shop.store.barred("homepage")
+    assert len(shop.store.history("homepage")) > 2 * kills
 
 
 def served_version(config: str) -> int:

@@ -19,6 +19,21 @@ def engine_of(home: Home) -> Engine:
     return engine
 
 
+def test_a_log_that_is_not_whole_leaves_what_serves_and_stops_no_other_surface(home: Home) -> None:
+    home.publish()
+    first, bad = (home.promote("homepage", number).release for number in (1, 2))
+    home.promote("radio", 1)
+    home.store.rollback("homepage", by="test", reason="it skips")
+    engine = engine_of(home)
+    (home.settings.home / "artifacts/champion/homepage/000003.json").unlink()
+    newer = home.promote("radio", 2).release
+    engine.refresh()
+    assert {name: item.released.release for name, item in engine.served.items()} == {"homepage": first, "radio": newer}
+    restarted = engine_of(home)
+    assert set(restarted.served) == {"radio"}, f"{bad} was rolled back"
+    assert restarted.not_ready() == ["the champion of homepage is not loaded"]
+
+
 def test_swaps_under_requests_lose_none_and_mix_none(home: Home) -> None:
     """Every answer is from one release: the model writes its number into every score."""
     home.publish()

@@ -1,10 +1,5 @@
 """The champion log is read whole or not at all, and whoever cannot read it is told the way out."""
 
-import multiprocessing
-import os
-import random
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -20,8 +15,7 @@ from ml.releases.recovery import recover
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override
-from tests.ml.releases.conftest import shop_at
-from tests.support.shop import Shop, opens_valid
+from tests.support.shop import Shop, killed_movers
 
 BY = {"by": "Ada", "reason": "a disk was lost"}
 
@@ -314,37 +308,6 @@ def test_artifacts_belong_to_the_lake_that_used_them_first(shop) -> None:
         here.release(3)
 
 
-def churn(root: Path, first: int, lake: str) -> None:
-    """Promote, roll back, retire and lose releases until killed."""
-    shop, day = shop_at(root).of_lake(lake), first
-    retention._ORPHAN_AGE_S = 0.0
-    while True:
-        day += 1
-        try:
-            shop.release(day)
-            if day % 3 == 0:
-                shop.store.rollback("homepage", **BY)
-            shop.store.retire("homepage", keep=3)
-        except PromotionRefused:
-            continue
-
-
 @pytest.mark.slow
 def test_movers_and_tidiers_killed_at_random_instants_never_point_to_a_removed_folder(shop) -> None:
-    """Two processes at once, killed and started again; the champion is always whole, and nothing barred comes back."""
-    dice, context = random.Random(3), multiprocessing.get_context("fork")
-    shop.of_lake("one").release(0)
-    kills = int(os.environ.get("LOG_KILLS", "6"))
-    for kill in range(kills):
-        pair = [context.Process(target=churn, args=(shop.root, 10_000 * kill + 100 * n, "one")) for n in (1, 2)]
-        for process in pair:
-            process.start()
-        end = time.monotonic() + dice.uniform(0.15, 0.5)
-        while time.monotonic() < end:
-            assert shop.store.champion("homepage") is not None
-        for process in pair:
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-        champion = opens_valid(shop.store)
-        assert champion is not None and champion.release.id not in shop.store.barred("homepage")
-    assert len(shop.store.history("homepage")) > 2 * kills
+    killed_movers(shop, 6)
