@@ -7,6 +7,7 @@ from datetime import date
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.sealed import digest
 from ml.foundation.settings import Settings
+from ml.landing.late import late_digests
 from ml.landing.ledger import LEDGER
 from ml.landing.readiness import days_in_zone, input_hash, landed_tables, missing, odd_entries
 
@@ -16,7 +17,7 @@ class Changes:
     """The landing zone against the ledger.
 
     Attributes:
-        ready: {day: hash of its files} of the days that are complete, and new or changed, oldest first.
+        ready: {day: hash of its files and late rows} of the days that are complete, and new or changed, oldest first.
         waiting: {day: what it waits for} of the new or changed days that are not complete.
         odd: {day: entries that cannot be read} of days in ``ready``, which will fail by their names.
     """
@@ -33,18 +34,21 @@ def changed_days(settings: Settings) -> Changes:
     """
     with Lake(settings) as lake:
         rows = lake.connection.execute(f"select day, table_name, input_hash from {ALIAS}.{LEDGER}").fetchall()
+        late = late_digests(lake)
     landed = {(day, table): known for day, table, known in rows}
     changes = Changes({}, {})
     for day in days_in_zone(settings):
         try:
-            _look(settings, day, landed, changes)
+            _look(settings, day, landed, changes, late.get(day))
         except OSError as error:
             # An entry that vanished, or a folder that may not be listed, costs its own day, until the next look.
             changes.waiting[day] = [f"cannot look at its files: {error}"]
     return changes
 
 
-def _look(settings: Settings, day: date, landed: Mapping[tuple[date, str], str], changes: Changes) -> None:
+def _look(
+    settings: Settings, day: date, landed: Mapping[tuple[date, str], str], changes: Changes, late: str | None
+) -> None:
     """Sort one day into ``changes``, if it is new or changed."""
     present, absent = landed_tables(settings, day)
     hashes = {table: input_hash(settings, day, [table]) for table in present}
@@ -53,6 +57,6 @@ def _look(settings: Settings, day: date, landed: Mapping[tuple[date, str], str],
     if reasons := missing(settings, day):
         changes.waiting[day] = reasons
         return
-    changes.ready[day] = digest(hashes)
+    changes.ready[day] = digest(hashes | {"late rows": late} if late else hashes)
     if odd := odd_entries(settings, day):
         changes.odd[day] = odd

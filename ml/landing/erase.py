@@ -16,12 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml.landing.contract import Column
-from ml.landing.readers import MAX_UNPACKED, ROW, ending, json_array, read_file
+from ml.landing.readers import AS_IS, MAX_UNPACKED, ROW, Reading, ending, json_array, read_file
 from ml.landing.unpacking import packed, unpacked
 
 
 def matching_rows(
-    path: Path, columns: Mapping[str, Column], ids: Mapping[str, AbstractSet[str]], max_unpacked: int = MAX_UNPACKED
+    path: Path,
+    columns: Mapping[str, Column],
+    ids: Mapping[str, AbstractSet[str]],
+    max_unpacked: int = MAX_UNPACKED,
+    reading: Reading = AS_IS,
 ) -> set[int]:
     """Return the numbers (from 1) of the rows that name somebody or something.
 
@@ -31,11 +35,12 @@ def matching_rows(
         ids: {column: values}; a row matches if any column has one of its values. A row that cannot be split into
             columns matches if its text has a value as a word of its own.
         max_unpacked: As of ``read_file``.
+        reading: As of ``read_file``.
 
     Raises:
         UnreadableFile: The file is damaged or of an unknown format.
     """
-    parsed = read_file(path, {name: columns[name] for name in ids if name in columns}, max_unpacked)
+    parsed = read_file(path, {name: columns[name] for name in ids if name in columns}, max_unpacked, reading)
     found: set[int] = set()
     for name, values in ids.items():
         if name in parsed.rows.columns and values:

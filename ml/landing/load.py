@@ -16,15 +16,17 @@ import polars as pl
 from ml.foundation.lake import ALIAS, LANDING, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
-from ml.landing.contract import DAY, Contract, ContractError, LandingError, load_contract
+from ml.landing.contract import DAY, Contract, ContractError, LandingError, Table, load_contract
+from ml.landing.late import LATE, LATE_COLUMNS, arrived, elsewhere, mark, packed, replace, unpacked
+from ml.landing.ledger import LEDGER, landed_days
 from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, Reading, as_json, blamed_on, read_file
 from ml.landing.readiness import SUCCESS, data_files, input_hash, landed_tables, table_folder
 from ml.landing.sources import load_sources
-from ml.landing.validate import FILE, check_columns, typed, validate
+from ml.landing.validate import FILE, check_columns, not_ahead, right_types, typed, validate
 
 _DAYS_TOLD = 5
 
-QUARANTINE, LEDGER = f"{LANDING}.quarantine", f"{LANDING}.ledger"
+QUARANTINE = f"{LANDING}.quarantine"
 QUARANTINE_COLUMNS = {
     DAY: "DATE",
     "table_name": "VARCHAR",
@@ -40,6 +42,7 @@ LEDGER_COLUMNS = {
     "rows_in": "BIGINT",
     "rows_loaded": "BIGINT",
     "rows_quarantined": "BIGINT",
+    "rows_routed": "BIGINT",
     "landed_at": "TIMESTAMP",
     "input_hash": "VARCHAR",
 }
@@ -65,6 +68,8 @@ class LandingReport:
     reasons: dict[str, int] = field(default_factory=dict)
     input_hash: str = ""
     """Hash of the day's files of this table, as ``readiness.input_hash`` gives it."""
+    rows_routed: int = 0
+    """Rows of these files that went to their own days, where they are counted; none of ``rows_in``."""
 
 
 class DayIncomplete(LandingError):
@@ -92,7 +97,8 @@ class DaysFailed(LandingError):
         days = len(failures) + len({report.day for report in reports})
         told = "\n".join(f"{day}: {error}" for day, error in list(failures.items())[:_DAYS_TOLD])
         more = f"\nand {len(failures) - _DAYS_TOLD} more" if len(failures) > _DAYS_TOLD else ""
-        super().__init__(f"{len(failures)} of {days} days did not land, the others did:\n{told}{more}")
+        others = "the others did" if reports else "no day landed"
+        super().__init__(f"{len(failures)} of {days} days did not land, {others}:\n{told}{more}")
         self.failures = dict(failures)
         self.reports = list(reports)
 
@@ -102,6 +108,7 @@ class _Landed:
     report: LandingReport
     good: pl.DataFrame
     bad: pl.DataFrame  # QUARANTINE_COLUMNS
+    late: pl.DataFrame  # LATE_COLUMNS
 
 
 def init_tables(lake: Lake) -> None:
@@ -110,7 +117,7 @@ def init_tables(lake: Lake) -> None:
     Raises:
         ContractError: A landed column has another type than the contract now says.
     """
-    wanted = {QUARANTINE: QUARANTINE_COLUMNS, LEDGER: LEDGER_COLUMNS}
+    wanted = {QUARANTINE: QUARANTINE_COLUMNS, LEDGER: LEDGER_COLUMNS, LATE: LATE_COLUMNS}
     for name, table in load_contract(lake.settings).tables.items():
         wanted[f"{LANDING}.{name}"] = {DAY: "DATE"} | {n: c.sql_type for n, c in table.columns.items()}
 
@@ -180,29 +187,84 @@ def load_days(
     for name in names:
         contract.table(name)
     init_tables(lake)
-    reports: list[LandingReport] = []
+    reports: dict[date, list[LandingReport]] = {}
     failures: dict[date, LandingError] = {}
+    changed: set[tuple[date, str]] = set()
     days = sorted(set(days))
     for done, day in enumerate(days, 1):
         try:
-            mine = _load_day(lake, settings, contract, day, names, surfaces)
+            reports[day], late = _load_day(lake, settings, contract, day, names, surfaces)
         except LandingError as error:
             if len(days) == 1:
                 raise
             failures[day] = error
             progress(Step("landing", done, len(days), line=f"{day} did not land: {error}"))
             continue
-        reports += mine
-        loaded, lost = sum(r.rows_loaded for r in mine), sum(r.rows_quarantined for r in mine)
-        progress(Step("landing", done, len(days), line=f"{day}, {loaded:,} rows landed, {lost:,} quarantined"))
+        changed = {(own, name) for own, name in changed if own != day} | late
+        progress(Step("landing", done, len(days), line=_told(day, reports[day])))
+    _land_late(lake, settings, contract, surfaces, changed, reports, failures, progress)
+    landed = [report for day in days if day not in failures for report in reports[day]]
     if failures:
-        raise DaysFailed(failures, reports)
-    return reports
+        raise DaysFailed(failures, landed)
+    return landed
+
+
+def _land_late(
+    lake: Lake,
+    settings: Settings,
+    contract: Contract,
+    surfaces: set[str],
+    changed: set[tuple[date, str]],
+    reports: dict[date, list[LandingReport]],
+    failures: dict[date, LandingError],
+    progress: Progress,
+) -> None:
+    """Land days again whose late rows changed, if they have landed before; ``reports`` and ``failures`` follow."""
+    for day in sorted({own for own, _ in changed} - failures.keys()):
+        tables = [name for own, name in sorted(changed) if own == day and day in landed_days(lake, name)]
+        waits = "" if tables else "; they wait for the day to land"
+        again: list[LandingReport] = []
+        try:
+            if tables:
+                again, _ = _load_day(lake, settings, contract, day, tables, surfaces, built=day in reports)
+        except LandingError as error:
+            failures[day] = error
+            progress(Step("landing", line=f"late rows of {day} did not land: {error}"))
+            continue
+        progress(Step("landing", line=f"late rows of {_told(day, again)}{waits}"))
+        newer = {report.table: report for report in again}
+        if day in reports:
+            reports[day] = [newer.get(report.table, report) for report in reports[day]]
+
+
+def _told(day: date, reports: Sequence[LandingReport]) -> str:
+    loaded, lost = sum(r.rows_loaded for r in reports), sum(r.rows_quarantined for r in reports)
+    routed = sum(r.rows_routed for r in reports)
+    more = f", {routed:,} sent to their own days" if routed else ""
+    return f"{day}, {loaded:,} rows landed, {lost:,} quarantined{more}"
 
 
 def _load_day(
-    lake: Lake, settings: Settings, contract: Contract, day: date, names: Sequence[str], surfaces: set[str]
-) -> list[LandingReport]:
+    lake: Lake,
+    settings: Settings,
+    contract: Contract,
+    day: date,
+    names: Sequence[str],
+    surfaces: set[str],
+    *,
+    built: bool = True,
+) -> tuple[list[LandingReport], set[tuple[date, str]]]:
+    """Land one day; return its reports, and (day, table) of what has other late rows by that.
+
+    Args:
+        lake: The lake.
+        settings: The home.
+        contract: The landing contract.
+        day: The day.
+        names: Its tables.
+        surfaces: Names of the configured surfaces.
+        built: Whether who asks builds the day's other tables too; if not, the sensor is to see it as changed.
+    """
     try:
         _, absent = landed_tables(settings, day)
         if lacking := [name for name in absent if name in names]:
@@ -210,7 +272,8 @@ def _load_day(
                 f"{day}: required tables {', '.join(lacking)} have no file and no {SUCCESS}, "
                 f"such as in {table_folder(settings, lacking[0], day)}"
             )
-        landed = _read_day(settings, contract, names, day, surfaces)
+        late = {name: arrived(lake, day, name) for name in names}
+        landed = _read_day(settings, contract, late, day, surfaces)
     except LandingError:
         raise
     except (Exception, pl.exceptions.PanicException) as error:
@@ -221,18 +284,18 @@ def _load_day(
     if message := _too_many(settings, day, landed):
         lake.retry(lambda: _write_quarantine(lake, day, names, bad))
         raise QuarantineLimitExceeded(day, reports, message)
-    lake.retry(lambda: _write_day(lake, day, names, landed, bad))
-    return reports
+    return reports, lake.retry(lambda: _write_day(lake, day, names, landed, bad, built=built))
 
 
 def _read_day(
-    settings: Settings, contract: Contract, names: Sequence[str], day: date, surfaces: set[str]
+    settings: Settings, contract: Contract, late: Mapping[str, pl.DataFrame], day: date, surfaces: set[str]
 ) -> list[_Landed]:
     """Read tables of a day as they were at one moment: again, if a file was replaced while they were read."""
+    names = list(late)
     for _ in range(_LOOKS):
         before = input_hash(settings, day, names)
         try:
-            landed = [_read_table(settings, contract, name, day, surfaces) for name in names]
+            landed = [_read_table(settings, contract, name, day, surfaces, late[name]) for name in names]
         except (LandingError, FileNotFoundError):
             if input_hash(settings, day, names) == before:
                 raise
@@ -242,7 +305,9 @@ def _read_day(
     raise LandingError(f"{day}: files were replaced while they were read, {_LOOKS} times; land the day when they rest")
 
 
-def _read_table(settings: Settings, contract: Contract, name: str, day: date, surfaces: set[str]) -> _Landed:
+def _read_table(
+    settings: Settings, contract: Contract, name: str, day: date, surfaces: set[str], late: pl.DataFrame
+) -> _Landed:
     assert settings.landing_dir is not None
     table, source = contract.table(name), load_sources(settings, contract).table(name)
     reading = Reading(source.nulls, source.renames)
@@ -259,22 +324,31 @@ def _read_table(settings: Settings, contract: Contract, name: str, day: date, su
         broken.append(parsed.broken.select(pl.lit(index, pl.Int32).alias(FILE), *BROKEN_SCHEMA))
     unreadable = pl.concat(broken)
     rows = pl.concat(frames) if frames else typed(pl.DataFrame(schema={ROW: pl.Int64}), table, 0)
+    routed = _late_rows(name, pl.DataFrame(), labels, table)
+    if source.late == "route":
+        away = rows.select(elsewhere(settings, table, day) & right_types() & not_ahead(table)).to_series()
+        routed = _late_rows(name, rows.filter(away), labels, table)
+        rows = rows.filter(~away)
+    for (_, file), part in late.partition_by("source_day", "file", as_dict=True, maintain_order=True).items():
+        sources.append(unpacked(part, table))
+        rows = pl.concat([rows, typed(sources[-1], table, len(labels))])
+        labels.append(str(file))
     good, invalid = validate(rows, contract, name, day, surfaces)
     rows_in = rows.height + unreadable.height
     contents = [_with_content(invalid.filter(pl.col(FILE) == index), rows) for index, rows in enumerate(sources)]
     bad = pl.concat([unreadable, *(c.select(FILE, *BROKEN_SCHEMA) for c in contents)]).sort(FILE, ROW)
     good = good.select(list(table.columns))
     assert rows_in == good.height + bad.height, f"{name} {day}: {rows_in} in, {good.height} loaded, {bad.height} bad"
-    counts = Counter(bad["reason"].to_list())
     report = LandingReport(
         day=day,
         table=name,
-        files=tuple(labels),
+        files=tuple(labels[: len(files)]),
         rows_in=rows_in,
         rows_loaded=good.height,
         rows_quarantined=bad.height,
-        reasons=dict(counts.most_common()),
+        reasons=dict(Counter(bad["reason"].to_list()).most_common()),
         input_hash=digest,
+        rows_routed=routed.height,
     )
     bad = bad.select(
         pl.lit(day).alias(DAY),
@@ -284,7 +358,21 @@ def _read_table(settings: Settings, contract: Contract, name: str, day: date, su
         "reason",
         _readable(pl.col("content")).alias("content"),
     )
-    return _Landed(report, good, bad)
+    return _Landed(report, good, bad, routed.with_columns(pl.lit(day).alias("source_day")))
+
+
+def _late_rows(name: str, rows: pl.DataFrame, labels: Sequence[str], table: Table) -> pl.DataFrame:
+    """Return typed rows of other days as ``LATE`` holds them, but for ``source_day``."""
+    if rows.is_empty():
+        kinds = {DAY: pl.Date, "table_name": pl.String, "file": pl.String, "row_number": pl.Int64}
+        return pl.DataFrame(schema=kinds | {"content": pl.String})
+    return rows.select(
+        pl.col(table.moment or "").dt.date().alias(DAY),
+        pl.lit(name).alias("table_name"),
+        pl.Series("file", [labels[index] for index in rows[FILE]], dtype=pl.String),
+        pl.col(ROW).alias("row_number"),
+        packed(rows, table).alias("content"),
+    )
 
 
 def _with_content(invalid: pl.DataFrame, source: pl.DataFrame) -> pl.DataFrame:
@@ -329,10 +417,12 @@ def _too_many(settings: Settings, day: date, landed: Sequence[_Landed]) -> str |
     return f"{day}: {'; '.join(over)}. Top reasons: {'; '.join(examples[:5])}. See {QUARANTINE}."
 
 
-def _write_day(lake: Lake, day: date, names: Sequence[str], landed: Sequence[_Landed], bad: pl.DataFrame) -> None:
+def _write_day(
+    lake: Lake, day: date, names: Sequence[str], landed: Sequence[_Landed], bad: pl.DataFrame, *, built: bool
+) -> set[tuple[date, str]]:
     now = datetime.now(UTC).replace(tzinfo=None)
     ledger = [
-        (day, r.table, len(r.files), r.rows_in, r.rows_loaded, r.rows_quarantined, now, r.input_hash)
+        (day, r.table, len(r.files), r.rows_in, r.rows_loaded, r.rows_quarantined, r.rows_routed, now, r.input_hash)
         for r in (item.report for item in landed)
     ]
     with lake.transaction(f"landing: {day}") as connection:
@@ -346,6 +436,10 @@ def _write_day(lake: Lake, day: date, names: Sequence[str], landed: Sequence[_La
             _insert(connection, f"{LANDING}.{item.report.table}", item.good.with_columns(pl.lit(day).alias(DAY)))
         _replace(connection, QUARANTINE, day, names, bad)
         _replace(connection, LEDGER, day, names, pl.DataFrame(ledger, schema=list(LEDGER_COLUMNS), orient="row"))
+        changed = replace(connection, day, names, pl.concat([item.late for item in landed]))
+        if not built:
+            mark(connection, day, names)
+        return changed
 
 
 def _write_quarantine(lake: Lake, day: date, names: Sequence[str], bad: pl.DataFrame) -> None:

@@ -105,7 +105,8 @@ def _plain(column: pa.ChunkedArray, wanted: Column, seconds: pa.ChunkedArray | N
         return _text(column, decode)
     if types.is_timestamp(kind):
         # A time with a zone is stored in UTC; the name of the zone, which may be of a place that nobody knows, goes.
-        return _within_years(column.cast(pa.timestamp(kind.unit)), seconds)
+        naive = _within_years(column.cast(pa.timestamp(kind.unit)), seconds)
+        return _of_utc(naive) if kind.tz is not None else naive
     if types.is_date32(kind):
         return _within_years(column, None)
     if types.is_float16(kind):
@@ -185,6 +186,13 @@ def _within_years(column: pa.ChunkedArray, seconds: pa.ChunkedArray | None) -> p
     odd = [number.cast(pa.string()), pa.scalar(f"{unit} since 1970-01-01"), pa.scalar(" ")]
     told = _call("if_else", [ends, pa.scalar("infinity"), _call("binary_join_element_wise", odd)])
     return _call("coalesce", [readable, told]).cast(pa.large_string())
+
+
+def _of_utc(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Say of times, or of what ``_within_years`` made of them, that they are in UTC."""
+    if types.is_timestamp(column.type):
+        return column.cast(pa.timestamp(column.type.unit, "UTC"))
+    return _call("replace_substring_regex", [column], pc.ReplaceSubstringOptions(r"^(\d{4}-.*:.*)$", r"\1Z"))
 
 
 def _inside(number: pa.ChunkedArray, first: int, last: int) -> pa.ChunkedArray:

@@ -161,6 +161,17 @@ def validate(
     return Validated(good, bad.sort(_INTERNAL))
 
 
+def right_types() -> pl.Expr:
+    """Tell of each typed row whether every value has the type of its column."""
+    return pl.col(_WRONG).is_null()
+
+
+def not_ahead(table: Table, now: datetime | None = None) -> pl.Expr:
+    """Tell of each typed row whether the time that says its day has passed."""
+    latest = (now or datetime.now(UTC).replace(tzinfo=None)) + _CLOCK_SKEW
+    return pl.col(table.moment or "") <= latest
+
+
 def _split_twins(twins: pl.DataFrame, table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
     content = list(table.columns)
     numbered = twins.sort(_INTERNAL).with_row_index("__order")

@@ -21,10 +21,12 @@ from ml.foundation.settings import Settings
 from ml.inference.snapshot import FeatureSnapshot, current_snapshot, publish
 from ml.landing.contract import load_contract
 from ml.landing.erase import erase_rows, matching_rows, word_pattern
+from ml.landing.late import LATE
 from ml.landing.ledger import LEDGER
 from ml.landing.load import QUARANTINE
-from ml.landing.readers import read_file
+from ml.landing.readers import Reading, read_file
 from ml.landing.readiness import data_files, days_in_zone, input_hash
+from ml.landing.sources import load_sources
 from ml.operations.housekeeping import clean
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
@@ -115,7 +117,7 @@ def _identify(lake: Lake, settings: Settings, user: str) -> _Person:
     for table, column, found in (("users", ACCOUNT, accounts), ("exposures", EXPOSURE, exposures)):
         for _, path in _files(settings, table):
             wanted = {name: tables[table].columns[name] for name in (USER, column)}
-            rows = read_file(path, wanted, settings.max_unpacked_mb << 20).rows
+            rows = read_file(path, wanted, settings.max_unpacked_mb << 20, _reading(settings, table)).rows
             if {USER, column} <= set(rows.columns):
                 found |= set(rows.filter(rows[USER] == user)[column].drop_nulls().to_list())
     return _Person(ids={USER: {user}, ACCOUNT: accounts, EXPOSURE: exposures})
@@ -126,6 +128,11 @@ def _values(lake: Lake, table: str, column: str, key: str, values: list[str]) ->
         return []
     query = f"select distinct {column} from {ALIAS}.{table} where list_contains(?::varchar[], {key})"
     return [found for (found,) in lake.connection.execute(query, [values]).fetchall() if found is not None]
+
+
+def _reading(settings: Settings, table: str) -> Reading:
+    """Return the names that the columns of a table have in its files."""
+    return Reading(renames=load_sources(settings, load_contract(settings)).table(table).renames)
 
 
 def _files(settings: Settings, table: str) -> Iterable[tuple[date, Path]]:
@@ -141,7 +148,8 @@ def _named_by_files(settings: Settings, person: _Person, progress: Progress) -> 
     for done, (name, table) in enumerate(tables.items(), 1):
         ids = {column: values for column, values in person.ids.items() if column in table.columns}
         for day, path in _files(settings, name) if ids else ():
-            if numbers := matching_rows(path, table.columns, ids, settings.max_unpacked_mb << 20):
+            limit = settings.max_unpacked_mb << 20
+            if numbers := matching_rows(path, table.columns, ids, limit, _reading(settings, name)):
                 found.append((name, day, path, numbers))
         progress(Step("forget: files", done, len(tables)))
     return found
@@ -175,14 +183,18 @@ def _named_by_tables(lake: Lake, person: _Person) -> dict[str, int]:
         condition, parameters = _condition(columns, person)
         query = f"select count(*) from {ALIAS}.{table} where {condition}"
         [(counts[table],)] = lake.connection.execute(query, parameters).fetchall()
-    if lake.table_exists(QUARANTINE):
-        counts[QUARANTINE] = len(_quarantined(lake, person))
+    counts |= {table: len(_named_by_content(lake, person, table)) for table in _with_content(lake)}
     return {table: n for table, n in counts.items() if n}
 
 
-def _quarantined(lake: Lake, person: _Person) -> list[tuple[date, str, str, int]]:
-    """Return (day, table, file, row number) of the quarantined rows whose text names the person."""
-    rows = lake.connection.execute(f"select day, table_name, file, row_number, content from {ALIAS}.{QUARANTINE}")
+def _with_content(lake: Lake) -> list[str]:
+    """Return the tables that hold rows as text."""
+    return [table for table in (QUARANTINE, LATE) if lake.table_exists(table)]
+
+
+def _named_by_content(lake: Lake, person: _Person, table: str) -> list[tuple[date, str, str, int]]:
+    """Return (day, table, file, row number) of the rows of quarantine, or late ones, whose text names the person."""
+    rows = lake.connection.execute(f"select day, table_name, file, row_number, content from {ALIAS}.{table}")
     pattern = person.pattern
     found: list[tuple[date, str, str, int]] = []
     while part := rows.fetchmany(10_000):
@@ -209,7 +221,7 @@ def _delete(lake: Lake, settings: Settings, person: _Person, unchanged: set[tupl
         unchanged: (table, day) of files that differ from what was landed in the person's rows alone.
     """
     columns = _columns(lake)
-    bad = _quarantined(lake, person) if lake.table_exists(QUARANTINE) else []
+    bad = {table: _named_by_content(lake, person, table) for table in _with_content(lake)}
     landed = {name for name in load_contract(settings).tables if f"{LANDING}.{name}" in columns}
     hashes = {(name, day): input_hash(settings, day, [name]) for name, day in sorted(unchanged)}
 
@@ -218,9 +230,10 @@ def _delete(lake: Lake, settings: Settings, person: _Person, unchanged: set[tupl
             for table, named in columns.items():
                 condition, parameters = _condition(named, person)
                 c.execute(f"delete from {ALIAS}.{table} where {condition}", parameters)
-            for row in bad:
-                keys = "day = ? and table_name = ? and file = ? and row_number = ?"
-                c.execute(f"delete from {ALIAS}.{QUARANTINE} where {keys}", list(row))
+            for table, rows in bad.items():
+                for row in rows:
+                    keys = "day = ? and table_name = ? and file = ? and row_number = ?"
+                    c.execute(f"delete from {ALIAS}.{table} where {keys}", list(row))
             for name in sorted(landed):
                 _recount(c, name)
             for (name, day), found in hashes.items():
@@ -259,7 +272,7 @@ def _past(lake: Lake) -> list[int]:
 def _purge_past(lake: Lake) -> None:
     """Write files without the deleted rows, and remove every earlier state of the lake with its files."""
     lake.files.check(lake.files.named())
-    for table in _columns(lake):
+    for table in [*_columns(lake), *_with_content(lake)]:
         schema, name = table.split(".")
         call = f"call ducklake_rewrite_data_files('{ALIAS}', ?, schema => ?, delete_threshold => 0)"
         lake.retry(lambda c=call, n=name, s=schema: lake.connection.execute(c, [n, s]).fetchall())
