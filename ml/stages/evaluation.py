@@ -10,6 +10,7 @@ from typing import get_args
 
 import numpy as np
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from ml.evaluation.evaluate import Evaluation, choose_candidate, evaluate
 from ml.evaluation.importance import InputValue, input_values
@@ -122,17 +123,21 @@ def _ranker_predictions(
 
 
 def _input_values(settings: Settings, surface: Surface, training_set: TrainingSet, score: Scoring) -> list[InputValue]:
-    """Return what every input that is known before ranking is worth to a ranker on the evaluation days."""
+    """Return what every input that is known before ranking is worth to a ranker on the evaluation days.
+
+    On one thread, like training: the same figures on any number of cores, and small batches gain nothing from more.
+    """
     data = load(settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking="serving")
-    found = input_values(
-        score,
-        {name: column.numpy() for name, column in data.inputs.items()},
-        {task: data.labels[task].numpy() for task in surface.tasks},
-        {task: spec.kind == "binary" for task, spec in surface.tasks.items()},
-        users=data.user_id.numpy(),
-        days=data.day.numpy(),
-        seed=settings.seed,
-    )
+    with threadpool_limits(1):
+        found = input_values(
+            score,
+            {name: column.numpy() for name, column in data.inputs.items()},
+            {task: data.labels[task].numpy() for task in surface.tasks},
+            {task: spec.kind == "binary" for task, spec in surface.tasks.items()},
+            users=data.user_id.numpy(),
+            days=data.day.numpy(),
+            seed=settings.seed,
+        )
     return [value for value in found if surface.inputs[value.input].kind != "after_ranking"]
 
 

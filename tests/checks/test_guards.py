@@ -126,6 +126,7 @@ def test_a_guard_that_is_one_new_file_is_in_check_verdict_card_and_page(world, t
     assert (guard["means"], guard["to_do"]) == ("The ranker is small.", "train a smaller network.")
     assert guard["checks"][0]["threshold"] == "<= 10"
     assert "train a smaller network." in found["card"]
+    assert "What the teacher is worth" in found["card"] and "What each input is worth" in found["card"]
     assert "## 99. Size" in found["page"]
 
 
