@@ -153,11 +153,13 @@ def _failure(check: Check) -> str:
 
 
 def _table(checks: Sequence[Check]) -> str:
-    lines = ["| check | outcome | value | threshold | interval | n | |", "|---|---|---|---|---|---|---|"]
+    head = ("check", "outcome", "value", "threshold", "interval", "n", "effective users", "")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for c in checks:
         interval = f"{c.interval[0]:.4g} to {c.interval[1]:.4g}" if c.interval else ""
         n = f"{c.n:,}" if c.n is not None else ""
-        cells = (c.name, c.outcome.value, _text(c.value), c.threshold, interval, n, c.detail)
+        users = f"{c.effective_users:,.0f}" if c.effective_users is not None else ""
+        cells = (c.name, c.outcome.value, _text(c.value), c.threshold, interval, n, users, c.detail)
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -82,6 +82,7 @@ def _check(meta: Mapping[str, Any], result: "ExpectationValidationResult | None"
         value=_value(result.result),
         interval=details.get("interval"),
         n=details.get("n"),
+        effective_users=details.get("effective_users"),
         detail=_detail(result.result, details),
     )
 

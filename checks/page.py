@@ -36,6 +36,8 @@ def _section(guard: Guard) -> str:
         means = guard.daily.means
         lines += [f"- **Check of each day**: `{guard.daily.name}` of `<surface>/{guard.daily.asset}`: {means}"]
         lines += [f"- **If the day fails**: {guard.daily.to_do}"]
+    for name, field in guard.thresholds.model_fields.items() if guard.thresholds else ():
+        lines += [f"- **Threshold** `gate: guards: {guard.name}: {name}`, {field.default}: {field.description}"]
     return "\n".join([*lines, f"- **File**: `checks/guards/{guard.name}.py`", ""])
 
 

@@ -16,7 +16,7 @@ from great_expectations.execution_engine.pandas_execution_engine import PandasEx
 from great_expectations.expectations.expectation import BatchExpectation
 
 from ml.evaluation.outcome import Outcome
-from ml.evaluation.rules import judge_floor, judge_improvement, judge_interval, judge_rates
+from ml.evaluation.rules import judge_floor, judge_gain, judge_improvement, judge_interval, judge_rates
 from ml.surfaces.spec import Looks
 
 
@@ -48,7 +48,8 @@ class ExpectMeasureBetween(MeasuredExpectation):
     """Expect every value of a column to be a finite number within bounds, in at least one row.
 
     ``label`` is the column that names a row, ``count`` the one that holds its n, ``shown`` the one whose value is
-    reported instead of the bounded one. A column ``value`` has its interval in ``lo`` and ``hi``.
+    reported instead of the bounded one. A column ``value`` has its interval in ``lo`` and ``hi``. ``beyond`` is what a
+    value outside of the bounds counts as; default is the expectation's severity.
     """
 
     column: str
@@ -57,8 +58,12 @@ class ExpectMeasureBetween(MeasuredExpectation):
     label: str | None = None
     count: str | None = None
     shown: str | None = None
+    beyond: str | None = None
 
-    success_keys: ClassVar[tuple[str, ...]] = ("column", "min_value", "max_value", "where", "label", "count", "shown")
+    success_keys: ClassVar[tuple[str, ...]] = (
+        *("column", "min_value", "max_value", "where"),
+        *("label", "count", "shown", "beyond"),
+    )
 
     def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Return the value that lies furthest beyond the bounds, and whether it is inside."""
@@ -70,9 +75,10 @@ class ExpectMeasureBetween(MeasuredExpectation):
         name = str(_series(rows[self.label]).iloc[worst]) if self.label else ""
         n = int(_series(rows[self.count]).fillna(0).sum()) if self.count else None
         value = _number(_series(rows[self.shown]).iloc[worst]) if self.shown else float(values.iloc[worst])
-        row = rows.iloc[worst]
+        row = {str(column): found for column, found in rows.iloc[worst].to_dict().items()}
         interval = _finite_pair(row["lo"], row["hi"]) if "value" in (self.column, self.shown) else None
-        return _result(not bool((beyond > 0).any()), value, name, n, interval)
+        outcome = self.beyond if (beyond > 0).any() else None
+        return _result(not bool((beyond > 0).any()), value, name, n, interval, outcome, users=_users(row))
 
     def _beyond(self, value: float) -> float:
         """Return how far a value lies outside of the bounds; 0 or less is inside."""
@@ -86,7 +92,8 @@ class ExpectMeasureBetween(MeasuredExpectation):
 class ExpectRateBetween(MeasuredExpectation):
     """Expect a share of positives within bounds, in every row and over all of them: see ``judge_rates``.
 
-    ``count`` is the column of n, ``label`` the one that names a row.
+    ``count`` is the column of n, ``label`` the one that names a row. With ``around``, the column of another share, the
+    bounds are factors of that, and rows where it is null are left out.
     """
 
     column: str
@@ -94,24 +101,32 @@ class ExpectRateBetween(MeasuredExpectation):
     label: str
     min_value: float
     max_value: float
+    around: str | None = None
 
-    success_keys: ClassVar[tuple[str, ...]] = ("column", "count", "label", "min_value", "max_value", "where")
+    success_keys: ClassVar[tuple[str, ...]] = ("column", "count", "label", "min_value", "max_value", "where", "around")
 
     def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Return the share that is hardest to explain by chance, and what it counts as."""
         if rows.empty:
             return _result(False, None, "nothing was measured")
-        rates, n = (
-            _series(pd.to_numeric(rows[name], errors="coerce")).to_numpy(float, na_value=np.nan)
-            for name in (self.column, self.count)
-        )
+        low, high = np.full(len(rows), self.min_value), np.full(len(rows), self.max_value)
+        if self.around:
+            usual = _numbers(rows, self.around)
+            rows, usual = rows.loc[np.isfinite(usual)], usual[np.isfinite(usual)]
+            if rows.empty:
+                return _result(True, "not compared", "no day has enough days before it")
+            low, high = self.min_value * usual, np.minimum(self.max_value * usual, 1.0)
+        rates, n = (_numbers(rows, name) for name in (self.column, self.count))
         names = [str(name) for name in _series(rows[self.label])]
         if not (np.isfinite(rates) & (n > 0)).all():
             worst = int(np.argmin(np.isfinite(rates) & (n > 0)))
             return _result(False, float(rates[worst]), names[worst], 0)
-        rates, n, names = np.append(rates, np.average(rates, weights=n)), np.append(n, n.sum()), [*names, "all days"]
-        outcome, worst, chance = judge_rates(rates, n, self.min_value, self.max_value)
+        rates, low, high = (np.append(values, np.average(values, weights=n)) for values in (rates, low, high))
+        n, names = np.append(n, n.sum()), [*names, "all days"]
+        outcome, worst, chance = judge_rates(rates, n, low, high)
         detail = names[worst]
+        if self.around:
+            detail += f": {low[worst]:.4g} to {high[worst]:.4g} by the days before"
         if outcome is Outcome.WARN:
             detail += f": too few labels to tell it from chance (p {chance:.2g})"
         shown = float(rates[worst]), detail, int(n[worst])
@@ -152,6 +167,17 @@ class ExpectImprovement(MeasuredExpectation):
         return _outcome(row, *judge_improvement(_number(row["value"]), _number(row["lo"])))
 
 
+class ExpectGainShown(MeasuredExpectation):
+    """Expect the gain of a student over its control above 0 by its interval: see ``judge_gain``."""
+
+    success_keys: ClassVar[tuple[str, ...]] = ("where",)
+
+    def judged(self, rows: pd.DataFrame) -> dict[str, object]:
+        """Judge ``value``, ``lo`` and ``hi`` of the one row."""
+        row = _one(rows)
+        return _outcome(row, *judge_gain(*(_number(row[name]) for name in ("value", "lo", "hi"))))
+
+
 class ExpectNotClearlyBelow(MeasuredExpectation):
     """Expect a value of at least ``min_value``: see ``judge_floor``."""
 
@@ -163,6 +189,21 @@ class ExpectNotClearlyBelow(MeasuredExpectation):
         """Judge ``value`` and ``hi`` of the one row."""
         row = _one(rows)
         return _outcome(row, *judge_floor(_number(row["value"]), _number(row["hi"]), self.min_value))
+
+
+class ExpectNotClearlyAbove(MeasuredExpectation):
+    """Expect a value of at most ``max_value``: see ``judge_floor``, of which this is the mirror."""
+
+    max_value: float
+
+    success_keys: ClassVar[tuple[str, ...]] = ("max_value", "where")
+
+    def judged(self, rows: pd.DataFrame) -> dict[str, object]:
+        """Judge ``value`` and ``lo`` of the one row."""
+        row = _one(rows)
+        outcome, _ = judge_floor(-_number(row["value"]), -_number(row["lo"]), -self.max_value)
+        reason = {Outcome.WARN: "above, but the interval reaches it", Outcome.FAIL: "the interval lies above"}
+        return _outcome(row, outcome, reason.get(outcome, ""))
 
 
 class ExpectStated(MeasuredExpectation):
@@ -187,6 +228,10 @@ def _series(values: object) -> pd.Series:
     return cast("pd.Series", values)
 
 
+def _numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
+    return _series(pd.to_numeric(rows[column], errors="coerce")).to_numpy(float, na_value=np.nan)
+
+
 def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
@@ -196,9 +241,15 @@ def _finite_pair(lo: Any, hi: Any) -> list[float] | None:
     return pair if all(map(math.isfinite, pair)) else None
 
 
+def _users(row: dict[str, Any]) -> float | None:
+    users = _number(row.get("effective_users"))
+    return users if math.isfinite(users) else None
+
+
 def _outcome(row: dict[str, Any], outcome: Outcome, reason: str) -> dict[str, object]:
     interval = _finite_pair(row["lo"], row["hi"])
-    return _result(outcome is Outcome.PASS, _number(row["value"]), reason, int(row["n"]), interval, outcome.value)
+    shown = _number(row["value"]), reason, int(row["n"]), interval, outcome.value
+    return _result(outcome is Outcome.PASS, *shown, users=_users(row))
 
 
 def _result(
@@ -208,6 +259,7 @@ def _result(
     n: int | None = None,
     interval: list[float] | None = None,
     outcome: str | None = None,
+    users: float | None = None,
 ) -> dict[str, object]:
-    details = {"detail": detail, "n": n, "interval": interval, "outcome": outcome}
+    details = {"detail": detail, "n": n, "interval": interval, "outcome": outcome, "effective_users": users}
     return {"success": success, "result": {"observed_value": value, "details": details}}

@@ -1,7 +1,7 @@
 """Guard: the examples of every day are there, well formed, within bounds, and as the feature tables say."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from checks import gx
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 UNLIKE_FEATURES = "values_unlike_their_features"
 """Name of the check that compares examples with feature tables."""
 
+_FEW_DAYS = 7
 _NO_FEATURES = "the lake lacks the feature tables of the surface's daily inputs: nothing to compare with"
 
 
@@ -33,7 +34,7 @@ def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check
     days, empty = shown_days(lake, surface, days)
     if not days:
         return empty
-    measured = measure(lake, surface, days)
+    measured = measure_trailing(lake, surface, measure(lake, surface, days))
     compared = measure_features(lake, surface, days)
     checks = empty + gx.validate(_with_freshness(measured, days), suite(surface.gate.data, days))
     if compared is None:
@@ -87,6 +88,37 @@ def measure(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str
     return found
 
 
+def measure_trailing(lake: Lake, surface: Surface, measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each measured day the mean label of the days before it.
+
+    Returns:
+        The rows with ``usual_rate_<task>`` of binary tasks: over the ``trailing_days`` before the day, null where fewer
+        than 7 of them have labels, or none is positive.
+    """
+    tasks = {name: task for name, task in surface.tasks.items() if task.kind == "binary"}
+    if not tasks or not measured:
+        return list(measured)
+    sums = "".join(
+        f", count({_quote(t.label)}) as {_quote('n ' + name)}, sum({_quote(t.label)}::double) as {_quote('of ' + name)}"
+        for name, t in tasks.items()
+    )
+    usual = ", ".join(
+        f"if(count(*) filter (where {_quote('n ' + name)} > 0) >= {_FEW_DAYS} and sum({_quote('of ' + name)}) > 0, "
+        f"sum({_quote('of ' + name)}) / sum({_quote('n ' + name)}), null) as {_quote('usual_rate_' + name)}"
+        for name in tasks
+    )
+    days = [row["day"] for row in measured]
+    first = min(days) - timedelta(days=surface.gate.data.trailing_days)
+    query = f"""
+        with daily as (
+            select day{sums} from {ALIAS}.{FEATURES}.examples_{surface.name} where day between ? and ? group by day
+        ), wanted as (select unnest(?::date[]) as wanted)
+        select wanted, {usual} from wanted
+        left join daily on day < wanted and day >= wanted - {surface.gate.data.trailing_days:d} group by wanted"""
+    found = {row.pop("wanted"): row for row in lake.sql(query, [first, max(days), days]).to_pylist()}
+    return [{**row, **found[row["day"]]} for row in measured]
+
+
 def measure_features(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str, Any]] | None:
     """Compare the daily inputs of the examples with the feature tables that the surface takes them from.
 
@@ -136,6 +168,10 @@ def suite(gate: DataGate, days: Sequence[date]) -> "ExpectationSuite":
         rate, bounds = f"label_rate_{task}", {"min_value": low, "max_value": high, "label": "day"}
         named = gx.named(rate, gx.between(low, high))
         expected.append(ExpectRateBetween(column=rate, count=f"labelled_{task}", **bounds, **named))
+        most = gate.label_rate_change
+        around = {"around": f"usual_rate_{task}", "min_value": 1 / most, "max_value": most, "label": "day"}
+        named = gx.named(f"{rate}_as_before", f"{gx.between(1 / most, most)} of the {gate.trailing_days} days before")
+        expected.append(ExpectRateBetween(column=rate, count=f"labelled_{task}", **around, **named))
     return gx.suite("data", expected)
 
 

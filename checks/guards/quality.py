@@ -1,4 +1,7 @@
-"""Guard: good enough, better than popularity, not worse than champion and reference; and the right one of the two."""
+"""Guard: good enough, better than popularity, not worse than champion and reference; and the right one of the two.
+
+What serves is the order by the ranking score: its NDCG@10 is compared as the tasks are.
+"""
 
 import math
 from collections import Counter
@@ -7,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from checks import gx
 from checks.guard import FIRST, Found, Guard, Subject
-from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL, FigureRow, figure_row
+from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, FigureRow, figure_row
 from ml.evaluation.outcome import Outcome
 from ml.releases.verdicts import Check
-from ml.surfaces.spec import ONE_LOOK, Looks, QualityGate, Surface
+from ml.surfaces.spec import ONE_LOOK, RANKING_MARGIN, Looks, QualityGate, Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -44,7 +47,7 @@ def judge(subject: Subject) -> Found:
 def measure(
     evaluation: "Evaluation", surface: Surface, kind: str, *, champion: bool, reference: bool = False
 ) -> list[FigureRow]:
-    """Return the candidate's primary metric of each gated task, and its differences.
+    """Return the candidate's primary metric of each gated task, its differences, and those of the order that it serves.
 
     Args:
         evaluation: The evaluation.
@@ -59,24 +62,28 @@ def measure(
     Raises:
         KeyError: A figure that the gate needs was not computed.
     """
+    from ml.evaluation.evaluate import RANKING, ranking_tasks
+
     found: list[FigureRow] = []
+    before = ({CHAMPION: "champion"} if champion else {}) | ({REFERENCE: "reference"} if reference else {})
     for task in surface.gate.quality:
         own = evaluation.result(kind, task)
         found.append(figure_row(task, ABSOLUTE, own.metric, own.value, own))
         others = {BASELINE: "baseline"} if surface.tasks[task].baseline else {}
-        others |= {CHAMPION: "champion"} if champion else {}
-        others |= {REFERENCE: "reference"} if reference else {}
-        others |= {RIVAL: "control"} if kind == "student" else {}
-        for comparison, model in others.items():
+        for comparison, model in (others | before).items():
             difference = evaluation.difference(kind, model, task)
             found.append(figure_row(task, comparison, own.metric, difference.estimate, difference))
+    for task in ranking_tasks(surface):
+        for comparison, model in before.items():
+            difference = evaluation.difference(kind, model, task, metric=RANKING)
+            found.append(figure_row(task, comparison, RANKING, difference.estimate, difference))
     return found
 
 
 def suite(gate: dict[str, QualityGate], rows: Sequence[FigureRow], looks: Looks = ONE_LOOK) -> "ExpectationSuite":
     """Return the suite over ``measure`` of a candidate that is looked at as ``looks`` says."""
     counts = Counter(row["comparison"] for row in rows)
-    expected = [_expectation(gate[row["task"]], row, counts[row["comparison"]], looks) for row in rows]
+    expected = [_expectation(gate, row, counts[row["comparison"]], looks) for row in rows]
     return gx.suite("quality", expected)
 
 
@@ -87,33 +94,31 @@ def choice_suite(chosen: str) -> "ExpectationSuite":
     return gx.suite("choice", [ExpectStated(**gx.named("candidate", f"{chosen}, by the evaluation"))])
 
 
-def _margin(limits: QualityGate, comparison: str) -> float:
+def _margin(gate: dict[str, QualityGate], row: FigureRow) -> float:
     """Return the loss that is tolerated: against the reference, what all releases since may sum to."""
-    return (limits.reference_margin or limits.margin) if comparison == REFERENCE else limits.margin
+    if row["metric"] not in ("auc", "r2"):  # the order that is served, also of a task that is not gated by itself
+        return gate[row["task"]].ranking_margin if row["task"] in gate else RANKING_MARGIN
+    limits = gate[row["task"]]
+    return (limits.reference_margin or limits.margin) if row["comparison"] == REFERENCE else limits.margin
 
 
-def _expectation(limits: QualityGate, row: FigureRow, comparisons: int, looks: Looks) -> "Expectation":
-    from great_expectations.expectations.metadata_types import FailureSeverity
-
+def _expectation(gate: dict[str, QualityGate], row: FigureRow, comparisons: int, looks: Looks) -> "Expectation":
     from checks.expectations.measured import ExpectImprovement, ExpectIntervalAbove, ExpectMeasureBetween
 
     comparison, name = row["comparison"], f"{row['task']}_{row['metric']}"
-    where = {"task": row["task"], "comparison": comparison}
+    where = {"task": row["task"], "comparison": comparison, "metric": row["metric"]}
     if comparison == ABSOLUTE:
-        bounds = {"min_value": limits.min, "count": "n"}
-        return ExpectMeasureBetween(column="value", where=where, **bounds, **gx.named(name, gx.between(limits.min)))
+        least = gate[row["task"]].min
+        bounds = {"min_value": least, "count": "n"}
+        return ExpectMeasureBetween(column="value", where=where, **bounds, **gx.named(name, gx.between(least)))
     if comparison == BASELINE:
         return ExpectImprovement(where=where, **gx.named(f"{name}_minus_baseline", "> 0"))
-    if comparison in (CHAMPION, REFERENCE):
-        margin = _margin(limits, comparison)
-        days = f", over all looks up to {looks.most} days" if looks.most > looks.first else ""
-        named = gx.named(f"{name}_minus_{comparison}", f"whole interval > {-margin:g}{days}")
-        counted = {"comparisons": comparisons, "first_days": looks.first, "most_days": looks.most}
-        return ExpectIntervalAbove(where=where, margin=margin, **counted, **named)
-    assert comparison == RIVAL, comparison
-    named = gx.named(f"{name}_student_minus_control", "interval not below 0")
-    bounds = {"min_value": 0, "count": "n", "shown": "value"}
-    return ExpectMeasureBetween(column="hi", where=where, **bounds, severity=FailureSeverity.WARNING, **named)
+    assert comparison in (CHAMPION, REFERENCE), comparison
+    margin = _margin(gate, row)
+    days = f", over all looks up to {looks.most} days" if looks.most > looks.first else ""
+    named = gx.named(f"{name}_minus_{comparison}", f"whole interval > {-margin:g}{days}")
+    counted = {"comparisons": comparisons, "first_days": looks.first, "most_days": looks.most}
+    return ExpectIntervalAbove(where=where, margin=margin, **counted, **named)
 
 
 def _more_days(rows: Sequence[FigureRow], gate: dict[str, QualityGate], days: int, looks: Looks) -> str:
@@ -125,7 +130,7 @@ def _more_days(rows: Sequence[FigureRow], gate: dict[str, QualityGate], days: in
         if row["comparison"] in (CHAMPION, REFERENCE):
             lo, hi = (math.nan if end is None else end for end in (row["lo"], row["hi"]))
             figures = row["value"], lo, hi
-            margin = _margin(gate[row["task"]], row["comparison"])
+            margin = _margin(gate, row)
             counted = {"looks": looks, "comparisons": counts[row["comparison"]]}
             if judge_interval(*figures, margin, **counted)[0] is Outcome.INCONCLUSIVE:
                 needed.append(days_to_decide(*figures, margin, days, **counted))
@@ -140,7 +145,7 @@ def _more_days(rows: Sequence[FigureRow], gate: dict[str, QualityGate], days: in
 GUARD = Guard(
     number=3,
     name="quality",
-    means="Good enough by itself, better than popularity, not worse than the champion.",
+    means="Good enough by itself, better than popularity, not worse than the champion; so is the order that it serves.",
     to_do="a candidate that is worse is rightly refused. If the champion changed since, materialize `evaluation` "
     "again; where it is inconclusive, the evaluation widens by each further day until it is decided. A warning "
     "promotes: see whether the next candidate says the same. Of a loss against the reference that is wanted, a person "

@@ -57,14 +57,14 @@ def measure(lake: Lake, surface: Surface, days: Sequence[date], contract: Contra
     Returns:
         One row per day: ``day``, ``examples``, ``labels``, ``coverage`` (share of examples with a label, null without
         examples), ``duplicates``, ``strangers`` (labels without example), ``non_finite`` (rows with a null, NaN or
-        infinite score), ``wrong_width``, ``other_teacher`` (examples that only another teacher labelled) and
-        ``defaulted_share`` (mean share of inputs that took the default).
+        infinite score), ``wrong_width``, ``other_teacher`` (examples that only another teacher labelled),
+        ``defaulted_share`` (mean share of inputs that took the default) and ``users`` (of the labelled examples).
     """
     labels = f"{ALIAS}.{ML}.soft_labels_{surface.name}"
     query = f"""
         with days as (select unnest(?::date[]) as day),
         e as (
-            select distinct day, exposure_id from {ALIAS}.{FEATURES}.examples_{surface.name}
+            select distinct day, exposure_id, user_id from {ALIAS}.{FEATURES}.examples_{surface.name}
             where day in (select unnest(?::date[]))
         ),
         every as (
@@ -82,7 +82,8 @@ def measure(lake: Lake, surface: Surface, days: Sequence[date], contract: Contra
         ),
         matched as (
             select e.day, count(*) as examples, count(*) filter (where o.exposure_id is not null) as covered,
-                count(*) filter (where o.exposure_id is null and s.exposure_id is not null) as other_teacher
+                count(*) filter (where o.exposure_id is null and s.exposure_id is not null) as other_teacher,
+                count(distinct e.user_id) filter (where o.exposure_id is not null) as users
             from e
             left join (select distinct day, exposure_id from every where own) as o using (day, exposure_id)
             left join (select distinct day, exposure_id from every where not own) as s using (day, exposure_id)
@@ -92,7 +93,8 @@ def measure(lake: Lake, surface: Surface, days: Sequence[date], contract: Contra
             m.covered / m.examples as coverage, coalesce(o.duplicates, 0) as duplicates,
             coalesce(o.labels, 0) - coalesce(o.duplicates, 0) - coalesce(m.covered, 0) as strangers,
             coalesce(o.non_finite, 0) as non_finite, coalesce(o.wrong_width, 0) as wrong_width,
-            coalesce(m.other_teacher, 0) as other_teacher, o.defaulted / greatest(?, 1) as defaulted_share
+            coalesce(m.other_teacher, 0) as other_teacher, o.defaulted / greatest(?, 1) as defaulted_share,
+            coalesce(m.users, 0) as users
         from days as d left join matched as m on m.day = d.day left join own as o on o.day = d.day order by d.day"""
     wanted = sorted(set(days))
     outputs, inputs = len(contract.outputs), len(contract.inputs)
@@ -101,22 +103,30 @@ def measure(lake: Lake, surface: Surface, days: Sequence[date], contract: Contra
 
 
 def suite(gate: SoftLabelGate, days: Sequence[date]) -> "ExpectationSuite":
-    """Return the suite over ``measure``."""
-    built_in = gx.expectations()
-    from checks.expectations.measured import ExpectMeasureBetween
+    """Return the suite over ``measure``.
 
-    def bounded(column: str, low: float | None, high: float | None, count: str = "labels") -> "Expectation":
-        bounds = {"min_value": low, "max_value": high, "label": "day", "count": count}
+    A share out of bounds fails where chance cannot be the reason, and warns where a day is too small to say. Inputs are
+    at their default for all rows of a user alike (one who is not linked), so that users are counted there.
+    """
+    built_in = gx.expectations()
+    from checks.expectations.measured import ExpectMeasureBetween, ExpectRateBetween
+
+    def bounded(column: str, low: float, high: float) -> "Expectation":
+        bounds = {"min_value": low, "max_value": high, "label": "day", "count": "labels"}
         return ExpectMeasureBetween(column=column, **bounds, **gx.named(column, gx.between(low, high)))
+
+    def share(column: str, low: float, high: float, count: str) -> "Expectation":
+        bounds = {"min_value": low, "max_value": high, "label": "day", "count": count}
+        return ExpectRateBetween(column=column, **bounds, **gx.named(column, gx.between(low, high)))
 
     none = ("duplicates", "strangers", "non_finite", "wrong_width", "other_teacher")
     return gx.suite(
         "soft_labels",
         [
             built_in.ExpectTableRowCountToEqual(value=len(set(days)), **gx.named("days", str(len(set(days))))),
-            bounded("coverage", gate.min_coverage, 1, "examples"),
+            share("coverage", gate.min_coverage, 1, "examples"),
             *(bounded(name, 0, 0) for name in none),
-            bounded("defaulted_share", 0, gate.max_defaulted_share),
+            share("defaulted_share", 0, gate.max_defaulted_share, "users"),
         ],
     )
 

@@ -32,7 +32,7 @@ def release_show(
     manifest: Annotated[bool, typer.Option("--manifest", help="Print the whole manifest as JSON instead.")] = False,
 ) -> None:
     """Print a release on a page: its state, its verdict, its gain over the control, what it was made of."""
-    from ml.operations.release_page import figures, provenance, standing
+    from ml.operations.release_page import figures, not_shown, provenance, standing
     from ml.releases.release import CARD
     from ml.releases.store import ReleaseStore
 
@@ -53,6 +53,9 @@ def release_show(
     verdict = shown.verdict
     show_table(f"verdict of {shown.id}: {verdict.decision}", [_guard_row(guard) for guard in verdict.guards])
     say("")
+    if rows := not_shown(shown):
+        show_table("where a gain over the control is not shown, or lost", rows)
+        say("")
     if rows := figures(settings, shown):
         days = ", ".join(map(str, shown.manifest.eval_days))
         show_table(f"on {days}; [..]: 95 % paired bootstrap over users", rows)

@@ -6,8 +6,12 @@ of users easy or hard cancels in the difference. Every metric here is a function
 weights (for AUC: of the weights of positives and of the negatives below them), so that all replicates come from a few
 matrix products and nothing is sorted twice.
 
+A few users with most of the rows say less than their number: the interval takes the t quantile of the effective users.
+
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 8 and 13; Poisson weights as in
-Chamandy et al., "Estimating Uncertainty for Massive Data Streams" (Google, 2012).
+Chamandy et al., "Estimating Uncertainty for Massive Data Streams" (Google, 2012); effective clusters as degrees of
+freedom after Carter, Schnepel and Steigerwald, "Asymptotic Behavior of a t-Test Robust to Cluster Heterogeneity",
+Review of Economics and Statistics 99 (2017).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -31,7 +35,7 @@ class Interval:
 
     Attributes:
         estimate: Value on all rows, every user counted once.
-        lo: Lower end of the 95 % percentile interval.
+        lo: Lower end of the 95 % interval.
         hi: Upper end.
         se: Standard deviation of the replicates.
         mde: Smallest true effect that would be found with 80 % power, ``2.80 se``.
@@ -113,6 +117,17 @@ class UserWeights:
         """Return the sum of ``above`` [n] over the sum of ``below`` [n]; NaN where that is 0."""
         return Linear(self._by_user(codes, above, below), lambda sums: _divide(sums[0], sums[1]))
 
+    def calibration_error(
+        self, codes: np.ndarray, bins: np.ndarray, labels: np.ndarray, predictions: np.ndarray
+    ) -> Linear:
+        """Return ``sum_b |sum of prediction - label| / n`` over bins of rows, ``bins`` [n] their codes from 0."""
+        excess = predictions - labels
+        terms = [np.where(bins == b, excess, 0.0) for b in range(int(bins.max(initial=-1)) + 1)]
+        return Linear(
+            self._by_user(codes, *terms, np.ones(len(excess))),
+            lambda sums: _divide(np.abs(sums[:-1]).sum(axis=0), sums[-1]),
+        )
+
     def r2(self, codes: np.ndarray, labels: np.ndarray, predictions: np.ndarray) -> Linear:
         """Return R2 of ``predictions`` [n]; the mean label of a replicate is its own."""
         y = labels - labels.mean() if len(labels) else labels
@@ -151,18 +166,42 @@ class UserWeights:
             yield part, self.counts[:, part].astype(np.float64)
 
 
-def interval(estimate: float, replicates: np.ndarray) -> Interval:
-    """Return the percentile interval of ``estimate``; replicates in which the metric is undefined are left out.
+def effective_users(codes: np.ndarray) -> float:
+    """Return how many users with equally many rows would say as much: ``(sum n_u)^2 / sum n_u^2``, n_u a user's rows.
+
+    Args:
+        codes: User of each row [n], integers from 0.
+
+    Source: Kish, "Survey Sampling" (1965), section 11.7.
+    """
+    rows = np.bincount(codes).astype(np.float64)
+    return float(rows.sum() ** 2 / np.square(rows).sum()) if len(codes) else 0.0
+
+
+def interval(estimate: float, replicates: np.ndarray, effective: float | None = None) -> Interval:
+    """Return the interval of ``estimate``; replicates in which the metric is undefined are left out.
 
     A difference of two models takes the difference of their replicates from the same ``UserWeights``. NaN bounds where
-    fewer than two replicates are defined.
+    fewer than two replicates are defined, or not more than one user counts.
+
+    Args:
+        estimate: Value on all rows.
+        replicates: Its value in each replicate [replicates].
+        effective: Users of the rows, k by ``effective_users``: the interval is ``estimate -+ t se``, t the quantile of
+            k - 1 degrees of freedom, and the replicates' deviation, of a plug-in variance, grows by sqrt(k / (k - 1)).
+            Without it the ends are percentiles of the replicates.
     """
     valid = replicates[np.isfinite(replicates)]
-    if len(valid) < 2 or not np.isfinite(estimate):
+    if len(valid) < 2 or not np.isfinite(estimate) or (effective is not None and effective <= 1 + 1e-9):
         return Interval(estimate, *[float("nan")] * 4)
     tail = (1 - CONFIDENCE) / 2
-    lo, hi = np.quantile(valid, [tail, 1 - tail])
     se = float(valid.std(ddof=1))
+    if effective is None:
+        lo, hi = np.quantile(valid, [tail, 1 - tail])
+    else:
+        se *= (effective / (effective - 1)) ** 0.5
+        reach = float(t.ppf(1 - tail, effective - 1)) * se
+        lo, hi = estimate - reach, estimate + reach
     return Interval(estimate, float(lo), float(hi), se, DETECTABLE * se)
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from scipy.special import expit
 
 from ml.evaluation import metrics
-from ml.evaluation.bootstrap import Interval, UserWeights, interval
+from ml.evaluation.bootstrap import Interval, UserWeights, effective_users, interval
 from ml.evaluation.importance import InputValue
 from ml.evaluation.predictions import (
     MODELS,
@@ -27,9 +27,9 @@ from ml.evaluation.predictions import (
 from ml.evaluation.transfer import REPLICATES, Transfer, hints, stacked_transfer
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.surfaces.expression import parse
-from ml.surfaces.spec import Surface, Task
+from ml.surfaces.spec import ALL_ROWS, HISTORY_SLICES, Surface, Task
 
-ALL = "all"
+ALL = ALL_ROWS
 PRIMARY = {"binary": "auc", "regression": "r2"}
 """The metric of each kind of task that gates and heads every report."""
 
@@ -66,7 +66,7 @@ class Result:
         task: Task of the surface.
         metric: Name of the metric.
         value: Estimate in the metric's unit; NaN where it is undefined.
-        lo: Lower end of the 95 % interval; NaN for metrics without a bootstrap (ece, predicted_over_observed, xauc).
+        lo: Lower end of the 95 % interval; NaN for xauc, which has no bootstrap.
         hi: Upper end.
         se: Standard error.
         mde: Minimal detectable effect, 80 % power.
@@ -74,6 +74,8 @@ class Result:
         positives: Positive rows; of a regression, all labelled rows.
         users: Users of those rows.
         flag: Why the figure is weak (too few rows or positives), or None.
+        positive_users: Users with a positive row; None in an evaluation of an earlier version, like the next.
+        effective_users: Users with equally many rows who would say as much; see ``effective_users``.
     """
 
     model: str
@@ -91,6 +93,8 @@ class Result:
     positives: int
     users: int
     flag: str | None
+    positive_users: int | None = None
+    effective_users: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ class Difference:
     positives: int
     users: int
     flag: str | None = None
+    positive_users: int | None = None
+    effective_users: float | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,8 @@ class Evaluation:
         histograms: Score histograms.
         transfer: Per task, what control and teacher gain together and which share the student keeps; serving inputs.
         inputs: What each input is worth to the candidate, the most valuable first; empty before it was chosen.
+        history: {slice by a user's number of training rows: the numbers of its users}, such as ``4 to 11``.
+        effective_users: Users with equally many exposures who would say as much; None of an earlier version.
     """
 
     surface: str
@@ -173,6 +181,8 @@ class Evaluation:
     histograms: tuple[Histogram, ...] = field(repr=False)
     transfer: tuple[Transfer, ...] = field(default=(), repr=False)
     inputs: tuple[InputValue, ...] = field(default=(), repr=False)
+    history: dict[str, str] = field(default_factory=dict)
+    effective_users: float | None = None
 
     @cached_property
     def _index(self) -> dict[tuple[str | None, ...], Result]:
@@ -216,11 +226,11 @@ class Evaluation:
     ) -> Difference:
         """Return the paired difference ``a - b``; see ``result``. Pairs are stored once and turned round if asked."""
         metric = metric or self.primary(task)
-        if (b, a, task, slice, metric, inputs) in self._index:
-            r = self._lookup(b, a, task, slice, metric, inputs)
-            return Difference(-r.value, -r.hi, -r.lo, r.se, r.mde, r.n, r.positives, r.users, r.flag)
-        r = self._lookup(a, b, task, slice, metric, inputs)
-        return Difference(r.value, r.lo, r.hi, r.se, r.mde, r.n, r.positives, r.users, r.flag)
+        turned = (b, a, task, slice, metric, inputs) in self._index
+        r = self._lookup(*((b, a) if turned else (a, b)), task, slice, metric, inputs)
+        ends = (-r.value, -r.hi, -r.lo) if turned else (r.value, r.lo, r.hi)
+        users = (r.users, r.flag, r.positive_users, r.effective_users)
+        return Difference(*ends, r.se, r.mde, r.n, r.positives, *users)
 
     def calibration_of(self, model: str, task: str, inputs: str = "serving") -> Calibration:
         """Return the calibration curve of one model."""
@@ -258,7 +268,7 @@ class Evaluation:
     def from_json(cls, text: str) -> "Evaluation":
         """Read what ``to_json`` wrote."""
         content = json.loads(text)
-        floats = ("value", "lo", "hi", "se", "mde")
+        floats = ("value", "lo", "hi", "se", "mde")  # NaN stands as null
         rows: list[dict[str, Any]] = [row | {k: _NAN for k in floats if row[k] is None} for row in content["results"]]
         return cls(
             **content
@@ -277,6 +287,7 @@ class Evaluation:
 _RESULT_COLUMNS = [(n, pa.string()) for n in ("model", "reference", "inputs", "slice", "task", "metric")]
 _RESULT_COLUMNS += [(n, pa.float64()) for n in ("value", "lo", "hi", "se", "mde")]
 _RESULT_COLUMNS += [(n, pa.int64()) for n in ("n", "positives", "users")] + [("flag", pa.string())]
+_RESULT_COLUMNS += [("positive_users", pa.int64()), ("effective_users", pa.float64())]
 
 
 def evaluation_table(surface: str) -> str:
@@ -323,9 +334,11 @@ def evaluate(
         replicates=replicates,
         snapshot=snapshot,
     )
+    table = evaluation.to_table()
+    lake.add_columns(evaluation_table(surface.name), table.schema)
     lake.replace_days(
         evaluation_table(surface.name),
-        evaluation.to_table(),
+        table,
         [partition],
         day_column="partition",
         message=f"evaluation of {surface.name} {partition}",
@@ -374,6 +387,8 @@ def compute_evaluation(
         calibration=tuple(calibration),
         histograms=tuple(histograms),
         transfer=_transfer(frame, surface, UserWeights(frame.users, seed=seed, replicates=REPLICATES), seed),
+        history=frame.history,
+        effective_users=effective_users(weights.codes),
     )
 
 
@@ -434,6 +449,7 @@ class _Frame:
     slices: dict[str, np.ndarray]
     scores: dict[tuple[str, str, str], np.ndarray]
     hashes: dict[str, str]
+    history: dict[str, str]
 
 
 def _read(
@@ -453,14 +469,16 @@ def _read(
                 f"{model} of {surface.name} {partition} lacks {task} scores ({inputs} inputs) "
                 f"of {missing} of {len(values)} rows"
             )
+    own_slices = {name: column(f"slice_{i}").astype(bool) for i, name in enumerate(surface.slices)}
+    by_history, history = history_slices(column("user_id"), column("training_rows"))
     frame = _Frame(
         users=column("user_id"),
         sessions=column("list"),
         labels={task: column(f"label_{i}").astype(np.float64) for i, task in enumerate(surface.tasks)},
-        slices={ALL: np.ones(rows.num_rows, bool)}
-        | {name: column(f"slice_{i}").astype(bool) for i, name in enumerate(surface.slices)},
+        slices={ALL: np.ones(rows.num_rows, bool)} | own_slices | by_history,
         scores=scores,
         hashes=hashes,
+        history=history,
     )
     for task, spec in surface.tasks.items():
         values = frame.labels[task]
@@ -468,6 +486,27 @@ def _read(
         if spec.kind == "binary" and len(odd):
             raise PredictionError(f"{spec.label} of {surface.name} is no binary label: it holds {odd[0]}")
     return frame
+
+
+def history_slices(users: np.ndarray, training_rows: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Cut the evaluated users into thirds by how many training rows each has; equal numbers stay together.
+
+    Args:
+        users: User of each evaluation row [n].
+        training_rows: Training rows of that user [n].
+
+    Returns:
+        {slice: mask [n]} of the thirds that hold users but not all of them, and {slice: numbers of its users}.
+    """
+    if len(users) == 0:
+        return {}, {}
+    _, first = np.unique(users, return_index=True)
+    cuts = np.quantile(training_rows[first], [1 / 3, 2 / 3], method="lower")
+    third = np.searchsorted(cuts, training_rows, side="left")
+    masks = {name: third == place for place, name in enumerate(HISTORY_SLICES)}
+    masks = {name: mask for name, mask in masks.items() if mask.any() and not mask.all()}
+    ends = {name: (training_rows[mask].min(), training_rows[mask].max()) for name, mask in masks.items()}
+    return masks, {name: f"{low:,} to {high:,}" if high > low else f"{low:,}" for name, (low, high) in ends.items()}
 
 
 def _scored(
@@ -496,10 +535,12 @@ def _rows(
 ) -> pa.Table:
     """Return labels, slices and scores of the evaluation rows, each by its place, in the order of exposure_id.
 
-    A list to rank is a session; of rows without one, a user's day.
+    A list to rank is a session; of rows without one, a user's day. ``training_rows`` counts the user's rows on the
+    training days.
     """
     predictions = f"{ALIAS}.{predictions_table(surface.name)}"
-    days = surface.evaluation_days(partition)
+    days, learnt = surface.evaluation_days(partition), surface.training_days(partition)
+    table = f"{ALIAS}.{FEATURES}.examples_{surface.name}"
     version = "" if snapshot is None else f" at (version => {int(snapshot)})"
     labels = ", ".join(f"{task.label}::double as label_{i}" for i, task in enumerate(surface.tasks.values()))
     slices = "".join(f", coalesce(({sql}), false) as slice_{i}" for i, sql in enumerate(surface.slices.values()))
@@ -514,14 +555,16 @@ def _rows(
                 dense_rank() over (
                     order by session_id, if(session_id is null, user_id, null), if(session_id is null, day, null)
                 ) as list
-            from {ALIAS}.{FEATURES}.examples_{surface.name}{version}
-            where day between ? and ?
+            from {table}{version} where day between ? and ?
+        ), history as (
+            select user_id, count(*) as training_rows from {table}{version} where day between ? and ? group by user_id
         ), scores as (
             select exposure_id{pivot} from {predictions} where partition = ? group by exposure_id
         )
-        select * from examples full join scores using (exposure_id) order by exposure_id
+        select * exclude (training_rows), coalesce(training_rows, 0) as training_rows
+        from examples left join history using (user_id) full join scores using (exposure_id) order by exposure_id
         """,
-        [days[0], days[-1], partition],
+        [days[0], days[-1], learnt[0], learnt[-1], partition],
     )
     strangers = rows["user_id"].null_count
     if strangers:
@@ -589,7 +632,10 @@ class _Measures:
                 "ece": metrics.expected_calibration_error(labels, scores),
                 "predicted_over_observed": metrics.predicted_over_observed(labels, scores),
             }
+            predicted = expit(scores)
             linear["log_loss"] = w.mean(codes, metrics.log_losses(labels, scores))
+            linear["ece"] = w.calibration_error(codes, metrics.bin_codes(predicted), labels, predicted)
+            linear["predicted_over_observed"] = w.ratio(codes, predicted, labels)
         replicates = {"auc": w.auc(codes, labels, scores)}
         replicates |= zip(linear, w.replicate(list(linear.values())), strict=True)
         return _Measured(values, replicates)
@@ -628,24 +674,25 @@ class _Cell:
         found = []
         for model in models:
             rows = self._rows(model)
-            measured = self._measure(model, rows)
+            measured, effective = self._measure(model, rows), effective_users(self.measures.weights.codes[rows])
             spreads = {
-                metric: interval(value, measured.replicates[metric])
+                metric: interval(value, measured.replicates[metric], effective)
                 if metric in measured.replicates
                 else Interval(value, _NAN, _NAN, _NAN, _NAN)
                 for metric, value in measured.values.items()
             }
-            found += self._results(model, None, spreads, rows)
+            found += self._results(model, None, spreads, rows, effective)
         for model, reference in COMPARISONS:
             if model in models and reference in models:
                 rows = self._rows(model) & self._rows(reference)
                 a, b = self._measure(model, rows), self._measure(reference, rows)
+                effective = effective_users(self.measures.weights.codes[rows])
                 spreads = {
-                    metric: interval(a.values[metric] - b.values[metric], a.replicates[metric] - b.replicates[metric])
-                    for metric in a.replicates
+                    metric: interval(a.values[metric] - b.values[metric], spread - b.replicates[metric], effective)
+                    for metric, spread in a.replicates.items()
                     if metric in b.replicates
                 }
-                found += self._results(model, reference, spreads, rows)
+                found += self._results(model, reference, spreads, rows, effective)
         return found
 
     def _rows(self, model: str) -> np.ndarray:
@@ -655,11 +702,12 @@ class _Cell:
         return self.measures.of(self.spec, self.task, self.inputs, model, rows, model in self.probabilistic)
 
     def _results(
-        self, model: str, reference: str | None, spreads: dict[str, Interval], rows: np.ndarray
+        self, model: str, reference: str | None, spreads: dict[str, Interval], rows: np.ndarray, effective: float
     ) -> list[Result]:
-        n = int(rows.sum())
-        positives = int(self.frame.labels[self.task][rows].sum()) if self.spec.kind == "binary" else n
-        users = int(np.count_nonzero(np.bincount(self.measures.weights.codes[rows])))
+        n, codes = int(rows.sum()), self.measures.weights.codes
+        positive = rows & (self.frame.labels[self.task] > 0.5) if self.spec.kind == "binary" else rows
+        positives = int(positive.sum())
+        users, positive_users = (int(np.count_nonzero(np.bincount(codes[chosen]))) for chosen in (rows, positive))
         weak = [f"{n} rows, fewer than {self.gate.min_rows}"] if n < self.gate.min_rows else []
         if positives < self.gate.min_positives:
             weak.append(f"{positives} positives, fewer than {self.gate.min_positives}")
@@ -680,6 +728,8 @@ class _Cell:
                 positives=positives,
                 users=users,
                 flag="; ".join(weak) or None,
+                positive_users=positive_users,
+                effective_users=effective,
             )
             for metric, spread in spreads.items()
         ]

@@ -11,7 +11,7 @@ ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL = "absolute", "baseline", "champi
 
 
 class FigureRow(TypedDict):
-    """One figure; ``lo`` and ``hi`` are None without an interval."""
+    """One figure; ``lo`` and ``hi`` are None without an interval, ``effective_users`` where they were not counted."""
 
     task: str
     comparison: str
@@ -20,6 +20,7 @@ class FigureRow(TypedDict):
     lo: float | None
     hi: float | None
     n: int
+    effective_users: float | None
     mde: float
 
 
@@ -34,5 +35,6 @@ def figure_row(task: str, comparison: str, metric: str, value: float, figure: "R
         "lo": lo,
         "hi": hi,
         "n": figure.n,
+        "effective_users": figure.effective_users,
         "mde": figure.mde,
     }

@@ -115,12 +115,17 @@ def calibration_bins(labels: np.ndarray, predictions: np.ndarray, bins: int = CA
         predictions: Probabilities, or values in the label's unit [n].
         bins: Number of bins before empty ones are dropped.
     """
-    rank = np.searchsorted(np.sort(predictions), predictions, side="left")
-    code = rank * bins // max(len(predictions), 1)
+    code = bin_codes(predictions, bins)
     rows = np.bincount(code, minlength=bins)
     filled = rows > 0
     mean = [np.bincount(code, weights=v, minlength=bins)[filled] / rows[filled] for v in (predictions, labels)]
     return Bins(mean[0], mean[1], rows[filled])
+
+
+def bin_codes(predictions: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
+    """Return the bin of equal mass of each prediction [n], integers from 0; equal predictions share one."""
+    rank = np.searchsorted(np.sort(predictions), predictions, side="left")
+    return rank * bins // max(len(predictions), 1)
 
 
 def expected_calibration_error(labels: np.ndarray, logits: np.ndarray, bins: int = CALIBRATION_BINS) -> float:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ml.evaluation.evaluate import ALL, Difference, Evaluation
+from ml.evaluation.evaluate import ALL, Difference, Evaluation, Result
 
 COLOURS = {
     "student": "#0072B2",
@@ -108,7 +108,7 @@ def delta_plot(evaluation: Evaluation, a: str = "student", b: str = "control", i
                 verdicts[_side(d)] += d.flag is None
                 _whisker(axes, d, place, COLOURS[a])
                 axes.annotate(
-                    f"{100 * d.estimate:+.2f}   n {d.n:,}",
+                    f"{100 * d.estimate:+.2f}   n {d.n:,}, {_users(d)}",
                     (1.01, place),
                     xycoords=("axes fraction", "data"),
                     va="center",
@@ -129,7 +129,7 @@ def delta_plot(evaluation: Evaluation, a: str = "student", b: str = "control", i
         f"{evaluation.surface.capitalize()}, {a} - {b}: interval above 0 in {verdicts['above']}, across 0 in "
         f"{verdicts['across']}, below 0 in {verdicts['below']} of {total} cells"
     )
-    note = f"95 % paired bootstrap over {evaluation.users:,} users; n = {evaluation.rows:,} rows; hollow: too few rows"
+    note = f"95 % paired bootstrap over {_users(evaluation)}; n = {evaluation.rows:,} rows; hollow: too few rows"
     return finish(figure, panels[0], title, note)
 
 
@@ -170,7 +170,7 @@ def slice_plot(evaluation: Evaluation, inputs: str = "serving") -> bytes:
     handles = [Line2D([], [], **_mark(m, hollow=False), label=m) for m in shown]
     key.legend(handles=handles, loc="center", ncols=len(shown), frameon=False, fontsize=10)
     title = f"{evaluation.surface.capitalize()}, student - control, x 100, all rows: {', '.join(lifts)}"
-    note = f"{inputs} inputs; n = {evaluation.rows:,} rows, {evaluation.users:,} users; hollow: too few rows"
+    note = f"{inputs} inputs; n = {evaluation.rows:,} rows, {_users(evaluation)}; hollow: too few rows"
     return finish(figure, panels[0], title, note)
 
 
@@ -203,8 +203,8 @@ def score_plot(evaluation: Evaluation, task: str, inputs: str = "serving") -> by
 
 
 def figures(evaluation: Evaluation) -> dict[str, bytes]:
-    """Return every plot of an evaluation by a name that is fit for a file or a metadata key."""
-    trained = [t for t in evaluation.kinds if evaluation.has("student", t) or evaluation.has("control", t)]
+    """Return every plot of an evaluation, none of a task without labels, by a name fit for a file or metadata key."""
+    trained = [t for t in evaluation.kinds if _labelled(evaluation, t)]
     plots: dict[str, Callable[[], bytes]] = {}
     if any(_paired(evaluation, t, "serving") for t in trained):
         plots |= {"deltas": lambda: delta_plot(evaluation), "slices": lambda: slice_plot(evaluation)}
@@ -212,6 +212,11 @@ def figures(evaluation: Evaluation) -> dict[str, bytes]:
         plots[f"calibration_{task}"] = lambda task=task: calibration_plot(evaluation, task)
         plots[f"scores_{task}"] = lambda task=task: score_plot(evaluation, task)
     return {name: plot() for name, plot in plots.items()}
+
+
+def _labelled(evaluation: Evaluation, task: str) -> bool:
+    models = [m for m in ("student", "control") if evaluation.has(m, task)]
+    return any(evaluation.result(m, task).n for m in models)
 
 
 def data_uri(png: bytes) -> str:
@@ -371,7 +376,12 @@ def _counts(evaluation: Evaluation, task: str, inputs: str) -> str:
     model = next(m for m in ("student", "control", "champion") if evaluation.has(m, task, inputs))
     r = evaluation.result(model, task, ALL, inputs=inputs)
     positive = f", {r.positives:,} positive" if evaluation.kinds[task] == "binary" else ""
-    return f"n = {r.n:,} rows{positive}, {r.users:,} users; {inputs} inputs"
+    return f"n = {r.n:,} rows{positive}, {_users(r)}; {inputs} inputs"
+
+
+def _users(figure: Evaluation | Result | Difference) -> str:
+    effective = f" ({figure.effective_users:,.0f} effective)" if figure.effective_users is not None else ""
+    return f"{figure.users:,} users{effective}"
 
 
 def _listed(evaluation: Evaluation, models: Sequence[str], task: str, metric: str, inputs: str, form: str) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ml.evaluation.evaluate import ALL, LOWER_IS_BETTER, Evaluation
+from ml.evaluation.evaluate import ALL, LOWER_IS_BETTER, Difference, Evaluation, Result
 from ml.evaluation.predictions import INPUTS
 from ml.evaluation.transfer import Transfer
 from ml.surfaces.spec import Surface
@@ -48,10 +48,12 @@ def surface_report(
         "days": [day.isoformat() for day in evaluation.days],
         "rows": dict(rows),
         "users": evaluation.users,
+        "effective_users": evaluation.effective_users,
+        "training_rows_of_users": dict(evaluation.history),
         "defaulted_input_share": defaulted_input_share,
         "parameters": dict(parameters),
         "tasks": _tasks(evaluation, surface, ALL),
-        "slices": {name: _tasks(evaluation, surface, name) for name in surface.slices},
+        "slices": {name: _tasks(evaluation, surface, name) for name in evaluation.slices if name != ALL},
         "verdict": None if verdict is None else dict(verdict),
         "release": None if release is None else dict(release),
     }
@@ -66,16 +68,27 @@ def markdown_summary(evaluation: Evaluation, surface: Surface) -> str:
         f"{evaluation.days[0]} to {evaluation.days[-1]}, {evaluation.rows:,} rows, {evaluation.users:,} users; "
         "AUC x 100; 95 % paired bootstrap over users; * too few rows or positives.",
         "",
-        "| slice | task | control | teacher | student | student - control | n | positive |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| slice | task | control | teacher | student | student - control | n | positive | effective users |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for name in (ALL, *surface.slices):
+    for name in evaluation.slices:
         for task, figures in _tasks(evaluation, surface, name).items():
             cells = [name.replace("_", " "), f"{task} {figures['metric'].upper()}", *_cells(figures)]
             lines.append("| " + " | ".join(str(cell).strip().replace("*", "\\*") for cell in cells) + " |")
     told = [transfer_text(task, figures) for task, figures in _tasks(evaluation, surface, ALL).items()]
     lines += ["", *(f"- {text}" for text in told if text)]
-    return "\n".join(lines)
+    lost = _lost({name: _tasks(evaluation, surface, name) for name in evaluation.slices if name != ALL})
+    return "\n".join([*lines, *(f"- {text}" for text in lost)])
+
+
+def _lost(slices: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Say in which slices the student loses by its interval, which the figures of all rows may hide."""
+    return [
+        f"The student loses to its control in {name.replace('_', ' ')}: {task} {_delta(figures).plain}"
+        for name, tasks in slices.items()
+        for task, figures in tasks.items()
+        if figures.get("delta_hi") is not None and figures["delta_hi"] < 0
+    ]
 
 
 def _tasks(evaluation: Evaluation, surface: Surface, name: str) -> dict[str, Any]:
@@ -95,10 +108,10 @@ def _figures(evaluation: Evaluation, task: str, name: str, inputs: str) -> dict[
     if {"student", "control"} <= set(present):
         d = evaluation.difference("student", "control", task, name, inputs=inputs)
         found |= {"delta": _number(d.estimate), "delta_lo": _number(d.lo), "delta_hi": _number(d.hi)}
-        found |= {"mde": _number(d.mde), "n": d.n, "positives": d.positives, "users": d.users, "flag": d.flag}
+        found |= {"mde": _number(d.mde)} | _counted(d)
     elif "control" in present:
         r = evaluation.result("control", task, name, inputs=inputs)
-        found |= {"n": r.n, "positives": r.positives, "users": r.users, "flag": r.flag}
+        found |= _counted(r)
     others = {r.metric for r in evaluation.results if r.task == task} - {evaluation.primary(task)}
     if name == ALL and inputs == "serving":
         found["transfer"] = next((_transfer(t) for t in evaluation.transfer if t.task == task), None)
@@ -139,6 +152,11 @@ def transfer_text(task: str, figures: Mapping[str, Any]) -> str | None:
     return f"{task}: control and teacher stacked {gain} [{lo}, {hi}] over the control; {told}"
 
 
+def _counted(figure: Result | Difference) -> dict[str, Any]:
+    names = ("n", "positives", "users", "positive_users", "effective_users", "flag")
+    return {name: getattr(figure, name) for name in names}
+
+
 def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
     """Print a whole demo report (the content of ``demo.json``) as tables in the manner of the paper.
 
@@ -161,6 +179,7 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
         for line in _outcome(surface):
             console.print(line, soft_wrap=True)  # a path is copied whole
     console.print(Text("AUC x 100. [..]: 95 % paired bootstrap over users. *: too few rows or positives.", style="dim"))
+    console.print(Text("eff.: effective users; so many with equally many rows would say as much.", style="dim"))
 
 
 def _table(name: str, surface: Mapping[str, Any]) -> Table:
@@ -168,7 +187,7 @@ def _table(name: str, surface: Mapping[str, Any]) -> Table:
     title = f"{name}: {rows['train']:,} training rows, {rows['test']:,} evaluation rows"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("task", no_wrap=True)
-    for header in ("control", "teacher", "student", "student - control", "n", "positive"):
+    for header in ("control", "teacher", "student", "student - control", "n", "positive", "eff."):
         table.add_column(header, justify="right", no_wrap=True)
     groups = {ALL: surface["tasks"]} | surface.get("slices", {})
     for group, tasks in groups.items():
@@ -182,7 +201,8 @@ def _table(name: str, surface: Mapping[str, Any]) -> Table:
 
 def _cells(figures: Mapping[str, Any]) -> list[str | Text]:
     models = [_shown(figures.get("metric"), figures.get(m)) for m in ("control", "teacher", "student")]
-    counts = [f"{figures[k]:,}" if figures.get(k) is not None else "-" for k in ("n", "positives")]
+    names = ("n", "positives", "effective_users")
+    counts = [f"{figures[name]:,.0f}" if figures.get(name) is not None else "-" for name in names]
     return [*models, _delta(figures), *counts]
 
 
@@ -207,6 +227,7 @@ def _outcome(surface: Mapping[str, Any]) -> list[Text]:
     facts += [f"{100 * share:.0f} % of teacher inputs at their default"] if share is not None else []
     if facts:
         lines.append(Text("  " + ", ".join(facts), style="dim"))
+    lines += [Text(f"  {line}", style="red") for line in _lost(surface.get("slices", {}))]
     verdict, release = surface.get("verdict"), surface.get("release")
     if verdict:
         passed = verdict["decision"] in ("pass", "warn")

@@ -101,6 +101,17 @@ def judge_improvement(value: float, lo: float) -> tuple[Outcome, str]:
     return Outcome.WARN, "better, but the interval reaches 0"
 
 
+def judge_gain(value: float, lo: float, hi: float) -> tuple[Outcome, str]:
+    """Judge the gain of a student over its control: what does not lie above 0 by its interval warns."""
+    if lo > 0:
+        return Outcome.PASS, ""
+    if hi < 0:
+        return Outcome.WARN, "the student loses to its control"
+    if math.isfinite(lo) and math.isfinite(hi):
+        return Outcome.WARN, "not shown: the interval includes 0, and the control may be as good"
+    return Outcome.WARN, f"not shown: {value:.4g} has no interval"
+
+
 def judge_floor(value: float, hi: float, least: float) -> tuple[Outcome, str]:
     """Judge a value that must reach ``least``: an interval wholly below it fails, an estimate below it warns."""
     if value >= least:
@@ -110,7 +121,9 @@ def judge_floor(value: float, hi: float, least: float) -> tuple[Outcome, str]:
     return Outcome.FAIL, "the interval lies below" if math.isfinite(hi) else "undefined"
 
 
-def judge_rates(rates: np.ndarray, n: np.ndarray, low: float, high: float) -> tuple[Outcome, int, float]:
+def judge_rates(
+    rates: np.ndarray, n: np.ndarray, low: float | np.ndarray, high: float | np.ndarray
+) -> tuple[Outcome, int, float]:
     """Judge shares of positives that must lie within bounds.
 
     One that lies outside fails where chance cannot be the reason: by an exact one-sided binomial test against the
@@ -119,7 +132,7 @@ def judge_rates(rates: np.ndarray, n: np.ndarray, low: float, high: float) -> tu
     Args:
         rates: Shares [m], finite.
         n: Labels of each [m], above 0.
-        low: Lower bound.
+        low: Lower bound, of all or of each [m].
         high: Upper bound.
 
     Returns:

@@ -186,6 +186,29 @@ class Lake:
         self.retry(step)
         return self.snapshot()
 
+    def add_columns(self, table: str, schema: "pa.Schema") -> None:
+        """Add the columns of ``schema`` that a table of an earlier version lacks, null in its rows; commit if any.
+
+        Args:
+            table: ``schema.table``; nothing happens where it does not exist.
+            schema: Columns that rows are about to be written with.
+        """
+        if not self.table_exists(table) or not set(schema.names) - set(self.columns(table)):
+            return
+
+        def step() -> None:
+            with self.transaction(f"columns of {table}") as c:
+                c.register("_incoming", schema.empty_table())
+                try:
+                    wanted = c.execute("select column_name, column_type from (describe _incoming)").fetchall()
+                finally:
+                    c.unregister("_incoming")
+                for column, kind in wanted:
+                    if column not in self.columns(table):
+                        c.execute(f'alter table {ALIAS}.{table} add column "{column}" {kind}')
+
+        self.retry(step)
+
     def append(self, table: str, rows: "pa.Table", message: str, *, attempts: int = 12) -> None:
         """Add rows to a table in one commit; it is created with the Arrow schema of ``rows``, which may be empty.
 

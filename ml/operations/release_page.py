@@ -3,13 +3,16 @@
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
+from ml.evaluation.outcome import Outcome
 from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.releases.release import CARD, Release
 from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import GAIN, Check, Verdict
 
 if TYPE_CHECKING:
-    from ml.evaluation.evaluate import Evaluation
+    from ml.evaluation.evaluate import Difference, Evaluation
 
 _MOVED = {
     "promote": "promoted",
@@ -45,6 +48,7 @@ def standing(store: ReleaseStore, release: Release) -> dict[str, str]:
         "model": f"{manifest.kind} of {manifest.partition}"
         + (f", technique {manifest.technique}" if manifest.kind == "student" else ""),
         "made": _minute(release.record.created_at),
+        "gain over control": gain(release.verdict) or "not in its verdict",
     }
     moves = [entry for entry in store.history(manifest.surface) if entry.moves and entry.release == release.id]
     if moves:
@@ -64,6 +68,7 @@ def entries(store: ReleaseStore, surface: str) -> list[dict[str, str]]:
             "release": entry.release,
             "by": entry.by,
             "reason": entry.reason,
+            "gain over control": _gain_of(store, surface, entry.release),
             "beside it": f"{entry.challenger.mode} {entry.challenger.release}" if entry.challenger else "",
             "barred": ", ".join(entry.barred),
             "retired": ", ".join(entry.retired),
@@ -72,6 +77,42 @@ def entries(store: ReleaseStore, surface: str) -> list[dict[str, str]]:
     ]
     filled = {name for row in rows for name, value in row.items() if value}
     return [{name: value for name, value in row.items() if name in filled} for row in rows]
+
+
+def gain(verdict: Verdict) -> str:
+    """Say what the student gains over its control on each task that decides, with the interval; AUC x100."""
+    said = []
+    for check in verdict.gains():
+        task, _, metric = check.name.removesuffix(GAIN).rpartition("_")
+        assert isinstance(check.value, float)
+        scale, digits = (100, 2) if metric == "auc" else (1, 3)
+        value, *ends = (f"{scale * figure:+.{digits}f}" for figure in (check.value, *(check.interval or ())))
+        said.append(f"{task} {value} [{', '.join(ends)}]" if ends else f"{task} {value}")
+    return "; ".join(said)
+
+
+def _gain_of(store: ReleaseStore, surface: str, release: str) -> str:
+    try:
+        return gain(store.release(surface, release).verdict)
+    except FileNotFoundError:  # of a release that housekeeping removed, the log still tells
+        return ""
+    except DamagedError:
+        return "damaged"
+
+
+def not_shown(release: Release) -> list[dict[str, str]]:
+    """Return a row per task, and per slice and task, in which its verdict warned of the gain over the control."""
+    return [
+        {"where": check.name.removesuffix(GAIN), "student - control": _short(check), "because": check.detail}
+        for guard in release.verdict.guards
+        for check in guard.checks
+        if check.outcome is Outcome.WARN and check.name.endswith(GAIN)
+    ]
+
+
+def _short(check: Check) -> str:
+    ends = f" [{check.interval[0]:+.4f}, {check.interval[1]:+.4f}]" if check.interval else ""
+    return f"{check.value:+.4f}{ends}" if isinstance(check.value, float) else str(check.value or "")
 
 
 def provenance(release: Release) -> dict[str, str]:
@@ -112,8 +153,13 @@ def figures(settings: Settings, release: Release) -> list[dict[str, str]]:
         models = {m: f"{scale * evaluation.metric(m, task):.{digits}f}" for m in ("student", "control")}
         difference = f"{shown[0]} [{shown[1]}, {shown[2]}]" + ("" if gain.flag is None else f" {gain.flag}")
         metric = evaluation.primary(task).upper() + (" x100" if kind == "binary" else "")
-        rows.append({"task": f"{task} {metric}", **models, "student - control": difference, "rows": f"{gain.n:,}"})
+        rows.append({"task": f"{task} {metric}", **models, "student - control": difference, **_counted(gain)})
     return rows
+
+
+def _counted(figure: "Difference") -> dict[str, str]:
+    effective = "" if figure.effective_users is None else f"{figure.effective_users:,.0f}"
+    return {"rows": f"{figure.n:,}", "effective users": effective}
 
 
 def _evaluation(settings: Settings, release: Release) -> "Evaluation | None":

@@ -113,6 +113,18 @@ def _slices(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]
     return rows
 
 
+def _lost(results: list[Mapping[str, Any]], kind: str) -> list[str]:
+    """Say in which slices the student's interval against the control lies below 0, beside the figure of all rows."""
+    found = []
+    for row in _slices(results, kind) if kind == "student" else []:
+        delta = row["delta"]
+        if delta and delta["hi"] is not None and delta["hi"] < 0:
+            whole = _difference(results, kind, "control", row["task"], row["metric"])
+            figure = f"{row['slice'].replace('_', ' ')} {row['task']} {delta['value']:+.4f}"
+            found.append(figure + (f", all rows {_delta(whole['value'])}" if whole else ""))
+    return found
+
+
 def _primaries(results: list[Mapping[str, Any]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for r in results:
@@ -167,6 +179,8 @@ def _limits(manifest: Manifest, verdict: Verdict, results: list[Mapping[str, Any
     weak = sorted({f"{r['slice']}/{r['task']}" for r in results if r.get("flag") and r["reference"] is None})
     if weak:
         found.append(f"Too few rows for a claim: {', '.join(weak)}.")
+    if lost := _lost(results, manifest.kind):
+        found.append(f"The student loses by its interval against the control: {'; '.join(lost)}.")
     if manifest.overrides:
         found.append(f"Trained with settings other than the surface's: {manifest.overrides}.")
     return found
@@ -175,7 +189,8 @@ def _limits(manifest: Manifest, verdict: Verdict, results: list[Mapping[str, Any
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": _figure, "delta": _delta, "integer": _integer, "percent": _percent}
+    filters = {"figure": _figure, "delta": _delta, "integer": _integer, "percent": _percent, "whole": _whole}
+    environment.filters |= filters
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
 
@@ -193,6 +208,10 @@ def _delta(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return _NONE if value is None else f"{100 * value:.0f} %"
+
+
+def _whole(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else _NONE
 
 
 def _integer(value: int | None) -> str:

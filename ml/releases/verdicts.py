@@ -19,6 +19,8 @@ from ml.foundation.sealed import DamagedError, digest, seal, unseal
 from ml.releases.manifest import Record
 
 FOLDER = "verdicts"
+GAIN = "_student_minus_control"
+"""How the name of a check ends that holds a task's gain over the control."""
 
 
 Decision = Literal["pass", "fail", "inconclusive"]
@@ -33,6 +35,7 @@ class Check(Record):
     threshold: str = ""
     interval: tuple[float, float] | None = None
     n: int | None = Field(default=None, description="Rows that the value was measured on")
+    effective_users: float | None = Field(default=None, description="Users with equally many rows who say as much")
     detail: str = ""
 
     @field_validator("value", mode="before")
@@ -97,6 +100,11 @@ class Verdict(Record):
     def guard(self, name: str) -> GuardResult:
         """Return what the guard of this name found."""
         return next(g for g in self.guards if g.name == name)
+
+    def gains(self) -> list[Check]:
+        """Return the student's gain over the control on each task that decides."""
+        checks = [check for guard in self.guards if guard.name in ("quality", "evidence") for check in guard.checks]
+        return [check for check in checks if check.name.endswith(GAIN) and isinstance(check.value, float)]
 
     def failures(self) -> list[str]:
         """Return one line per guard that keeps the candidate from being promoted."""

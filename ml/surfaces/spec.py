@@ -30,6 +30,11 @@ Role = Literal["control", "student"]
 """The two rankers of a partition: trained without and with soft labels."""
 
 
+ALL_ROWS = "all"
+HISTORY_SLICES = ("few_training_rows", "some_training_rows", "many_training_rows")
+"""Slices that every surface has beside its own: the thirds of the evaluated users by their number of training rows."""
+
+
 class SpecError(ValueError):
     """A surface file that cannot be used; the message names the file and the key."""
 
@@ -210,6 +215,13 @@ class DataGate(_Model):
     label_rate: dict[str, tuple[float, float]] = Field(
         description="Bounds of the daily mean label per binary task; fails beyond chance, warns within"
     )
+    label_rate_change: float = Field(
+        default=2.0,
+        gt=1,
+        description="Factor by which a day's mean label may lie above or below that of the days before it; fails "
+        "beyond chance, warns within",
+    )
+    trailing_days: int = Field(default=28, ge=7, description="Days before it that a day's mean label is held against")
     max_null_share: float = Field(ge=0, le=1, description="Nulls allowed in any input column")
 
 
@@ -222,6 +234,10 @@ class SoftLabelGate(_Model):
     rescore_tolerance: float = Field(gt=0)
 
 
+RANKING_MARGIN = 0.015
+"""Loss of NDCG@10 by the ranking score that is tolerated where a surface does not say."""
+
+
 class QualityGate(_Model):
     """Thresholds of the guard ``quality`` for one task, in units of its metric (AUC or R2)."""
 
@@ -231,6 +247,11 @@ class QualityGate(_Model):
         default=None,
         gt=0,
         description="Loss against the reference release that all releases since may sum to; default the margin",
+    )
+    ranking_margin: float = Field(
+        default=RANKING_MARGIN,
+        gt=0,
+        description="Loss of NDCG@10 by the ranking score, with this task's label as gain; of a task of `rank_by`",
     )
 
 
@@ -246,6 +267,12 @@ class CalibrationGate(_Model):
     """Thresholds of the guard ``calibration``."""
 
     max_ece: float = Field(gt=0)
+    max_relative_ece: float = Field(
+        default=0.4, gt=0, description="Calibration error over the base rate; fails by the interval, warns within it"
+    )
+    log_loss_margin: float = Field(
+        default=0.02, gt=0, description="Loss of log loss against control and champion, as a share of theirs"
+    )
     predicted_over_observed: tuple[float, float]
 
 
@@ -358,6 +385,9 @@ class Surface(_Model):
             if task.baseline is not None and task.baseline not in self.inputs:
                 raise ValueError(f"tasks.{name}.baseline names {task.baseline!r}, which is no input")
         parse(self.rank_by, self.tasks)
+        for name in self.slices:
+            if name in (ALL_ROWS, *HISTORY_SLICES):
+                raise ValueError(f"slices.{name}: every surface has a slice of this name; choose another")
         for name in self.gate.quality:
             if name not in self.tasks:
                 raise ValueError(f"gate.quality names {name!r}, which is no task")

@@ -46,15 +46,19 @@ SPEC = {
     "slices": {"new_releases": "item_age_days <= 7", "none_at_all": "item_age_days < 0"},
     "gate": {
         "data": {"min_rows": 100, "label_rate": {"ctr": [0.05, 0.6]}, "max_null_share": 0.5},
+        "guards": {"evidence": {"min_users": 20, "min_effective_users": 20}},
         "soft_labels": {
             "min_coverage": 0.99,
             "max_defaulted_share": 0.6,
             "rescore_rows": 50,
             "rescore_tolerance": 1e-4,
         },
-        "quality": {"ctr": {"margin": 0.05, "min": 0.6}, "trail": {"margin": 0.2, "min": -0.5}},
+        "quality": {
+            "ctr": {"margin": 0.05, "min": 0.6, "ranking_margin": 0.1},
+            "trail": {"margin": 0.2, "min": -0.5},
+        },
         "slices": {"margin_factor": 3, "min_rows": 50, "min_positives": 10},
-        "calibration": {"max_ece": 0.2, "predicted_over_observed": [0.5, 2.0]},
+        "calibration": {"max_ece": 0.2, "predicted_over_observed": [0.5, 2.0], "log_loss_margin": 0.1},
         "onnx": {"tolerance": 1e-3, "max_megabytes": 8, "max_batch": 64},
         "provenance": {"max_plausible_auc": 0.99},
     },

@@ -46,7 +46,8 @@ def test_a_guard_that_warns_or_blocks_says_what_it_means_and_what_to_do(no_teach
     stored = no_teacher.store.verdicts.of_candidate("tiny", no_teacher.candidate.digest)[-1].verdict
     assert stored == verdict
     told = {g.name: (g.means, g.to_do) for g in stored.guards if g.means or g.to_do}
-    assert told == {g.name: (g.means, g.to_do) for g in GUARDS if g.name in ("soft_labels", "slices", "provenance")}
+    names = ("soft_labels", "slices", "provenance", "evidence")
+    assert told == {g.name: (g.means, g.to_do) for g in GUARDS if g.name in names}
 
 
 def test_against_a_champion_the_evaluation_must_have_scored_it(champion: Bench) -> None:

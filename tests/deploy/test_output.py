@@ -9,6 +9,7 @@ import pytest
 
 from ml.foundation.documents import parse_yaml
 from ml.foundation.settings import Settings
+from ml.operations.release_page import gain
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
@@ -49,9 +50,9 @@ def test_a_list_of_releases_has_a_line_per_move_with_every_value_whole(settings:
     title, columns, *moves = done.stdout.splitlines()
     history = ReleaseStore(settings.artifacts_dir).history("homepage")
     assert title == "champions of homepage" and len(moves) == len(history) and done.stderr == ""
-    assert columns.split() == ["number", "at", "action", "release", "by", "reason"]
+    assert columns.split() == ["number", "at", "action", "release", "by", "reason", "gain", "over", "control"]
     for line, move in zip(moves, reversed(history), strict=True):
-        assert cells(line)[2:] == [move.action, move.release, move.by, move.reason]
+        assert cells(line)[2:] == [move.action, move.release, move.by, move.reason, gain(release.verdict)]
 
 
 def test_a_verdict_is_on_stdout_and_where_it_lies_is_a_note(settings: Settings, release: Release) -> None:
@@ -76,12 +77,13 @@ def test_a_release_is_a_page(settings: Settings, release: Release) -> None:
     assert shown["release"] == release.id and shown["surface"] == "homepage"
     assert shown["state"] == f"champion, version {pointer.version}"
     assert shown["promoted"] == f"{pointer.at:%Y-%m-%d %H:%M} UTC by {pointer.by}: {pointer.reason}"
+    assert shown["gain over control"] == gain(release.verdict) != ""
     assert shown["lake snapshot"] == str(release.manifest.snapshot)
     assert release.manifest.teacher is not None and release.manifest.teacher.name in shown["teacher"]
     assert all(f"{guard.name}  " in page for guard in release.verdict.guards)
     evaluation = read_evaluation(settings, load_surfaces(settings)["homepage"], release.manifest.partition)
-    gain = evaluation.difference("student", "control", "ctr")
-    assert f"{100 * gain.estimate:+.2f} [{100 * gain.lo:+.2f}, {100 * gain.hi:+.2f}]" in page
+    ctr = evaluation.difference("student", "control", "ctr")
+    assert f"{100 * ctr.estimate:+.2f} [{100 * ctr.lo:+.2f}, {100 * ctr.hi:+.2f}]" in page
     assert all(day.content_hash not in page for day in release.manifest.examples)
 
 

@@ -22,6 +22,48 @@ def test_bad_calibration_fails(bench: Bench, metric: str, value: float) -> None:
     assert result.to_do == calibration.GUARD.to_do
 
 
+@pytest.mark.parametrize(
+    ("ece", "ends", "outcome"),
+    [(0.05, (0.04, 0.06), "pass"), (0.17, (0.11, 0.195), "warn"), (0.19, (0.17, 0.195), "fail")],
+)
+def test_calibration_error_is_held_against_the_base_rate(bench: Bench, ece: float, ends, outcome: str) -> None:
+    rate = {"positives": 400, "n": 1000}
+    moved = bench.figures(of(bench.manifest.kind, None, metric="ece"), value=ece, lo=ends[0], hi=ends[1], **rate)
+    (check,) = [c for c in moved.ask(calibration.GUARD).checks if c.name == "ctr_relative_ece"]
+    assert (check.outcome, check.value) == (outcome, pytest.approx(ece / 0.4))
+
+
+def test_doubled_logits_are_refused_by_their_log_loss(bench: Bench) -> None:
+    from dataclasses import replace
+
+    from ml.evaluation.evaluate import compute_evaluation
+    from ml.evaluation.predictions import write_predictions
+    from ml.foundation.lake import Lake
+
+    kind = bench.manifest.kind
+    assert kind == "student"
+    with Lake(bench.settings) as lake:
+        where = f"where partition = date '{bench.manifest.partition}' and model = 'student'"
+        kept = lake.sql(f"select * from lake.ml.predictions_tiny {where}")
+        mean = "avg(score) over (partition by task, inputs)"
+        doubled = lake.sql(
+            f"select * replace (if(task = 'ctr', {mean} + 3 * (score - {mean}), score) as score) "
+            f"from lake.ml.predictions_tiny {where}"
+        )
+        try:
+            write_predictions(lake, "tiny", bench.manifest.partition, doubled)
+            found = compute_evaluation(
+                lake, bench.surface, bench.manifest.partition, teacher_outputs={}, seed=1, replicates=100
+            )
+        finally:
+            write_predictions(lake, "tiny", bench.manifest.partition, kept)
+    own, before = found.result("student", "ctr"), bench.evaluation.result("student", "ctr")
+    assert own.value == pytest.approx(before.value), "the order is the same"
+    result = bench.but(evaluation=replace(found, models=bench.evaluation.models)).ask(calibration.GUARD)
+    (check,) = [c for c in result.checks if c.name == "ctr_log_loss_minus_control"]
+    assert check.outcome is Outcome.FAIL
+
+
 def test_a_surface_without_a_binary_task_is_not_evaluated(bench: Bench) -> None:
     tasks = {name: task for name, task in bench.surface.tasks.items() if task.kind != "binary"}
     result = bench.but(surface=bench.surface.model_copy(update={"tasks": tasks})).ask(calibration.GUARD)

@@ -108,6 +108,29 @@ def test_the_guard_reads_the_snapshot_that_it_is_given(home, lake: Lake, toolbox
         assert _failed(data.judge_days(past, home[1], [day])) == set()
 
 
+@pytest.mark.parametrize(("kept", "outcome"), [(1.0, "pass"), (0.3, "fail"), (0.0, "fail")])
+def test_a_label_rate_is_held_against_the_days_before_it(home, lake: Lake, toolbox, kept: float, outcome: str) -> None:
+    day = toolbox.PARTITION + timedelta(days=1)
+    rows = toolbox.examples(day)
+    clicks = [
+        click if place < kept * rows.num_rows else 0.0 for place, click in enumerate(rows["label_ctr"].to_pylist())
+    ]
+    lake.replace_days("features.examples_tiny", _set(rows, "label_ctr", pa.array(clicks)), [day])
+    try:
+        checks = {check.name: check for check in data.judge_days(lake, home[1], [toolbox.PARTITION, day])}
+    finally:
+        lake.replace_days("features.examples_tiny", rows.slice(0, 0), [day])
+    found = checks["label_rate_ctr_as_before"]
+    assert found.outcome == outcome and str(day) in found.detail
+    assert kept == 0 or checks["label_rate_ctr"].outcome is Outcome.PASS, "its own bounds say nothing"
+
+
+def test_the_first_days_of_an_app_have_no_days_before_them(home, lake: Lake, toolbox) -> None:
+    checks = {check.name: check for check in data.judge_days(lake, home[1], [toolbox.FIRST])}
+    found = checks["label_rate_ctr_as_before"]
+    assert (found.outcome, found.detail) == (Outcome.PASS, "no day has enough days before it")
+
+
 def test_a_null_share_names_the_input(home, lake: Lake, toolbox) -> None:
     day = toolbox.FIRST
     table = toolbox.examples(day)

@@ -90,6 +90,18 @@ def test_the_champion_is_compared_by_interval_and_margin(world, value, lo, hi, o
     assert check.outcome == outcome
 
 
+def test_the_order_that_is_served_is_compared_like_a_task_with_a_margin_of_its_own(world) -> None:
+    rows = [figure("ctr", "champion", 0.0, -0.05, 0.05, metric="rank_ndcg_10"), figure("ctr", "champion", 0.1, 0, 0.2)]
+    ranked, task = gx.validate(rows, quality.suite(world.surface.gate.quality, rows))
+    assert (ranked.name, ranked.outcome) == ("ctr_rank_ndcg_10_minus_champion", "pass")
+    assert "-0.1" in ranked.threshold and "-0.05" in task.threshold
+    worse = [figure("ctr", "champion", -0.2, -0.25, -0.15, metric="rank_ndcg_10")]
+    (lost,) = gx.validate(worse, quality.suite(world.surface.gate.quality, worse))
+    assert lost.outcome == "fail"
+    (ungated,) = gx.validate(worse, quality.suite({}, worse))
+    assert ungated.outcome == "fail" and "-0.015" in ungated.threshold
+
+
 def test_slow_decay_stops_at_one_margin_below_the_first_promotion(world, tmp_path) -> None:
     shop = Shop(tmp_path, world.surface)
     margin = world.surface.gate.quality["ctr"].margin

@@ -1,5 +1,6 @@
 """Guard `slices`: each slice with a wider margin; doubt is a warning that is shown."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from checks import gx
 from checks.guards import slices
 from ml.evaluation.outcome import Outcome
+from ml.releases.model_card import render_model_card
 from tests.checks.spoilt import Bench, figure
 
 
@@ -22,10 +24,37 @@ def _only(bench: Bench, *names: str) -> Bench:
     return bench.but(surface=bench.surface.model_copy(update={"slices": kept}))
 
 
-def test_a_slice_with_rows_enough_passes_and_none_declared_is_not_evaluated(bench: Bench) -> None:
+def test_a_slice_with_rows_enough_passes_and_a_surface_without_any_has_the_thirds_of_its_users(bench: Bench) -> None:
     assert _only(bench, "new_releases").ask(slices.GUARD).outcome is Outcome.PASS
     result = _only(bench).ask(slices.GUARD)
-    assert (result.outcome, result.reason) == (Outcome.NOT_EVALUATED, "the surface declares no slices")
+    judged = {check.name.removesuffix("_ctr_auc_student_minus_control") for check in result.checks}
+    assert judged > {"few_training_rows", "some_training_rows", "many_training_rows"}
+
+
+@pytest.mark.parametrize("name", ["few_training_rows", "new_releases"])
+def test_a_slice_that_loses_while_the_whole_gains_warns_and_is_in_verdict_and_card(bench: Bench, name: str) -> None:
+    assert bench.manifest.kind == "student"
+    key = ("student", "control", "auc", "ctr", "serving")
+    lost = bench.figures(
+        lambda r: (r.model, r.reference, r.metric, r.task, r.inputs, r.slice) == (*key, name),
+        value=-0.03,
+        lo=-0.05,
+        hi=-0.01,
+    ).figures(
+        lambda r: (r.model, r.reference, r.metric, r.task, r.inputs, r.slice) == (*key, "all"),
+        value=0.01,
+        lo=0.005,
+        hi=0.015,
+    )
+    verdict = lost.judge()
+    guard = verdict.guard("slices")
+    (check,) = [check for check in guard.checks if check.name == f"{name}_ctr_auc_student_minus_control"]
+    assert (check.outcome, check.interval) == (Outcome.WARN, (-0.05, -0.01))
+    assert "all rows: +0.0100 [+0.0050, +0.0150]" in check.detail
+    assert check.name in guard.reason and "would lose by chance alone" in guard.reason
+    results = {"evaluation": json.loads(lost.evaluation.to_json())}
+    card = render_model_card(lost.manifest, verdict, release="r1", **results)
+    assert f"loses by its interval against the control: {name.replace('_', ' ')} ctr" in card
 
 
 def test_a_slice_that_is_bad_beyond_doubt_fails(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
+from checks import gx
 from checks.guards import soft_labels
 from ml.evaluation.outcome import Outcome
 from ml.foundation.lake import Lake
@@ -77,6 +78,28 @@ def test_a_fault_of_the_soft_labels_fails_its_check(home, lake: Lake, labels: pa
     lake.replace_days("ml.soft_labels_tiny", LABEL_FAULTS[name](labels), [toolbox.FIRST])
     checks = soft_labels.judge_days(lake, home[1], [toolbox.FIRST])
     assert name in _failed(checks)
+
+
+def test_one_unlinked_user_of_one_is_no_failure_and_a_day_of_them_is(home, lake: Lake, labels, toolbox) -> None:
+    """A day of one user whose inputs are all at their default says nothing about the day; a whole day does."""
+    bound = home[1].gate.soft_labels
+    small = {"day": "d", "examples": 3, "labels": 3, "coverage": 1.0, "defaulted_share": 1.0, "users": 1}
+    none = dict.fromkeys(("duplicates", "strangers", "non_finite", "wrong_width", "other_teacher"), 0)
+    for users, outcome in ((1, Outcome.WARN), (40, Outcome.FAIL)):
+        rows = [{**small, **none, "users": users}]
+        (check,) = [c for c in gx.validate(rows, soft_labels.suite(bound, [toolbox.FIRST])) if "defaulted" in c.name]
+        assert check.outcome is outcome
+    everyone = _set(labels, "defaulted_inputs", pa.array([2] * labels.num_rows, pa.int32()))
+    lake.replace_days("ml.soft_labels_tiny", everyone, [toolbox.FIRST])
+    (row,) = soft_labels.measure(lake, home[1], [toolbox.FIRST], load_contract(home[0].teacher))
+    assert (row["defaulted_share"], row["users"]) == (1.0, 40)
+
+
+def test_one_missing_label_of_few_is_no_lost_day(home, toolbox) -> None:
+    row = {"day": "d", "labels": 19, "defaulted_share": 0.1, "users": 9, "examples": 20, "coverage": 0.95}
+    row |= dict.fromkeys(("duplicates", "strangers", "non_finite", "wrong_width", "other_teacher"), 0)
+    checks = gx.validate([row], soft_labels.suite(home[1].gate.soft_labels, [toolbox.FIRST]))
+    assert {check.outcome for check in checks if check.name == "coverage"} == {Outcome.WARN}
 
 
 def test_labels_of_another_teacher_only_are_no_coverage(home, lake: Lake, labels: pa.Table, toolbox) -> None:

@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from ml.evaluation import metrics
-from ml.evaluation.bootstrap import DETECTABLE, UserWeights, interval
+from ml.evaluation.bootstrap import DETECTABLE, UserWeights, effective_users, interval
 
 
-def clustered(rng: np.random.Generator, users: int, rows: int) -> tuple[np.ndarray, ...]:
-    """Rows of users whose second model errs by a user's own amount, so that rows of a user are not independent."""
-    user = rng.integers(0, users, rows)
+def clustered(rng: np.random.Generator, users: int, rows: int, spread: float = 0.0) -> tuple[np.ndarray, ...]:
+    """Rows of users whose second model errs by a user's own amount, so that rows of a user are not independent.
+
+    ``spread`` is the deviation of the logarithm of a user's expected number of rows.
+    """
+    share = np.exp(spread * rng.normal(size=users))
+    user = rng.choice(users, rows, p=share / share.sum()) if spread else rng.integers(0, users, rows)
     truth = rng.normal(size=rows) + rng.normal(size=users)[user]
     labels = (rng.random(rows) < 1 / (1 + np.exp(1 - truth))).astype(float)
     first = truth + rng.normal(size=rows)
@@ -63,18 +67,30 @@ def test_identical_models_differ_by_exactly_zero() -> None:
     assert (found.lo, found.hi, found.se, found.mde) == (0, 0, 0, 0)
 
 
-def test_the_interval_covers_the_true_difference_about_95_times_of_100() -> None:
+@pytest.mark.parametrize(("users", "rows", "spread"), [(120, 900, 0.0), (50, 700, 1.2)])
+def test_the_interval_covers_the_true_difference_about_95_times_of_100(users: int, rows: int, spread: float) -> None:
     rng = np.random.default_rng(2)
-    _, labels, first, second = clustered(rng, 20_000, 400_000)
+    _, labels, first, second = clustered(rng, 20_000, 400_000, spread)
     truth = metrics.auc(labels, first) - metrics.auc(labels, second)
-    trials, covered = 300, 0
+    trials, covered, by_percentile = 300, 0, 0
     for trial in range(trials):
-        user, labels, first, second = clustered(rng, 120, 900)
+        user, labels, first, second = clustered(rng, users, rows, spread)
         weights = UserWeights(user, seed=trial, replicates=200)
         replicates = weights.auc(weights.codes, labels, first) - weights.auc(weights.codes, labels, second)
-        found = interval(metrics.auc(labels, first) - metrics.auc(labels, second), replicates)
+        estimate = metrics.auc(labels, first) - metrics.auc(labels, second)
+        found, plain = interval(estimate, replicates, effective_users(weights.codes)), interval(estimate, replicates)
         covered += found.lo <= truth <= found.hi
-    assert 0.905 <= covered / trials <= 0.985, covered / trials
+        by_percentile += plain.lo <= truth <= plain.hi
+    assert 0.915 <= covered / trials <= 0.985, covered / trials
+    assert spread == 0 or by_percentile / trials < 0.9, by_percentile / trials
+
+
+def test_effective_users_are_few_where_one_user_holds_the_rows() -> None:
+    assert effective_users(np.arange(40)) == pytest.approx(40)
+    assert effective_users(np.repeat(np.arange(40), 7)) == pytest.approx(40)
+    rows = np.concatenate([np.zeros(840, int), 1 + np.arange(2068) % 188])
+    assert 11 < effective_users(rows) < 12
+    assert effective_users(np.empty(0, int)) == 0
 
 
 def test_clusters_widen_the_interval_where_rows_of_a_user_hang_together() -> None:

@@ -14,7 +14,7 @@ import pytest
 from scipy.special import expit
 from sklearn import metrics as sk
 
-from ml.evaluation import metrics
+from ml.evaluation import metrics, plots
 from ml.evaluation.evaluate import (
     COMPARISONS,
     RANKING,
@@ -22,16 +22,27 @@ from ml.evaluation.evaluate import (
     choose_candidate,
     compute_evaluation,
     evaluate,
+    history_slices,
 )
 from ml.evaluation.predictions import PredictionError, student_predictions, write_predictions
 from ml.evaluation.report import markdown_summary, surface_report
+from ml.surfaces.spec import HISTORY_SLICES, Surface
 
 SLICES = {
     "all": lambda e: np.ones(len(e), bool),
     "new_releases": lambda e: (e.item_age_days <= 7).to_numpy(),
     "new_users": lambda e: (e.user_tenure_days <= 7).to_numpy(),
     "tail_items": lambda e: (e.item_impressions < 50).to_numpy(),
+    "few_training_rows": lambda e: (e.training_rows <= _thirds(e)[0]).to_numpy(),
+    "some_training_rows": lambda e: ((e.training_rows > _thirds(e)[0]) & (e.training_rows <= _thirds(e)[1])).to_numpy(),
+    "many_training_rows": lambda e: (e.training_rows > _thirds(e)[1]).to_numpy(),
 }
+
+
+def _thirds(e: pd.DataFrame) -> tuple[float, float]:
+    """Return the numbers of training rows at which a third and two thirds of the users end."""
+    rows = sorted(e.groupby("user_id").training_rows.first())
+    return rows[(len(rows) - 1) // 3], rows[2 * (len(rows) - 1) // 3]
 
 
 @lru_cache
@@ -44,6 +55,8 @@ def tables(world: Any) -> tuple[pd.DataFrame, dict[tuple[str, ...], pd.DataFrame
         "select exposure_id, model, task, inputs, score from lake.ml.predictions_homepage where partition = ?",
         [world.partition],
     ).to_pandas()
+    learnt = world.lake.sql("select user_id from lake.features.examples_homepage where day < ?", [days[0]]).to_pandas()
+    examples["training_rows"] = examples.user_id.map(learnt.user_id.value_counts()).fillna(0)
     return examples, {
         key: group[["exposure_id", "score"]] for key, group in predictions.groupby(["model", "task", "inputs"])
     }
@@ -90,6 +103,9 @@ def test_every_figure_of_every_model_is_recomputed_from_the_predictions(world: A
             continue
         e = rows_of(world, r.model, r.task, r.slice, r.inputs)
         assert (r.n, r.users) == (len(e), e.user_id.nunique()), r
+        held = e.user_id.value_counts()
+        assert r.effective_users == pytest.approx(held.sum() ** 2 / (held**2).sum()), r
+        assert r.positive_users == e[(e.label == 1) | (r.task == "trail")].user_id.nunique(), r
         assert r.positives == (int(e.label.sum()) if r.task != "trail" else len(e)), r
         if r.metric in ("gauc", "ndcg_10") and (r.inputs == "logged" or r.slice not in ("all", "new_releases")):
             continue  # scikit-learn takes a call per user or session
@@ -128,7 +144,7 @@ def test_the_report_holds_the_same_figures_in_the_shape_of_the_demo(world: Any) 
     report = json.loads(json.dumps(report, allow_nan=False))
     assert report["rows"] == {"train": 1000, "test": world.evaluation.rows}
     assert report["release"] is None
-    assert list(report["slices"]) == ["new_releases", "new_users", "tail_items"]
+    assert list(report["slices"]) == list(SLICES)[1:]
     groups = {"all": report["tasks"]} | report["slices"]
     for name, tasks in groups.items():
         assert list(tasks) == ["ctr", "trail", "discovery"]
@@ -226,6 +242,47 @@ def test_a_small_slice_is_flagged_with_its_counts_and_still_reported(world: Any)
     assert d.flag == f"{d.n} rows, fewer than 500; {d.positives} positives, fewer than 30"
     assert world.evaluation.difference("student", "control", "ctr").flag is None
     assert {r.flag is None for r in world.evaluation.results if r.slice == "new_users"} == {False}
+
+
+@pytest.mark.parametrize("evaluated", [HISTORY_SLICES, ()])
+def test_users_are_cut_into_thirds_by_their_training_rows_and_equal_ones_stay_together(evaluated) -> None:
+    users = np.array([7, 7, 3, 5, 5, 5, 9, 2, 1])
+    rows = np.array([4, 4, 0, 0, 0, 0, 90, 4, 11]) if evaluated else np.zeros(9, int)
+    masks, numbers = history_slices(users, rows)
+    assert tuple(masks) == tuple(numbers) == evaluated
+    if evaluated:
+        few, some, many = (set(users[mask].tolist()) for mask in masks.values())
+        assert (few, some, many) == ({3, 5}, {7, 2}, {1, 9})
+        assert list(numbers.values()) == ["0", "4", "11 to 90"]
+
+
+@pytest.mark.parametrize("name", ["all", *HISTORY_SLICES])
+def test_a_surface_cannot_replace_a_slice_that_every_surface_has(world: Any, name: str) -> None:
+    spec = world.surface.model_dump(mode="json", by_alias=True) | {"slices": {name: "item_age_days <= 7"}}
+    with pytest.raises(ValueError, match=f"slices.{name}: every surface has a slice of this name"):
+        Surface.model_validate(spec)
+
+
+def test_one_evaluated_user_gives_no_interval_instead_of_one_without_width(small_world: Any) -> None:
+    lake, surface = small_world()
+    lake.connection.execute("update lake.features.examples_homepage set user_id = 1")
+    found = compute_evaluation(lake, surface, date(2026, 2, 1), teacher_outputs={}, seed=1, replicates=20)
+    d = found.difference("student", "control", "ctr")
+    assert (d.users, d.effective_users, d.positive_users) == (1, 1, 1)
+    assert math.isnan(d.lo) and math.isnan(d.hi)
+
+
+def test_days_without_a_click_are_evaluated_and_plotted_as_what_they_are(small_world: Any) -> None:
+    lake, surface = small_world()
+    lake.connection.execute(
+        "update lake.features.examples_homepage set label_ctr = 0, label_discovery = 0, label_trail = null"
+    )
+    found = compute_evaluation(lake, surface, date(2026, 2, 1), teacher_outputs={}, seed=1, replicates=20)
+    for task in surface.tasks:
+        figure = found.result("student", task)
+        assert (figure.positives, figure.positive_users) == (0, 0) and math.isnan(figure.value)
+    assert Evaluation.from_json(found.to_json()).to_json() == found.to_json()
+    assert set(plots.figures(found)) >= {"deltas", "slices", "calibration_ctr", "scores_ctr"}
 
 
 def test_an_empty_slice_is_flagged_and_stands_as_null(small_world: Any) -> None:
