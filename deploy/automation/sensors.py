@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
 import dagster as dg
 
@@ -29,6 +30,10 @@ from ml.teacher.contract import ContractError, teacher_contract
 
 _LOOK_BACK = timedelta(minutes=10)
 
+Asked = dg.SensorResult | dg.RunRequest | dg.SkipReason
+Decorator = Callable[..., Callable[[Callable[..., Asked]], dg.SensorDefinition]]
+"""``dg.sensor`` or ``dg.run_status_sensor``, with what all sensors of a home share."""
+
 
 def build_sensors(
     settings: Settings, surfaces: Mapping[str, Surface], jobs: Sequence[Job]
@@ -37,21 +42,24 @@ def build_sensors(
     status = dg.DefaultSensorStatus.RUNNING if settings.automation else dg.DefaultSensorStatus.STOPPED
     base, ranking, labels = (named(jobs, name) for name in (BASE_JOB, RANKING_JOB, LABELS_JOB))
     window = max(s.window.train_days + s.window.eval_days for s in surfaces.values())
+    seconds = settings.sensor_seconds
+    sensor = partial(dg.sensor, minimum_interval_seconds=seconds, default_status=status)
+    after = partial(
+        dg.run_status_sensor, monitored_jobs=[base], minimum_interval_seconds=seconds, default_status=status
+    )
     return [
-        _landing_sensor(settings, base, status),
-        _landed_days_sensor(settings, base, status),
-        _ranking_sensor(settings, base, ranking, status),
-        _teacher_sensor(settings, labels, status, window, surfaces),
-        _failed_check_sensor(settings, status),
-        _serving_health_sensor(settings, status, jobs),
+        _landing_sensor(sensor, base),
+        _landed_days_sensor(after, base),
+        _ranking_sensor(after, ranking),
+        _teacher_sensor(sensor, labels, window, surfaces),
+        _failed_check_sensor(sensor),
+        _serving_health_sensor(sensor, jobs),
     ]
 
 
-def _landing_sensor(settings: Settings, base: Job, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    @dg.sensor(
+def _landing_sensor(sensor: Decorator, base: Job) -> dg.SensorDefinition:
+    @sensor(
         job=base,
-        minimum_interval_seconds=settings.sensor_seconds,
-        default_status=status,
         description="Days of the landing zone that are complete and new or changed: one run per range of days.",
     )
     def landing_sensor(
@@ -87,13 +95,10 @@ def _landing_sensor(settings: Settings, base: Job, status: dg.DefaultSensorStatu
     return landing_sensor
 
 
-def _landed_days_sensor(settings: Settings, base: Job, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    @dg.run_status_sensor(
+def _landed_days_sensor(after: Decorator, base: Job) -> dg.SensorDefinition:
+    @after(
         run_status=dg.DagsterRunStatus.FAILURE,
-        monitored_jobs=[base],
         request_job=base,
-        minimum_interval_seconds=settings.sensor_seconds,
-        default_status=status,
         description="After a range in which days did not land: base tables of the days that did.",
     )
     def landed_days_sensor(
@@ -117,13 +122,10 @@ def _landed_days_sensor(settings: Settings, base: Job, status: dg.DefaultSensorS
     return landed_days_sensor
 
 
-def _ranking_sensor(settings: Settings, base: Job, ranking: Job, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    @dg.run_status_sensor(
+def _ranking_sensor(after: Decorator, ranking: Job) -> dg.SensorDefinition:
+    @after(
         run_status=dg.DagsterRunStatus.SUCCESS,
-        monitored_jobs=[base],
         request_job=ranking,
-        minimum_interval_seconds=settings.sensor_seconds,
-        default_status=status,
         description="After base tables: the ranking tables and soft labels of every final day that can see them.",
     )
     def ranking_sensor(
@@ -141,12 +143,10 @@ def _ranking_sensor(settings: Settings, base: Job, ranking: Job, status: dg.Defa
 
 
 def _teacher_sensor(
-    settings: Settings, labels: Job, status: dg.DefaultSensorStatus, window: int, surfaces: Mapping[str, Surface]
+    sensor: Decorator, labels: Job, window: int, surfaces: Mapping[str, Surface]
 ) -> dg.SensorDefinition:
-    @dg.sensor(
+    @sensor(
         job=labels,
-        minimum_interval_seconds=settings.sensor_seconds,
-        default_status=status,
         description="Another pinned teacher: relabel the days that students train and are judged on.",
     )
     def teacher_sensor(
@@ -175,10 +175,8 @@ def _teacher_sensor(
     return teacher_sensor
 
 
-def _failed_check_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    @dg.sensor(
-        minimum_interval_seconds=settings.sensor_seconds,
-        default_status=status,
+def _failed_check_sensor(sensor: Decorator) -> dg.SensorDefinition:
+    @sensor(
         description="Failed checks of runs that have ended: into reports/alerts.jsonl, and to CROSSFADE_ALERT_URL.",
     )
     def failed_check_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SkipReason:
@@ -192,13 +190,9 @@ def _failed_check_sensor(settings: Settings, status: dg.DefaultSensorStatus) -> 
     return failed_check_sensor
 
 
-def _serving_health_sensor(
-    settings: Settings, status: dg.DefaultSensorStatus, jobs: Sequence[Job]
-) -> dg.SensorDefinition:
-    @dg.sensor(
+def _serving_health_sensor(sensor: Decorator, jobs: Sequence[Job]) -> dg.SensorDefinition:
+    @sensor(
         job=named(jobs, rollback_job.name),
-        minimum_interval_seconds=settings.sensor_seconds,
-        default_status=status,
         description="Rolls back a champion that the server at CROSSFADE_SERVE_URL does not take up.",
     )
     def serving_health_sensor(

@@ -177,7 +177,7 @@ TEACHER = Variant("teacher", distils=False)
 """Stands for the teacher's own scores among the variants; it is not trained."""
 
 
-class TeacherVariant(_Model):
+class WorldTeacher(_Model):
     """A world's teacher, or one that knows less: see ``Condition``."""
 
     days: int | None = None
@@ -191,7 +191,7 @@ class TeacherVariant(_Model):
         return "-".join(["teacher", *parts])
 
 
-OWN_TEACHER = TeacherVariant()
+OWN_TEACHER = WorldTeacher()
 
 
 class Condition(_Model):
@@ -287,9 +287,9 @@ class Trial:
     condition: Condition = AS_IT_IS
 
     @property
-    def teacher(self) -> TeacherVariant:
+    def teacher(self) -> WorldTeacher:
         """Whose soft labels it learns from."""
-        return TeacherVariant(days=self.condition.teacher_days, defaulted=self.condition.defaulted)
+        return WorldTeacher(days=self.condition.teacher_days, defaulted=self.condition.defaulted)
 
 
 class Part(_Model):

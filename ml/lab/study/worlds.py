@@ -23,7 +23,7 @@ from ml.lab.demo_teacher import train_demo_teacher
 from ml.lab.kuairand import log_days
 from ml.lab.simulator.presets import load_preset
 from ml.lab.sources import write_raw_files
-from ml.lab.study.design import KUAIRAND, OWN_TEACHER, TeacherVariant, World, surfaces_dir
+from ml.lab.study.design import KUAIRAND, OWN_TEACHER, World, WorldTeacher, surfaces_dir
 from ml.landing.load import load_days
 from ml.surfaces.spec import load_surfaces, teacher_end
 from ml.teacher.contract import Contract, load_contract, teacher_contract, write_contract
@@ -108,37 +108,37 @@ def prepare_world(study: Settings, world: World, say: Say = lambda message: None
 
 
 def prepare_teacher(
-    settings: Settings, world: World, variant: TeacherVariant, say: Say = lambda message: None
+    settings: Settings, world: World, teacher: WorldTeacher, say: Say = lambda message: None
 ) -> Contract:
     """Return a teacher of a prepared world whose soft labels are in its lake, making both if need be.
 
-    A variant is trained (on fewer days, or without inputs that the app lacks) or withholds inputs when it labels; its
-    labels lie beside those of the world's own teacher, under a version of their own.
+    One that knows less is trained (on fewer days, or without inputs that the app lacks) or withholds inputs when it
+    labels; its labels lie beside those of the world's own teacher, under a version of their own.
 
     Args:
         settings: The world's home, as ``prepare_world`` returned it.
         world: The world.
-        variant: Which teacher.
+        teacher: Which one.
         say: Told each stage.
     """
-    folder = settings.home / variant.name
-    if variant == OWN_TEACHER:
+    folder = settings.home / teacher.name
+    if teacher == OWN_TEACHER:
         return load_contract(folder)
     ready = folder / READY_FILE
-    identity = {"world": (settings.home / READY_FILE).read_text(encoding="utf-8"), "teacher": variant.model_dump()}
+    identity = {"world": (settings.home / READY_FILE).read_text(encoding="utf-8"), "teacher": teacher.model_dump()}
     with _alone(settings.home.parent, world):
         if not (ready.exists() and json.loads(ready.read_text(encoding="utf-8")) == identity):
             shutil.rmtree(folder, ignore_errors=True)
-            say(f"soft labels of {variant.name}")
-            _make_teacher(settings, world, variant, folder)
+            say(f"soft labels of {teacher.name}")
+            _make_teacher(settings, world, teacher, folder)
             _publish(ready, identity)
     return load_contract(folder)
 
 
-def is_ready(study: Settings, world: World, variant: TeacherVariant = OWN_TEACHER) -> bool:
+def is_ready(study: Settings, world: World, teacher: WorldTeacher = OWN_TEACHER) -> bool:
     """Tell whether a world and a teacher of it were made, be it by an older state of the code."""
     home = worlds_dir(study) / world.name
-    return (home / READY_FILE).exists() and (variant == OWN_TEACHER or (home / variant.name / READY_FILE).exists())
+    return (home / READY_FILE).exists() and (teacher == OWN_TEACHER or (home / teacher.name / READY_FILE).exists())
 
 
 @contextmanager
@@ -155,35 +155,35 @@ def _publish(ready: Path, identity: dict[str, object]) -> None:
     scratch.replace(ready)
 
 
-def _make_teacher(settings: Settings, world: World, variant: TeacherVariant, folder: Path) -> None:
+def _make_teacher(settings: Settings, world: World, teacher: WorldTeacher, folder: Path) -> None:
     surfaces = load_surfaces(settings)
     assert settings.last_day is not None and settings.teacher_spec is not None
     folder.mkdir()
-    if variant.days or variant.defaulted == 0:
+    if teacher.days or teacher.defaulted == 0:
         through = teacher_end(settings, surfaces)
         spec = load_yaml(settings.teacher_spec)
-        if variant.defaulted == 0:
+        if teacher.defaulted == 0:
             spec["inputs"] = {name: item for name, item in spec["inputs"].items() if not item.get("source_only")}
         spec_file = folder / "spec.yaml"
         spec_file.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
-        first = through - timedelta(days=variant.days - 1) if variant.days else settings.first_day
+        first = through - timedelta(days=teacher.days - 1) if teacher.days else settings.first_day
         less = settings.model_copy(update={"teacher_spec": spec_file, "first_day": max(first, settings.first_day)})
         train_demo_teacher(less, through, folder, settings.seed)
     else:
         assert settings.teacher is not None
         shutil.copytree(settings.teacher.parent, folder, dirs_exist_ok=True)
     contract = load_contract(folder)
-    named = contract.model_copy(update={"version": f"{contract.version}+{variant.name}"})
+    named = contract.model_copy(update={"version": f"{contract.version}+{teacher.name}"})
     write_contract(named, folder / "contract.yaml")
     contract = load_contract(folder)
     days = settings.days(settings.first_day, settings.last_day)
     with Lake(settings) as lake:
         for name in surfaces:
             withheld: tuple[str, ...] = ()
-            if variant.defaulted:
+            if teacher.defaulted:
                 absent = unavailable_inputs(lake, name, contract)
                 rest = [item.name for item in contract.inputs if item.name not in absent]
-                more = round(variant.defaulted * len(contract.inputs)) - len(absent)
+                more = round(teacher.defaulted * len(contract.inputs)) - len(absent)
                 order = np.random.default_rng(world.seed).permutation(len(rest))
                 withheld = tuple(rest[i] for i in order[: max(more, 0)])
             label_days(lake, settings, name, contract, days, withheld=withheld)
