@@ -180,18 +180,23 @@ def _dbt(settings: Settings) -> Look:
 
 def _landing(settings: Settings) -> Look:
     from ml.landing.contract import load_contract
-    from ml.landing.readiness import days_in_zone, missing
+    from ml.landing.readiness import days_in_zone, missing, strays
+    from ml.landing.sources import load_sources
 
-    tables = len(load_contract(settings).tables)
+    contract = load_contract(settings)
+    load_sources(settings, contract)
     assert settings.landing_dir is not None
     if not settings.landing_dir.is_dir():
         return State.DOUBTFUL, f"{settings.landing_dir} is not there", "set CROSSFADE_LANDING_DIR, or let it be filled"
+    if found := strays(settings):
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        return State.DOUBTFUL, "; ".join(found[:3]) + more, "rename it, or move it out of the landing zone"
     days = days_in_zone(settings)
     if not days:
         return State.DOUBTFUL, f"{settings.landing_dir} has no day", "see docs/how-to/land_your_events.md"
     if waits := missing(settings, days[-1]):
         return State.DOUBTFUL, f"{len(days)} days; {days[-1]} waits: {waits[0]}", "it lands when its files are complete"
-    return State.GOOD, f"{tables} tables in the contract, days {days[0]} to {days[-1]}"
+    return State.GOOD, f"{len(contract.tables)} tables in the contract, days {days[0]} to {days[-1]}"
 
 
 def _teacher(settings: Settings) -> Look:

@@ -4,12 +4,13 @@ import os
 
 import typer
 
-from deploy.cli import demo, doctor, experiment, home, inputs, lineage, new, release, serve, students, study
+from deploy.cli import demo, doctor, experiment, home, inputs, landing, lineage, new, release, serve, students, study
 from deploy.cli.terminal import fail
 
 COMMANDS = {
     "init": home.init,
     "doctor": doctor.doctor,
+    "quarantine": landing.quarantine,
     "tidy": home.tidy,
     "verify": home.verify,
     "forget": home.forget,

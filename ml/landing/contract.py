@@ -15,15 +15,17 @@ typed columns to its tables and names columns to ignore; ``landing_contract.yaml
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ml.foundation.documents import is_object, load_yaml, parse_yaml
+from ml.foundation.names import faults_of, nearest
 from ml.foundation.settings import Settings
 
 CONTRACT_FILE = Path(__file__).parent / "contract.yaml"
@@ -43,6 +45,11 @@ _SQL = {
     "timestamp": "TIMESTAMP",
     "float_vector": "FLOAT[]",
 }
+
+
+_MEANT = dict.fromkeys(("text", "str", "varchar", "uuid"), "string") | {"boolean": "bool", "double": "float64"}
+_MEANT |= dict.fromkeys(("int", "integer", "bigint"), "int64") | {"float": "float64", "datetime": "timestamp"}
+"""Other names of the types."""
 
 
 class LandingError(ValueError):
@@ -76,7 +83,11 @@ class Column(_Model):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not _TYPE.match(self.type):
-            raise ValueError(f"unknown type {self.type!r}")
+            near = nearest(_MEANT.get(self.type.lower(), self.type.split("[")[0]), _SQL)
+            types = ", ".join(kind for kind in _SQL if kind != "float_vector")
+            raise ValueError(
+                f"unknown type {self.type!r}{near if '?' in near else ''}; types are {types}, float_vector[n]"
+            )
         if (self.min is not None or self.max is not None) and self.kind not in ("int64", "float64"):
             raise ValueError(f"min and max need a number, not {self.type}")
         if (self.values or self.one_of) and self.kind != "string":
@@ -196,6 +207,8 @@ def load_contract(settings: Settings) -> Contract:
         try:
             read.append(file.read_bytes())
             contract = _contract(*read)
+        except ValidationError as error:
+            raise ContractError(f"{file}: {faults_of(error, Contract)}") from error
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise ContractError(f"{file}: {error}") from error
     return contract
@@ -214,23 +227,35 @@ def _contract(*extensions: bytes) -> Contract:
 
 
 def _merge(content: dict[str, Any], own: dict[str, Any]) -> None:
-    if unknown := set(own) - {"tables"}:
-        raise ValueError(f"unknown keys {sorted(unknown)}; only `tables` may be extended")
-    tables: dict[str, dict[str, Any]] = own["tables"] or {}
+    """Extend a contract's content.
+
+    Raises:
+        ValueError: Says everything in ``own`` that cannot be.
+    """
+    faults = [f"unknown key {key!r}{nearest(key, ['tables'])}" for key in sorted(set(own) - {"tables"})]
+    tables: dict[str, dict[str, Any]] = own.get("tables") or {}
     for name, extension in tables.items():
         if name not in content["tables"]:
-            raise ValueError(f"no table {name!r} to extend")
-        if unknown := set(extension) - {"columns", "ignored", "no_dates"}:
-            told = "only columns, ignored and no_dates may be given"
-            raise ValueError(f"tables.{name}: unknown keys {sorted(unknown)}; {told}")
-        table: dict[str, Any] = content["tables"][name]
-        columns: dict[str, Any] = extension.get("columns") or {}
-        if taken := set(columns) & set(table["columns"]):
-            raise ValueError(f"tables.{name}: columns {sorted(taken)} exist already")
-        table["columns"] |= columns
-        no_dates: dict[str, Any] = extension.get("no_dates") or {}
-        for column, dates in no_dates.items():
-            if column not in table["columns"]:
-                raise ValueError(f"tables.{name}.no_dates: no column {column!r}")
+            faults.append(f"no table {name!r} to extend{nearest(name, content['tables'])}")
+            continue
+        faults += _extend(name, content["tables"][name], extension)
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def _extend(name: str, table: dict[str, Any], own: dict[str, Any]) -> Iterator[str]:
+    """Extend one table's content; yield what cannot be."""
+    keys = ("columns", "ignored", "no_dates")
+    for key in sorted(set(own) - set(keys)):
+        yield f"tables.{name}: unknown key {key!r}{nearest(key, keys)}"
+    columns: dict[str, Any] = own.get("columns") or {}
+    if taken := sorted(set(columns) & set(table["columns"])):
+        yield f"tables.{name}: columns {taken} exist already"
+    table["columns"] = columns | table["columns"] if taken else table["columns"] | columns
+    no_dates: dict[str, Any] = own.get("no_dates") or {}
+    for column, dates in no_dates.items():
+        if column in table["columns"]:
             table["columns"][column]["no_dates"] = dates
-        table["ignored"] = [*table.get("ignored", []), *(extension.get("ignored") or [])]
+        else:
+            yield f"tables.{name}.no_dates: no column {column!r}{nearest(column, table['columns'])}"
+    table["ignored"] = [*table.get("ignored", []), *(own.get("ignored") or [])]

@@ -414,7 +414,8 @@ def _too_many(settings: Settings, day: date, landed: Sequence[_Landed]) -> str |
             examples.append(
                 f"{count:,} x {reason!r} in {item.report.table} ({first['file']}, row {first['row_number']})"
             )
-    return f"{day}: {'; '.join(over)}. Top reasons: {'; '.join(examples[:5])}. See {QUARANTINE}."
+    reasons = "; ".join(examples[:5])
+    return f"{day}: {'; '.join(over)}. Top reasons: {reasons}. `crossfade quarantine {day}` shows the rows."
 
 
 def _write_day(

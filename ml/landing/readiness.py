@@ -12,6 +12,7 @@ from datetime import date
 from functools import lru_cache
 from pathlib import Path
 
+from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
 from ml.landing.contract import DAY, load_contract
 from ml.landing.entries import oddity, shown
@@ -43,6 +44,35 @@ def odd_entries(settings: Settings, day: date) -> list[str]:
     return found
 
 
+def strays(settings: Settings) -> list[str]:
+    """Say of every entry of the landing zone that no table and no day is, what it may be meant for."""
+    assert settings.landing_dir is not None
+    tables, found = load_contract(settings).tables, []
+    for folder in _entries(settings.landing_dir):
+        if folder.name not in tables:
+            found.append(f"{shown(folder)}: no table of the contract{nearest(shown(Path(folder.name)), tables)}")
+            continue
+        for entry in _entries(folder):
+            if _day_of(entry.name) is None:
+                found.append(f"{shown(entry)}: no day; a day's folder is named {DAY}=2026-03-01")
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+
+
+def _day_of(name: str) -> date | None:
+    """Return the day that a folder is named for; only the long form counts, which sorts as text."""
+    try:
+        day = date.fromisoformat(name.removeprefix(f"{DAY}="))
+    except ValueError:
+        return None
+    return day if name == f"{DAY}={day.isoformat()}" else None
+
+
 def landed_tables(settings: Settings, day: date) -> tuple[list[str], list[str]]:
     """Return the tables that ``day`` has (files or ``_SUCCESS``), and the required ones that it lacks."""
     present, absent = [], []
@@ -60,11 +90,8 @@ def days_in_zone(settings: Settings) -> list[date]:
     days: set[date] = set()
     for table in load_contract(settings).tables:
         for folder in (settings.landing_dir / table).glob(f"{DAY}=*"):
-            try:
-                day = date.fromisoformat(folder.name.removeprefix(f"{DAY}="))
-            except ValueError:
-                continue
-            if day >= settings.first_day and (settings.last_day is None or day <= settings.last_day):
+            day = _day_of(folder.name)
+            if day and day >= settings.first_day and (settings.last_day is None or day <= settings.last_day):
                 days.add(day)
     return sorted(days)
 

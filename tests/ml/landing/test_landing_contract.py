@@ -9,7 +9,7 @@ import pytest
 
 from ml.foundation.settings import Settings
 from ml.landing.contract import ContractError, load_contract
-from ml.landing.readiness import days_in_zone, input_hash, missing
+from ml.landing.readiness import days_in_zone, input_hash, missing, strays
 
 DAY = date(2026, 1, 2)
 REQUIRED = ("exposures", "listens", "items", "users")
@@ -38,12 +38,20 @@ def test_the_canonical_contract_is_sound(settings: Settings) -> None:
     [
         ("tables: {shops: {columns: {}}}", "no table 'shops'"),
         ("tables: {items: {columns: {genre: {type: string, description: g}}}}", "exist already"),
-        ("tables: {items: {columns: {mood: {type: text, description: m}}}}", "unknown type 'text'"),
+        (
+            "tables: {items: {columns: {mood: {type: text, description: m}}}}",
+            "'text'; did you mean 'string'.*types are",
+        ),
         ("tables: {items: {columns: {'Mood!': {type: string, description: m}}}}", "cannot be a column"),
         ("tables: {items: {columns: {mood: {type: string, min: 0, description: m}}}}", "min and max need a number"),
-        ("tables: {items: {columns: {mood: {type: string, description: m, colour: red}}}}", "Extra inputs"),
-        ("tables: {items: {key: [mood]}}", "unknown keys"),
-        ("version: 3", "only `tables` may be extended"),
+        (
+            "tables: {items: {columns: {mood: {type: string, description: m, colour: red}}}}",
+            "mood.colour: unknown",
+        ),
+        ("tables: {items: {key: [mood]}}", "unknown key 'key'"),
+        ("tables: {item: {}, users: {ignore: [a]}}", "did you mean 'items'.*'ignore'; did you mean 'ignored'"),
+        ("tables: {users: {no_dates: {signed_up: [infinity]}}}", "did you mean 'signed_up_at'"),
+        ("version: 3", "unknown key 'version'"),
         ("[]", "no mapping"),
         ("tables: {", "landing_contract.yaml"),
     ],
@@ -119,3 +127,16 @@ def test_days_in_zone_are_those_within_the_bounds_of_the_settings(settings: Sett
         folder(settings, "items", date.fromisoformat(day))
     (settings.landing_dir / "items" / "day=soon").mkdir()
     assert days_in_zone(settings) == [date(2026, 1, 2), date(2026, 1, 5)]
+
+
+def test_folders_that_are_no_table_and_no_day_are_named_with_what_they_may_be_meant_for(settings: Settings) -> None:
+    folder(settings, "exposures")
+    assert settings.landing_dir is not None and not strays(settings)
+    for name in ("itemz/day=2026-01-02", "exposures/day=20260102", "listens/2026-01-02", "_scratch"):
+        (settings.landing_dir / name).mkdir(parents=True)
+    told = strays(settings)
+    assert ["exposures/day=20260102: no day" in told[0], "itemz: no table" in told[1], "2026-01-02" in told[2]] == [
+        True
+    ] * 3
+    assert "did you mean 'items'?" in told[1] and "day=2026-03-01" in told[0]
+    assert days_in_zone(settings) == [DAY], "the short form of a day is no folder that is read"

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 import ml.landing.load
+from deploy.cli.main import app
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.progress import Step
 from ml.foundation.settings import Settings
@@ -15,6 +17,7 @@ from ml.landing.changes import changed_days
 from ml.landing.contract import LandingError, load_contract
 from ml.landing.ledger import LEDGER
 from ml.landing.load import DayIncomplete, DaysFailed, QuarantineLimitExceeded, init_tables, load_days
+from ml.landing.quarantine import reasons
 from ml.landing.readiness import input_hash
 from tests.ml.landing.rows import DAY, SURFACES, exposures, impressions, listens, put, to_csv, to_jsonl, to_parquet
 
@@ -40,7 +43,9 @@ def test_landing_a_day_again_replaces_it_and_only_it(settings: Settings, lake: L
     assert lake.sql("select * from landing.exposures where day = ?", [DAY]).num_rows == 0
 
 
-def test_too_many_bad_rows_fail_the_day_but_stay_visible(settings: Settings, lake: Lake) -> None:
+def test_too_many_bad_rows_fail_the_day_but_stay_visible(
+    settings: Settings, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strict = settings.model_copy(update={"max_quarantine_share": 0.01})
     path = put(settings, "exposures", "a.csv", to_csv(exposures("a", 200)))
     load_days(lake, strict, [DAY], SURFACES)
@@ -64,6 +69,13 @@ def test_too_many_bad_rows_fail_the_day_but_stay_visible(settings: Settings, lak
         {"id": "a0", "n": 200}
     ]
     assert lake.sql("select * from landing.quarantine").num_rows == 3
+    assert f"`crossfade quarantine {DAY}` shows the rows" in message
+    [why] = reasons(lake, 10)
+    assert (why["day"], why["rows"], why["reason"]) == (DAY, 3, "unknown surface: surface")
+    monkeypatch.setenv("CROSSFADE_HOME", str(settings.home))
+    shown = CliRunner().invoke(app, ["quarantine", str(DAY), "--rows", "2"]).stdout
+    assert "unknown surface: surface" in shown and "kiosk" in shown and f"exposures/day={DAY}/a.csv" in shown
+    assert '"b1"' in shown and '"b2"' not in shown
     path.write_bytes(to_csv(bad.tail(198)))
     (report, *_) = load_days(lake, strict, [DAY], SURFACES)
     assert (report.rows_loaded, report.rows_quarantined) == (197, 1)
@@ -76,6 +88,8 @@ def test_a_bad_day_fails_alone_and_the_days_beside_it_land(settings: Settings, l
         put(settings, "exposures", "a.csv", to_csv(rows), day)
     put(settings, "exposures", "b.parquet", b"no parquet", days[1])
     put(settings, "exposures", "b.xlsx", b"PK", days[2])
+    with pytest.raises(DaysFailed, match="2 of 2 days did not land, no day landed"):
+        load_days(lake, settings, days[1:3], SURFACES, tables=["exposures"])
     with pytest.raises(DaysFailed, match="2 of 4 days did not land, the others did") as raised:
         load_days(lake, settings, days, SURFACES)
     assert list(raised.value.failures) == days[1:3]
