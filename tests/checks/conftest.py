@@ -80,7 +80,7 @@ class World:
 
     @property
     def store(self) -> ReleaseStore:
-        return ReleaseStore(self.settings.artifacts_dir)
+        return ReleaseStore.of(self.settings)
 
 
 def features(day: date) -> pa.Table:
