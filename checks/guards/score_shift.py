@@ -1,6 +1,6 @@
 """Guard: scores and rankings do not jump against the champion."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, TypedDict
 
@@ -11,11 +11,14 @@ from ml.foundation.lake import Lake
 from ml.surfaces.spec import ShiftGate, Surface
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation import Expectation
 
     from ml.inference.model import Model
 
+REPLICATES = 400
 MAX_ROWS = 50_000
 """Rows of the evaluation days that are scored, the newest; bounds memory."""
 
@@ -56,7 +59,8 @@ def measure(
         top: Places of a user's ranking that are compared.
 
     Returns:
-        Rows of ``measure`` (``psi`` or ``top_overlap``), ``output``, ``measured`` and ``n`` (rows, or users).
+        Rows of ``measure`` (``psi`` or ``top_overlap``), ``output``, ``measured`` and ``n`` (rows, or users), and of
+        each labelled task the ends of the interval of its loss less the champion's, ``loss_low`` and ``loss_high``.
 
     Raises:
         ValueError: The days have no rows.
@@ -74,41 +78,95 @@ def measure(
         if name in old
     ]
     overlap, users = top_overlap(old[SCORE], new[SCORE], table["user_id"].to_numpy(), top)
-    return [*found, {"measure": "top_overlap", "output": SCORE, "measured": overlap, "n": users}]
+    found.append({"measure": "top_overlap", "output": SCORE, "measured": overlap, "n": users})
+    return [*found, *_losses(surface, table, old, new)]
+
+
+def _losses(
+    surface: Surface, table: "pa.Table", old: Mapping[str, "np.ndarray"], new: Mapping[str, "np.ndarray"]
+) -> Iterator[ShiftRow]:
+    """Yield the interval over users of each task's loss less the champion's; log loss, or square error."""
+    import numpy as np
+    import pyarrow as pa
+
+    from ml.evaluation.bootstrap import UserWeights, interval
+    from ml.evaluation.metrics import log_losses
+
+    weights = UserWeights(table["user_id"].fill_null(0).to_numpy(), seed=0, replicates=REPLICATES)
+    for name, task in surface.tasks.items():
+        if name not in old or name not in new or task.label not in table.column_names:
+            continue
+        labels = table[task.label].cast(pa.float64()).to_numpy()
+        known = np.isfinite(labels)
+        if not known.any():
+            continue
+        y, codes = labels[known], weights.codes[known]
+        mine, theirs = (
+            log_losses(y, scores[name][known]) if task.kind == "binary" else (y - scores[name][known]) ** 2
+            for scores in (new, old)
+        )
+        [replicates] = weights.replicate([weights.mean(codes, mine - theirs)])
+        ends, users = interval(float((mine - theirs).mean()), replicates), len(np.unique(codes))
+        yield {"measure": "loss_low", "output": name, "measured": ends.lo, "n": users}
+        yield {"measure": "loss_high", "output": name, "measured": ends.hi, "n": users}
+
+
+def explained(gate: ShiftGate, rows: Sequence[ShiftRow]) -> frozenset[str]:
+    """Return the outputs whose shift the labels explain.
+
+    That is each task whose loss is better than the champion's by its interval, over ``min_users`` users; and the score,
+    where there is such a task and no task's loss is worse by its interval.
+    """
+    from ml.inference.model import SCORE
+
+    losses = [row for row in rows if row["measure"] in ("loss_low", "loss_high")]
+    better = {
+        row["output"]
+        for row in losses
+        if row["measure"] == "loss_high" and row["measured"] < 0 and row["n"] >= gate.min_users
+    }
+    worse = any(row["measure"] == "loss_low" and row["measured"] > 0 for row in losses)
+    return frozenset(better | ({SCORE} if better and not worse else set()))
 
 
 def suite(gate: ShiftGate, rows: Sequence[ShiftRow]) -> "ExpectationSuite":
-    """Return the suite over ``measure``: a large shift fails, a moderate one warns."""
+    """Return the suite over ``measure``: a large shift fails unless the labels explain it, a moderate one warns."""
     from great_expectations.expectations.metadata_types import FailureSeverity
 
     from checks.expectations.measured import ExpectMeasureBetween
 
     expected: list[Expectation] = []
+    told = explained(gate, rows)
     for row in rows:
         where = {"measure": row["measure"], "output": row["output"]}
         common = {"column": "measured", "where": where, "count": "n"}
+        blocking = FailureSeverity.WARNING if row["output"] in told else FailureSeverity.CRITICAL
         if row["measure"] == "psi":
             name = f"psi_{row['output']}"
-            most = {"min_value": 0, "max_value": gate.max_psi}
+            most = {"min_value": 0, "max_value": gate.max_psi, "severity": blocking}
             expected.append(ExpectMeasureBetween(**common, **most, **gx.named(name, gx.between(high=gate.max_psi))))
             least = {"min_value": 0, "max_value": gate.warn_psi, "severity": FailureSeverity.WARNING}
             named = gx.named(f"{name}_is_small", gx.between(high=gate.warn_psi))
             expected.append(ExpectMeasureBetween(**common, **least, **named))
+        elif row["measure"] != "top_overlap":
+            continue
         elif row["n"] < gate.min_users:
             bounds = {"column": "n", "where": where, "min_value": gate.min_users, "severity": FailureSeverity.WARNING}
             named = gx.named("users_with_enough_rows", gx.between(gate.min_users))
             expected.append(ExpectMeasureBetween(count="n", **bounds, **named))
         else:
             named = gx.named(f"top_{gate.top}_overlap", gx.between(gate.min_overlap))
-            expected.append(ExpectMeasureBetween(**common, min_value=gate.min_overlap, max_value=1, **named))
+            least = {"min_value": gate.min_overlap, "max_value": 1, "severity": blocking}
+            expected.append(ExpectMeasureBetween(**common, **least, **named))
     return gx.suite("shift", expected)
 
 
 GUARD = Guard(
     number=6,
     name="score_shift",
-    means="Scores and rankings do not jump against the champion.",
+    means="Scores and rankings do not jump against the champion, unless the labels of the same rows explain it.",
     to_do="rankings would change at once for users: look for an input that jumped. If the change is wanted, a person "
-    "says so with `crossfade release override`. Too few users to compare rankings only warn.",
+    "says so with `crossfade release override`. A jump only warns where the loss on the same rows is better than the "
+    "champion's by its interval, and so do too few users to compare rankings.",
     judge=judge,
 )

@@ -55,6 +55,43 @@ def test_scores_that_jump_against_the_champion_fail(bench: Bench, factor: float,
     assert {c.n for c in checks if c.name.startswith("psi")} == {800}
 
 
+@pytest.mark.parametrize(
+    ("losses", "outcome"),
+    [
+        ({"ctr": (-0.02, -0.01)}, "warn"),  # better by its interval
+        ({"ctr": (-0.02, 0.01)}, "fail"),
+        ({"ctr": (-0.02, -0.01), "trail": (0.1, 0.2)}, "fail"),  # the score serves a task that lost
+        ({}, "fail"),
+    ],
+)
+def test_a_shift_that_the_labels_explain_only_warns(
+    bench: Bench, losses: dict[str, tuple[float, float]], outcome: str
+) -> None:
+    gate = bench.surface.gate.shift
+    rows = [{"measure": "psi", "output": name, "measured": 0.4, "n": 900} for name in ("ctr", "score")]
+    for task, ends in losses.items():
+        for measure, end in zip(("loss_low", "loss_high"), ends, strict=True):
+            rows.append({"measure": measure, "output": task, "measured": end, "n": gate.min_users})
+    assert gx.worst(gx.validate(rows, score_shift.suite(gate, rows))) == outcome
+    few = [row | {"n": gate.min_users - 1} if row["measure"].startswith("loss") else row for row in rows]
+    assert gx.worst(gx.validate(few, score_shift.suite(gate, few))) == "fail"
+
+
+def test_the_losses_of_both_models_are_those_of_the_same_rows(bench: Bench) -> None:
+    schema = bench.candidate.read("schema.json")
+    own = Model(bench.candidate.read("model.onnx"), schema)
+    wild = Model(edited(bench.candidate, scaled(1.0, 4.0)), schema)
+    gate = bench.surface.gate.shift.model_copy(update={"min_users": 10})
+    with Lake(bench.settings) as lake:
+        days = bench.manifest.eval_days
+        better = score_shift.measure(lake, bench.surface, own, wild, days, top=2)
+        worse = score_shift.measure(lake, bench.surface, wild, own, days, top=2)
+    assert "ctr" in score_shift.explained(gate, better) and "ctr" not in score_shift.explained(gate, worse)
+    ends = {row["measure"]: row["measured"] for row in better if row["output"] == "ctr"}
+    turned = {row["measure"]: row["measured"] for row in worse if row["output"] == "ctr"}
+    assert ends["loss_high"] == pytest.approx(-turned["loss_low"]) and ends["loss_high"] < 0
+
+
 @pytest.mark.parametrize(("measured", "outcome"), [(0.05, "pass"), (0.15, "warn"), (0.3, "fail")])
 def test_a_moderate_shift_warns(bench: Bench, measured: float, outcome: str) -> None:
     rows = [{"measure": "psi", "output": "ctr", "measured": measured, "n": 900}]
