@@ -10,6 +10,7 @@ from checks.guards import GUARDS
 from ml.evaluation.outcome import TOLD, Outcome
 from ml.foundation.artifacts import Artifact
 from ml.foundation.settings import Settings
+from ml.releases.gate import unmeasured
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Check, GuardResult, StoredVerdict, Verdict, decide, now
 from ml.surfaces.spec import Surface
@@ -72,6 +73,8 @@ def ask(guard: Guard, subject: Subject) -> GuardResult:
         log.exception("guard %d (%s) could not be evaluated", guard.number, guard.name)
         reason = f"could not be evaluated: {type(error).__name__}: {error}"
         return _result(guard, Outcome.FAIL, reason[:2000])
+    if unmeasured(_result(guard, gx.worst(checks), note, tuple(checks)), guard, first=subject.key.champion is None):
+        return _result(guard, Outcome.FAIL, f"measured nothing; {note}" if note else "measured nothing", tuple(checks))
     outcome = gx.worst(checks)
     told = [_told(check) for check in checks if check.outcome is outcome and outcome in TOLD]
     more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []

@@ -9,23 +9,39 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ml.foundation.artifacts import Artifact
+from ml.export.files import MODEL
+from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
+from ml.releases.gate import Silence
 from ml.releases.manifest import Manifest
 from ml.releases.release import MANIFEST, Champion, Release
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Check, VerdictKey
-from ml.surfaces.spec import Surface
+from ml.surfaces.spec import Role, Surface
 from ml.teacher.contract import Contract, teacher_contract
 
 if TYPE_CHECKING:
     from ml.evaluation.evaluate import Evaluation
+    from ml.evaluation.predictions import Scores
+    from ml.stages.evaluation import Ranker
 
 Found = tuple[list[Check], str]
 """Checks, and a note for people about all of them. No check says that the guard does not apply; the note says why."""
 
 FIRST = "the first candidate: no champion to compare with"
+
+
+SERVED = "served"
+"""Name of the candidate's exported file among the models that are scored again."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """The evaluation days as the models themselves score them: figures, and the scores that they come from."""
+
+    evaluation: "Evaluation"
+    scores: "Scores"
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class Subject:
         settings: The home.
         surface: Specification and thresholds.
         candidate: Artifact with the files of ``ml.releases.store.CANDIDATE``.
-        evaluation: Evaluation of the candidate's partition.
+        stated: The stored evaluation of the candidate's partition, which a guard compares with what it finds itself.
         store: Where champion and verdicts are.
         key: What the verdict will be about; it names the champion.
         checkpoint: The checkpoint that was exported, where it is another one than the manifest names.
@@ -46,7 +62,7 @@ class Subject:
     settings: Settings
     surface: Surface
     candidate: Artifact
-    evaluation: "Evaluation"
+    stated: "Evaluation"
     store: ReleaseStore
     key: VerdictKey
     checkpoint: Artifact | None
@@ -56,6 +72,11 @@ class Subject:
     def manifest(self) -> Manifest:
         """The candidate's manifest."""
         return Manifest.from_bytes(self.candidate.read(MANIFEST), f"{self.candidate.path}/{MANIFEST}")
+
+    @property
+    def rival(self) -> Role:
+        """The ranker of the partition that was not chosen."""
+        return "control" if self.manifest.kind == "student" else "student"
 
     @property
     def days(self) -> list[date]:
@@ -77,6 +98,65 @@ class Subject:
         """The lake as it is: it has the predictions, which are newer than the rows that were learnt from."""
         return self.lakes.enter_context(Lake(self.settings))
 
+    @cached_property
+    def exported(self) -> Artifact:
+        """The checkpoint that the manifest names.
+
+        Raises:
+            ValueError: The subject's own checkpoint is another one.
+        """
+        from ml.stages.artifacts import artifact_name
+
+        wanted = self.manifest.checkpoint_sha256
+        if (found := self.checkpoint) is None:
+            name = artifact_name(self.surface, self.manifest.kind)
+            found = ArtifactStore(self.settings.artifacts_dir).get(name, self.candidate.partition, wanted)
+        if found.digest != wanted:
+            raise ValueError(f"checkpoint {found.digest} is not the manifest's {wanted}")
+        return found
+
+    @cached_property
+    def is_export(self) -> bool:
+        """Whether the candidate's model is byte for byte what its checkpoint exports to; no other is run in here."""
+        from ml.stages.candidate import exported_again
+
+        return exported_again(self.exported) == self.candidate.read(MODEL)
+
+    @property
+    def evaluation(self) -> "Evaluation":
+        """The figures of the candidate's partition, from what the models themselves say of every row."""
+        return self.again.evaluation
+
+    @cached_property
+    def again(self) -> Again:
+        """Every evaluation row scored again by every model, and the figures of that: nothing stored is believed."""
+        from ml.evaluation.evaluate import compute_evaluation
+        from ml.stages.evaluation import score_again
+
+        scores = score_again(self.past, self.surface, self.manifest, self.contract, self._rankers())
+        evaluation = compute_evaluation(
+            self.past,
+            self.surface,
+            self.manifest.partition,
+            teacher_outputs=self.contract.kinds,
+            seed=self.settings.seed,
+            scores=scores.without(SERVED),
+        )
+        return Again(evaluation, scores)
+
+    def _rankers(self) -> dict[str, "Ranker"]:
+        """Return what scores rows: both rankers' checkpoints, the releases, and the candidate as it would serve."""
+        from ml.stages.artifacts import find
+        from ml.stages.evaluation import checkpoint_ranker, released_models, scoring
+
+        served = {SERVED: (self.manifest.onnx_sha256, scoring(self.candidate.path / MODEL))} if self.is_export else {}
+        return {
+            self.manifest.kind: checkpoint_ranker(self.exported),
+            self.rival: checkpoint_ranker(find(self.settings, self.surface, self.rival, self.manifest.partition)),
+            **released_models(self.champion(), self.reference()),
+            **served,
+        }
+
     def champion(self) -> Champion | None:
         """Return the champion that the verdict's key names.
 
@@ -93,10 +173,10 @@ class Subject:
         """Return whether there is a champion, which the evaluation has to know.
 
         Raises:
-            RuntimeError: The evaluation does not know it, or it changed while guards looked.
+            RuntimeError: The stored evaluation does not know it, or it changed while guards looked.
         """
         champion = self.champion()
-        if champion is not None and "champion" not in self.evaluation.models:
+        if champion is not None and "champion" not in self.stated.models:
             raise RuntimeError(f"evaluated before {champion.release.id} was champion: materialize `evaluation` again")
         return champion is not None
 
@@ -109,7 +189,7 @@ class Subject:
 class Thresholds(BaseModel):
     """Base of thresholds that a guard's own file declares; every one has a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def of(cls, surface: Surface, guard: str) -> Self:
@@ -155,6 +235,8 @@ class Guard:
         judge: Measures a candidate and holds it against the thresholds. What it raises blocks the candidate.
         daily: The same for each day, before there is a candidate.
         thresholds: What a surface may set below ``gate: guards: <name>:``; None takes nothing from there.
+        silent: When it may measure nothing: never, without a champion ("first"), or where the surface gives it nothing
+            to look at ("ever"). A guard that is silent when it may not be fails.
     """
 
     number: int
@@ -164,6 +246,7 @@ class Guard:
     judge: Callable[[Subject], Found]
     daily: Daily | None = None
     thresholds: type[Thresholds] | None = None
+    silent: Silence = "never"
 
     @property
     def check(self) -> str:

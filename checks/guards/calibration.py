@@ -98,4 +98,5 @@ GUARD = Guard(
     means="Probabilities agree with observed rates, and their log loss is not above control's and champion's.",
     to_do="the reason names the task. Look for a day whose label rate jumped, in `examples_are_sound`.",
     judge=judge,
+    silent="ever",
 )

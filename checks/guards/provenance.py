@@ -6,18 +6,18 @@ from datetime import date
 from typing import TYPE_CHECKING, TypedDict
 
 from checks import gx
-from checks.guard import Found, Guard, Subject
+from checks.guard import SERVED, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.manifest import DayContent, Manifest, examples_content, soft_label_content
 from ml.releases.verdicts import Check
-from ml.surfaces.spec import ProvenanceGate, Surface
-from ml.teacher.contract import Contract
+from ml.surfaces.spec import OnnxGate, ProvenanceGate, Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
 
     from ml.evaluation.evaluate import Evaluation, Result
+    from ml.evaluation.predictions import Scores
 
 
 class LeakRow(TypedDict):
@@ -29,14 +29,24 @@ class LeakRow(TypedDict):
     n: int
 
 
+class PredictionRow(TypedDict):
+    """How far one model's stored predictions are from what it says."""
+
+    model: str
+    difference: float
+    n: int
+
+
 def judge(subject: Subject) -> Found:
     """Derive again what manifest and evaluation state; look for a leak, and for a teacher that saw the answers."""
-    manifest, surface, evaluation = subject.manifest, subject.surface, subject.evaluation
+    manifest, surface = subject.manifest, subject.surface
     origins = measure(subject)
-    leaks = measure_leaks(subject.past, surface, manifest.eval_days, evaluation, manifest.kind)
-    origins.append(compare_figures(subject.present, surface, manifest, subject.contract, evaluation))
+    leaks = measure_leaks(subject.past, surface, manifest.eval_days, subject.evaluation, manifest.kind)
+    stored = measure_predictions(subject.present, surface, manifest, subject.again.scores)
+    origins += [_rival(subject), compare_figures(subject, same=all(row["difference"] == 0 for row in stored))]
     tasks = [task for task, spec in surface.tasks.items() if spec.kind == "binary"]
     checks = gx.validate(origins, suite(origins))
+    checks += gx.validate(stored, predictions_suite(surface.gate.onnx, stored))
     checks += gx.validate(leaks, leaks_suite(surface.gate.provenance, tasks)) if tasks else []
     return checks + judge_teacher(manifest), ""
 
@@ -58,7 +68,7 @@ def measure(subject: Subject) -> list[dict[str, str]]:
     Returns:
         Rows of ``item``, ``stated`` and ``found``, as text.
     """
-    settings, surface, manifest, evaluation = subject.settings, subject.surface, subject.manifest, subject.evaluation
+    settings, surface, manifest, evaluation = subject.settings, subject.surface, subject.manifest, subject.stated
     champion, reference, contract, lake = subject.champion(), subject.reference(), subject.contract, subject.past
     partition = manifest.partition
     train_days = [day for day in surface.training_days(partition) if day >= settings.first_day]
@@ -97,17 +107,31 @@ def measure(subject: Subject) -> list[dict[str, str]]:
     return [{"item": item, "stated": str(s), "found": str(f)} for item, (s, f) in stated.items()]
 
 
-def compare_figures(
-    lake: Lake, surface: Surface, manifest: Manifest, contract: Contract, evaluation: "Evaluation"
-) -> dict[str, str]:
-    """Compute every figure again from the stored predictions and the rows of the manifest's snapshot.
+def measure_predictions(lake: Lake, surface: Surface, manifest: Manifest, again: "Scores") -> list[PredictionRow]:
+    """Compare the stored predictions of every model, row by row, with what the models themselves say.
 
     Args:
         lake: The lake as it is now.
         surface: The surface.
-        manifest: Names the snapshot.
-        contract: The pinned teacher.
-        evaluation: The evaluation that the verdict judges.
+        manifest: The candidate's.
+        again: Every evaluation row scored again.
+
+    Returns:
+        Rows of ``model``, ``difference`` (the largest absolute one; infinite where one of the two has no score) and
+        ``n``.
+    """
+    from ml.evaluation.predictions import largest_differences, stored_scores
+
+    apart = largest_differences(stored_scores(lake, surface.name, manifest.partition), again.without(SERVED))
+    return [{"model": model, "difference": most, "n": len(again.exposure_ids)} for model, most in apart.items()]
+
+
+def compare_figures(subject: Subject, *, same: bool = False) -> dict[str, str]:
+    """Compute every stored figure again from the stored predictions and the rows of the manifest's snapshot.
+
+    Args:
+        subject: The candidate.
+        same: Whether the stored predictions are, to the last bit, what the models say: the figures of that are there.
 
     Returns:
         A row like those of ``measure``; ``found`` names the first figure that differs.
@@ -117,15 +141,17 @@ def compare_figures(
     """
     from ml.evaluation.evaluate import compute_evaluation
 
-    again = compute_evaluation(
-        lake,
-        surface,
-        evaluation.partition,
-        teacher_outputs={output.task: output.kind for output in contract.outputs},
-        seed=evaluation.seed,
-        replicates=evaluation.replicates,
-        snapshot=manifest.snapshot,
-    )
+    evaluation, again = subject.stated, subject.again.evaluation if same else None
+    if again is None or (again.seed, again.replicates) != (evaluation.seed, evaluation.replicates):
+        again = compute_evaluation(
+            subject.present,
+            subject.surface,
+            evaluation.partition,
+            teacher_outputs=subject.contract.kinds,
+            seed=evaluation.seed,
+            replicates=evaluation.replicates,
+            snapshot=subject.manifest.snapshot,
+        )
     stated, found = _figures(evaluation), _figures(again)
     differing = [name for name in {**stated, **found} if stated.get(name) != found.get(name)]
     others = [m for m in {**evaluation.models, **again.models} if evaluation.models.get(m) != again.models.get(m)]
@@ -186,6 +212,25 @@ def suite(rows: Sequence[dict[str, str]]) -> "ExpectationSuite":
     )
 
 
+def predictions_suite(gate: OnnxGate, rows: Sequence[PredictionRow]) -> "ExpectationSuite":
+    """Return the suite over ``measure_predictions``."""
+    from checks.expectations.measured import ExpectMeasureBetween
+
+    bounds = {"min_value": 0, "max_value": gate.tolerance, "count": "n"}
+    return gx.suite(
+        "predictions",
+        [
+            ExpectMeasureBetween(
+                column="difference",
+                where={"model": row["model"]},
+                **bounds,
+                **gx.named(f"predictions_of_{row['model']}", gx.between(high=gate.tolerance)),
+            )
+            for row in rows
+        ],
+    )
+
+
 def leaks_suite(gate: ProvenanceGate, tasks: Sequence[str]) -> "ExpectationSuite":
     """Return the suite over ``measure_leaks``: the strongest single number, or the candidate, of each task."""
     from checks.expectations.measured import ExpectMeasureBetween
@@ -212,6 +257,13 @@ def teacher_suite() -> "ExpectationSuite":
 
     named = gx.named("days_from_teacher_to_evaluation", gx.between(1))
     return gx.suite("teacher", [ExpectMeasureBetween(column="days_between", min_value=1, **named)])
+
+
+def _rival(subject: Subject) -> dict[str, str]:
+    """Return a row like those of ``measure``: whether the ranker that was not chosen is the one that was evaluated."""
+    rival = subject.rival
+    stated, found = subject.stated.models.get(rival), subject.again.scores.hashes[rival]
+    return {"item": f"evaluated {rival}", "stated": str(stated), "found": str(found)}
 
 
 def _figures(evaluation: "Evaluation") -> dict[str, tuple[float | None, ...]]:
@@ -248,7 +300,7 @@ def _span(days: Sequence[date]) -> str:
 GUARD = Guard(
     number=10,
     name="provenance",
-    means="The manifest agrees with what the lake says; nothing knows the answer beforehand.",
+    means="Manifest, predictions and figures are what lake and models say again; nothing knows the answer beforehand.",
     to_do="the reason names what is not as stated. After a change of surface, teacher, champion or rows, run the "
     "release job again; an AUC that is too good is a leak, and no release.",
     judge=judge,

@@ -56,4 +56,5 @@ GUARD = Guard(
     means="The present champion can be restored.",
     to_do="the champion's files are damaged or gone: restore `artifacts/` from the backup before anything is promoted.",
     judge=judge,
+    silent="first",
 )

@@ -39,6 +39,8 @@ def judge(subject: Subject) -> Found:
     champion = subject.champion()
     if champion is None:
         return [], FIRST
+    if not subject.is_export:
+        raise ValueError("the candidate is not what its checkpoint exports to: it is not run")
     gate, days = subject.surface.gate.shift, subject.manifest.eval_days
     candidate, serving = load_model(subject.candidate.path), load_model(champion.release.path)
     rows = measure(subject.past, subject.surface, candidate, serving, days, top=gate.top)
@@ -169,4 +171,5 @@ GUARD = Guard(
     "says so with `crossfade release override`. A jump only warns where the loss on the same rows is better than the "
     "champion's by its interval, and so do too few users to compare rankings.",
     judge=judge,
+    silent="first",
 )

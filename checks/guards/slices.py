@@ -150,4 +150,5 @@ GUARD = Guard(
     to_do="the reason names the slice. Compare control and student there in `evaluation`; too few rows only warn. "
     "Where distilling costs a group of users what it gives others, weigh that.",
     judge=judge,
+    silent="ever",
 )

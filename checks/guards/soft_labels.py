@@ -148,6 +148,7 @@ GUARD = Guard(
     to_do="labels changed or were lost after training: materialize `soft_labels` of the days named, then the release "
     "job.",
     judge=judge,
+    silent="ever",
     daily=Daily(
         asset="soft_labels",
         name="soft_labels_are_sound",

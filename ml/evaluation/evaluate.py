@@ -3,9 +3,10 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -20,12 +21,15 @@ from ml.evaluation.predictions import (
     MODELS,
     RANK_TASK,
     PredictionError,
+    ScoreKey,
+    Scores,
     baseline_predictions,
-    predictions_table,
+    stored_scores,
     write_predictions,
 )
 from ml.evaluation.transfer import REPLICATES, Transfer, hints, stacked_transfer
-from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake, quoted
+from ml.surfaces.condition import condition
 from ml.surfaces.expression import parse
 from ml.surfaces.spec import ALL_ROWS, HISTORY_SLICES, Surface, Task
 
@@ -355,9 +359,12 @@ def compute_evaluation(
     seed: int,
     replicates: int = 1000,
     snapshot: int | None = None,
+    scores: Scores | None = None,
 ) -> Evaluation:
-    """Compute what ``evaluate`` stores from the stored predictions, writing nothing."""
-    frame = _read(lake, surface, partition, teacher_outputs, snapshot)
+    """Compute what ``evaluate`` stores, writing nothing; from the stored predictions, where no ``scores`` are given."""
+    if scores is None:
+        scores = stored_scores(lake, surface.name, partition)
+    frame = _read(lake, surface, partition, teacher_outputs, snapshot, scores)
     weights = UserWeights(frame.users, seed=seed, replicates=replicates)
     measures = _Measures(frame, weights)
     results: list[Result] = []
@@ -447,22 +454,34 @@ class _Frame:
     sessions: np.ndarray
     labels: dict[str, np.ndarray]
     slices: dict[str, np.ndarray]
-    scores: dict[tuple[str, str, str], np.ndarray]
+    scores: dict[ScoreKey, np.ndarray]
     hashes: dict[str, str]
     history: dict[str, str]
 
 
 def _read(
-    lake: Lake, surface: Surface, partition: date, teacher_outputs: Mapping[str, str], snapshot: int | None
+    lake: Lake,
+    surface: Surface,
+    partition: date,
+    teacher_outputs: Mapping[str, str],
+    snapshot: int | None,
+    scores: Scores,
 ) -> _Frame:
-    keys, hashes = _scored(lake, surface, partition, teacher_outputs)
-    rows = _rows(lake, surface, partition, keys, snapshot)
+    rows = _rows(lake, surface, partition, snapshot)
 
     def column(name: str) -> np.ndarray:
         return rows[name].to_numpy()
 
-    scores = {key: column(f"score_{place}").astype(np.float64) for place, key in enumerate(keys)}
-    for (inputs, model, task), values in scores.items():
+    exposure_ids = column("exposure_id")
+    strangers = len(np.setdiff1d(scores.exposure_ids, exposure_ids))
+    if strangers:
+        days = surface.evaluation_days(partition)
+        raise PredictionError(
+            f"{strangers} exposures with predictions of {surface.name} {partition} are no examples "
+            f"of {days[0]} to {days[-1]}"
+        )
+    known = _known(surface, scores, teacher_outputs).on(exposure_ids)
+    for (inputs, model, task), values in known.items():
         missing = int(np.isnan(values).sum())
         if missing and model != "teacher":
             raise PredictionError(
@@ -476,8 +495,8 @@ def _read(
         sessions=column("list"),
         labels={task: column(f"label_{i}").astype(np.float64) for i, task in enumerate(surface.tasks)},
         slices={ALL: np.ones(rows.num_rows, bool)} | own_slices | by_history,
-        scores=scores,
-        hashes=hashes,
+        scores=known,
+        hashes=scores.hashes,
         history=history,
     )
     for task, spec in surface.tasks.items():
@@ -509,46 +528,51 @@ def history_slices(users: np.ndarray, training_rows: np.ndarray) -> tuple[dict[s
     return masks, {name: f"{low:,} to {high:,}" if high > low else f"{low:,}" for name, (low, high) in ends.items()}
 
 
-def _scored(
-    lake: Lake, surface: Surface, partition: date, teacher_outputs: Mapping[str, str]
-) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
-    """Return (inputs, model, task) of the scores that count, and {model: hash}."""
-    predictions = f"{ALIAS}.{predictions_table(surface.name)}"
-    if not lake.table_exists(predictions_table(surface.name)):
-        raise PredictionError(f"{surface.name} has no predictions")
-    query = f"select distinct inputs, model, task, model_hash from {predictions} where partition = ? order by all"
-    found = lake.sql(query, [partition]).to_pylist()
-    hashes: dict[str, str] = {}
-    for row in found:
-        if hashes.setdefault(row["model"], row["model_hash"]) != row["model_hash"]:
-            raise PredictionError(f"model {row['model']!r} of {surface.name} {partition} has more than one hash")
-    if not hashes:
-        raise PredictionError(f"{surface.name} has no predictions of {partition}")
-    keys = [(row["inputs"], row["model"], row["task"]) for row in found]
-    keys = [k for k in keys if k[2] == RANK_TASK or k[2] in surface.tasks]
-    keys = [k for k in keys if k[1] != "teacher" or surface.tasks[k[2]].teacher_output in teacher_outputs]
-    return keys, hashes
+def _known(surface: Surface, scores: Scores, teacher_outputs: Mapping[str, str]) -> Scores:
+    """Return the scores that count: of the surface's tasks, and of outputs that the teacher's contract has."""
+
+    def counts(model: str, task: str) -> bool:
+        if task not in surface.tasks:
+            return task == RANK_TASK
+        return model != "teacher" or surface.tasks[task].teacher_output in teacher_outputs
+
+    values = {key: values for key, values in scores.values.items() if counts(key[1], key[2])}
+    return replace(scores, values=values)
 
 
-def _rows(
-    lake: Lake, surface: Surface, partition: date, keys: Sequence[tuple[str, str, str]], snapshot: int | None
-) -> pa.Table:
-    """Return labels, slices and scores of the evaluation rows, each by its place, in the order of exposure_id.
+def _conditions(lake: Lake, surface: Surface) -> list[str]:
+    """Return the SQL of each slice's condition, whose columns the examples have.
+
+    Raises:
+        PredictionError: It names another one.
+    """
+    columns = {column.lower() for column in lake.columns(f"{FEATURES}.examples_{surface.name}")}
+    found = []
+    for name, text in surface.slices.items():
+        stated = condition(text)
+        if strange := [column for column in sorted(stated.columns) if column.lower() not in columns]:
+            near = ", ".join(get_close_matches(strange[0], columns)) or f"one of {', '.join(sorted(columns))}"
+            raise PredictionError(
+                f"surface {surface.name}, slices.{name}: {text!r} names {strange[0]!r}, which is no column of its "
+                f"examples; is {near} meant?"
+            )
+        found.append(stated.sql)
+    return found
+
+
+def _rows(lake: Lake, surface: Surface, partition: date, snapshot: int | None) -> pa.Table:
+    """Return labels and slices of the evaluation rows, each by its place, in the order of exposure_id.
 
     A list to rank is a session; of rows without one, a user's day. ``training_rows`` counts the user's rows on the
     training days.
     """
-    predictions = f"{ALIAS}.{predictions_table(surface.name)}"
     days, learnt = surface.evaluation_days(partition), surface.training_days(partition)
     table = f"{ALIAS}.{FEATURES}.examples_{surface.name}"
     version = "" if snapshot is None else f" at (version => {int(snapshot)})"
-    labels = ", ".join(f"{task.label}::double as label_{i}" for i, task in enumerate(surface.tasks.values()))
-    slices = "".join(f", coalesce(({sql}), false) as slice_{i}" for i, sql in enumerate(surface.slices.values()))
-    pivot = "".join(
-        f", max(score) filter (where inputs = '{i}' and model = '{m}' and task = '{t}') as score_{place}"
-        for place, (i, m, t) in enumerate(keys)
-    )
-    rows = lake.sql(
+    labels = ", ".join(f"{quoted(task.label)}::double as label_{i}" for i, task in enumerate(surface.tasks.values()))
+    conditions = _conditions(lake, surface)
+    slices = "".join(f", coalesce(({sql}), false) as slice_{i}" for i, sql in enumerate(conditions))
+    return lake.sql(
         f"""
         with examples as (
             select exposure_id, user_id, {labels}{slices},
@@ -558,21 +582,12 @@ def _rows(
             from {table}{version} where day between ? and ?
         ), history as (
             select user_id, count(*) as training_rows from {table}{version} where day between ? and ? group by user_id
-        ), scores as (
-            select exposure_id{pivot} from {predictions} where partition = ? group by exposure_id
         )
         select * exclude (training_rows), coalesce(training_rows, 0) as training_rows
-        from examples left join history using (user_id) full join scores using (exposure_id) order by exposure_id
+        from examples left join history using (user_id) order by exposure_id
         """,
-        [days[0], days[-1], learnt[0], learnt[-1], partition],
+        [days[0], days[-1], learnt[0], learnt[-1]],
     )
-    strangers = rows["user_id"].null_count
-    if strangers:
-        raise PredictionError(
-            f"{strangers} exposures with predictions of {surface.name} {partition} are no examples "
-            f"of {days[0]} to {days[-1]}"
-        )
-    return rows
 
 
 @dataclass(frozen=True)

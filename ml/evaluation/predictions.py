@@ -1,13 +1,14 @@
 """Scores of every model on the evaluation rows: ``ml.predictions_<surface>``, from which every figure is recomputed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake, quoted
 from ml.surfaces.spec import Surface
 
 Model = Literal["teacher", "control", "student", "baseline", "champion", "reference"]
@@ -35,8 +36,49 @@ SCHEMA = pa.schema(
 """One row per exposure, model, inputs and task; ``score`` is the raw output, a logit or a value in the label's unit."""
 
 
+ScoreKey = tuple[str, str, str]
+"""Inputs, model and task of a score."""
+
+
 class PredictionError(ValueError):
     """Predictions that cannot be stored or evaluated."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw outputs of models on the same rows.
+
+    Attributes:
+        exposure_ids: int64 [n], rising.
+        values: float64 [n] by inputs, model and task; NaN where a model has no score of a row.
+        hashes: Content hash by model.
+    """
+
+    exposure_ids: np.ndarray
+    values: dict[ScoreKey, np.ndarray]
+    hashes: dict[str, str]
+
+    def on(self, exposure_ids: np.ndarray) -> dict[ScoreKey, np.ndarray]:
+        """Return the scores of other rows [m], each [m]; NaN where there is none."""
+        if not len(self.exposure_ids):
+            return {key: np.full(len(exposure_ids), np.nan) for key in self.values}
+        place = np.searchsorted(self.exposure_ids, exposure_ids).clip(max=len(self.exposure_ids) - 1)
+        found = self.exposure_ids[place] == exposure_ids
+        return {key: np.where(found, values[place], np.nan) for key, values in self.values.items()}
+
+    def without(self, model: str) -> "Scores":
+        """Return the scores of all other models."""
+        values = {key: scores for key, scores in self.values.items() if key[1] != model}
+        return Scores(self.exposure_ids, values, {name: of for name, of in self.hashes.items() if name != model})
+
+
+def beside(first: Scores, others: Iterable[Scores]) -> Scores:
+    """Return the rows of ``first`` with the scores of all."""
+    values, hashes = dict(first.values), dict(first.hashes)
+    for other in others:
+        values |= other.on(first.exposure_ids)
+        hashes |= other.hashes
+    return Scores(first.exposure_ids, values, hashes)
 
 
 def predictions_table(surface: str) -> str:
@@ -96,9 +138,9 @@ def student_predictions(
     partition: date,
     days: pa.Array | np.ndarray,
     exposure_ids: np.ndarray,
-    model: Model,
+    model: str,
     model_hash: str,
-    inputs: Inputs,
+    inputs: str,
 ) -> pa.Table:
     """Build the prediction rows of one ranker (student, control, champion or reference) on one kind of inputs.
 
@@ -138,35 +180,62 @@ def student_predictions(
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
 
 
-def largest_difference(
-    lake: Lake, surface: str, partition: date, model: str, rows: pa.Table, scores: Mapping[str, np.ndarray]
-) -> float:
-    """Compare scores of some examples with a model's stored predictions for inputs as when serving.
+def stored_scores(lake: Lake, surface: str, partition: date) -> Scores:
+    """Return the stored predictions of a partition.
+
+    Raises:
+        PredictionError: There are none, or two hashes of one model.
+    """
+    if not lake.table_exists(predictions_table(surface)):
+        raise PredictionError(f"{surface} has no predictions")
+    query = f"select * from {ALIAS}.{predictions_table(surface)} where partition = ?"
+    scores = as_scores(lake, f"({query})", [partition])
+    if not scores.hashes:
+        raise PredictionError(f"{surface} has no predictions of {partition}")
+    return scores
+
+
+def as_scores(lake: Lake, relation: str, parameters: Sequence[object] = ()) -> Scores:
+    """Turn rows like those of ``SCHEMA`` into a column for each model, kind of inputs and task.
 
     Args:
-        lake: The lake that holds the predictions.
-        surface: Name of the surface.
-        partition: Partition that was evaluated.
-        model: Role of the ranker.
-        rows: The examples [n].
-        scores: Raw output per task [n].
+        lake: The lake, or a snapshot of it.
+        relation: A parenthesised query.
+        parameters: Of that query.
 
-    Returns:
-        The largest absolute difference over tasks; infinite where a prediction is missing.
+    Raises:
+        PredictionError: Two hashes of one model.
     """
-    ids = rows["exposure_id"].to_pylist()
-    query = f"""
-        select s.task, s.exposure_id, s.score from {ALIAS}.{predictions_table(surface)} as s
-        where s.partition = ? and s.model = ? and s.inputs = 'serving' and list_contains(?::bigint[], s.exposure_id)"""
-    stored = lake.sql(query, [partition, model, ids])
-    tasks = stored["task"].to_numpy(zero_copy_only=False)
-    largest = 0.0
-    for task, values in scores.items():
-        own = stored.filter(pa.array(tasks == task))
-        predicted = dict(zip(own["exposure_id"].to_pylist(), own["score"].to_pylist(), strict=True))
-        found = np.array([predicted.get(i, np.inf) for i in ids])
-        largest = max(largest, float(np.abs(found - values).max()))
-    return largest
+    query = f"select distinct inputs, model, task, model_hash from {relation} as p order by all"
+    found = lake.sql(query, parameters).to_pylist()
+    hashes: dict[str, str] = {}
+    for row in found:
+        if hashes.setdefault(row["model"], row["model_hash"]) != row["model_hash"]:
+            raise PredictionError(f"model {row['model']!r} has more than one hash in the predictions")
+    keys = [(row["inputs"], row["model"], row["task"]) for row in found]
+    columns = "".join(
+        f", max(score) filter (where inputs = ? and model = ? and task = ?) as score_{i}" for i in range(len(keys))
+    )
+    query = f"select exposure_id{columns} from {relation} as p group by exposure_id order by exposure_id"
+    rows = lake.sql(query, [*(value for key in keys for value in key), *parameters])
+    values = {key: rows[f"score_{i}"].to_numpy().astype(np.float64) for i, key in enumerate(keys)}
+    return Scores(rows["exposure_id"].to_numpy(), values, hashes)
+
+
+def largest_differences(stored: Scores, again: Scores) -> dict[str, float]:
+    """Return the largest absolute difference of two sets of scores by model, over rows, inputs and tasks.
+
+    A score that one has and the other lacks is infinitely far. Models that only one knows are there too.
+    """
+    rows = np.union1d(stored.exposure_ids, again.exposure_ids)
+    pair = stored.on(rows), again.on(rows)
+    found = dict.fromkeys([*stored.hashes, *again.hashes], 0.0)
+    for key in pair[0].keys() | pair[1].keys():
+        absent = np.full(len(rows), np.nan)
+        a, b = (scores.get(key, absent) for scores in pair)
+        apart = np.where(np.isnan(a) & np.isnan(b), 0.0, np.nan_to_num(np.abs(a - b), nan=np.inf))
+        found[key[1]] = max(found[key[1]], float(apart.max(initial=0.0)))
+    return found
 
 
 def teacher_predictions(
@@ -185,8 +254,19 @@ def teacher_predictions(
         teacher_version: Version whose labels are read.
         contract_hash: Hash of the contract that they were made under.
     """
+    query, parameters = teacher_query(
+        surface, partition, outputs=outputs, teacher_version=teacher_version, contract_hash=contract_hash
+    )
+    return lake.sql(query, parameters).cast(SCHEMA) if query else SCHEMA.empty_table()
+
+
+def teacher_query(
+    surface: Surface, partition: date, *, outputs: Sequence[str], teacher_version: str, contract_hash: str
+) -> tuple[str, list[object]]:
+    """Return the query of ``teacher_predictions`` and its parameters; no query where no task has a counterpart."""
     days = surface.evaluation_days(partition)
-    selects, parameters = [], []
+    selects: list[str] = []
+    parameters: list[object] = []
     for task, spec in surface.tasks.items():
         if spec.teacher_output is None or spec.teacher_output not in outputs:
             continue
@@ -200,24 +280,31 @@ def teacher_predictions(
             )
             model_hash = f"{teacher_version}:{contract_hash}"
             parameters += [partition, model_hash, task, days[0], days[-1], teacher_version, contract_hash]
-    return lake.sql(" union all ".join(selects), parameters).cast(SCHEMA) if selects else SCHEMA.empty_table()
+    return " union all ".join(selects), parameters
 
 
 def baseline_predictions(lake: Lake, surface: Surface, partition: date) -> pa.Table:
     """Build the popularity baseline's rows: the value of each task's ``baseline`` input, its default where null."""
+    query, parameters = baseline_query(surface, partition)
+    return lake.sql(query, parameters).cast(SCHEMA) if query else SCHEMA.empty_table()
+
+
+def baseline_query(surface: Surface, partition: date) -> tuple[str, list[object]]:
+    """Return the query of ``baseline_predictions`` and its parameters; no query where no task has a baseline."""
     days = surface.evaluation_days(partition)
-    selects, parameters = [], []
+    selects: list[str] = []
+    parameters: list[object] = []
     for task, spec in surface.tasks.items():
         if spec.baseline is None:
             continue
         for inputs in INPUTS:
             selects.append(
                 f"select ?::date as partition, day, exposure_id, 'baseline' as model, 'baseline' as model_hash, "
-                f"'{inputs}' as inputs, '{task}' as task, coalesce({spec.baseline}, ?)::double as score "
+                f"'{inputs}' as inputs, '{task}' as task, coalesce({quoted(spec.baseline)}, ?)::double as score "
                 f"from {ALIAS}.{FEATURES}.examples_{surface.name} where day between ? and ?"
             )
             parameters += [partition, surface.inputs[spec.baseline].default, days[0], days[-1]]
-    return lake.sql(" union all ".join(selects), parameters).cast(SCHEMA) if selects else SCHEMA.empty_table()
+    return " union all ".join(selects), parameters
 
 
 def _repeat(value: object, size: int, kind: pa.DataType) -> pa.Array:

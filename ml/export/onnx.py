@@ -5,7 +5,7 @@ import hashlib
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -24,6 +24,7 @@ BATCH = "batch"
 """Name of the symbolic dimension."""
 
 _EXAMPLE_ROWS = 4
+_BATCH = 8192
 _DISTILLATION = "distillation"
 
 
@@ -122,13 +123,16 @@ def parity(
         seed: Seed of those rows.
 
     Returns:
-        {``batch <size>`` or ``edge``: {output: largest absolute difference}}; infinite where either is not finite.
-        ``edge`` are rows of unknown ids, 0, the int64 limits, and huge, infinite and NaN numbers.
+        {case: {output: largest absolute difference}}; infinite where either is not finite. The cases are ``batch
+        <size>``; ``edge``, rows of unknown ids, 0, the int64 limits, and huge, infinite and NaN numbers; ``bounds``,
+        rows of which one input alone is at its fitted bound or at such an extreme; ``known ids``, a row for every id of
+        every vocabulary.
     """
     session = session_of(onnx_path)
-    cases = {f"batch {size}": _sample(ranker, size, arrays, seed) for size in sizes}
-    cases["edge"] = edge_columns(ranker, 64)
-    return {case: _difference(ranker, session, columns) for case, columns in cases.items()}
+    cases = {f"batch {size}": [_sample(ranker, size, arrays, seed)] for size in sizes}
+    cases |= {"edge": [edge_columns(ranker, 64)], "bounds": [_bounds(ranker, seed)]}
+    found = {case: _differences(ranker, session, columns) for case, columns in cases.items()}
+    return found | {"known ids": _differences(ranker, session, _known_ids(ranker, seed))}
 
 
 def session_of(onnx_path: Path) -> onnxruntime.InferenceSession:
@@ -194,18 +198,42 @@ def inspect(onnx_path: Path) -> Inspected:
     }
 
 
+_INTEGERS = (0, 1, 2, 3, -1, 12_345_678_901_234_567, np.iinfo(np.int64).max, np.iinfo(np.int64).min)
+_FLOATS = (0, -1, 1, 1e-30, 3e38, -3e38, np.inf, -np.inf, np.nan, 1e6, -1e6)
+
+
 def edge_columns(ranker: Ranker, rows: int) -> dict[str, np.ndarray]:
     """Return raw columns that go through the extreme values of their type, each at its own pace."""
-    limits = np.iinfo(np.int64)
-    integers = np.array([0, 1, 2, 3, -1, 12_345_678_901_234_567, limits.max, limits.min], dtype=np.int64)
-    floats = np.array([0, -1, 1, 1e-30, 3e38, -3e38, np.inf, -np.inf, np.nan, 1e6, -1e6], dtype=np.float32)
     columns = {}
     for index, (name, spec) in enumerate(ranker.surface.inputs.items()):
-        values = integers if spec.dtype == "int64" else floats
+        values = np.array(_INTEGERS if spec.dtype == "int64" else _FLOATS, dtype=spec.dtype)
         count = rows * int(np.prod(spec.shape, dtype=int))
         place = (np.arange(count) * (1 + index % 3) + index) % len(values)
         columns[name] = values[place].reshape(rows, *spec.shape)
     return columns
+
+
+def _bounds(ranker: Ranker, seed: int) -> dict[str, np.ndarray]:
+    """Return rows of which one input alone is extreme, or at a bound that was fitted."""
+    pre, extremes = ranker.preprocessing, {}
+    for name, spec in ranker.surface.inputs.items():
+        fitted = [t[pre.numbers.index(name)].item() for t in (pre.low, pre.high)] if spec.type == "number" else []
+        extremes[name] = np.array([*(_INTEGERS if spec.dtype == "int64" else _FLOATS), *fitted], dtype=spec.dtype)
+    columns = _sample(ranker, sum(map(len, extremes.values())), None, seed)
+    at = 0
+    for name, values in extremes.items():
+        columns[name][at : at + len(values)] = values.reshape(-1, *(1 for _ in columns[name].shape[1:]))
+        at += len(values)
+    return columns
+
+
+def _known_ids(ranker: Ranker, seed: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield rows, some at a time, that together have every known id of every input."""
+    for name in ranker.preprocessing.ids:
+        keys = ranker.preprocessing.known(name)
+        for start in range(0, len(keys), _BATCH):
+            part = keys[start : start + _BATCH]
+            yield _sample(ranker, len(part), None, seed) | {name: part}
 
 
 def _sample(ranker: Ranker, size: int, arrays: Mapping[str, np.ndarray] | None, seed: int) -> dict[str, np.ndarray]:
@@ -233,18 +261,22 @@ def _sample(ranker: Ranker, size: int, arrays: Mapping[str, np.ndarray] | None, 
     return columns
 
 
-def _difference(
-    ranker: Ranker, session: onnxruntime.InferenceSession, columns: Mapping[str, np.ndarray]
+def _differences(
+    ranker: Ranker, session: onnxruntime.InferenceSession, cases: Iterable[Mapping[str, np.ndarray]]
 ) -> dict[str, float]:
-    expected = predict(ranker, columns)
-    found = session.run(list(expected), dict(columns))
-    out = {}
-    for (name, want), got in zip(expected.items(), map(np.asarray, found), strict=True):
-        if got.shape != want.shape:
-            raise ValueError(f"output {name} has shape {got.shape}, not {want.shape}")
-        finite = np.isfinite(want).all() and np.isfinite(got).all()
-        out[name] = float(np.abs(want.astype(np.float64) - got).max()) if finite else float("inf")
-    return out
+    """Return the largest absolute difference by output; infinite where torch or onnxruntime is not finite."""
+    outputs = (*ranker.surface.tasks, SCORE)
+    largest = dict.fromkeys(outputs, 0.0)
+    for columns in cases:
+        expected, found = predict(ranker, columns), session.run(list(outputs), dict(columns))
+        for name, got in zip(outputs, map(np.asarray, found), strict=True):
+            want = expected[name]
+            if got.shape != want.shape:
+                raise ValueError(f"output {name} has shape {got.shape}, not {want.shape}")
+            finite = np.isfinite(want).all() and np.isfinite(got).all()
+            apart = float(np.abs(want.astype(np.float64) - got).max(initial=0.0)) if finite else float("inf")
+            largest[name] = max(largest[name], apart)
+    return largest
 
 
 def _bare(model: onnx.ModelProto) -> onnx.ModelProto:

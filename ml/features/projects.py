@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ml.foundation.documents import digest, load_yaml
+from ml.foundation.documents import DocumentError, digest, load_yaml
 from ml.foundation.settings import PROJECT_ROOT, Settings
 
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt_project"
@@ -61,6 +59,7 @@ def link_packages(settings: Settings) -> None:
     folder = packages_dir(settings)
     folder.mkdir(parents=True, exist_ok=True)
     for name, target in app_projects(settings).items():
+        _check_documents(target)
         link = folder / name
         if link.is_symlink() and link.readlink() == target:
             continue
@@ -106,11 +105,23 @@ def _name(folder: Path) -> str:
 def _read(file: Path) -> Mapping[str, Any]:
     try:
         content = load_yaml(file)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except DocumentError as error:
+        raise ProjectError(str(error)) from error
+    except OSError as error:
         raise ProjectError(f"{file}: {error}") from error
     if not isinstance(content, dict):
         raise ProjectError(f"{file} holds no mapping")
     return content
+
+
+def _check_documents(folder: Path) -> None:
+    """Refuse a project with YAML that dbt, which reads it too, would never be done with."""
+    for file in _files(folder):
+        if file.suffix != ".sql":
+            try:
+                load_yaml(file)
+            except DocumentError as error:
+                raise ProjectError(str(error)) from error
 
 
 def _files(folder: Path) -> Iterator[Path]:

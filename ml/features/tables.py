@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ml.features.projects import model_folders
 from ml.foundation.documents import load_yaml
 from ml.foundation.settings import Settings
+from ml.surfaces.spec import Name
 
 Entity = Literal["user_id", "item_id", "creator_id"]
 ENTITIES: tuple[Entity, ...] = get_args(Entity)
@@ -39,21 +40,21 @@ class DeclarationError(ValueError):
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FeatureColumn(_Model):
     """One column of a feature table."""
 
-    name: str
-    alias: str = Field(description="Its name in the examples")
+    name: Name
+    alias: Name = Field(description="Its name in the examples")
     default: float | int | None = None
 
 
 class FeatureTable(_Model):
     """One feature table: a row per day and entity."""
 
-    name: str
+    name: Name
     entity: tuple[Entity, ...] = Field(min_length=1, max_length=2)
     columns: tuple[FeatureColumn, ...]
 

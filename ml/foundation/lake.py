@@ -302,7 +302,7 @@ class Lake:
         """Return the columns with their types, and the SQL of the sum of the rows' hashes."""
         described = self.connection.execute(f"describe select * from {relation} as t", list(parameters)).fetchall()
         names = [(name, kind) for name, kind, *_ in described]
-        row = ", ".join(f"coalesce({_identifier(name)}::varchar, '\\N')" for name, _ in names)
+        row = ", ".join(f"coalesce({quoted(name)}::varchar, '\\N')" for name, _ in names)
         return names, f"coalesce(sum(md5_number_lower(concat_ws(chr(31), {row}))::hugeint), 0)::varchar"
 
 
@@ -440,5 +440,6 @@ def _quote(text: str) -> str:
     return text.replace("'", "''")
 
 
-def _identifier(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a column's name as SQL has it."""
     return '"' + name.replace('"', '""') + '"'

@@ -17,8 +17,9 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
+
+from ml.foundation.documents import MAX_BYTES
 
 if TYPE_CHECKING:
     from ml.foundation.files import Bucket
@@ -204,7 +205,7 @@ class Settings(BaseSettings):
             ValueError: A variable or the home's file names an app whose folder is not there.
         """
         home = Path(init_settings().get("home") or home_from_environment())
-        toml = TomlConfigSettingsSource(settings_cls, toml_file=home / SETTINGS_FILE)
+        toml = InitSettingsSource(settings_cls, init_kwargs=_read(home / SETTINGS_FILE))
         given = {**toml(), **env_settings(), **init_settings()}
         app = Path(given.get("app") or _app_of(given.get("source"))).resolve()
         if not app.is_dir():
@@ -252,7 +253,7 @@ class Settings(BaseSettings):
 def app_values(app: Path) -> dict[str, Any]:
     """Return what the ``crossfade.toml`` of an app's folder says, relative paths below that folder."""
     path = app / SETTINGS_FILE
-    values = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    values = _read(path)
     if own := values.keys() & {"home", "app"}:
         raise ValueError(f"{path}: {', '.join(sorted(own))} cannot be set by the app, which any home may name")
     return values | {name: app / values[name] for name in _PATHS if name in values}
@@ -266,13 +267,31 @@ def write_settings_file(home: Path, values: dict[str, Any]) -> Path:
     """Write (merge) ``values`` into the home's TOML file atomically and return its path."""
     home.mkdir(parents=True, exist_ok=True)
     path = home / SETTINGS_FILE
-    merged = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    merged = _read(path)
     merged.update({k: v for k, v in values.items() if v is not None})
     lines = [f"{k} = {_toml(v)}\n" for k, v in sorted(merged.items())]
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     scratch.write_text("".join(lines), encoding="utf-8")
     scratch.replace(path)
     return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a settings file says; nothing where there is none.
+
+    Raises:
+        ValueError: It is no TOML, or longer than any that this project has a use for; names the file.
+    """
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path}: it is longer than {MAX_BYTES:,} bytes, the most that is read")
+    try:
+        return tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _toml(value: Any) -> str:

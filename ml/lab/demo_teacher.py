@@ -19,12 +19,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from ml.evaluation.metrics import auc
-from ml.foundation.documents import load_yaml
+from ml.foundation.documents import DocumentError, load_yaml
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
@@ -164,7 +163,9 @@ def load_demo_spec(path: Path) -> DemoSpec:
         return DemoSpec.model_validate(load_yaml(path))
     except ValidationError as error:
         raise ContractError(f"{path}: {readable(error)}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except DocumentError as error:
+        raise ContractError(str(error)) from error
+    except OSError as error:
         raise ContractError(f"{path}: {error}") from error
 
 

@@ -21,7 +21,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ml.foundation.documents import is_object, load_yaml, parse_yaml
@@ -209,7 +208,7 @@ def load_contract(settings: Settings) -> Contract:
             contract = _contract(*read)
         except ValidationError as error:
             raise ContractError(f"{file}: {faults_of(error, Contract)}") from error
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             raise ContractError(f"{file}: {error}") from error
     return contract
 

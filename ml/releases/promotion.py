@@ -9,6 +9,7 @@ from ml.export.files import MODEL, SCHEMA
 from ml.foundation.artifacts import Artifact
 from ml.foundation.sealed import DamagedError, digest
 from ml.releases.champions import State
+from ml.releases.gate import shortcomings
 from ml.releases.manifest import Manifest
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.release import CANDIDATE, MANIFEST
@@ -60,8 +61,12 @@ def objections(
     verdict = stored.verdict
     if verdict.judged != dict(candidate.files):
         return None, [(Refusal.OTHER_BYTES, f"{stored.path} judged other files than those of {candidate.path}")]
-    if (verdict.key.snapshot, verdict.key.eval_days) != (manifest.snapshot, manifest.eval_days):
-        return None, [(Refusal.OTHER_BYTES, f"{stored.path} judged another snapshot or other days")]
+    about = (verdict.key.snapshot, verdict.key.eval_days, verdict.partition)
+    if about != (manifest.snapshot, manifest.eval_days, manifest.partition):
+        return None, [(Refusal.OTHER_BYTES, f"{stored.path} judged another snapshot, partition or other days")]
+    if lacking := shortcomings(verdict):
+        told = f"{stored.path} is no verdict of this gate: {'; '.join(lacking)}"
+        return None, [(Refusal.VERDICT_INCOMPLETE, f"{told}. Materialize `onnx` with its checks again")]
     return stored, _doubts(state, proposal, manifest, stored)
 
 
@@ -96,8 +101,8 @@ def checked_manifest(surface: str, candidate: Artifact, partition: date) -> Mani
         candidate.verify()
         if digest(dict(candidate.files)) != candidate.digest:
             raise DamagedError(f"{candidate.path}: {candidate.digest} is not the digest of its files")
-        if missing := sorted(set(CANDIDATE) - set(candidate.files)):
-            raise DamagedError(f"{candidate.path} lacks {missing}")
+        if other := sorted(set(CANDIDATE) ^ set(candidate.files)):
+            raise DamagedError(f"{candidate.path}: a candidate is {', '.join(CANDIDATE)}; it lacks or adds {other}")
     except DamagedError as error:
         raise PromotionRefused(Refusal.CANDIDATE_DAMAGED, str(error)) from error
     try:

@@ -1,24 +1,13 @@
 """Publishing a release: the candidate's files, its verdict and its model card, in one folder that appears at once."""
 
-from ml.foundation.artifacts import Artifact
 from ml.foundation.files import FileStore, sha256_bytes
-from ml.foundation.sealed import DamagedError, digest, seal
+from ml.foundation.sealed import DamagedError, seal
 from ml.releases.manifest import Manifest
 from ml.releases.model_card import render_model_card
 from ml.releases.promotion import Proposal
 from ml.releases.refusals import PromotionRefused, Refusal
-from ml.releases.release import CANDIDATE, CARD, RELEASE, VERDICT, ReleaseRecord, read_release
+from ml.releases.release import CANDIDATE, CARD, RELEASE, VERDICT, ReleaseRecord, read_release, release_id
 from ml.releases.verdicts import Override, StoredVerdict, now
-
-
-def release_id(candidate: Artifact, stored: StoredVerdict, manifest: Manifest, signed: Override | None) -> str:
-    """Return the id of the release of a candidate on a verdict, or on a person's override of it."""
-    identity = {
-        "candidate": candidate.digest,
-        "verdict": stored.content_hash,
-        "override": signed.model_dump() if signed else None,
-    }
-    return f"{manifest.partition}-{digest(identity)[:12]}"
 
 
 def publish(
@@ -44,7 +33,7 @@ def publish(
     """
     candidate = proposal.candidate
     signed = override if overruled else None
-    release = release_id(candidate, stored, manifest, signed)
+    release = release_id(manifest.partition, candidate.digest, stored.content_hash, signed)
     card = render_model_card(
         manifest, stored.verdict, release=release, evaluation=proposal.evaluation, plots=proposal.plots, override=signed
     )

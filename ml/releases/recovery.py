@@ -11,9 +11,10 @@ from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.sealed import DamagedError
 from ml.releases.champions import Damage, Pointer, State
 from ml.releases.promotion import Proposal
-from ml.releases.publishing import publish, release_id
+from ml.releases.publishing import publish
 from ml.releases.refusals import PromotionRefused, Refusal
-from ml.releases.release import MANIFEST, Release
+from ml.releases.release import MANIFEST, Release, release_id
+from ml.releases.signature import require_signed
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override, StoredVerdict, now
 
@@ -40,6 +41,7 @@ def recover(store: ReleaseStore, surface: str, *, by: str, reason: str, to: str 
     Raises:
         PromotionRefused: ``to`` is missing, or cannot serve; nothing was changed.
     """
+    require_signed(by=by, reason=reason)
     store.require_owner()
     done = list[str]()
     damage = store.champions.inspect(surface)
@@ -159,7 +161,8 @@ def _sources(
             continue
         for verdict in judged if MANIFEST in candidate.files else ():
             for override in (None, *signed):
-                if release_id(candidate, verdict, store.manifest(candidate), override) == release:
+                day = store.manifest(candidate).partition
+                if release_id(day, candidate.digest, verdict.content_hash, override) == release:
                     yield candidate, verdict, override, _overruled(verdict) if override else ()
 
 

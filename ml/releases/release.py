@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from ml.export.files import CONFIG, MODEL, SCHEMA
 from ml.foundation.files import FileStore, sha256_file
-from ml.foundation.sealed import DamagedError, unseal
+from ml.foundation.sealed import DamagedError, digest, unseal
 from ml.releases.champions import Pointer
 from ml.releases.manifest import Manifest, Record
 from ml.releases.verdicts import Override, Verdict, read_verdict
@@ -98,4 +98,22 @@ def read_release(files: FileStore, surface: str, release: str) -> Release:
         if not (path / name).is_file() or sha256_file(path / name) != stated:
             raise DamagedError(f"{path / name} is missing or was changed: its hash is not {stated}")
     manifest = Manifest.from_bytes((path / MANIFEST).read_bytes(), f"{key}/{MANIFEST}")
+    _, verdict = unseal((path / VERDICT).read_bytes(), f"{key}/{VERDICT}")
+    candidate = digest({name: record.files[name] for name in CANDIDATE if name in record.files})
+    named = release_id(record.partition, candidate, verdict, record.override)
+    if (named, manifest.onnx_sha256) != (release, record.files[MODEL]):
+        raise DamagedError(f"{key} holds the files of another release, {named}: they were exchanged after promotion")
     return Release(record, manifest, path)
+
+
+def release_id(partition: date, candidate: str, verdict: str, override: Override | None) -> str:
+    """Return the name of a release: it is bound to its day, the candidate's files, the verdict and the override.
+
+    Args:
+        partition: Partition of the candidate.
+        candidate: Digest of its files.
+        verdict: Content hash of the verdict that it is released on.
+        override: A person's decision, where it overruled something.
+    """
+    identity = {"candidate": candidate, "verdict": verdict, "override": override.model_dump() if override else None}
+    return f"{partition}-{digest(identity)[:12]}"

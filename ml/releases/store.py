@@ -21,6 +21,7 @@ from ml.releases.refusals import OVERRIDABLE, PromotionRefused, Refusal
 from ml.releases.release import MANIFEST, SERVED, Champion, Release, read_release
 from ml.releases.repository import ModelRepository
 from ml.releases.retention import retire
+from ml.releases.signature import require_signed
 from ml.releases.verdicts import Override, VerdictKey, VerdictStore, now
 from ml.surfaces.spec import Surface
 
@@ -88,6 +89,11 @@ class ReleaseStore:
     def reference(self, surface: str) -> str | None:
         """Return the release that slow decay is measured from: see ``State.reference``; None before a promotion."""
         return self.champions.state(surface).reference
+
+    def past_reference(self, surface: str) -> Release | None:
+        """Return the reference release, its files checked, where it is another one than the champion."""
+        state = self.champions.state(surface)
+        return None if state.reference in (None, state.champion) else self.release(surface, state.reference)
 
     def barred(self, surface: str) -> frozenset[str]:
         """Return the releases that must not come back."""
@@ -162,8 +168,8 @@ class ReleaseStore:
         """
         self.require_owner()
         state = self.champions.state(surface)
-        if override is not None and not (override.by.strip() and override.reason.strip()):
-            raise PromotionRefused(Refusal.OVERRIDE_UNSIGNED, "an override needs a name and a reason")
+        for signer in (proposal, *([override] if override else [])):
+            require_signed(by=signer.by, reason=signer.reason)
         manifest = checked_manifest(surface, proposal.candidate, proposal.partition)
         if state.last is not None and state.champion and self._serves(state.last, proposal):
             self.sync_repository(surface)
@@ -203,6 +209,7 @@ class ReleaseStore:
             PromotionRefused: Nothing to roll back, no release to return to, ``to`` unknown, barred or damaged, or the
                 pointer moved meanwhile.
         """
+        require_signed(by=by, reason=reason)
         self.require_owner()
         state = self.champions.state(surface)
         if state.last is None:
@@ -229,6 +236,7 @@ class ReleaseStore:
 
     def confirm(self, surface: str, *, by: str, reason: str) -> Pointer:
         """Make the champion the reference release, which before is the first one promoted."""
+        require_signed(by=by, reason=reason)
         self.require_owner()
         return self.champions.note(self.champions.state(surface), surface, "reference", by, reason)
 
@@ -248,6 +256,7 @@ class ReleaseStore:
         Raises:
             PromotionRefused: There is no champion, or the candidate would not be promoted.
         """
+        require_signed(by=proposal.by, reason=proposal.reason)
         self.require_owner()
         state = self.champions.state(surface)
         if state.champion is None:
@@ -269,6 +278,7 @@ class ReleaseStore:
         Raises:
             PromotionRefused: There is none.
         """
+        require_signed(by=by, reason=reason)
         self.require_owner()
         state = self.champions.state(surface)
         if state.last is None or state.last.challenger is None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from ml.evaluation.outcome import BLOCKING, Outcome
+from ml.evaluation.outcome import BLOCKING, Outcome, worst_outcome
 from ml.foundation.file_stores import open_files
 from ml.foundation.files import Bucket
 from ml.foundation.sealed import DamagedError, digest, seal, unseal
@@ -170,6 +170,10 @@ def read_verdict(data: bytes, name: str) -> tuple[Verdict, str]:
         verdict = Verdict.model_validate(content)
     except ValidationError as error:
         raise DamagedError(f"{name} is no valid verdict: {error}") from error
+    for guard in verdict.guards:
+        worst = worst_outcome(check.outcome for check in guard.checks)
+        if guard.checks and guard.outcome not in (worst, Outcome.FAIL):
+            raise DamagedError(f"{name} says {guard.outcome!r} of guard {guard.name}, its checks say {worst!r}")
     if verdict.decision != decide(verdict.guards):
         raise DamagedError(f"{name} decides {verdict.decision!r}, its guards say {decide(verdict.guards)!r}")
     return verdict, content_hash

@@ -13,7 +13,7 @@ from ml.export.onnx import export_ranker, inspect
 from ml.export.schema import feature_schema
 from ml.export.triton import config_pbtxt
 from ml.features.projects import project_hash
-from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.code import git_commit
 from ml.foundation.files import sha256_bytes, sha256_file
 from ml.foundation.lake import Lake
@@ -25,6 +25,9 @@ from ml.stages.training import load_ranker
 from ml.stages.training_set import read_training_set
 from ml.surfaces.spec import Role, Surface
 from ml.teacher.contract import teacher_contract
+
+_exports: dict[str, bytes] = {}
+"""The last export by the digest of its checkpoint: guards of one candidate ask for it several times."""
 
 LIBRARIES = ("dagster", "dbt-core", "duckdb", "numpy", "onnx", "onnxruntime", "pyarrow", "safetensors", "torch")
 
@@ -88,6 +91,17 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
         operators=dict(found["operators"]),
         manifest=manifest.model_dump(mode="json"),
     )
+
+
+def exported_again(checkpoint: Artifact) -> bytes:
+    """Return the ONNX file that a checkpoint exports to, with this machine's versions of torch and onnx."""
+    if checkpoint.digest not in _exports:
+        ranker, _ = load_ranker(checkpoint)
+        with tempfile.TemporaryDirectory() as scratch:
+            exported = export_ranker(ranker, Path(scratch) / "model.onnx")
+            _exports.clear()
+            _exports[checkpoint.digest] = exported.path.read_bytes()
+    return _exports[checkpoint.digest]
 
 
 def _learnt_from(settings: Settings, surface: Surface, partition: date) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Teacher, control, student, champion and reference release of a partition, scored and compared."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -15,23 +15,41 @@ from threadpoolctl import threadpool_limits
 from ml.evaluation.evaluate import Evaluation, choose_candidate, evaluate
 from ml.evaluation.importance import InputValue, input_values
 from ml.evaluation.plots import data_uri, figures
-from ml.evaluation.predictions import Model, student_predictions, teacher_predictions, write_predictions
+from ml.evaluation.predictions import (
+    INPUTS,
+    ScoreKey,
+    Scores,
+    as_scores,
+    baseline_query,
+    beside,
+    student_predictions,
+    teacher_predictions,
+    teacher_query,
+    write_predictions,
+)
 from ml.evaluation.report import markdown_summary
 from ml.export.onnx import session_of
 from ml.foundation.artifacts import Artifact, ArtifactStore
-from ml.foundation.lake import Lake
+from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted
 from ml.foundation.settings import Settings
+from ml.releases.manifest import Manifest
+from ml.releases.release import Champion, Release
 from ml.releases.store import ReleaseStore
 from ml.stages.artifacts import MissingInput, artifact_name, find
 from ml.stages.training import load_ranker
 from ml.stages.training_set import read_training_set
 from ml.students.checkpoint import predict
-from ml.students.dataset import TrainingSet, load
+from ml.students.columns import to_arrays
+from ml.students.dataset import TrainingSet, TrainingSetError, load
 from ml.surfaces.spec import Role, Surface
-from ml.teacher.contract import teacher_contract
+from ml.teacher.contract import Contract, teacher_contract
 
 Arrays = dict[str, np.ndarray]
 Scoring = Callable[[Mapping[str, np.ndarray]], Arrays]
+Ranker = tuple[str, Scoring]
+"""Content hash of a ranker's checkpoint or ONNX file, and its raw outputs by task for raw columns."""
+
+_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -49,8 +67,16 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
     training_set = read_training_set(settings, surface, partition)
     contract = teacher_contract(settings)
     checkpoints = {role: find(settings, surface, role, partition) for role in get_args(Role)}
-    rankers = _rankers(checkpoints) | _released_models(settings, surface)
-    tables = _ranker_predictions(settings, surface, partition, training_set, rankers)
+    rankers: dict[str, Ranker] = {role: checkpoint_ranker(checkpoint) for role, checkpoint in checkpoints.items()}
+    store = ReleaseStore(settings.artifacts_dir)
+    rankers |= released_models(store.champion(surface.name), store.past_reference(surface.name))
+    with Lake(settings, snapshot=training_set.snapshot) as lake:
+        scored = score_rows(lake, surface, training_set.eval_days, rankers)
+    if len(scored.scores.exposure_ids) != training_set.eval_rows:
+        raise TrainingSetError(
+            f"{surface.name} {partition}: snapshot {training_set.snapshot} has {len(scored.scores.exposure_ids)} "
+            f"evaluation rows, the training set has {training_set.eval_rows}"
+        )
     with Lake(settings) as lake:
         teacher = teacher_predictions(
             lake,
@@ -60,12 +86,12 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
             teacher_version=training_set.teacher_version,
             contract_hash=training_set.contract_hash,
         )
-        write_predictions(lake, surface.name, partition, pa.concat_tables([*tables, teacher]))
+        write_predictions(lake, surface.name, partition, pa.concat_tables([*scored.tables(partition), teacher]))
         evaluation = evaluate(
             lake,
             surface,
             partition,
-            teacher_outputs={output.task: output.kind for output in contract.outputs},
+            teacher_outputs=contract.kinds,
             seed=settings.seed,
             snapshot=training_set.snapshot,
         )
@@ -86,40 +112,88 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
     )
 
 
-def _rankers(checkpoints: Mapping[Role, Artifact]) -> dict[Model, tuple[str, Scoring]]:
-    """Return hash and scoring function of control and student."""
-    found: dict[Model, tuple[str, Scoring]] = {}
-    for role, checkpoint in checkpoints.items():
-        ranker, _ = load_ranker(checkpoint)
-        found[role] = (checkpoint.digest, partial(predict, ranker))
-    return found
+@dataclass(frozen=True)
+class Scored:
+    """Rows as rankers scored them: their scores, and the day of each row [n]."""
 
+    scores: Scores
+    days: np.ndarray
 
-def _ranker_predictions(
-    settings: Settings,
-    surface: Surface,
-    partition: date,
-    training_set: TrainingSet,
-    rankers: Mapping[Model, tuple[str, Scoring]],
-) -> list[pa.Table]:
-    """Score the evaluation days with every ranker: with position at its serving value, and as it was logged."""
-    tables: list[pa.Table] = []
-    for inputs in ("serving", "logged"):
-        data = load(settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking=inputs)
-        arrays = {name: column.numpy() for name, column in data.inputs.items()}
-        for model, (model_hash, score) in rankers.items():
-            tables.append(
-                student_predictions(
-                    score(arrays),
-                    partition=partition,
-                    days=data.day.numpy().astype("datetime64[D]"),
-                    exposure_ids=data.exposure_id.numpy(),
-                    model=model,
-                    model_hash=model_hash,
-                    inputs=inputs,
-                )
+    def tables(self, partition: date) -> Iterator[pa.Table]:
+        """Return the scores as rows of the predictions."""
+        for (inputs, model, task), values in self.scores.values.items():
+            yield student_predictions(
+                {task: values},
+                partition=partition,
+                days=self.days,
+                exposure_ids=self.scores.exposure_ids,
+                model=model,
+                model_hash=self.scores.hashes[model],
+                inputs=inputs,
             )
-    return tables
+
+
+def score_rows(lake: Lake, surface: Surface, days: Sequence[date], rankers: Mapping[str, Ranker]) -> Scored:
+    """Score rows with every ranker: with position at its serving value, and as it was logged.
+
+    Rows are streamed, so that no more than their scores are held.
+
+    Args:
+        lake: The lake, or a snapshot of it.
+        surface: The surface; gives the columns.
+        days: Days to score.
+        rankers: Hash and scoring function by model.
+    """
+    columns = ", ".join(f"{quoted(name)}" for name in dict.fromkeys(["day", "exposure_id", *surface.inputs]))
+    table = f"{ALIAS}.{FEATURES}.examples_{surface.name}"
+    query = f"select {columns} from {table} where day in (select unnest(?::date[])) order by ts, exposure_id"
+    parts: dict[ScoreKey, list[np.ndarray]] = {}
+    keys: list[np.ndarray] = [np.empty((2, 0), dtype=np.int64)]
+    for batch in lake.batches(query, [list(days)]):
+        of_row = batch["exposure_id"].to_numpy(), batch["day"].cast(pa.int32()).to_numpy().astype(np.int64)
+        keys.append(np.stack(of_row))
+        for inputs in INPUTS:
+            arrays = to_arrays(batch, surface.inputs, inputs)
+            for model, (_, score) in rankers.items():
+                for task, values in score(arrays).items():
+                    parts.setdefault((inputs, model, task), []).append(values)
+    exposure_ids, days_of = np.concatenate(keys, axis=1)
+    order = np.argsort(exposure_ids)
+    scores = Scores(
+        exposure_ids=exposure_ids[order],
+        values={key: np.concatenate(found).astype(np.float64)[order] for key, found in parts.items()},
+        hashes={model: model_hash for model, (model_hash, _) in rankers.items()},
+    )
+    return Scored(scores, days_of[order].astype("datetime64[D]"))
+
+
+def score_again(
+    lake: Lake, surface: Surface, manifest: Manifest, contract: Contract, rankers: Mapping[str, Ranker]
+) -> Scores:
+    """Score every evaluation row of a candidate again, with rankers, teacher and baseline.
+
+    Args:
+        lake: The manifest's snapshot.
+        surface: The surface.
+        manifest: The candidate's.
+        contract: The pinned teacher's, whose soft labels are read.
+        rankers: Hash and scoring function by model.
+
+    Returns:
+        What the stored predictions should be.
+    """
+    scored = score_rows(lake, surface, surface.evaluation_days(manifest.partition), rankers)
+    queries = [baseline_query(surface, manifest.partition)]
+    if manifest.teacher is not None:
+        told = {"teacher_version": manifest.teacher.version, "contract_hash": manifest.teacher.contract_hash}
+        queries.append(teacher_query(surface, manifest.partition, outputs=contract.tasks, **told))
+    return beside(scored.scores, [as_scores(lake, f"({query})", told) for query, told in queries if query])
+
+
+def checkpoint_ranker(checkpoint: Artifact) -> Ranker:
+    """Return hash and scoring function of a checkpoint."""
+    ranker, _ = load_ranker(checkpoint)
+    return checkpoint.digest, partial(predict, ranker)
 
 
 def _input_values(settings: Settings, surface: Surface, training_set: TrainingSet, score: Scoring) -> list[InputValue]:
@@ -158,16 +232,13 @@ def read_evaluation(settings: Settings, surface: Surface, partition: date) -> Ev
     return Evaluation.from_json(find(settings, surface, "evaluation", partition).read("evaluation.json").decode())
 
 
-def _released_models(settings: Settings, surface: Surface) -> dict[Model, tuple[str, Scoring]]:
+def released_models(champion: Champion | None, reference: Release | None) -> dict[str, Ranker]:
     """Return hash and scoring function of the champion, and of the reference release where that is another one."""
-    store = ReleaseStore(settings.artifacts_dir)
-    champion, reference = store.champion(surface.name), store.reference(surface.name)
-    found: dict[Model, tuple[str, Scoring]] = {}
+    found: dict[str, Ranker] = {}
     if champion is not None:
         found["champion"] = (champion.pointer.onnx_sha256, scoring(champion.release.model))
-        if reference is not None and reference != champion.release.id:
-            release = store.release(surface.name, reference)
-            found["reference"] = (release.manifest.onnx_sha256, scoring(release.model))
+    if reference is not None:
+        found["reference"] = (reference.manifest.onnx_sha256, scoring(reference.model))
     return found
 
 
@@ -180,7 +251,12 @@ def scoring(onnx: Path) -> Scoring:
     def score(arrays: Mapping[str, np.ndarray]) -> Arrays:
         if absent := [name for name in names if name not in arrays]:
             raise MissingInput(f"{onnx} wants {absent}, which the surface no longer has")
-        values = model.run(outputs, {name: arrays[name] for name in names})
-        return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
+        n = len(next(iter(arrays.values())))
+        found: dict[str, list[np.ndarray]] = {name: [np.empty(0, np.float32)] for name in outputs}
+        for start in range(0, n, _BATCH):  # what a layer needs for a row is much more than the row
+            values = model.run(outputs, {name: arrays[name][start : start + _BATCH] for name in names})
+            for name, value in zip(outputs, values, strict=True):
+                found[name].append(np.asarray(value))
+        return {name: np.concatenate(values) for name, values in found.items()}
 
     return score

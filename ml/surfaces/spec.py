@@ -4,12 +4,12 @@ A surface is one YAML file. ``extends: <other.yaml>`` starts from another file; 
 a null removes a key.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,12 +17,14 @@ from pydantic import (
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
+    StringConstraints,
     model_serializer,
     model_validator,
 )
 
-from ml.foundation.documents import digest, is_object, load_yaml
+from ml.foundation.documents import DocumentError, digest, is_object, load_yaml
 from ml.foundation.settings import Settings
+from ml.surfaces.condition import ConditionError, condition
 from ml.surfaces.expression import parse
 from ml.surfaces.techniques import NO_TECHNIQUE, HeadRules, known, techniques
 
@@ -34,13 +36,34 @@ ALL_ROWS = "all"
 HISTORY_SLICES = ("few_training_rows", "some_training_rows", "many_training_rows")
 """Slices that every surface has beside its own: the thirds of the evaluated users by their number of training rows."""
 
+_SOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
+
 
 class SpecError(ValueError):
     """A surface file that cannot be used; the message names the file and the key."""
 
 
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the first, {bounds[0]:g}, is above the second, {bounds[1]:g}")
+    return bounds
+
+
+def _shares(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= bounds[0] <= bounds[1] <= 1:
+        raise ValueError(f"{bounds[0]:g} to {bounds[1]:g} are no shares of 0 to 1")
+    return bounds
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+"""Name of a column, task or slice: it becomes part of queries and of graphs."""
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_rising)]
+"""Lowest and highest value."""
 
 
 class Looks(NamedTuple):
@@ -111,7 +134,7 @@ class Input(_Model):
     def _consistent(self) -> Self:
         if (self.kind == "daily") != (self.source is not None):
             raise ValueError("a daily input needs `from: <table>.<column>`, others must not have it")
-        if self.source is not None and self.source.count(".") != 1:
+        if self.source is not None and not _SOURCE.fullmatch(self.source):
             raise ValueError(f"`from: {self.source}` is not <table>.<column>")
         if (self.kind == "after_ranking") != (self.serving_value is not None):
             raise ValueError("an after_ranking input needs `serving_value`, others must not have it")
@@ -134,7 +157,7 @@ class Task(_Model):
     """One head that serves."""
 
     kind: Literal["binary", "regression"]
-    label: str
+    label: Name
     weight: float = Field(default=1.0, gt=0)
     teacher_output: str | None = Field(default=None, description="Teacher output reported beside the task")
     baseline: str | None = Field(default=None, description="Input whose value alone is the popularity baseline")
@@ -212,7 +235,7 @@ class DataGate(_Model):
         ge=0,
         description="Rows a day must have. A day on which nothing was shown has none, and is told unless this is 0",
     )
-    label_rate: dict[str, tuple[float, float]] = Field(
+    label_rate: dict[str, Annotated[Bounds, AfterValidator(_shares)]] = Field(
         description="Bounds of the daily mean label per binary task; fails beyond chance, warns within"
     )
     label_rate_change: float = Field(
@@ -231,7 +254,7 @@ class SoftLabelGate(_Model):
     min_coverage: float = Field(ge=0, le=1)
     max_defaulted_share: float = Field(ge=0, le=1)
     rescore_rows: int = Field(ge=1)
-    rescore_tolerance: float = Field(gt=0)
+    rescore_tolerance: float = Field(gt=0, le=1)
 
 
 RANKING_MARGIN = 0.015
@@ -241,11 +264,12 @@ RANKING_MARGIN = 0.015
 class QualityGate(_Model):
     """Thresholds of the guard ``quality`` for one task, in units of its metric (AUC or R2)."""
 
-    margin: float = Field(gt=0)
-    min: float
+    margin: float = Field(gt=0, le=1)
+    min: float = Field(le=1)
     reference_margin: float | None = Field(
         default=None,
         gt=0,
+        le=1,
         description="Loss against the reference release that all releases since may sum to; default the margin",
     )
     ranking_margin: float = Field(
@@ -266,14 +290,14 @@ class SliceGate(_Model):
 class CalibrationGate(_Model):
     """Thresholds of the guard ``calibration``."""
 
-    max_ece: float = Field(gt=0)
+    max_ece: float = Field(gt=0, le=1)
     max_relative_ece: float = Field(
         default=0.4, gt=0, description="Calibration error over the base rate; fails by the interval, warns within it"
     )
     log_loss_margin: float = Field(
         default=0.02, gt=0, description="Loss of log loss against control and champion, as a share of theirs"
     )
-    predicted_over_observed: tuple[float, float]
+    predicted_over_observed: Bounds
 
 
 class ShiftGate(_Model):
@@ -289,9 +313,9 @@ class ShiftGate(_Model):
 class OnnxGate(_Model):
     """Thresholds of the guard ``onnx``."""
 
-    tolerance: float = Field(gt=0)
+    tolerance: float = Field(gt=0, le=1)
     max_megabytes: float = Field(gt=0)
-    max_batch: int = Field(ge=3)
+    max_batch: int = Field(ge=3, le=100_000)
 
 
 class ServingGate(_Model):
@@ -313,7 +337,7 @@ class Gate(_Model):
 
     data: DataGate
     soft_labels: SoftLabelGate
-    quality: dict[str, QualityGate]
+    quality: dict[str, QualityGate] = Field(min_length=1)
     slices: SliceGate
     calibration: CalibrationGate
     shift: ShiftGate = ShiftGate()
@@ -342,14 +366,14 @@ class Surface(_Model):
     description: str
     owner: str
     window: Window
-    inputs: dict[str, Input]
+    inputs: dict[Name, Input]
     network: Network
-    tasks: dict[str, Task]
+    tasks: dict[Name, Task]
     distillation: Distillation
     training: Training
     rank_by: str
-    slices: dict[str, str] = {}
-    labels: dict[str, float] = {}
+    slices: dict[Name, str] = {}
+    labels: dict[Name, float] = {}
     gate: Gate
 
     @model_validator(mode="after")
@@ -385,12 +409,18 @@ class Surface(_Model):
             if task.baseline is not None and task.baseline not in self.inputs:
                 raise ValueError(f"tasks.{name}.baseline names {task.baseline!r}, which is no input")
         parse(self.rank_by, self.tasks)
-        for name in self.slices:
+        for name, text in self.slices.items():
             if name in (ALL_ROWS, *HISTORY_SLICES):
                 raise ValueError(f"slices.{name}: every surface has a slice of this name; choose another")
+            try:
+                condition(text)
+            except ConditionError as error:
+                raise ValueError(f"slices.{name}: {error}") from error
         for name in self.gate.quality:
             if name not in self.tasks:
                 raise ValueError(f"gate.quality names {name!r}, which is no task")
+        if unjudged := sorted(parse(self.rank_by, self.tasks).names - self.gate.quality.keys()):
+            raise ValueError(f"gate.quality judges no {', '.join(unjudged)}, by which rank_by ranks: {self.rank_by!r}")
         return self
 
     @property
@@ -460,7 +490,9 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise SpecError(f"{path} extends itself")
     try:
         content = load_yaml(path)
-    except (OSError, yaml.YAMLError) as error:
+    except DocumentError as error:
+        raise SpecError(str(error)) from error
+    except OSError as error:
         raise SpecError(f"{path}: {error}") from error
     if not is_object(content):
         raise SpecError(f"{path} holds no mapping")

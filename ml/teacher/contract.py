@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from ml.foundation.documents import load_yaml
+from ml.foundation.documents import DocumentError, load_yaml
 from ml.foundation.settings import Settings
 
 if TYPE_CHECKING:
@@ -270,6 +270,11 @@ class Contract(_Model):
         return self
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """Kind of each output by its task name."""
+        return {output.task: output.kind for output in self.outputs}
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks in the order of ``soft_labels.scores``."""
         return tuple(item.task for item in self.outputs)
@@ -356,7 +361,9 @@ def load_contract(path: Path) -> Contract:
     path = path / CONTRACT_FILE if path.is_dir() else path
     try:
         content = load_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except DocumentError as error:
+        raise ContractError(str(error)) from error
+    except OSError as error:
         raise ContractError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ContractError(f"{path} holds no mapping")

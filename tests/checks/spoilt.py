@@ -5,10 +5,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import pytest
+
 from checks import gate
-from checks.guard import Guard, Subject
+from checks.guard import Again, Guard, Subject
 from ml.evaluation.evaluate import Evaluation, Result
 from ml.evaluation.outcome import BLOCKING
+from ml.evaluation.predictions import Scores
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest
@@ -17,10 +21,15 @@ from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import GuardResult, Override, Verdict
 from ml.surfaces.spec import Surface
 
+NOTHING = Scores(np.empty(0, np.int64), {}, {})
+
 
 @dataclass(frozen=True)
 class Bench:
-    """A candidate of the small home, in a release store of its own."""
+    """A candidate of the small home, in a release store of its own.
+
+    ``found`` are the figures that guards shall see, instead of those that they find themselves.
+    """
 
     settings: Settings
     surface: Surface
@@ -28,6 +37,7 @@ class Bench:
     evaluation: Evaluation
     store: ReleaseStore
     checkpoint: Artifact | None = None
+    found: Evaluation | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -46,15 +56,17 @@ class Bench:
 
     def figures(self, match: Callable[[Result], bool], **values: float) -> "Bench":
         """Return the bench with other figures where ``match`` holds."""
-        results = tuple(replace(r, **values) if match(r) else r for r in self.evaluation.results)
-        assert results != self.evaluation.results
-        return self.but(evaluation=replace(self.evaluation, results=results))
+        evaluation = self.found or self.evaluation
+        results = tuple(replace(r, **values) if match(r) else r for r in evaluation.results)
+        assert results != evaluation.results
+        return self.but(found=replace(evaluation, results=results))
 
     def without(self, match: Callable[[Result], bool]) -> "Bench":
         """Return the bench with an evaluation that lacks the figures where ``match`` holds."""
-        results = tuple(r for r in self.evaluation.results if not match(r))
-        assert results != self.evaluation.results
-        return self.but(evaluation=replace(self.evaluation, results=results))
+        evaluation = self.found or self.evaluation
+        results = tuple(r for r in evaluation.results if not match(r))
+        assert results != evaluation.results
+        return self.but(found=replace(evaluation, results=results))
 
     def ask(self, guard: Guard) -> GuardResult:
         """Run one guard, as the gate does."""
@@ -65,15 +77,24 @@ class Bench:
     def subject(self) -> Iterator[Subject]:
         """Give what guards look at, and close the lake."""
         key = self.store.verdict_key(self.surface, self.candidate)
-        with ExitStack() as lakes:
+        with self._finding(), ExitStack() as lakes:
             yield Subject(
                 self.settings, self.surface, self.candidate, self.evaluation, self.store, key, self.checkpoint, lakes
             )
 
+    @contextmanager
+    def _finding(self) -> Iterator[None]:
+        """Let guards see the figures of ``found``."""
+        with pytest.MonkeyPatch.context() as patch:
+            if self.found is not None:
+                patch.setattr(Subject, "again", Again(self.found, NOTHING))
+            yield
+
     def judge(self) -> Verdict:
         """Run the gate."""
         options = {"store": self.store, "checkpoint": self.checkpoint}
-        return gate.judge(self.settings, self.surface, self.candidate, self.evaluation, **options).verdict
+        with self._finding():
+            return gate.judge(self.settings, self.surface, self.candidate, self.evaluation, **options).verdict
 
     def promote(self, override: Override | None = None) -> str:
         """Judge the candidate, make it the champion, and return the id of its release."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from checks.guards import GUARDS
 from ml.evaluation.outcome import Outcome
 from ml.export.files import MODEL, SCHEMA
 from ml.foundation.sealed import DamagedError, seal
@@ -95,6 +94,12 @@ def verdict_without_guards(bench: Bench) -> None:
     _verdict_file(bench).write_bytes(seal(silent.model_dump(mode="json")))
 
 
+def verdict_of_one_guard(bench: Bench) -> None:
+    judged_and_failed(bench)
+    alone = bench.verdict.model_copy(update={"guards": (bench.verdict.guard("rollback"),), "decision": "pass"})
+    _verdict_file(bench).write_bytes(seal(alone.model_dump(mode="json")))
+
+
 def edited(name: str) -> Callable[[Bench], None]:
     def change(bench: Bench) -> None:
         path = bench.candidate.path / name
@@ -150,7 +155,8 @@ LONG = [
     Asked("another model after the verdict", other_bytes_after_the_verdict, Refusal.NO_VERDICT),
     Asked("a verdict copied from another candidate", verdict_of_another_candidate, Refusal.VERDICT_EDITED),
     Asked("a verdict against its own guards", verdict_against_its_guards, Refusal.VERDICT_EDITED),
-    Asked("a verdict whose guards measured nothing", verdict_without_guards, Refusal.VERDICT_FAILED),
+    Asked("a verdict whose guards measured nothing", verdict_without_guards, Refusal.VERDICT_INCOMPLETE),
+    Asked("a verdict of one guard alone", verdict_of_one_guard, Refusal.VERDICT_INCOMPLETE),
     Asked("a manifest edited after the verdict", edited(MANIFEST), Refusal.CANDIDATE_DAMAGED),
     Asked("a schema edited after the verdict", edited(SCHEMA), Refusal.CANDIDATE_DAMAGED),
     Asked("a champion that changed after the verdict", another_champion, Refusal.SUPERSEDED),
@@ -183,10 +189,8 @@ def test_sabotage_by_two_promotions_at_once_moves_the_champion_once(healthy: Ben
     assert before is not None
     candidates = [bench.candidate]
     changes.story(git_commit="another")(bench)
-    assert bench.go_on(GATE, without=[guard.number for guard in GUARDS])[0] == "homepage_gate", "no guard is no verdict"
-    bench.store.verdicts.write(
-        bench.verdict.model_copy(update={"guards": healthy.verdict.guards, "decision": healthy.verdict.decision})
-    )
+    key = bench.store.verdict_key(bench.surface, bench.candidate)
+    bench.store.verdicts.write(healthy.verdict.model_copy(update={"key": key, "judged": dict(bench.candidate.files)}))
     candidates.append(bench.candidate)
 
     def promote(place: int) -> str:

@@ -25,6 +25,7 @@ from ml.releases.release import Champion
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Check, GuardResult, StoredVerdict, Verdict, VerdictKey, decide, now
 from ml.surfaces.spec import Surface
+from tests.support.verdicts import guards
 
 CONFIG = b'name: "homepage"\nbackend: "onnxruntime"\nmax_batch_size: 0\n'
 
@@ -90,21 +91,14 @@ class Shop:
 
     def judge(self, candidate: Artifact, outcome: Outcome = Outcome.PASS, **changes: Any) -> StoredVerdict:
         key = self.store.verdict_key(self.surface, candidate).model_copy(update=changes.pop("key", {}))
-        guards = (
-            GuardResult(
-                number=3,
-                name="quality",
-                outcome=outcome,
-                reason="<b>as told</b>",
-                checks=(Check(name="auc", outcome=outcome, value=0.8, threshold=">= 0.6", interval=(0.79, 0.81), n=9),),
-            ),
-            GuardResult(number=6, name="score_shift", outcome=Outcome.NOT_EVALUATED, reason="not applicable"),
-        )
+        check = Check(name="auc", outcome=outcome, value=0.8, threshold=">= 0.6", interval=(0.79, 0.81), n=9)
+        quality = GuardResult(number=3, name="quality", outcome=outcome, reason="<b>as told</b>", checks=(check,))
+        told = guards(quality, silent="score_shift" if key.champion is None else "slices")
         content = {
             "key": key,
             "partition": self.partition(candidate),
-            "decision": decide(guards),
-            "guards": guards,
+            "decision": decide(told),
+            "guards": told,
             "judged": dict(candidate.files),
             "judged_at": now(),
         }

@@ -14,7 +14,6 @@ import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper
 
-from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
 from ml.features.tables import feature_tables
 from ml.foundation.artifacts import Artifact, ArtifactStore
@@ -27,8 +26,9 @@ from ml.releases.champions import Pointer
 from ml.releases.manifest import DayContent, Manifest
 from ml.releases.promotion import Proposal
 from ml.releases.store import ReleaseStore
-from ml.releases.verdicts import GuardResult, Verdict, VerdictKey, now
+from ml.releases.verdicts import Verdict, VerdictKey, now
 from ml.surfaces.spec import Surface, load_surfaces
+from tests.support.verdicts import guards
 
 DAY = date(2026, 1, 20)
 USERS, ITEMS, CREATORS = 40, 60, 12
@@ -208,7 +208,7 @@ class Home:
             key=key,
             partition=partition,
             decision="pass",
-            guards=(GuardResult(number=3, name="quality", outcome=Outcome.PASS),),
+            guards=guards(silent="slices"),
             judged=dict(candidate.files),
             judged_at=now(),
         )

@@ -22,6 +22,7 @@ from ml.lab.study.design import Labels, Trial, Variant, outputs_of, score_input
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import fit, shuffle_soft_labels
+from ml.surfaces.condition import condition
 from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import Contract
@@ -103,7 +104,7 @@ class Bench:
                 if name in self.surface.slices:
                     query = (
                         f"select exposure_id from {ALIAS}.{FEATURES}.examples_{self.surface.name} "
-                        f"where day between ? and ? and ({self.surface.slices[name]})"
+                        f"where day between ? and ? and ({condition(self.surface.slices[name]).sql})"
                     )
                     inside = lake.sql(query, [days[0], days[-1]])["exposure_id"].to_numpy()
                     masks[name] = np.isin(self.held_out.exposure_id.numpy(), inside)

@@ -1,15 +1,31 @@
 """Guard `provenance`: the manifest agrees with the lake, and nothing knows the answer beforehand."""
 
 from datetime import date, timedelta
+from functools import partial
+from shutil import copytree
 from typing import Any
 
 import pytest
 
 from checks import gx
-from checks.guards import provenance
+from checks.guards import provenance, quality
 from ml.evaluation.outcome import Outcome
 from ml.foundation.lake import Lake
-from tests.checks.spoilt import Bench, blocked
+from ml.releases.store import ReleaseStore
+from ml.stages.evaluation import evaluate_models, read_evaluation
+from tests.checks.spoilt import Bench, blocked, of
+
+
+@pytest.fixture(scope="module")
+def promoted_again(world, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A home in which the candidate became the champion, and was evaluated beside itself."""
+    home = copytree(world.settings.home, tmp_path_factory.mktemp("again") / "home")
+    settings = world.settings.model_copy(update={"home": home})
+    read = partial(read_evaluation, settings, world.surface, world.partition)
+    bench = Bench(settings, world.surface, world.candidate, read(), ReleaseStore.of(settings))
+    bench.promote()
+    evaluate_models(settings, world.surface, world.partition)
+    return bench.but(evaluation=read()).variant(seed=5)
 
 
 def test_a_candidate_as_it_was_made_passes(bench: Bench) -> None:
@@ -81,7 +97,39 @@ def test_a_teacher_that_may_have_seen_the_evaluation_days_fails_or_warns(bench: 
 def test_an_implausible_auc_is_a_leak(bench: Bench) -> None:
     kind = bench.manifest.kind
     leaking = bench.figures(lambda r: r.model == kind and r.metric == "auc" and r.slice == "all", value=0.999)
-    assert blocked(leaking.ask(provenance.GUARD)) == {"ctr_strongest_auc", "figures"}
+    with leaking.subject() as subject:
+        rows = provenance.measure_leaks(subject.past, bench.surface, bench.manifest.eval_days, subject.evaluation, kind)
+    (check,) = gx.validate(rows, provenance.leaks_suite(bench.surface.gate.provenance, ["ctr"]))
+    assert check.outcome is Outcome.FAIL
+
+
+def test_better_figures_than_measured_fail_and_no_guard_believes_them(bench: Bench) -> None:
+    better = bench.figures(of(bench.manifest.kind, None), value=0.9).found
+    told = bench.but(evaluation=better)
+    assert blocked(told.ask(provenance.GUARD)) == {"figures"}
+    with told.subject() as subject:
+        assert subject.evaluation.metric(bench.manifest.kind, "ctr") == bench.evaluation.metric(
+            bench.manifest.kind, "ctr"
+        )
+
+
+@pytest.mark.parametrize("model", ["champion", "control", "baseline"])
+def test_stored_predictions_of_any_model_are_scored_again_and_noise_in_them_fails(
+    promoted_again: Bench, model: str
+) -> None:
+    """Noise in the champion's predictions would make a worse candidate look as good."""
+    bench = promoted_again
+    noise = "update {table} set score = score + (hash(exposure_id) % 100) / 50 where model = ? and task = 'ctr'"
+    figures = bench.ask(quality.GUARD)
+    with Lake(bench.settings) as lake:
+        before = lake.sql("from lake.ml.predictions_tiny")
+        lake.connection.execute(noise.format(table="lake.ml.predictions_tiny"), [model])
+    try:
+        assert {f"predictions_of_{model}", "figures"} == blocked(bench.ask(provenance.GUARD))
+        assert bench.ask(quality.GUARD) == figures, "no figure comes from what is stored"
+    finally:
+        with Lake(bench.settings) as lake:
+            lake.replace_days("ml.predictions_tiny", before, [bench.manifest.partition], day_column="partition")
 
 
 def test_a_feature_that_knows_the_label_is_a_leak(bench: Bench, toolbox) -> None:

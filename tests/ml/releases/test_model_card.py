@@ -97,7 +97,7 @@ def test_the_card_says_what_a_request_costs_where_it_was_measured(shop) -> None:
     )
     candidate = shop.candidate(0)
     guards = (
-        *shop.judge(candidate).verdict.guards,
+        *(guard for guard in shop.judge(candidate).verdict.guards if guard.name != "serving"),
         GuardResult(number=8, name="serving", outcome=Outcome.PASS, checks=checks),
     )
     verdict = shop.judge(candidate).verdict.model_copy(update={"guards": guards})
