@@ -75,7 +75,7 @@ def test_a_release_is_a_page(settings: Settings, release: Release) -> None:
     assert 20 < len(page.splitlines()) < 45
     shown = dict(cells(line) for line in page.splitlines() if len(cells(line)) == 2)
     assert shown["release"] == release.id and shown["surface"] == "homepage"
-    assert shown["state"] == f"champion, version {pointer.version}"
+    assert shown["state"] == f"champion, version {pointer.version}; the reference"
     assert shown["promoted"] == f"{pointer.at:%Y-%m-%d %H:%M} UTC by {pointer.by}: {pointer.reason}"
     assert shown["gain over control"] == gain(release.verdict) != ""
     assert shown["lake snapshot"] == str(release.manifest.snapshot)
