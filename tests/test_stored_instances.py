@@ -18,6 +18,9 @@ from ml.evaluation.evaluate import evaluate
 from ml.foundation.lake import Lake
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
+from ml.landing.late import waiting
+from ml.landing.ledger import totals
+from ml.landing.load import init_tables
 from ml.operations.trace import as_page, trace
 from ml.operations.verify import verify
 from ml.releases.ownership import owner_of
@@ -48,6 +51,16 @@ def test_every_table_of_the_lake_is_read(stored: Settings) -> None:
     assert rows["exposures"] == rows["stg_exposures"] == EXPOSURES
     assert rows["examples_homepage"] + rows["examples_radio"] == rows["stg_exposures"]
     assert rows["soft_labels_homepage"] == rows["examples_homepage"]
+
+
+def test_landing_goes_on_with_the_ledger_that_is_there(stored: Settings) -> None:
+    """Its rows were written before rows went to other days."""
+    with Lake(stored) as lake:
+        before = totals(lake)
+        init_tables(lake)
+        assert totals(lake) == before and before["rows_loaded"] > EXPOSURES and not waiting(lake)
+        rows = lake.sql("select count(*) as n, count(rows_routed) as routed from landing.ledger").to_pylist()
+        assert rows[0]["n"] > 0 and rows[0]["routed"] == 0
 
 
 @pytest.mark.parametrize("surface", RELEASES)
