@@ -27,7 +27,7 @@ one:
   seeds: [1]
   surfaces: [homepage]
   parts:
-    - {worlds: [7], variants: [student, student shuffled]}
+    - {worlds: [7], variants: [student, student shuffled, ceiling]}
     - {worlds: [7], variants: [student], dials: {volume: [0.5], defaulted: [0.9], teacher_days: [2]}}
 """
 RUN = """
@@ -81,13 +81,13 @@ def test_a_killed_study_keeps_its_trials_and_a_rerun_does_what_is_missing(study:
     world = worlds_dir(settings) / next(iter(design.by_world())).name
     made = (world / "world.json").stat().st_mtime_ns
     planned = plan(settings, design)
-    assert (planned.worlds_to_make, planned.teachers_to_make, planned.trials) == (0, 2, 13)
+    assert (planned.worlds_to_make, planned.teachers_to_make, planned.trials) == (0, 2, 14)
     seen: list[Progress] = []
     trials = run_study(settings, design, workers=1, report=seen.append)
     after = held(settings)
-    assert len(trials) == 13 and set(before.items()) < set(after.items())
+    assert len(trials) == 14 and set(before.items()) < set(after.items())
     assert (world / "world.json").stat().st_mtime_ns == made
-    assert (seen[-1].done, seen[-1].total) == (13, 13)
+    assert (seen[-1].done, seen[-1].total) == (14, 14)
     assert plan(settings, design).teachers_to_make == 0
     assert run_study(settings, design, workers=1) == trials and held(settings) == after
 
@@ -96,9 +96,9 @@ def test_a_finished_study_is_reported_with_its_levels_and_lifts(study: tuple[Set
     settings, design = study
     rows = study_rows(settings, design)
     means = levels(rows)
-    assert set(means["homepage", "ctr", "all"]) == {"teacher", "control", "student", "student shuffled"}
+    assert set(means["homepage", "ctr", "all"]) == {"teacher", "control", "student", "student shuffled", "ceiling"}
     table = lifts(rows, design)
-    assert {lift.variant for lift in table} == {"student", "student shuffled"}
+    assert {lift.variant for lift in table} == {"student", "student shuffled", "ceiling"}
     assert {lift.condition for lift in table} == {"", "volume 0.5", "defaulted 0.9", "teacher_days 2"}
     teacher = {
         row["condition"]: row["value"]
@@ -110,6 +110,8 @@ def test_a_finished_study_is_reported_with_its_levels_and_lifts(study: tuple[Set
     text, html = markdown.read_text(), page.read_text()
     assert "| homepage | ctr | student shuffled (placebo) |" in text and "crossfade study run one" in text
     assert "## Teacher days" in text
+    section = text.split("## How much of what could be had")[1].split("##")[0]
+    assert section.count("| homepage | ctr | student | ") == 1 and "shuffled" not in section
     assert all(plot.read_bytes().startswith(b"\x89PNG") and f"results/{plot.name}" in text for plot in plots)
     assert 'src="http' not in html and html.count("<h2>") == text.count("\n## ")
     assert html.count("data:image/png") == len(plots)
@@ -125,7 +127,7 @@ def test_the_asset_of_a_finished_study_shows_its_findings_and_trains_nothing(
     resources = {"settings": settings, "progress": ProgressResource(every_s=0.0)}
     result = dg.materialize([build_study(designs)], partition_key="one", resources=resources)
     [made] = result.asset_materializations_for_node("study")
-    assert made.metadata["trials"].value == 13 and held(settings) == before
+    assert made.metadata["trials"].value == 14 and held(settings) == before
     assert "The student beats its control on CTR." in str(made.metadata["findings"].value)
     assert str(made.metadata["all"].value).startswith("![all](data:image/png;base64,")
 
