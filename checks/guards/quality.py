@@ -41,6 +41,11 @@ def judge(subject: Subject) -> Found:
         named = subject.store.reference(subject.surface.name)
         detail = f"the reference {named} is the champion" if named else "nothing was promoted yet"
         checks.append(Check(name="minus_reference", outcome=Outcome.NOT_EVALUATED, detail=detail))
+    if (days := subject.store.champions.state(subject.surface.name).reference_age) > subject.settings.reference_days:
+        notes.append(
+            f"the reference is {days} days older than the champion: look at what serves, then "
+            f"`crossfade release confirm {subject.surface.name}`"
+        )
     return checks, "; ".join(notes)
 
 

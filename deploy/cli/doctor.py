@@ -229,6 +229,17 @@ def _releases(settings: Settings) -> Look:
     return State.GOOD, told
 
 
+def _references(settings: Settings) -> Look:
+    from ml.releases.store import ReleaseStore
+
+    store = ReleaseStore(settings.artifacts_dir)
+    ages = {surface: store.champions.state(surface).reference_age for surface in store.surfaces()}
+    told = ", ".join(f"{surface}: {days} days older than what serves" for surface, days in ages.items())
+    if old := [surface for surface, days in ages.items() if days > settings.reference_days]:
+        return State.DOUBTFUL, told, f"look at what serves, then: crossfade release confirm {old[0]} --reason ..."
+    return State.GOOD, told or "nothing was promoted yet"
+
+
 def _features(settings: Settings) -> Look:
     from ml.inference.snapshot import FeatureSnapshot, current_snapshot
 
@@ -280,6 +291,7 @@ EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
     "landing": _landing,
     "teacher": _teacher,
     "releases": _releases,
+    "references": _references,
     "features": _features,
     "server": _server,
     "cluster": _cluster,
@@ -293,6 +305,7 @@ REMEDIES = {
     "landing": "mend the contract that the message names",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release recover SURFACE, or put back from a backup what the message names",
+    "references": "restore the release from a backup, or: crossfade release confirm SURFACE --reason ...",
     "features": "materialize features/serving_snapshot",
     "server": "start crossfade serve there, or unset CROSSFADE_SERVE_URL",
     "cluster": "start Ray there (docs/how-to/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",

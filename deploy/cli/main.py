@@ -4,7 +4,21 @@ import os
 
 import typer
 
-from deploy.cli import demo, doctor, experiment, home, inputs, landing, lineage, new, release, serve, students, study
+from deploy.cli import (
+    demo,
+    doctor,
+    experiment,
+    home,
+    inputs,
+    landing,
+    lineage,
+    new,
+    operating_curve,
+    release,
+    serve,
+    students,
+    study,
+)
 from deploy.cli.terminal import fail
 
 COMMANDS = {
@@ -25,6 +39,7 @@ COMMANDS = {
     "tune": students.tune,
     "diagnose": students.diagnose_surface,
     "lineage": lineage.lineage,
+    "operating-curve": operating_curve.operating_curve,
     "reproduce": lineage.reproduce_release,
 }
 """In the order of `crossfade --help`."""

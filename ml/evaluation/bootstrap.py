@@ -117,6 +117,10 @@ class UserWeights:
         """Return the sum of ``above`` [n] over the sum of ``below`` [n]; NaN where that is 0."""
         return Linear(self._by_user(codes, above, below), lambda sums: _divide(sums[0], sums[1]))
 
+    def sums(self, above: np.ndarray, below: np.ndarray) -> Linear:
+        """Return the sum of ``above`` over the sum of ``below``, which hold what each user adds [users]."""
+        return Linear(np.stack([above, below]), lambda sums: _divide(sums[0], sums[1]))
+
     def calibration_error(
         self, codes: np.ndarray, bins: np.ndarray, labels: np.ndarray, predictions: np.ndarray
     ) -> Linear:

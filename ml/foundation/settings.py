@@ -151,6 +151,12 @@ class Settings(BaseSettings):
     keep_snapshots_days: float = Field(
         default=7, ge=0, description="Housekeeping keeps younger snapshots of the lake, and those that a release names."
     )
+    reference_days: int = Field(
+        default=90,
+        ge=1,
+        description="Days after which a person is asked to confirm the champion as the reference that slow decay is "
+        "measured from.",
+    )
     keep_releases: int = Field(default=5, ge=3, description="Releases per surface that stay to return to.")
     keep_runs_days: float = Field(
         default=30, ge=0, description="Files of dbt calls and of failed runs are kept so long."

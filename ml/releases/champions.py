@@ -133,6 +133,14 @@ class State:
         gone = self.barred | self.retired
         return next((release for release in [*confirmed, *served] if release not in gone), None)
 
+    @property
+    def reference_age(self) -> int:
+        """Return how many days the champion's partition lies after the reference's."""
+        partitions = {entry.release: entry.partition for entry in self.entries}
+        if self.last is None or self.reference is None:
+            return 0
+        return max(0, (self.last.partition - partitions[self.reference]).days)
+
     def recent(self) -> list[Pointer]:
         """Return the last move to each release, newest first."""
         found: dict[str, Pointer] = {}

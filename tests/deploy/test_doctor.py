@@ -7,6 +7,8 @@ import pytest
 from deploy.cli.doctor import EXAMINATIONS, State, examine
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.releases.store import ReleaseStore
+from ml.surfaces.spec import load_surface
+from tests.support.shop import Shop
 
 SURFACES = PROJECT_ROOT / "tests" / "surfaces"
 
@@ -29,6 +31,19 @@ def test_a_finished_home_is_good_throughout_and_stays_as_it_is(tiny_demo: Path) 
     of_machine = ("memory", "home", "packages")
     assert {what: state for what, (state, *_) in states.items() if state != State.GOOD and what not in of_machine} == {}
     assert files(tiny_demo / "artifacts") | files(tiny_demo / "teacher") == before
+
+
+def test_an_old_reference_is_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    shop = Shop(tmp_path / "home" / "artifacts", load_surface(SURFACES / "homepage.yaml"))
+    shop.release(0)
+    shop.release(100)
+    state, told, remedy = found(tmp_path / "home")["references"]
+    assert (state, told) == (State.DOUBTFUL, "homepage: 100 days older than what serves")
+    assert "crossfade release confirm homepage" in remedy
+    assert found(tmp_path / "home", reference_days=100)["references"][0] is State.GOOD
+    shop.store.confirm("homepage", by="Ada", reason="looked at")
+    assert found(tmp_path / "home")["references"][0] is State.GOOD
 
 
 def test_an_absent_home_is_bad_and_the_doctor_does_not_make_it(tmp_path: Path) -> None:
