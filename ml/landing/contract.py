@@ -46,8 +46,13 @@ _SQL = {
 }
 
 
-_MEANT = dict.fromkeys(("text", "str", "varchar", "uuid"), "string") | {"boolean": "bool", "double": "float64"}
-_MEANT |= dict.fromkeys(("int", "integer", "bigint"), "int64") | {"float": "float64", "datetime": "timestamp"}
+_MEANT = {
+    **dict.fromkeys(("text", "str", "varchar", "uuid"), "string"),
+    **dict.fromkeys(("int", "integer", "bigint"), "int64"),
+    **dict.fromkeys(("float", "double"), "float64"),
+    "boolean": "bool",
+    "datetime": "timestamp",
+}
 """Other names of the types."""
 
 
