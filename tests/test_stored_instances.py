@@ -30,18 +30,27 @@ from ml.stages.training_set import make_training_set, read_training_set
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import teacher_contract
 
-FIXTURES = Path(__file__).with_name("fixtures")
+FIXTURE = sorted(Path(__file__).with_name("fixtures").glob("instance-*.tar.xz"))
 PARTITION = date(2026, 1, 11)
 RELEASES = {"homepage": "2026-01-11-29c4cfe407c9", "radio": "2026-01-11-678f912909a9"}
 EXPOSURES = 9_505
 
 
-@pytest.fixture(scope="module", params=sorted(FIXTURES.glob("instance-*.tar.xz")), ids=lambda path: path.name)
+@pytest.fixture(scope="module", params=FIXTURE, ids=lambda path: path.name)
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """An instance directory that another version finished, elsewhere than where it was made."""
-    folder = tmp_path_factory.mktemp("stored")
-    with tarfile.open(request.param) as archive:
-        archive.extractall(folder, filter="data")
+    return _unpacked(request.param, tmp_path_factory.mktemp("stored"))
+
+
+@pytest.fixture(params=FIXTURE, ids=lambda path: path.name)
+def untouched(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """The same, as nothing of this version has written to it."""
+    return _unpacked(request.param, tmp_path)
+
+
+def _unpacked(archive: Path, folder: Path) -> Settings:
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
     return Settings(home=folder / "crossfade")
 
 
@@ -93,26 +102,26 @@ def test_recorded_rows_give_the_recorded_figures(stored: Settings, surface: str)
             assert again.metric(model, task) == pytest.approx(recorded.metric(model, task), abs=1e-12)
 
 
-def test_a_flipped_bit_in_what_examples_were_built_from_stops_the_next_training(stored: Settings) -> None:
+def test_a_flipped_bit_in_what_examples_were_built_from_stops_the_next_training(untouched: Settings) -> None:
     """Examples that were built from a damaged file look whole; files of version 0.1 are taken as they are, once."""
-    surface = load_surfaces(stored)["homepage"]
-    assert EXAMINATIONS["data files"](stored)[0] is State.DOUBTFUL
-    made = make_training_set(stored, surface, PARTITION)
-    verify(stored)
-    assert EXAMINATIONS["data files"](stored)[0] is State.GOOD
+    surface = load_surfaces(untouched)["homepage"]
+    assert EXAMINATIONS["data files"](untouched)[0] is State.DOUBTFUL
+    made = make_training_set(untouched, surface, PARTITION)
+    verify(untouched)
+    assert EXAMINATIONS["data files"](untouched)[0] is State.GOOD
     for table, day in (("landing.listens", made.train_days[0]), ("features.examples_homepage", made.eval_days[-1])):
-        with Lake(stored) as lake:
+        with Lake(untouched) as lake:
             [file, *_] = lake.files.named(tables=[table], days=(day, day))
-        path = stored.lake_dir / "data" / file.path
+        path = untouched.lake_dir / "data" / file.path
         whole = path.read_bytes()
         path.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
         with pytest.raises(DamagedError, match=path.name):
-            make_training_set(stored, surface, PARTITION)
+            make_training_set(untouched, surface, PARTITION)
         path.unlink()
-        [finding] = [found for found in examine(stored) if found.what == "data files"]
+        [finding] = [found for found in examine(untouched) if found.what == "data files"]
         assert finding.state is State.BAD and path.name in finding.told and "backup" in finding.remedy
         path.write_bytes(whole)
-    assert make_training_set(stored, surface, PARTITION) == made
+    assert make_training_set(untouched, surface, PARTITION) == made
 
 
 def test_champions_serve(stored: Settings) -> None:

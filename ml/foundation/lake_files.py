@@ -64,6 +64,25 @@ class Checked:
     recorded: int
 
 
+_FILES = f"""
+with files as (
+    select data_file_id as file_id, data_file_id, table_id, begin_snapshot, end_snapshot, path,
+        path_is_relative, file_size_bytes from {CATALOG}.ducklake_data_file
+    union all
+    select delete_file_id, data_file_id, table_id, begin_snapshot, end_snapshot, path,
+        path_is_relative, file_size_bytes from {CATALOG}.ducklake_delete_file
+),
+tables as (
+    select * from {CATALOG}.ducklake_table
+    qualify row_number() over (partition by table_id order by begin_snapshot desc) = 1
+),
+schemas as (
+    select * from {CATALOG}.ducklake_schema
+    qualify row_number() over (partition by schema_id order by begin_snapshot desc) = 1
+),"""
+"""Data and delete files of all snapshots, the newest name of each table and schema."""
+
+
 class LakeFiles:
     """The files of the lake that a connection has attached."""
 
@@ -106,22 +125,7 @@ class LakeFiles:
             )
             parameters += days
         query = f"""
-            with files as (
-                select data_file_id as file_id, data_file_id, table_id, begin_snapshot, end_snapshot, path,
-                    path_is_relative, file_size_bytes from {CATALOG}.ducklake_data_file
-                union all
-                select delete_file_id, data_file_id, table_id, begin_snapshot, end_snapshot, path,
-                    path_is_relative, file_size_bytes from {CATALOG}.ducklake_delete_file
-            ),
-            tables as (
-                select * from {CATALOG}.ducklake_table
-                qualify row_number() over (partition by table_id order by begin_snapshot desc) = 1
-            ),
-            schemas as (
-                select * from {CATALOG}.ducklake_schema
-                qualify row_number() over (partition by schema_id order by begin_snapshot desc) = 1
-            ),
-            hashes as (select file_id, min(sha256) as sha256 from {self._hashes()} group by file_id)
+            {_FILES} hashes as (select file_id, min(sha256) as sha256 from {self._hashes()} group by file_id)
             select f.file_id, s.schema_name || '.' || t.table_name,
                 case when f.path_is_relative then
                     case when t.path_is_relative then case when s.path_is_relative then s.path else '' end || t.path
