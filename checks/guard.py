@@ -90,8 +90,22 @@ class Subject:
 
     @cached_property
     def past(self) -> Lake:
-        """The lake at the manifest's snapshot."""
+        """The lake at the snapshot that training read."""
         return self.lakes.enter_context(Lake(self.settings, snapshot=self.manifest.snapshot))
+
+    @cached_property
+    def evaluated(self) -> Lake:
+        """The lake at the snapshot that the evaluation read, a later one where it widened."""
+        if self.manifest.evaluated_at == self.manifest.snapshot:
+            return self.past
+        return self.lakes.enter_context(Lake(self.settings, snapshot=self.manifest.evaluated_at))
+
+    @property
+    def windows(self) -> list[tuple[Lake, list[date]]]:
+        """The days that were trained or evaluated on, each with the lake as it was read."""
+        if self.evaluated is self.past:
+            return [(self.past, self.days)]
+        return [(self.past, list(self.manifest.train_days)), (self.evaluated, list(self.manifest.eval_days))]
 
     @cached_property
     def present(self) -> Lake:
@@ -133,14 +147,15 @@ class Subject:
         from ml.evaluation.evaluate import compute_evaluation
         from ml.stages.evaluation import score_again
 
-        scores = score_again(self.past, self.surface, self.manifest, self.contract, self._rankers())
+        scores = score_again(self.evaluated, self.surface, self.manifest, self.contract, self._rankers())
         evaluation = compute_evaluation(
-            self.past,
+            self.evaluated,
             self.surface,
             self.manifest.partition,
             teacher_outputs=self.contract.kinds,
             seed=self.settings.seed,
             scores=scores.without(SERVED),
+            days=self.manifest.eval_days,
         )
         return Again(evaluation, scores)
 

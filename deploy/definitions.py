@@ -53,7 +53,7 @@ def build_definitions(
         assets += build_release(settings, surface)
     assets.append(build_study())
     return dg.Definitions(
-        assets=dg.with_source_code_references(declare(assets, surfaces)),
+        assets=dg.with_source_code_references(declare(assets, settings, surfaces)),
         asset_checks=build_checks(settings, surfaces),
         jobs=jobs,
         sensors=[*build_sensors(settings, surfaces, jobs), build_follow_sensor(settings, surfaces)],

@@ -25,8 +25,8 @@ _NO_FEATURES = "the lake lacks the feature tables of the surface's daily inputs:
 
 
 def judge(subject: Subject) -> Found:
-    """Measure the days again at the manifest's snapshot, whatever earlier checks said."""
-    return judge_days(subject.past, subject.surface, subject.days), ""
+    """Measure the days again at the manifest's snapshots, whatever earlier checks said."""
+    return [c for lake, days in subject.windows for c in judge_days(lake, subject.surface, days)], ""
 
 
 def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:

@@ -41,7 +41,7 @@ def judge(subject: Subject) -> Found:
     """Derive again what manifest and evaluation state; look for a leak, and for a teacher that saw the answers."""
     manifest, surface = subject.manifest, subject.surface
     origins = measure(subject)
-    leaks = measure_leaks(subject.past, surface, manifest.eval_days, subject.evaluation, manifest.kind)
+    leaks = measure_leaks(subject.evaluated, surface, manifest.eval_days, subject.evaluation, manifest.kind)
     stored = measure_predictions(subject.present, surface, manifest, subject.again.scores)
     origins += [_rival(subject), compare_figures(subject, same=all(row["difference"] == 0 for row in stored))]
     tasks = [task for task, spec in surface.tasks.items() if spec.kind == "binary"]
@@ -69,10 +69,12 @@ def measure(subject: Subject) -> list[dict[str, str]]:
         Rows of ``item``, ``stated`` and ``found``, as text.
     """
     settings, surface, manifest, evaluation = subject.settings, subject.surface, subject.manifest, subject.stated
-    champion, reference, contract, lake = subject.champion(), subject.reference(), subject.contract, subject.past
+    champion, reference, contract = subject.champion(), subject.reference(), subject.contract
     partition = manifest.partition
     train_days = [day for day in surface.training_days(partition) if day >= settings.first_day]
-    eval_days = [day for day in surface.evaluation_days(partition) if day >= settings.first_day]
+    widened = min(len(manifest.eval_days), surface.looks.most) - surface.looks.first
+    wanted = surface.evaluation_days(partition, max(0, widened))
+    eval_days = [day for day in wanted if day >= settings.first_day]
     every_day = [*train_days, *eval_days]
     teacher = manifest.teacher
     stated: dict[str, tuple[object, object]] = {
@@ -98,13 +100,28 @@ def measure(subject: Subject) -> list[dict[str, str]]:
         "days of examples": (_span([d.day for d in manifest.examples]), _span(every_day)),
         "days of soft labels": (_span([d.day for d in manifest.soft_labels]), _span(every_day)),
     }
-    found_examples = examples_content(lake, surface.name, [d.day for d in manifest.examples])
+    days = [d.day for d in manifest.examples]
+    found_examples = [c for lake, own in _read_at(subject, days) for c in examples_content(lake, surface.name, own)]
     stated |= _contents("examples", manifest.examples, found_examples)
     if teacher is not None:
         days = [d.day for d in manifest.soft_labels]
-        found_labels = soft_label_content(lake, surface.name, days, teacher.version, teacher.contract_hash)
+        found_labels = [
+            content
+            for lake, own in _read_at(subject, days)
+            for content in soft_label_content(lake, surface.name, own, teacher.version, teacher.contract_hash)
+        ]
         stated |= _contents("soft labels", manifest.soft_labels, found_labels)
     return [{"item": item, "stated": str(s), "found": str(f)} for item, (s, f) in stated.items()]
+
+
+def _read_at(subject: Subject, days: Sequence[date]) -> list[tuple[Lake, list[date]]]:
+    """Return some days with the lake as it was when they were read."""
+    of_evaluation = set(subject.manifest.eval_days)
+    parts = [
+        (subject.past, [day for day in days if day not in of_evaluation]),
+        (subject.evaluated, [day for day in days if day in of_evaluation]),
+    ]
+    return [(lake, own) for lake, own in parts if own]
 
 
 def measure_predictions(lake: Lake, surface: Surface, manifest: Manifest, again: "Scores") -> list[PredictionRow]:
@@ -127,7 +144,7 @@ def measure_predictions(lake: Lake, surface: Surface, manifest: Manifest, again:
 
 
 def compare_figures(subject: Subject, *, same: bool = False) -> dict[str, str]:
-    """Compute every stored figure again from the stored predictions and the rows of the manifest's snapshot.
+    """Compute every stored figure again from the stored predictions and the rows of the snapshot that it read.
 
     Args:
         subject: The candidate.
@@ -140,17 +157,19 @@ def compare_figures(subject: Subject, *, same: bool = False) -> dict[str, str]:
         PredictionError: There are no predictions of every evaluation row.
     """
     from ml.evaluation.evaluate import compute_evaluation
+    from ml.evaluation.predictions import stored_scores
 
     evaluation, again = subject.stated, subject.again.evaluation if same else None
     if again is None or (again.seed, again.replicates) != (evaluation.seed, evaluation.replicates):
         again = compute_evaluation(
-            subject.present,
+            subject.evaluated,
             subject.surface,
             evaluation.partition,
             teacher_outputs=subject.contract.kinds,
             seed=evaluation.seed,
             replicates=evaluation.replicates,
-            snapshot=subject.manifest.snapshot,
+            scores=stored_scores(subject.present, subject.surface.name, evaluation.partition),
+            days=subject.manifest.eval_days,
         )
     stated, found = _figures(evaluation), _figures(again)
     differing = [name for name in {**stated, **found} if stated.get(name) != found.get(name)]

@@ -43,7 +43,7 @@ def judge(subject: Subject) -> Found:
         raise ValueError("the candidate is not what its checkpoint exports to: it is not run")
     gate, days = subject.surface.gate.shift, subject.manifest.eval_days
     candidate, serving = load_model(subject.candidate.path), load_model(champion.release.path)
-    rows = measure(subject.past, subject.surface, candidate, serving, days, top=gate.top)
+    rows = measure(subject.evaluated, subject.surface, candidate, serving, days, top=gate.top)
     return gx.validate(rows, suite(gate, rows)), ""
 
 

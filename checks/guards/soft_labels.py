@@ -21,10 +21,10 @@ RESCORE = "rescore_difference"
 
 
 def judge(subject: Subject) -> Found:
-    """Measure the labels again at the manifest's snapshot, whatever earlier checks said."""
+    """Measure the labels again at the manifest's snapshots, whatever earlier checks said."""
     if subject.manifest.teacher is None:
         return [], "trained without a teacher"
-    return judge_days(subject.past, subject.surface, subject.days), ""
+    return [c for lake, days in subject.windows for c in judge_days(lake, subject.surface, days)], ""
 
 
 def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:

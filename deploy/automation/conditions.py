@@ -5,13 +5,14 @@ asked for, or was not. A day's data is asked for by sensors, which know exactly 
 (``sensors.py``); what follows from data is declared here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 from dagster import AutomationCondition as Condition
 
 from assets.names import TEACHER, surface_key
 from ml.foundation.settings import Settings
+from ml.surfaces.spec import Surface
 
 SENSOR = "follow_data"
 _FOLLOWING = ("control", "student", "evaluation", "onnx")
@@ -32,6 +33,31 @@ def _newest() -> dg.AutomationCondition:
     return Condition.in_latest_time_window().with_label("of the newest day")
 
 
+class NoOpenCandidate(Condition):
+    """No candidate of the surface is undecided and waits for evaluation days.
+
+    Args:
+        settings: The home.
+        surface: The surface.
+    """
+
+    label = "no candidate is undecided and waits for evaluation days"
+
+    def __init__(self, settings: Settings, surface: Surface) -> None:
+        self.settings, self.surface = settings, surface
+
+    def get_label(self) -> str:
+        """Return what the UI shows."""
+        return self.label
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Return every partition that is looked at, or none while a candidate is open."""
+        from ml.stages.widening import open_candidate
+
+        waits = not context.candidate_subset.is_empty and open_candidate(self.settings, self.surface) is not None
+        return dg.AutomationResult(context, context.get_empty_subset() if waits else context.candidate_subset)
+
+
 def labels_follow_inputs() -> dg.AutomationCondition:
     """Soft labels of any day whose teacher inputs were built again without them.
 
@@ -45,8 +71,8 @@ def labels_follow_inputs() -> dg.AutomationCondition:
     ).with_label("labels follow their inputs")
 
 
-def one_student_per_day() -> dg.AutomationCondition:
-    """A training set of the newest day, once, as soon as every day of its window has labels.
+def one_student_per_day(settings: Settings, surface: Surface) -> dg.AutomationCondition:
+    """A training set of the newest day, once, as soon as every day of its window has labels and no candidate is open.
 
     A change in a day that was learnt from asks for nothing: a second candidate of the same day is never promoted,
     and the next day's student learns from what is there then.
@@ -58,6 +84,7 @@ def one_student_per_day() -> dg.AutomationCondition:
         & arrived.with_label("examples or soft labels arrived since it was last asked for")
         & _complete()
         & _idle()
+        & NoOpenCandidate(settings, surface)
     ).with_label("one student per day")
 
 
@@ -76,20 +103,25 @@ def released_with_its_candidate() -> dg.AutomationCondition:
     ).with_label("released with its candidate")
 
 
-def conditions(surfaces: Iterable[str]) -> dict[dg.AssetKey, dg.AutomationCondition]:
+def conditions(settings: Settings, surfaces: Mapping[str, Surface]) -> dict[dg.AssetKey, Condition]:
     """Return the condition of each asset that follows data, from soft labels to release."""
-    declared = {
-        "soft_labels": labels_follow_inputs(),
-        "training_set": one_student_per_day(),
-        **dict.fromkeys(_FOLLOWING, follows()),
-        "release": released_with_its_candidate(),
+    return {
+        surface_key(name, asset): condition
+        for name, surface in surfaces.items()
+        for asset, condition in {
+            "soft_labels": labels_follow_inputs(),
+            "training_set": one_student_per_day(settings, surface),
+            **dict.fromkeys(_FOLLOWING, follows()),
+            "release": released_with_its_candidate(),
+        }.items()
     }
-    return {surface_key(surface, name): condition for surface in surfaces for name, condition in declared.items()}
 
 
-def declare(assets: Sequence[dg.AssetsDefinition], surfaces: Iterable[str]) -> list[dg.AssetsDefinition]:
+def declare(
+    assets: Sequence[dg.AssetsDefinition], settings: Settings, surfaces: Mapping[str, Surface]
+) -> list[dg.AssetsDefinition]:
     """Return the assets with their conditions."""
-    declared = conditions(surfaces)
+    declared = conditions(settings, surfaces)
 
     def attach(spec: dg.AssetSpec) -> dg.AssetSpec:
         condition = declared.get(spec.key)
@@ -98,13 +130,15 @@ def declare(assets: Sequence[dg.AssetsDefinition], surfaces: Iterable[str]) -> l
     return [asset for asset in dg.map_asset_specs(attach, assets) if isinstance(asset, dg.AssetsDefinition)]
 
 
-def build_follow_sensor(settings: Settings, surfaces: Iterable[str]) -> dg.AutomationConditionSensorDefinition:
+def build_follow_sensor(settings: Settings, surfaces: Mapping[str, Surface]) -> dg.AutomationConditionSensorDefinition:
     """Return the sensor that looks at the conditions."""
     return dg.AutomationConditionSensorDefinition(
         SENSOR,
-        target=dg.AssetSelection.assets(*conditions(surfaces)),
+        target=dg.AssetSelection.assets(*conditions(settings, surfaces)),
         default_status=dg.DefaultSensorStatus.RUNNING if settings.automation else dg.DefaultSensorStatus.STOPPED,
         minimum_interval_seconds=settings.sensor_seconds,
+        # The daemon knows Dagster's own conditions alone; where the code is, ours can be asked too.
+        use_user_code_server=True,
         description=(
             "Soft labels after their inputs, one student of the newest day, and its release: each asset's Automation "
             "tab says by name what holds and what does not."

@@ -14,6 +14,9 @@ from ml.surfaces.spec import Surface
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
 RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
+WIDENED_CHAIN = RELEASE_CHAIN[RELEASE_CHAIN.index("evaluation") :]
+"""Assets of a candidate whose evaluation widens: nothing is trained again."""
+
 BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 NOT_ENDED = [status for status in dg.DagsterRunStatus if status not in ENDED]
@@ -53,12 +56,25 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
         )
         for surface in surfaces.values()
     ]
-    return [*days, *releases, rollback_job, housekeeping_job, verify_job]
+    widenings = [
+        dg.define_asset_job(
+            widening_job_name(surface),
+            selection=dg.AssetSelection.assets(*(surface_key(surface.name, name) for name in WIDENED_CHAIN)),
+            description=f"The undecided candidate of {surface.name} on more evaluation days, and its release.",
+        )
+        for surface in surfaces.values()
+    ]
+    return [*days, *releases, *widenings, rollback_job, housekeeping_job, verify_job]
 
 
 def release_job_name(surface: Surface) -> str:
     """Return the name of the job that makes a release of one surface."""
     return f"{surface.name}_release_job"
+
+
+def widening_job_name(surface: Surface) -> str:
+    """Return the name of the job that widens the evaluation of one surface's undecided candidate."""
+    return f"{surface.name}_widening_job"
 
 
 def named(jobs: Sequence[Job], name: str) -> Job:

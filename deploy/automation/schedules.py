@@ -32,10 +32,13 @@ def _release_schedule(settings: Settings, surface: Surface, job: Job) -> dg.Sche
         context: dg.ScheduleEvaluationContext, settings: dg.ResourceParam[Settings]
     ) -> dg.RunRequest | dg.SkipReason:
         from ml.stages.training_set import newest_partition
+        from ml.stages.widening import open_candidate
 
         # A schedule's run keys hold for one tick: a release that is being made would be asked for again.
         if _being_made(context.instance, surface, job.name):
             return dg.SkipReason(f"a release of {surface.name} is being made")
+        if (found := open_candidate(settings, surface)) is not None:
+            return dg.SkipReason(str(found))
         day, why = newest_partition(settings, surface)
         if day is None:
             return dg.SkipReason(why)

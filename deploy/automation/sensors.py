@@ -20,6 +20,7 @@ from deploy.automation.jobs import (
     move_pointer_back,
     named,
     rollback_job,
+    widening_job_name,
 )
 from ml.foundation.lake import Lake
 from ml.foundation.sealed import digest
@@ -54,6 +55,7 @@ def build_sensors(
         _teacher_sensor(sensor, labels, window, surfaces),
         _failed_check_sensor(sensor),
         _serving_health_sensor(sensor, jobs),
+        *(_widening_sensor(sensor, surface, jobs) for surface in surfaces.values()),
     ]
 
 
@@ -173,6 +175,29 @@ def _teacher_sensor(
         return dg.RunRequest(run_key=key, tags=range_tags(days[0], days[-1]))
 
     return teacher_sensor
+
+
+def _widening_sensor(sensor: Decorator, surface: Surface, jobs: Sequence[Job]) -> dg.SensorDefinition:
+    @sensor(
+        name=f"{surface.name}_widening_sensor",
+        job=named(jobs, widening_job_name(surface)),
+        description=f"A further final day: the undecided candidate of {surface.name} is judged on it too.",
+    )
+    def widening_sensor(
+        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        from ml.stages.widening import open_candidate
+
+        found = open_candidate(settings, surface)
+        if found is None:
+            return dg.SkipReason(f"no candidate of {surface.name} is undecided and may still widen")
+        if found.due is None:
+            return dg.SkipReason(str(found))
+        # Each further day is asked for once; what failed on it is tried again with the next.
+        key = f"{surface.name} {found.partition} through {found.due}"
+        return dg.RunRequest(run_key=key, partition_key=found.partition.isoformat())
+
+    return widening_sensor
 
 
 def _failed_check_sensor(sensor: Decorator) -> dg.SensorDefinition:

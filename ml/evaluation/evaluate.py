@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from difflib import get_close_matches
@@ -308,6 +309,7 @@ def evaluate(
     seed: int,
     replicates: int = 1000,
     snapshot: int | None = None,
+    days: Sequence[date] | None = None,
 ) -> Evaluation:
     """Evaluate a partition and replace its rows in ``ml.evaluation_<surface>``.
 
@@ -322,22 +324,26 @@ def evaluate(
         seed: Seed of the bootstrap.
         replicates: Bootstrap samples.
         snapshot: Snapshot of the lake that the evaluation rows are read from; predictions are always the newest.
+        days: Evaluation days without a gap; default those that the surface begins with.
 
     Raises:
         PredictionError: No predictions, or predictions that do not cover the evaluation rows.
     """
-    baseline = baseline_predictions(lake, surface, partition)
+    baseline = baseline_predictions(lake, surface, partition, days)
     if baseline.num_rows:
         write_predictions(lake, surface.name, partition, baseline)
-    evaluation = compute_evaluation(
-        lake,
-        surface,
-        partition,
-        teacher_outputs=teacher_outputs,
-        seed=seed,
-        replicates=replicates,
-        snapshot=snapshot,
-    )
+    scores = stored_scores(lake, surface.name, partition)
+    with nullcontext(lake) if snapshot is None else Lake(lake.settings, snapshot=snapshot) as rows:
+        evaluation = compute_evaluation(
+            rows,
+            surface,
+            partition,
+            teacher_outputs=teacher_outputs,
+            seed=seed,
+            replicates=replicates,
+            scores=scores,
+            days=days,
+        )
     table = evaluation.to_table()
     lake.add_columns(evaluation_table(surface.name), table.schema)
     lake.replace_days(
@@ -358,13 +364,17 @@ def compute_evaluation(
     teacher_outputs: Mapping[str, str],
     seed: int,
     replicates: int = 1000,
-    snapshot: int | None = None,
     scores: Scores | None = None,
+    days: Sequence[date] | None = None,
 ) -> Evaluation:
-    """Compute what ``evaluate`` stores, writing nothing; from the stored predictions, where no ``scores`` are given."""
+    """Compute what ``evaluate`` stores, writing nothing, from rows of ``lake``, which may be a snapshot.
+
+    The scores are those that are stored there, where none are given.
+    """
     if scores is None:
         scores = stored_scores(lake, surface.name, partition)
-    frame = _read(lake, surface, partition, teacher_outputs, snapshot, scores)
+    days = days or surface.evaluation_days(partition)
+    frame = _read(lake, surface, partition, teacher_outputs, days, scores)
     weights = UserWeights(frame.users, seed=seed, replicates=replicates)
     measures = _Measures(frame, weights)
     results: list[Result] = []
@@ -383,7 +393,7 @@ def compute_evaluation(
     return Evaluation(
         surface=surface.name,
         partition=partition,
-        days=tuple(surface.evaluation_days(partition)),
+        days=tuple(days),
         rows=len(frame.users),
         users=weights.users,
         seed=seed,
@@ -464,10 +474,10 @@ def _read(
     surface: Surface,
     partition: date,
     teacher_outputs: Mapping[str, str],
-    snapshot: int | None,
+    days: Sequence[date],
     scores: Scores,
 ) -> _Frame:
-    rows = _rows(lake, surface, partition, snapshot)
+    rows = _rows(lake, surface, partition, days)
 
     def column(name: str) -> np.ndarray:
         return rows[name].to_numpy()
@@ -475,7 +485,6 @@ def _read(
     exposure_ids = column("exposure_id")
     strangers = len(np.setdiff1d(scores.exposure_ids, exposure_ids))
     if strangers:
-        days = surface.evaluation_days(partition)
         raise PredictionError(
             f"{strangers} exposures with predictions of {surface.name} {partition} are no examples "
             f"of {days[0]} to {days[-1]}"
@@ -560,15 +569,14 @@ def _conditions(lake: Lake, surface: Surface) -> list[str]:
     return found
 
 
-def _rows(lake: Lake, surface: Surface, partition: date, snapshot: int | None) -> pa.Table:
+def _rows(lake: Lake, surface: Surface, partition: date, days: Sequence[date]) -> pa.Table:
     """Return labels and slices of the evaluation rows, each by its place, in the order of exposure_id.
 
     A list to rank is a session; of rows without one, a user's day. ``training_rows`` counts the user's rows on the
     training days.
     """
-    days, learnt = surface.evaluation_days(partition), surface.training_days(partition)
+    learnt = surface.training_days(partition)
     table = f"{ALIAS}.{FEATURES}.examples_{surface.name}"
-    version = "" if snapshot is None else f" at (version => {int(snapshot)})"
     labels = ", ".join(f"{quoted(task.label)}::double as label_{i}" for i, task in enumerate(surface.tasks.values()))
     conditions = _conditions(lake, surface)
     slices = "".join(f", coalesce(({sql}), false) as slice_{i}" for i, sql in enumerate(conditions))
@@ -579,9 +587,9 @@ def _rows(lake: Lake, surface: Surface, partition: date, snapshot: int | None) -
                 dense_rank() over (
                     order by session_id, if(session_id is null, user_id, null), if(session_id is null, day, null)
                 ) as list
-            from {table}{version} where day between ? and ?
+            from {table} where day between ? and ?
         ), history as (
-            select user_id, count(*) as training_rows from {table}{version} where day between ? and ? group by user_id
+            select user_id, count(*) as training_rows from {table} where day between ? and ? group by user_id
         )
         select * exclude (training_rows), coalesce(training_rows, 0) as training_rows
         from examples left join history using (user_id) order by exposure_id

@@ -239,7 +239,14 @@ def largest_differences(stored: Scores, again: Scores) -> dict[str, float]:
 
 
 def teacher_predictions(
-    lake: Lake, surface: Surface, partition: date, *, outputs: Sequence[str], teacher_version: str, contract_hash: str
+    lake: Lake,
+    surface: Surface,
+    partition: date,
+    *,
+    outputs: Sequence[str],
+    teacher_version: str,
+    contract_hash: str,
+    days: Sequence[date] | None = None,
 ) -> pa.Table:
     """Build the teacher's rows from ``ml.soft_labels_<surface>``: its raw output for each task's counterpart.
 
@@ -253,18 +260,25 @@ def teacher_predictions(
         outputs: Task names of the contract's outputs, in the contract's order, which is that of ``scores``.
         teacher_version: Version whose labels are read.
         contract_hash: Hash of the contract that they were made under.
+        days: Evaluation days; default those that the surface begins with.
     """
     query, parameters = teacher_query(
-        surface, partition, outputs=outputs, teacher_version=teacher_version, contract_hash=contract_hash
+        surface, partition, outputs=outputs, teacher_version=teacher_version, contract_hash=contract_hash, days=days
     )
     return lake.sql(query, parameters).cast(SCHEMA) if query else SCHEMA.empty_table()
 
 
 def teacher_query(
-    surface: Surface, partition: date, *, outputs: Sequence[str], teacher_version: str, contract_hash: str
+    surface: Surface,
+    partition: date,
+    *,
+    outputs: Sequence[str],
+    teacher_version: str,
+    contract_hash: str,
+    days: Sequence[date] | None = None,
 ) -> tuple[str, list[object]]:
     """Return the query of ``teacher_predictions`` and its parameters; no query where no task has a counterpart."""
-    days = surface.evaluation_days(partition)
+    days = days or surface.evaluation_days(partition)
     selects: list[str] = []
     parameters: list[object] = []
     for task, spec in surface.tasks.items():
@@ -283,15 +297,18 @@ def teacher_query(
     return " union all ".join(selects), parameters
 
 
-def baseline_predictions(lake: Lake, surface: Surface, partition: date) -> pa.Table:
-    """Build the popularity baseline's rows: the value of each task's ``baseline`` input, its default where null."""
-    query, parameters = baseline_query(surface, partition)
+def baseline_predictions(lake: Lake, surface: Surface, partition: date, days: Sequence[date] | None = None) -> pa.Table:
+    """Build the popularity baseline's rows: the value of each task's ``baseline`` input, its default where null.
+
+    ``days`` are the evaluation days, by default those that the surface begins with.
+    """
+    query, parameters = baseline_query(surface, partition, days)
     return lake.sql(query, parameters).cast(SCHEMA) if query else SCHEMA.empty_table()
 
 
-def baseline_query(surface: Surface, partition: date) -> tuple[str, list[object]]:
+def baseline_query(surface: Surface, partition: date, days: Sequence[date] | None = None) -> tuple[str, list[object]]:
     """Return the query of ``baseline_predictions`` and its parameters; no query where no task has a baseline."""
-    days = surface.evaluation_days(partition)
+    days = days or surface.evaluation_days(partition)
     selects: list[str] = []
     parameters: list[object] = []
     for task, spec in surface.tasks.items():

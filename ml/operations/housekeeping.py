@@ -16,6 +16,8 @@ from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
+from ml.stages.widening import open_snapshots
+from ml.surfaces.spec import load_surfaces
 
 GRACE = timedelta(days=1)
 """A file that nothing refers to may belong to a write under way for so long."""
@@ -31,7 +33,9 @@ class Tidied(BaseModel):
     releases_retired: dict[str, tuple[str, ...]] = Field(description="Releases given up, per surface")
     snapshots: int = Field(description="Snapshots of the lake before")
     snapshots_expired: int
-    snapshots_of_releases: tuple[int, ...] = Field(description="Snapshots that stay because a release names them")
+    snapshots_of_releases: tuple[int, ...] = Field(
+        description="Snapshots that stay because a release or an undecided candidate names them"
+    )
     tables_compacted: int = Field(description="Tables whose small files were merged")
     files_removed: int = Field(description="Data files of the lake that no snapshot reads any more")
     runs_removed: int = Field(description="Folders of old dbt calls")
@@ -53,6 +57,8 @@ def tidy(settings: Settings, *, dry_run: bool = False, grace: timedelta = GRACE,
     """
     store = ReleaseStore.of(settings)
     pinned = store.pinned_snapshots(store.surfaces())
+    if settings.surfaces_dir is not None and settings.surfaces_dir.is_dir():
+        pinned = pinned.union(*(open_snapshots(settings, surface) for surface in load_surfaces(settings).values()))
     retired = {} if dry_run else {s: tuple(store.retire(s, keep=settings.keep_releases)) for s in store.surfaces()}
     progress(Step("housekeeping", 1, _STEPS, line=f"{sum(map(len, retired.values()))} releases retired"))
     # A release that was retired just now keeps its snapshot until the next time: its folder may still be read.

@@ -123,7 +123,7 @@ def provenance(release: Release) -> dict[str, str]:
         "trained on": f"{_span(manifest.train_days)}, {rows:,} rows",
         "evaluated on": _span(manifest.eval_days),
         "teacher": f"{teacher.name} {teacher.version}" if teacher else "none",
-        "lake snapshot": str(manifest.snapshot),
+        "lake snapshot": " then ".join(map(str, dict.fromkeys((manifest.snapshot, manifest.evaluated_at)))),
         "git commit": manifest.git_commit or "not known",
         "seed": str(manifest.seed),
         "parameters": f"{manifest.parameters:,}",

@@ -206,7 +206,7 @@ def _landed(settings: Settings, manifest: Manifest) -> Node:
         "group by table_name order by table_name"
     )
     try:
-        with Lake(settings, snapshot=manifest.snapshot) as lake:
+        with Lake(settings, snapshot=manifest.evaluated_at) as lake:
             found = lake.connection.execute(query, [first, last]).fetchall()
     except Exception as error:  # the snapshot may have been expired; the rest of the tree still tells
         return Node("landed files", facts | {"not readable": str(error).splitlines()[0][:300]})

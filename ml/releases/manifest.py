@@ -32,7 +32,8 @@ class Manifest(Record):
     partition: date
     kind: Literal["student", "control"]
     technique: str = Field(description="Distillation technique; `none` for a control")
-    snapshot: int = Field(ge=0, description="Lake snapshot that training and evaluation read")
+    snapshot: int = Field(ge=0, description="Lake snapshot that training read, and evaluation before it widened")
+    eval_snapshot: int | None = Field(default=None, ge=0, description="Snapshot that a widened evaluation read")
     train_days: tuple[date, ...] = Field(min_length=1)
     eval_days: tuple[date, ...] = Field(min_length=1)
     examples: tuple[DayContent, ...] = Field(description="Examples of the training and evaluation days")
@@ -50,6 +51,11 @@ class Manifest(Record):
     onnx_sha256: str = Field(description="SHA-256 of model.onnx")
     feature_schema_hash: str = Field(description="SHA-256 of schema.json")
     run_ids: dict[str, str] = Field(default={}, description="Dagster run id by asset")
+
+    @property
+    def evaluated_at(self) -> int:
+        """Lake snapshot that the evaluation read."""
+        return self.snapshot if self.eval_snapshot is None else self.eval_snapshot
 
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON."""

@@ -122,7 +122,8 @@ class ReleaseStore:
         for surface in surfaces:
             for name in self.releases(surface):
                 try:
-                    found.add(self.release(surface, name).manifest.snapshot)
+                    manifest = self.release(surface, name).manifest
+                    found |= {manifest.snapshot, manifest.evaluated_at}
                 except DamagedError as error:
                     raise DamagedError(f"{error}; mend it: crossfade release recover {surface}") from error
         return frozenset(found)

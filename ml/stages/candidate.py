@@ -18,11 +18,12 @@ from ml.foundation.code import git_commit
 from ml.foundation.files import sha256_bytes, sha256_file
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
-from ml.releases.manifest import Manifest, examples_content, soft_label_content
+from ml.releases.manifest import DayContent, Manifest, examples_content, soft_label_content
 from ml.stages.artifacts import artifact_name, find
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training import load_ranker
 from ml.stages.training_set import read_training_set
+from ml.stages.widening import evaluated_rows, manifest_of
 from ml.surfaces.spec import Role, Surface
 from ml.teacher.contract import teacher_contract
 
@@ -47,7 +48,7 @@ class Exported:
 
 def export_candidate(settings: Settings, surface: Surface, partition: date, *, run_id: str | None = None) -> Exported:
     """Export the student, or the control where it is better by interval, as the candidate of a partition."""
-    kind = choose_candidate(read_evaluation(settings, surface, partition), surface)
+    kind = _kind(settings, surface, partition)
     checkpoint = find(settings, surface, kind, partition)
     ranker, meta = load_ranker(checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
@@ -104,20 +105,36 @@ def exported_again(checkpoint: Artifact) -> bytes:
     return _exports[checkpoint.digest]
 
 
+def _kind(settings: Settings, surface: Surface, partition: date) -> Role:
+    """Return which ranker is exported: where an evaluation was widened, the candidate that it was widened for.
+
+    If the wider evaluation would have chosen the other one, guard 3 says so and the candidate is refused: another one
+    that profits from days which were added because this one failed would have two chances to err.
+    """
+    evaluated, begun = evaluated_rows(settings, surface, partition), read_training_set(settings, surface, partition)
+    if evaluated.eval_days != begun.eval_days:
+        return manifest_of(find(settings, surface, "onnx", partition)).kind
+    return choose_candidate(read_evaluation(settings, surface, partition), surface)
+
+
 def _learnt_from(settings: Settings, surface: Surface, partition: date) -> dict[str, Any]:
-    """Return the manifest's fields about rows and teacher, derived again from the snapshot of the training set."""
+    """Return the manifest's fields about rows and teacher, derived again from the snapshots that were read."""
     training_set = read_training_set(settings, surface, partition)
-    days = (*training_set.train_days, *training_set.eval_days)
-    with Lake(settings, snapshot=training_set.snapshot) as lake:
-        return {
-            "surface": surface.name,
-            "partition": partition,
-            "snapshot": training_set.snapshot,
-            "train_days": training_set.train_days,
-            "eval_days": training_set.eval_days,
-            "examples": examples_content(lake, surface.name, days),
-            "soft_labels": soft_label_content(
-                lake, surface.name, days, training_set.teacher_version, training_set.contract_hash
-            ),
-            "teacher": teacher_contract(settings).reference(),
-        }
+    evaluated = evaluated_rows(settings, surface, partition)
+    teacher = training_set.teacher_version, training_set.contract_hash
+    examples, soft_labels = list[DayContent](), list[DayContent]()
+    for rows, days in ((training_set, training_set.train_days), (evaluated, evaluated.eval_days)):
+        with Lake(settings, snapshot=rows.snapshot) as lake:
+            examples += examples_content(lake, surface.name, days)
+            soft_labels += soft_label_content(lake, surface.name, days, *teacher)
+    return {
+        "surface": surface.name,
+        "partition": partition,
+        "snapshot": training_set.snapshot,
+        "eval_snapshot": evaluated.snapshot if evaluated.snapshot != training_set.snapshot else None,
+        "train_days": training_set.train_days,
+        "eval_days": evaluated.eval_days,
+        "examples": tuple(examples),
+        "soft_labels": tuple(soft_labels),
+        "teacher": teacher_contract(settings).reference(),
+    }

@@ -37,7 +37,7 @@ from ml.releases.release import Champion, Release
 from ml.releases.store import ReleaseStore
 from ml.stages.artifacts import MissingInput, artifact_name, find
 from ml.stages.training import load_ranker
-from ml.stages.training_set import read_training_set
+from ml.stages.widening import ROWS, rows_to_evaluate
 from ml.students.checkpoint import predict
 from ml.students.columns import to_arrays
 from ml.students.dataset import TrainingSet, TrainingSetError, load
@@ -63,8 +63,11 @@ class Evaluated:
 
 
 def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Evaluated:
-    """Score the evaluation days with teacher, control, student, champion and reference release, and compare them."""
-    training_set = read_training_set(settings, surface, partition)
+    """Score the evaluation days with teacher, control, student, champion and reference release, and compare them.
+
+    The days of an undecided candidate are those since its last evaluation too: see ``ml.stages.widening``.
+    """
+    training_set = rows_to_evaluate(settings, surface, partition)
     contract = teacher_contract(settings)
     checkpoints = {role: find(settings, surface, role, partition) for role in get_args(Role)}
     rankers: dict[str, Ranker] = {role: checkpoint_ranker(checkpoint) for role, checkpoint in checkpoints.items()}
@@ -85,6 +88,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
             outputs=training_set.teacher_outputs,
             teacher_version=training_set.teacher_version,
             contract_hash=training_set.contract_hash,
+            days=training_set.eval_days,
         )
         write_predictions(lake, surface.name, partition, pa.concat_tables([*scored.tables(partition), teacher]))
         evaluation = evaluate(
@@ -94,14 +98,20 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
             teacher_outputs=contract.kinds,
             seed=settings.seed,
             snapshot=training_set.snapshot,
+            days=training_set.eval_days,
         )
     _, score = rankers[choose_candidate(evaluation, surface)]
     evaluation = replace(evaluation, inputs=tuple(_input_values(settings, surface, training_set, score)))
+    widened = len(training_set.eval_days) > surface.window.eval_days
     plots = figures(evaluation)
     stored = ArtifactStore(settings.artifacts_dir).put(
         artifact_name(surface, "evaluation"),
         partition.isoformat(),
-        {"evaluation.json": evaluation.to_json().encode(), **{f"{name}.png": png for name, png in plots.items()}},
+        {
+            "evaluation.json": evaluation.to_json().encode(),
+            **({ROWS: training_set.to_json().encode()} if widened else {}),
+            **{f"{name}.png": png for name, png in plots.items()},
+        },
         {"hashes": {role: checkpoint.digest for role, checkpoint in checkpoints.items()}},
     )
     return Evaluated(
@@ -173,7 +183,7 @@ def score_again(
     """Score every evaluation row of a candidate again, with rankers, teacher and baseline.
 
     Args:
-        lake: The manifest's snapshot.
+        lake: The snapshot that the manifest's evaluation read.
         surface: The surface.
         manifest: The candidate's.
         contract: The pinned teacher's, whose soft labels are read.
@@ -182,11 +192,12 @@ def score_again(
     Returns:
         What the stored predictions should be.
     """
-    scored = score_rows(lake, surface, surface.evaluation_days(manifest.partition), rankers)
-    queries = [baseline_query(surface, manifest.partition)]
+    partition, days = manifest.partition, manifest.eval_days
+    scored = score_rows(lake, surface, days, rankers)
+    queries = [baseline_query(surface, partition, days)]
     if manifest.teacher is not None:
         told = {"teacher_version": manifest.teacher.version, "contract_hash": manifest.teacher.contract_hash}
-        queries.append(teacher_query(surface, manifest.partition, outputs=contract.tasks, **told))
+        queries.append(teacher_query(surface, partition, outputs=contract.tasks, days=days, **told))
     return beside(scored.scores, [as_scores(lake, f"({query})", told) for query, told in queries if query])
 
 

@@ -26,8 +26,7 @@ def make_training_set(settings: Settings, surface: Surface, partition: date) -> 
     with Lake(settings) as lake:
         require_owner(open_files(settings.artifacts_dir), lake.id())
         made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
-        first = made.train_days[0] - timedelta(days=settings.feature_window_days)
-        lake.files.check(lake.files.named(days=(first, made.eval_days[-1] + timedelta(days=1))))
+        check_files(lake, made)
     ArtifactStore(settings.artifacts_dir).put(
         artifact_name(surface, "training_set"),
         partition.isoformat(),
@@ -35,6 +34,16 @@ def make_training_set(settings: Settings, surface: Surface, partition: date) -> 
         {"surface_digest": surface.digest},
     )
     return made
+
+
+def check_files(lake: Lake, made: TrainingSet) -> None:
+    """Read every file of the days that rows were made from.
+
+    Raises:
+        DamagedError: One is not as it was written.
+    """
+    first = made.train_days[0] - timedelta(days=lake.settings.feature_window_days)
+    lake.files.check(lake.files.named(days=(first, made.eval_days[-1] + timedelta(days=1))))
 
 
 def read_training_set(settings: Settings, surface: Surface, partition: date) -> TrainingSet:

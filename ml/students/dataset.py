@@ -144,6 +144,8 @@ def build_training_set(
     teacher_version: str,
     contract_hash: str,
     teacher_outputs: Sequence[str],
+    *,
+    further: int = 0,
 ) -> TrainingSet:
     """Fix the rows of one partition at the newest snapshot.
 
@@ -154,6 +156,7 @@ def build_training_set(
         teacher_version: Version of the teacher.
         contract_hash: Hash of its contract.
         teacher_outputs: Names of the entries of ``scores``, in order.
+        further: Evaluation days beyond the surface's.
 
     Raises:
         TrainingSetError: Too few training days since ``first_day``, a day whose examples are missing or not final, no
@@ -161,7 +164,7 @@ def build_training_set(
             labels come from several teachers.
     """
     where = f"{surface.name} {partition}"
-    train_days, eval_days = _days(surface, partition, lake.settings.first_day)
+    train_days, eval_days = _days(surface, partition, lake.settings.first_day, further)
     snapshot = lake.snapshot()
     with Lake(lake.settings, snapshot=snapshot) as pinned:
         days = train_days + eval_days
@@ -195,7 +198,7 @@ def build_training_set(
     )
 
 
-def _days(surface: Surface, partition: date, first_day: date) -> tuple[list[date], list[date]]:
+def _days(surface: Surface, partition: date, first_day: date, further: int) -> tuple[list[date], list[date]]:
     """Return the days of training and of evaluation, none before the first day."""
     train_days = [day for day in surface.training_days(partition) if day >= first_day]
     if len(train_days) < surface.window.min_train_days:
@@ -203,7 +206,7 @@ def _days(surface: Surface, partition: date, first_day: date) -> tuple[list[date
             f"{surface.name} {partition}: {len(train_days)} training days since {first_day}, "
             f"{surface.window.min_train_days} are needed; the first partition is {surface.first_partition(first_day)}"
         )
-    return train_days, [day for day in surface.evaluation_days(partition) if day >= first_day]
+    return train_days, [day for day in surface.evaluation_days(partition, further) if day >= first_day]
 
 
 def load(

@@ -445,9 +445,13 @@ class Surface(_Model):
         end = partition - timedelta(days=self.window.eval_days)
         return [end - timedelta(days=i) for i in range(self.window.train_days, 0, -1)]
 
-    def evaluation_days(self, partition: date) -> list[date]:
-        """Return the days that a student of ``partition`` is evaluated on, oldest first."""
-        return [partition - timedelta(days=i) for i in range(self.window.eval_days, 0, -1)]
+    def evaluation_days(self, partition: date, further: int = 0) -> list[date]:
+        """Return the days that a student of ``partition`` is evaluated on, ``further`` ones included, oldest first."""
+        return [partition + timedelta(days=i) for i in range(-self.window.eval_days, further)]
+
+    def last_evaluation_day(self, partition: date) -> date:
+        """Return the last day that the evaluation of a student of ``partition`` may widen to."""
+        return partition + timedelta(days=self.window.most_eval_days - self.window.eval_days - 1)
 
     def first_partition(self, first_day: date) -> date:
         """Return the first day that can have a student."""

@@ -192,7 +192,9 @@ def make_home(home: Path) -> tuple[Settings, Surface]:
 @pytest.fixture(scope="session")
 def toolbox() -> SimpleNamespace:
     """What tests build homes from."""
-    return SimpleNamespace(FIRST=FIRST, PARTITION=PARTITION, ROWS=ROWS, examples=examples, make_home=make_home)
+    return SimpleNamespace(
+        FIRST=FIRST, PARTITION=PARTITION, ROWS=ROWS, examples=examples, features=features, make_home=make_home
+    )
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from assets.landing import build_landing
 from assets.progress import ProgressResource
 from deploy.automation.days import RANGE_END, RANGE_START, affected, range_tags, ranges
-from deploy.automation.jobs import BASE_JOB, RANKING_JOB
+from deploy.automation.jobs import BASE_JOB, RANKING_JOB, widening_job_name
 from deploy.automation.sensors import _beyond_horizon, _failed_checks
 from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
@@ -27,6 +27,8 @@ from ml.landing.changes import changed_days
 from ml.landing.load import init_tables, load_days
 from ml.landing.readiness import SUCCESS
 from ml.releases.store import ReleaseStore
+from ml.stages import widening
+from ml.surfaces.spec import load_surfaces
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = date(2026, 1, 1)
@@ -241,6 +243,31 @@ def test_the_schedule_asks_for_no_second_release_while_one_is_being_made(tiny_de
             instance.add_run(run)
             assert evaluate(home, schedule, instance, repository).skip_message == "a release of homepage is being made"
             instance.delete_run(run.run_id)
+
+
+def test_an_undecided_candidate_is_judged_on_each_further_day_and_no_newer_release_is_made(
+    settings: Settings, prepared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home, day = settings.model_copy(update={"home": prepared_home}), FIRST + timedelta(days=10)
+    repository = build_definitions(home).get_repository_def()
+    schedule = next(s for s in repository.schedule_defs if s.name == "homepage_release_schedule")
+    waits = widening.OpenCandidate(day, day, None)
+    due = widening.OpenCandidate(day, day, day + timedelta(days=1))
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        for found in (waits, due):
+            monkeypatch.setattr(widening, "open_candidate", lambda settings, surface, found=found: found)
+            assert evaluate(home, schedule, instance, repository).skip_message == str(found)
+            outcome = tick(home, "homepage_widening_sensor", instance)
+            if found is waits:
+                assert not outcome.run_requests and outcome.skip_message == str(found)
+        [asked] = outcome.run_requests
+        monkeypatch.setattr(widening, "open_candidate", lambda settings, surface: None)
+        assert "is undecided and may still widen" in tick(home, "homepage_widening_sensor", instance).skip_message
+    assert (asked.partition_key, asked.run_key) == (str(day), f"homepage {day} through {day + timedelta(days=1)}")
+    job = repository.get_job(widening_job_name(load_surfaces(home)["homepage"]))
+    keys = {key.to_user_string() for key in job.asset_layer.selected_asset_keys}
+    assert keys == {"homepage/evaluation", "homepage/onnx", "homepage/release"}, "nothing is trained again"
+    assert job.asset_layer.asset_graph.get(dg.AssetKey(["homepage", "onnx"])).check_keys, "the gate stands between"
 
 
 def test_another_pinned_teacher_relabels_the_days_that_students_see(tiny_demo: Path, tmp_path: Path):

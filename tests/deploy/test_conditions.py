@@ -8,9 +8,12 @@ import dagster as dg
 import pytest
 
 from assets.names import TEACHER, surface_key
-from deploy.automation.conditions import conditions
+from deploy.automation.conditions import NoOpenCandidate, conditions
 from deploy.definitions import build_definitions
 from ml.foundation.settings import Settings
+from ml.stages import widening
+from ml.stages.widening import OpenCandidate
+from ml.surfaces.spec import load_surfaces
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
@@ -42,7 +45,7 @@ class Look:
 
     def __init__(self, home: Settings, instance: dg.DagsterInstance) -> None:
         self.graph, self.instance = build_definitions(home), instance
-        self.keys = list(conditions(SURFACES))
+        self.keys = list(conditions(home, load_surfaces(home)))
         self.cursor = self.result = None
 
     def __call__(self) -> dict[str, set[str]]:
@@ -138,8 +141,20 @@ def test_a_candidate_that_its_gate_refused_is_not_released_by_the_next_look(inst
     assert "homepage/release" not in look()
 
 
-def test_every_operand_has_a_name_that_says_the_reason():
-    for key, condition in conditions(SURFACES).items():
+def test_no_newer_student_is_asked_for_while_a_candidate_waits_for_days(
+    instance: dg.DagsterInstance, look: Look, monkeypatch: pytest.MonkeyPatch
+):
+    waits = [OpenCandidate(LAST - timedelta(days=1), LAST, None)]
+    monkeypatch.setattr(widening, "open_candidate", lambda settings, surface: waits[0])
+    arrive(instance, "homepage", str(LAST - timedelta(days=1)))
+    assert look() == {}
+    assert not look.said("homepage/training_set")[NoOpenCandidate.label]
+    waits[0] = None
+    assert look() == {f"homepage/{name}": {str(LAST)} for name in CHAIN}, "once it is decided"
+
+
+def test_every_operand_has_a_name_that_says_the_reason(home: Settings):
+    for key, condition in conditions(home, load_surfaces(home)).items():
         assert condition.label, key
         operands = [operand.label for operand in condition.children]
         assert all(operands), (key, operands)
