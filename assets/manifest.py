@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
-from dagster_dbt.dbt_manifest import validate_manifest
-
 from ml.features.build import run_dbt
 from ml.features.projects import project_hash
 from ml.features.tables import DeclarationError, FeatureTable
@@ -100,6 +98,8 @@ def parse_project(settings: Settings) -> Path:
 
 def read_manifest(path: Path) -> DbtManifest:
     """Return what dbt's parser wrote."""
+    from dagster_dbt.dbt_manifest import validate_manifest
+
     return cast(DbtManifest, validate_manifest(path))
 
 

@@ -17,7 +17,7 @@ def clustered(rng: np.random.Generator, users: int, rows: int, spread: float = 0
 
     ``spread`` is the deviation of the logarithm of a user's expected number of rows.
     """
-    share = np.exp(spread * rng.normal(size=users))
+    share = np.exp(spread * rng.normal(size=users)) if spread else np.ones(users)
     user = rng.choice(users, rows, p=share / share.sum()) if spread else rng.integers(0, users, rows)
     truth = rng.normal(size=rows) + rng.normal(size=users)[user]
     labels = (rng.random(rows) < 1 / (1 + np.exp(1 - truth))).astype(float)

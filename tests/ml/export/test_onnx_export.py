@@ -60,7 +60,7 @@ def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
 def test_torch_and_onnxruntime_agree_at_every_size_and_on_edge_rows(student: Path, exported: Export, arrays, rows: str):
     ranker, _ = load_checkpoint(student)
     found = parity(ranker, exported.path, (1, 2, 333, 1000), arrays if rows == "real" else None)
-    assert list(found) == ["batch 1", "batch 2", "batch 333", "batch 1000", "edge"]
+    assert list(found) == ["batch 1", "batch 2", "batch 333", "batch 1000", "edge", "bounds", "known ids"]
     for case, differences in found.items():
         assert list(differences) == ["ctr", "trail", "discovery", "score"]
         assert max(differences.values()) < 2e-5, case

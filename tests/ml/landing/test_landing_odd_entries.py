@@ -202,10 +202,10 @@ def test_a_range_with_a_panic_in_one_day_shows_the_other_days_as_materialized(
     """Whatever a library of Rust does with foreign bytes, the step fails by the day, not the process by the panic."""
     judge = ml.landing.load._read_table
 
-    def panic(settings: Settings, contract: object, name: str, day: object, surfaces: set[str]) -> object:
+    def panic(settings: Settings, contract: object, name: str, day: object, *more: object) -> object:
         if day == DAY:
             pl.Series([2**63 - 1], dtype=pl.Datetime("ms")).dt.replace_time_zone("Europe/Berlin")
-        return judge(settings, contract, name, day, surfaces)  # type: ignore[arg-type]
+        return judge(settings, contract, name, day, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ml.landing.load, "_read_table", panic)
     with dg.DagsterInstance.ephemeral() as instance:

@@ -58,7 +58,8 @@ def test_names_of_module_methods_are_fine_as_inputs_and_tasks(surface: Surface):
     content["inputs"] = {"type": {"kind": "request", "type": "category", "embedding": 2}}
     content["network"] |= {"products": [], "interaction": None}
     content["tasks"] = {"eval": {"kind": "binary", "label": "label_eval"}}
-    content |= {"rank_by": "eval", "distillation": {"technique": "none"}, "gate": content["gate"] | {"quality": {}}}
+    content |= {"rank_by": "eval", "distillation": {"technique": "none"}, "gate": content["gate"]}
+    content["gate"] |= {"quality": {"eval": {"min": 0.5, "margin": 0.01}}}
     odd = Surface.model_validate(content)
     columns = {"type": torch.tensor([1, 2, 9])}
     out = Ranker(odd, Preprocessing.fit(odd.inputs, {"type": torch.tensor([1, 2])}), 0)(columns)
