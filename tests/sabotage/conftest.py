@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ml.releases.champions import Pointer
 from ml.surfaces.spec import load_surfaces
 from tests.support.bench import Bench, Case, settings_of
 
 COLUMNS = ("case", "goes on with", "caught by", "and by")
+RELEASED = ("champion", "heads", "releases", "repository")
+"""Folders that a promotion writes to; the log and its head agree only as they were together."""
 
 
 @pytest.fixture(scope="session")
@@ -32,20 +33,17 @@ def _make_healthy(demo: Path, home: Path) -> None:
     assert bench.go_on("training_set", partition=bench.partition - timedelta(days=1)) == []
     champion = bench.pointer
     assert champion is not None
+    released = {name: home / "released" / name for name in RELEASED}
+    for name, kept in released.items():
+        shutil.copytree(bench.settings.artifacts_dir / name, kept)
     assert bench.go_on("training_set") == []
     candidate = bench.pointer
     assert candidate is not None and candidate.release != champion.release
-    _forget_promotion(bench, candidate)
+    for name, kept in released.items():  # as if its promotion had not been asked for: it and its verdict stay
+        shutil.rmtree(bench.settings.artifacts_dir / name)
+        kept.rename(bench.settings.artifacts_dir / name)
+    (home / "released").rmdir()
     assert bench.pointer == champion
-
-
-def _forget_promotion(bench: Bench, pointer: Pointer) -> None:
-    """Take the last promotion back as if it had not been asked for yet: the candidate and its verdict stay."""
-    root, name = bench.settings.artifacts_dir, bench.surface.name
-    (root / "champion" / name / f"{pointer.number:06d}.json").unlink()
-    shutil.rmtree(root / "releases" / name / pointer.release)
-    shutil.rmtree(root / "repository" / name)
-    bench.store.sync_repository(name)
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def looser_thresholds(bench: Bench) -> Bench:
     judged_and_failed(bench)
     loose = bench.settings.home / "loose"
     loose.mkdir()
-    text = f"extends: {SURFACES}/homepage.yaml\ngate: {{onnx: {{tolerance: 1000}}}}\n"
+    text = f"extends: {SURFACES}/homepage.yaml\ngate: {{onnx: {{tolerance: 1}}}}\n"
     (loose / "homepage.yaml").write_text(text)
     return replace(bench, settings=bench.settings.model_copy(update={"surfaces_dir": loose}))
 
