@@ -10,6 +10,7 @@ import pytest
 
 from checks import gate
 from checks.guard import Again, Guard, Subject
+from ml.evaluation import evaluate
 from ml.evaluation.evaluate import Evaluation, Result
 from ml.evaluation.outcome import BLOCKING
 from ml.evaluation.predictions import Scores
@@ -77,24 +78,21 @@ class Bench:
     def subject(self) -> Iterator[Subject]:
         """Give what guards look at, and close the lake."""
         key = self.store.verdict_key(self.surface, self.candidate)
-        with self._finding(), ExitStack() as lakes:
+        with pytest.MonkeyPatch.context() as patch, ExitStack() as lakes:
+            if self.found is not None:
+                patch.setattr(Subject, "again", Again(self.found, NOTHING))
             yield Subject(
                 self.settings, self.surface, self.candidate, self.evaluation, self.store, key, self.checkpoint, lakes
             )
 
-    @contextmanager
-    def _finding(self) -> Iterator[None]:
-        """Let guards see the figures of ``found``."""
+    def judge(self) -> Verdict:
+        """Run the gate: models score again, and ``found`` is both what is stated and what guards compute of that."""
+        options = {"store": self.store, "checkpoint": self.checkpoint}
+        stated = self.found or self.evaluation
         with pytest.MonkeyPatch.context() as patch:
             if self.found is not None:
-                patch.setattr(Subject, "again", Again(self.found, NOTHING))
-            yield
-
-    def judge(self) -> Verdict:
-        """Run the gate."""
-        options = {"store": self.store, "checkpoint": self.checkpoint}
-        with self._finding():
-            return gate.judge(self.settings, self.surface, self.candidate, self.evaluation, **options).verdict
+                patch.setattr(evaluate, "compute_evaluation", lambda *args, **kwargs: self.found)
+            return gate.judge(self.settings, self.surface, self.candidate, stated, **options).verdict
 
     def promote(self, override: Override | None = None) -> str:
         """Judge the candidate, make it the champion, and return the id of its release."""

@@ -167,7 +167,7 @@ def test_a_threshold_that_no_guard_has_is_refused_when_definitions_load(
 
 
 def test_a_gate_without_further_thresholds_keeps_its_digest(world) -> None:
-    gate = world.surface.gate
+    gate = world.surface.gate.model_copy(update={"guards": {}})
     assert "guards" not in gate.model_dump(mode="json")
     assert gate.model_copy(update={"guards": {"size": {"most": 10}}}).digest != gate.digest
 

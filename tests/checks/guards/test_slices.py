@@ -52,7 +52,7 @@ def test_a_slice_that_loses_while_the_whole_gains_warns_and_is_in_verdict_and_ca
     assert (check.outcome, check.interval) == (Outcome.WARN, (-0.05, -0.01))
     assert "all rows: +0.0100 [+0.0050, +0.0150]" in check.detail
     assert check.name in guard.reason and "would lose by chance alone" in guard.reason
-    results = {"evaluation": json.loads(lost.evaluation.to_json())}
+    results = {"evaluation": json.loads(lost.found.to_json())}
     card = render_model_card(lost.manifest, verdict, release="r1", **results)
     assert f"loses by its interval against the control: {name.replace('_', ' ')} ctr" in card
 
