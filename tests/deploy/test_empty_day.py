@@ -45,11 +45,23 @@ def empty(settings: Settings) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tiny_demo: Path) -> Callable[..., dg.ExecuteInProcessResult]:
-    """A function that runs assets of a home with empty days, whose ranges are built in several parts."""
-    settings = Settings(home=tiny_demo, surfaces_dir=PROJECT_ROOT / "tests" / "surfaces", threads=1, build_rows=8_000)
+def settings(tiny_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home whose ranges are built in several parts, and whose homepage has no popularity to beat by its discoveries.
+
+    Those of one evaluation day are too few: which of the two orders them better is chance.
+    """
+    surfaces = tmp_path_factory.mktemp("surfaces")
+    for name, more in {"homepage": "tasks: {discovery: {baseline: null}}\n", "radio": ""}.items():
+        text = f"extends: {PROJECT_ROOT}/tests/surfaces/{name}.yaml\n{more}"
+        (surfaces / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return Settings(home=tiny_demo, surfaces_dir=surfaces, threads=1, build_rows=8_000)
+
+
+@pytest.fixture(scope="module")
+def run(settings: Settings) -> Callable[..., dg.ExecuteInProcessResult]:
+    """A function that runs assets of the home, some of whose days are empty."""
     empty(settings)
-    shutil.rmtree(tiny_demo / "artifacts")  # its champion is of the same day
+    shutil.rmtree(settings.home / "artifacts")  # its champion is of the same day
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
 
     def execute(keys: list[dg.AssetKey], **days: object) -> dg.ExecuteInProcessResult:
@@ -60,9 +72,8 @@ def run(tiny_demo: Path) -> Callable[..., dg.ExecuteInProcessResult]:
 
 
 def test_empty_days_pass_through_the_graph_and_releases_are_made_of_the_windows_around_them(
-    run: Callable[..., dg.ExecuteInProcessResult], tiny_demo: Path
+    run: Callable[..., dg.ExecuteInProcessResult], settings: Settings
 ) -> None:
-    settings = Settings(home=tiny_demo, surfaces_dir=PROJECT_ROOT / "tests" / "surfaces", threads=1)
     surfaces = load_surfaces(settings)
     graph = build_definitions(settings).resolve_asset_graph()
     others = graph.asset_keys_for_group(STUDY_GROUP) | {surface_key(name, "experiment") for name in surfaces}
