@@ -78,7 +78,6 @@ class InputColumns:
         self._vocabularies = dict(vocabularies or {})
         self._masks = {item.mask: item for item in inputs if item.mask is not None}
         self._inputs, self._table = tuple(item for item in inputs if item.name not in self._masks), table
-        self._width = {item.name: item.shape for item in inputs}
         self._mask_types = {item.name: item.dtype for item in inputs if item.name in self._masks}
         for item in self._inputs:
             if item.id in ("raw", "vocabulary") and item.source not in columns:

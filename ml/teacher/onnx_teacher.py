@@ -11,7 +11,7 @@ import onnxruntime as ort
 from ml.foundation.settings import CPU
 from ml.teacher.answers import Batch, checked_rows, stored_scores, with_rank
 from ml.teacher.contract import Contract
-from ml.teacher.graph import check_graph
+from ml.teacher.graph import Graph, check_graph
 from ml.teacher.refused import TeacherRefused
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,16 @@ class OnnxTeacher:
     Args:
         contract: Names the file.
         providers: What onnxruntime shall run it on, the first that it can; a GPU rounds otherwise than a CPU.
+        graph: What ``check_graph`` found of the file, where it was asked already.
 
     Raises:
         TeacherRefused: The file breaks the contract, or onnxruntime cannot load it.
     """
 
-    def __init__(self, contract: Contract, providers: Sequence[str] = (CPU,)) -> None:
+    def __init__(self, contract: Contract, providers: Sequence[str] = (CPU,), graph: Graph | None = None) -> None:
         self.contract = contract
         self._where = str(contract.model_path)
-        self._graph = check_graph(contract)
+        self._graph = graph or check_graph(contract)
         self.parameters: int | None = self._graph.parameters
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1

@@ -32,9 +32,9 @@ def open_teacher(contract: Contract, providers: Sequence[str] = (CPU,)) -> Teach
     if contract.scores:
         raise ContractError(f"teacher {contract.name!r} {contract.version!r} has landed scores and no model")
     if contract.endpoint is None:
-        check_graph(contract)
+        graph = check_graph(contract)
         trial.passed(contract, providers)
-        return OnnxTeacher(contract, providers)
+        return OnnxTeacher(contract, providers, graph)
     model = EndpointTeacher(contract)
     try:
         probe(model)
