@@ -8,6 +8,7 @@ The home holds checkpoints of both, as after `make demo`. Both are exported and 
 import argparse
 import json
 import tempfile
+from datetime import date
 from pathlib import Path
 
 from ml.evaluation.bootstrap import CONFIDENCE
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--partition", default=None)
     options = parser.parse_args()
     settings = Settings(**({"home": options.home} if options.home else {}))
-    partition = type(settings.last_day).fromisoformat(options.partition) if options.partition else settings.last_day
+    partition = date.fromisoformat(options.partition) if options.partition else settings.last_day
     assert partition is not None, "a live source has no last day; name a partition"
     print(f"{ROWS} rows a request, {ROUNDS} requests each in turn; {CONFIDENCE:.0%} interval of the ratio of medians")
     for name, surface in load_surfaces(settings).items():

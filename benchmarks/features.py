@@ -171,7 +171,7 @@ def item_features(settings: Settings) -> pl.DataFrame:
     active = pl.scan_parquet([files / "int_item_day" / name for name in names], hive_partitioning=False)
     overall = pl.scan_parquet([files / "int_day" / name for name in names], hive_partitioning=False)
     overall = overall.select(pl.col("impressions", "clicks", "plays", "skips", "completions").sum()).collect().row(0)
-    every = dict(zip(("impressions", "clicks", "plays", "skips", "completions"), overall, strict=True))
+    every: dict[str, int] = dict(zip(("impressions", "clicks", "plays", "skips", "completions"), overall, strict=True))
     age = (pl.lit(DAY) - pl.col("day")).dt.total_days() - 1
     weight = (1e6 * pl.lit(0.5).pow(age / half_life)).round().cast(pl.Int64)
     summed = active.group_by("item_id").agg(

@@ -104,10 +104,11 @@ def home(folder: Path, name: str, days: int) -> Settings:
         teacher=folder / "teacher" / "contract.yaml",
         surfaces_dir=folder / "surfaces",
     )
-    settings.surfaces_dir.mkdir(exist_ok=True)
+    surfaces = folder / "surfaces"
+    surfaces.mkdir(exist_ok=True)
     for path in (PROJECT_ROOT / "examples" / "simulator" / "surfaces").glob("*.yaml"):
         small = {"extends": str(path), "gate": {"data": {"min_rows": 1}}}  # the smallest app has days of 200 rows
-        (settings.surfaces_dir / path.name).write_text(yaml.safe_dump(small), encoding="utf-8")
+        (surfaces / path.name).write_text(yaml.safe_dump(small), encoding="utf-8")
     prepare(settings)
     return settings
 
@@ -163,7 +164,8 @@ def _parts(settings: Settings, job: str, wall: float) -> dict[str, float]:
     """Divide the seconds of the newest run of a job."""
     with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         [record] = instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
-        steps = {s.step_key: s.end_time - s.start_time for s in instance.get_run_step_stats(record.dagster_run.run_id)}
+        told = instance.get_run_step_stats(record.dagster_run.run_id)
+        steps = {s.step_key: s.end_time - s.start_time for s in told if s.start_time and s.end_time}
     assert record.start_time and record.end_time
     run, target = record.end_time - record.start_time, settings.home / "dbt" / "runs" / record.dagster_run.run_id
     [results] = target.glob("**/run_results.json")

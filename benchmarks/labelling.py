@@ -172,7 +172,8 @@ def bare_loop(contract: Contract, batches: list[dict[str, np.ndarray]], threads:
 def peak_megabytes() -> float:
     """Return this program's peak resident memory; ``ru_maxrss`` would include the parent's from before the exec."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+    [kilobytes] = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    return int(kilobytes) / 1024
 
 
 def spawn(*arguments: object) -> dict[str, float]:
@@ -202,13 +203,13 @@ def main() -> None:
         return
     surfaces = dict(list(SURFACES.items())[:2]) if given.quick else SURFACES
     reference = WHAT["all threads"]
-    found = []
+    found, size, times = [], 0, 1 if given.quick else given.repeats
     with tempfile.TemporaryDirectory(prefix="crossfade-labelling-") as folder:
         print(f"a teacher of {prepare(Path(folder), given.rows, given.days, given.bottom, surfaces):,} parameters")
         for surface in surfaces:
             runs = [
                 {name: spawn("--measure", what, folder, surface, *shared) for what, name in WHAT.items()}
-                for _ in range(1 if given.quick else given.repeats)
+                for _ in range(times)
             ]
             size = int(runs[0][reference]["rows"])
             print(f"{size:,} rows", flush=True)
@@ -216,7 +217,7 @@ def main() -> None:
             peaks = {name: [run[name]["peak_mb"] for run in runs] for name in WHAT.values()}
             for values, unit in ((seconds, "s / M rows"), (peaks, "MB")):
                 found += record.rows(values, size=size, of="rows", unit=unit, reference=reference)
-        runs = [spawn("--measure", "parts", folder, surface, *shared) for _ in runs]
+        runs = [spawn("--measure", "parts", folder, list(surfaces)[-1], *shared) for _ in range(times)]
         parts = {name: [1e6 * run[part] / size for run in runs] for part, name in PARTS.items()}
         unit, whole = "CPU s / M rows", PARTS["label"]
         found += record.rows(parts, size=size, of="rows by part", unit=unit, reference=whole)

@@ -81,7 +81,9 @@ def students(count: int, repeats: int, factors: tuple[float, ...]) -> list[Row]:
 def widened(surface: Surface, factor: float) -> Surface:
     """Return the surface with every layer so many times as wide."""
     network = surface.network
-    wide = {part: [round(factor * width) for width in getattr(network, part)] for part in ("bottom", "tower")}
+    wide: dict[str, object] = {
+        part: [round(factor * width) for width in getattr(network, part)] for part in ("bottom", "tower")
+    }
     if network.interaction:
         layers = [round(factor * width) for width in network.interaction.layers]
         wide["interaction"] = network.interaction.model_copy(update={"layers": layers})

@@ -127,6 +127,7 @@ class Example(NamedTuple):
         """Return the example request of a surface, its items repeated to so many candidates."""
         request = request_example(settings, surface)
         shown = request["candidates"]
+        assert isinstance(shown, list)
         request["candidates"] = [shown[i % len(shown)] for i in range(candidates)]
         ranked = orjson.dumps(request)
         engine = Engine(settings, Metrics())

@@ -197,8 +197,8 @@ def ours(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
 
 def rechub(data: Dataset, surface: Surface, *, packed: bool) -> tuple[float, Ranker]:
     """Train one epoch with torch-rechub; its data set is a dictionary of columns, here of every input or of two."""
-    from torch_rechub.trainers.ctr_trainer import CTRTrainer
-    from torch_rechub.utils.data import TorchDataset
+    from torch_rechub.trainers.ctr_trainer import CTRTrainer  # pyright: ignore[reportMissingImports]
+    from torch_rechub.utils.data import TorchDataset  # pyright: ignore[reportMissingImports]
 
     (task,) = surface.tasks
     recipe = Recipe.of(surface.training, len(data))
@@ -219,8 +219,8 @@ def deepctr(data: Dataset, surface: Surface) -> tuple[float, Ranker]:
 
     # It asks PyPI for a newer version of itself, and prints that it could not.
     with mock.patch.object(requests, "get", side_effect=OSError), contextlib.redirect_stdout(io.StringIO()):
-        from deepctr_torch.inputs import DenseFeat
-        from deepctr_torch.models.basemodel import BaseModel
+        from deepctr_torch.inputs import DenseFeat  # pyright: ignore[reportMissingImports]
+        from deepctr_torch.models.basemodel import BaseModel  # pyright: ignore[reportMissingImports]
 
     class Adapter(BaseModel):
         def __init__(self, ranker: Ranker, ids: int, width: int) -> None:

@@ -123,7 +123,10 @@ def figure(
 
 
 def ratio_over_worlds(
-    above: Sequence[float], below: Sequence[float], above_drawn: np.ndarray, below_drawn: np.ndarray
+    above: Sequence[float] | np.ndarray,
+    below: Sequence[float] | np.ndarray,
+    above_drawn: np.ndarray,
+    below_drawn: np.ndarray,
 ) -> Ratio:
     """Return the ratio of two mean gains over worlds.
 

@@ -6,7 +6,7 @@ examples, teacher inputs) of a day reads the base tables of its trailing window,
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -183,7 +183,9 @@ def run_dbt(
     return outcome.result
 
 
-def stream_dbt(settings: Settings, arguments: Sequence[str], *, parsed: Path | None = None) -> Iterator[dict[str, Any]]:
+def stream_dbt(
+    settings: Settings, arguments: Sequence[str], *, parsed: Path | None = None
+) -> Generator[dict[str, Any], None, None]:
     """Run dbt as ``run_dbt`` does, in a thread of this process, and yield its events for people as they happen.
 
     They are as its JSON log has them; those for debugging, nine of ten, are left out.

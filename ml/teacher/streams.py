@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from enum import Enum
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ class _End(Enum):
     END = "end"
 
 
-def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+def read_ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
     """Yield ``items`` in order while a thread fetches up to ``depth`` of them ahead.
 
     The thread alone touches what ``items`` reads from, until the iteration ends or is closed. An exception of ``items``

@@ -21,6 +21,7 @@ from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import load_surfaces
 from tests.support.instance import App, Ui, answers, apps, daemon, day, keys_of, quiet, reasons, tables, wait
+from tests.support.known import present
 
 DAYS = int(os.environ.get("DAYS", "30"))
 SERVERS = bool(os.environ.get("SERVERS"))
@@ -68,8 +69,8 @@ def one_by_one(ui: Ui, instance: dg.DagsterInstance, one: date) -> float:
     started, ended = time.monotonic(), (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
     for job in (BASE_JOB, RANKING_JOB):
         run = ui.run(job, range_tags(one, one))
-        wait(f"{job} of {one}", lambda run=run: instance.get_run_by_id(run).status in ended)
-        assert instance.get_run_by_id(run).status is dg.DagsterRunStatus.SUCCESS, reasons(instance, run)
+        wait(f"{job} of {one}", lambda run=run: present(instance.get_run_by_id(run)).status in ended)
+        assert present(instance.get_run_by_id(run)).status is dg.DagsterRunStatus.SUCCESS, reasons(instance, run)
     return time.monotonic() - started
 
 

@@ -5,14 +5,17 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import httpx
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis.core.result import Ok
 
 from benchmarks.process import crossfade
 from deploy.serving.protocol import HEADER
+from tests.support.known import the
 from tests.support.tiny_home import Home, binary_request, rank_body, tiny_settings
 
 REQUESTS = int(os.environ.get("REQUESTS", "10000"))
@@ -25,7 +28,12 @@ def fuzz(strategy: st.SearchStrategy, send, examples: int) -> Counter[int]:
     """Send drawn requests; return how often each status came. None may be 500 or more."""
     statuses: Counter[int] = Counter()
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=cast("list[HealthCheck]", list(HealthCheck)),
+    )
     @given(drawn=strategy)
     def run(drawn) -> None:
         answer = send(drawn)
@@ -95,7 +103,7 @@ def test_no_request_makes_the_server_fail_die_or_grow(tmp_path: Path):
     home.promote("radio", 1)
     with crossfade(home.settings) as (url, process), httpx.Client(base_url=url, timeout=30) as client:
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
-        operations = [found.ok() for found in schema.get_all_operations()]
+        operations = [the(Ok, found).ok() for found in schema.get_all_operations()]
         assert len(operations) > 8
         told: Counter[int] = Counter()
         resident = []

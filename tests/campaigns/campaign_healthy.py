@@ -32,6 +32,7 @@ from ml.stages.evaluation import evaluate_models, read_evaluation
 from ml.stages.training import train_model
 from ml.stages.training_set import make_training_set
 from ml.surfaces.spec import Surface, load_surfaces
+from tests.support.known import present
 
 SEEDS = int(os.environ.get("SEEDS", "20"))
 SURFACES = os.environ.get("SURFACES", "homepage radio").split()
@@ -55,7 +56,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, run_command) -> Settings:
     settings = Settings(home=home, last_day=ended + timedelta(days=max(look.most - look.first for look in looks) + 1))
     prepare(settings)
     write_landing(settings)
-    graph, tags = build_definitions(settings), range_tags(ended, settings.last_day)
+    graph, tags = build_definitions(settings), range_tags(ended, present(settings.last_day))
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         for job in (BASE_JOB, RANKING_JOB):
             assert graph.resolve_job_def(job).execute_in_process(instance=instance, tags=tags).success
@@ -64,16 +65,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory, run_command) -> Settings:
 
 def decided(settings: Settings, surface: Surface, day: date, monkeypatch: pytest.MonkeyPatch) -> tuple[Verdict, int]:
     """Return the last verdict about the candidate of a day, and on how many evaluation days, looked at every night."""
-    for further in range(surface.looks.most - surface.looks.first + 1):
+    most = surface.looks.most - surface.looks.first
+    for further in range(most + 1):
         newest = day + timedelta(days=further - 1)
         monkeypatch.setattr(widening, "_newest_day", lambda lake, surface, newest=newest: newest)
         evaluate_models(settings, surface, day)
         export_candidate(settings, surface, day)
         candidate = find(settings, surface, "onnx", day)
         verdict = judge(settings, surface, candidate, read_evaluation(settings, surface, day)).verdict
-        if verdict.decision != "inconclusive":
-            break
-    return verdict, len(verdict.key.eval_days)
+        if verdict.decision != "inconclusive" or further == most:
+            return verdict, len(verdict.key.eval_days)
+    raise AssertionError(f"{surface.name} has no look")
 
 
 @pytest.mark.parametrize("name", SURFACES)

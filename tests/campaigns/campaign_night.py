@@ -107,13 +107,16 @@ def arrive(source: Path, landing: Path, days: "range | list[int]") -> None:
 
 def correct(file: Path) -> None:
     """Replace a file of listens by one in which everything was played twice as long."""
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     table = pq.read_table(file)
     place = table.schema.get_field_index("played_s")
     scratch = file.with_name(".corrected")
-    pq.write_table(table.set_column(place, "played_s", pc.multiply(table["played_s"], 2.0)), scratch)
+    pq.write_table(
+        table.set_column(place, "played_s", pc.call_function("multiply", [table["played_s"], pa.scalar(2.0)])), scratch
+    )
     scratch.replace(file)
 
 
@@ -126,4 +129,5 @@ def content(settings: Settings) -> dict[date, str]:
 def spans(instance: dg.DagsterInstance, job: str) -> list[tuple[date, date]]:
     """Return the days of the successful runs of a job, oldest first."""
     runs = instance.get_runs(dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS]))
-    return [tuple(date.fromisoformat(run.tags[tag]) for tag in (RANGE_START, RANGE_END)) for run in reversed(runs)]
+    first, last = ([date.fromisoformat(run.tags[tag]) for run in reversed(runs)] for tag in (RANGE_START, RANGE_END))
+    return list(zip(first, last, strict=True))

@@ -17,6 +17,7 @@ from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface, load_surface
 from tests.checks.spoilt import Bench
+from tests.support.known import present
 
 SPEC = {
     "name": "tiny",
@@ -185,7 +186,7 @@ def make_home(home: Path) -> tuple[Settings, Surface]:
         lake.replace_days("features.feat_item", pa.concat_tables([features(day) for day in days]), days)
         seen = rows.select(["day", "exposure_id", "ts", "item_ctr"])
         lake.replace_days("features.teacher_inputs_tiny", seen, days)
-        label_days(lake, settings, "tiny", load_contract(settings.teacher), days)
+        label_days(lake, settings, "tiny", load_contract(present(settings.teacher)), days)
     return settings, surface
 
 

@@ -21,8 +21,8 @@ def scaled(factor: float, offset: float = 0.0) -> Callable[[onnx.GraphProto], No
 
     def change(graph: onnx.GraphProto) -> None:
         for output in ("ctr", "score"):
-            graph.initializer.append(numpy_helper.from_array(np.float32(factor), f"{output}_factor"))
-            graph.initializer.append(numpy_helper.from_array(np.float32(offset), f"{output}_offset"))
+            graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), f"{output}_factor"))
+            graph.initializer.append(numpy_helper.from_array(np.array(offset, np.float32), f"{output}_offset"))
             for node in graph.node:
                 node.output[:] = [f"{output}_raw" if name == output else name for name in node.output]
                 node.input[:] = [f"{output}_raw" if name == output else name for name in node.input]

@@ -3,24 +3,27 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from checks import gate
 from checks.guard import Again, Guard, Subject
+from checks.guards.slices import SliceRow
 from ml.evaluation import evaluate
 from ml.evaluation.evaluate import Evaluation, Result
 from ml.evaluation.outcome import BLOCKING
 from ml.evaluation.predictions import Scores
 from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.files import Files
 from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest
 from ml.releases.promotion import Proposal
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import GuardResult, Override, Verdict
 from ml.surfaces.spec import Surface
+from tests.support.known import the
 
 NOTHING = Scores(np.empty(0, np.int64), {}, {})
 
@@ -52,10 +55,10 @@ class Bench:
         """Return the bench with a candidate of other files, or with another story told in its manifest."""
         content = {name: self.candidate.read(name) for name in self.candidate.files} | (files or {})
         content["manifest.json"] = self.manifest.model_copy(update=story).to_bytes()
-        artifacts = ArtifactStore(self.store.files.root)
+        artifacts = ArtifactStore(the(Files, self.store.files).root)
         return self.but(candidate=artifacts.put("models/tiny/onnx", self.candidate.partition, content))
 
-    def figures(self, match: Callable[[Result], bool], **values: float) -> "Bench":
+    def figures(self, match: Callable[[Result], bool], **values: float | None) -> "Bench":
         """Return the bench with other figures where ``match`` holds."""
         evaluation = self.found or self.evaluation
         results = tuple(replace(r, **values) if match(r) else r for r in evaluation.results)
@@ -107,10 +110,10 @@ def blocked(result: GuardResult) -> set[str]:
     return {check.name for check in result.checks if check.outcome in BLOCKING}
 
 
-def figure(task: str, comparison: str, value: float, lo: float, hi: float, **more: Any) -> dict[str, Any]:
-    """Return one row as guards measure it from an evaluation."""
+def figure(task: str, comparison: str, value: float, lo: float, hi: float, **more: Any) -> SliceRow:
+    """Return what suites read of one row that guards measure from an evaluation."""
     cell = {"task": task, "comparison": comparison, "metric": "auc", "value": value, "lo": lo, "hi": hi}
-    return cell | {"n": 1000, "positives": 100} | more
+    return cast(SliceRow, cell | {"n": 1000, "positives": 100} | more)
 
 
 def of(kind: str, reference: str | None, task: str = "ctr", metric: str = "auc") -> Callable[[Result], bool]:

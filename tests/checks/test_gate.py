@@ -9,6 +9,7 @@ from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override
 from ml.stages.evaluation import released_models
 from tests.checks.spoilt import Bench, blocked
+from tests.support.known import present
 
 NEEDS_THE_TEACHER = {"soft_labels", "quality", "slices", "calibration", "onnx", "provenance", "evidence"}
 """Guards that look at the evaluation days scored again, the teacher's labels among them, or at its contract."""
@@ -34,7 +35,7 @@ def test_a_sound_candidate_passes_is_promoted_and_its_verdict_is_complete(bench:
             evaluation=json.loads(bench.evaluation.to_json()),
         ),
     )
-    assert bench.store.champion("tiny").release.id == pointer.release
+    assert present(bench.store.champion("tiny")).release.id == pointer.release
 
 
 def test_a_guard_that_raises_has_failed_and_the_error_is_in_the_verdict(no_teacher: Bench) -> None:
@@ -54,7 +55,7 @@ def test_a_guard_that_warns_or_blocks_says_what_it_means_and_what_to_do(no_teach
 
 def test_against_a_champion_the_evaluation_must_have_scored_it(champion: Bench) -> None:
     verdict = champion.judge()
-    assert verdict.key.champion == champion.store.champion("tiny").release.id
+    assert verdict.key.champion == present(champion.store.champion("tiny")).release.id
     assert f"before {verdict.key.champion} was champion" in verdict.guard("quality").reason
     assert "evaluated champion" in blocked(verdict.guard("provenance"))
     assert verdict.guard("rollback").outcome is Outcome.PASS

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,14 +9,13 @@ from scipy import stats
 
 from checks import gx
 from ml.evaluation.outcome import Outcome
+from tests.support.known import the
 
 
-def _measured(**arguments):
+def _measured(**more: Any):
     from checks.expectations.measured import ExpectMeasureBetween
 
-    return ExpectMeasureBetween(
-        column="value", **gx.named("value", "0 to 1"), **{"min_value": 0, "max_value": 1} | arguments
-    )
+    return ExpectMeasureBetween(column="value", min_value=0, max_value=1, **gx.named("value", "0 to 1"), **more)
 
 
 def _validated(rows, *expected):
@@ -124,7 +125,7 @@ def test_a_label_rate_fails_only_beyond_chance_and_is_never_passed_over(days: li
     rates = [round(count * rate) / count for count, rate in days]
     frame = pd.DataFrame({"day": [str(d) for d in range(len(n))], "rate": rates, "n": n})
     expected = ExpectRateBetween(column="rate", count="n", label="day", min_value=low, max_value=0.9)
-    outcome = Outcome(expected.judged(frame)["result"]["details"]["outcome"])
+    outcome = Outcome(the(dict, expected.judged(frame)["result"])["details"]["outcome"])
     pooled = np.average(rates, weights=n)
     inside = all(low <= rate <= 0.9 for rate in [*rates, pooled])
     assert (outcome is Outcome.PASS) == inside

@@ -26,6 +26,7 @@ from ml.stages.training_set import make_training_set
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import load_contract
 from ml.teacher.labels import label_days
+from tests.support.known import present
 
 
 class Nights:
@@ -62,7 +63,7 @@ class Nights:
         self.store.verdicts.write(verdict.model_copy(update={"guards": guards, "decision": decide(guards)}))
 
     def land(self, day: date) -> None:
-        contract = load_contract(self.settings.teacher)
+        contract = load_contract(present(self.settings.teacher))
         rows = self.toolbox.examples(day)
         with Lake(self.settings) as lake:
             lake.replace_days("features.examples_tiny", rows, [day])
@@ -195,7 +196,7 @@ def test_a_candidate_stays_open_until_its_last_day_another_champion_or_a_decisio
     assert widening.rows_to_evaluate(settings, until(4), day).eval_days[-1] == day + timedelta(days=1), "by hand"
     other = settings.model_copy(update={"teacher": _another_teacher(settings)})
     assert widening.open_candidate(other, surface) is None, "another teacher labels its further days"
-    champion = nights.store.pointer("tiny")
+    champion = present(nights.store.pointer("tiny"))
     nights.store.champions.append(
         champion.model_copy(update={"action": "override", "release": "another", "version": champion.version + 1}),
         nights.store.champions.state("tiny"),
@@ -204,7 +205,7 @@ def test_a_candidate_stays_open_until_its_last_day_another_champion_or_a_decisio
 
 
 def _another_teacher(settings: Settings) -> Path:
-    folder = Path(shutil.copytree(Path(settings.teacher).parent, settings.home / "next"))
+    folder = Path(shutil.copytree(present(settings.teacher).parent, settings.home / "next"))
     contract = folder / "contract.yaml"
     contract.write_text(contract.read_text().replace("version: '1'", "version: '2'"))
     return contract

@@ -112,7 +112,7 @@ def test_examples_of_every_surface_hold_the_columns_of_a_declared_table(declared
                     on p.day = e.day and p.user_id = e.user_id and p.item_id = e.item_id
                 where e.day = ?""",
                 [declared.day],
-            ).fetchone()
+            ).fetchall()[0]
             assert rows > 100 and other == 0 and seen > 10 and likes > 10
 
 

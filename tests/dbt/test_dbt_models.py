@@ -8,13 +8,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from assets.features import Translator
-from assets.manifest import described_columns
+from assets.manifest import DbtManifest, described_columns
 from ml.features.build import DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
 from ml.features.projects import DBT_PROJECT_DIR, all_projects
 from ml.features.tables import feature_tables
@@ -40,6 +40,10 @@ def models(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {n["name"]: n for n in manifest["nodes"].values() if n["resource_type"] == "model"}
 
 
+def columns_of(manifest: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return described_columns(cast(DbtManifest, manifest), feature_tables(Settings()))
+
+
 def is_table(node: dict[str, Any]) -> bool:
     """Return whether a model holds rows, and is no step of others."""
     return node["config"]["materialized"] != "ephemeral"
@@ -54,7 +58,7 @@ def test_dbt_unit_tests_pass(built: SimpleNamespace) -> None:
 def test_every_model_and_column_is_described_and_no_described_column_is_missing(
     built: SimpleNamespace, manifest: dict[str, Any]
 ) -> None:
-    described = described_columns(manifest, feature_tables(Settings()))
+    described = columns_of(manifest)
     with Lake(built.settings) as lake:
         for name, node in models(manifest).items():
             assert node["description"].startswith("One row per"), f"{name}: the description must state the grain"
@@ -74,7 +78,7 @@ def test_a_description_is_written_once() -> None:
 
 
 def test_examples_say_where_each_feature_comes_from(manifest: dict[str, Any]) -> None:
-    described = described_columns(manifest, feature_tables(Settings()))
+    described = columns_of(manifest)
     ctr = models(manifest)["feat_item"]["columns"]["ctr"]["description"]
     for surface in ("homepage", "radio"):
         assert described[f"examples_{surface}"]["item_ctr"] == f"{ctr} (`feat_item.ctr`)"
@@ -137,7 +141,7 @@ def test_each_model_has_a_key_test_a_stage_and_the_group_of_its_layer_or_surface
             continue
         assert name in tested, f"{name} has no key test"
         assert set(node["tags"]) & {"base", "ranking"}, name
-    columns = described_columns(manifest, feature_tables(Settings()))
+    columns = columns_of(manifest)
     translator = Translator(
         built.settings.feature_window_days, load_surfaces(built.settings), columns, all_projects(built.settings)
     )
@@ -202,7 +206,7 @@ def test_examples_have_every_input_and_label_and_daily_inputs_are_what_serving_r
             (different,) = lake.connection.execute(
                 f"select count(*) from {table} as e left join features.{feature_table} as f on {condition} "
                 f"where e.{name} is distinct from coalesce(f.{column}, {default})"
-            ).fetchone()
+            ).fetchall()[0]
             assert different == 0, f"{name} is not {spec.source}"
 
 
@@ -226,11 +230,11 @@ def test_labels_are_rates_and_seconds_that_happen(built: SimpleNamespace) -> Non
         row = lake.connection.execute(
             "select avg(label_ctr), count(label_trail), avg(label_discovery), count(*), "
             "count(*) filter (where label_trail is null and label_ctr = 1) from features.examples_homepage"
-        ).fetchone()
+        ).fetchall()[0]
         assert 0.05 < row[0] < 0.3 and row[1] > 50 and 0 < row[2] < row[0] and row[3] > 1000 and row[4] == 0
         sessions, engaged = lake.connection.execute(
             "select count(*) filter (where session_outcomes[5] > 0), avg(label_engagement) from features.examples_radio"
-        ).fetchone()
+        ).fetchall()[0]
         assert sessions > 10 and 0.2 < engaged < 0.8
 
 
@@ -242,14 +246,14 @@ def test_a_day_that_has_become_empty_becomes_empty(
     build_days(settings, first, second, stages=("base",))
     with Lake(settings) as lake:
         count = "select count(*) filter (where day = ?), count(*) filter (where day = ?) from features."
-        before = lake.connection.execute(count + "stg_listens", [first, second]).fetchone()
+        before = lake.connection.execute(count + "stg_listens", [first, second]).fetchall()[0]
         lake.connection.execute("delete from landing.listens where day = ?", [second])
         lake.connection.execute("delete from landing.exposures where day = ?", [second])
     build_days(settings, second, second, stages=("base",))
     with Lake(settings) as lake:
-        assert lake.connection.execute(count + "stg_listens", [first, second]).fetchone() == (before[0], 0)
-        assert lake.connection.execute(count + "int_user_day", [first, second]).fetchone()[1] == 0
-        assert lake.connection.execute(count + "int_day", [first, second]).fetchone() == (1, 1)
+        assert lake.connection.execute(count + "stg_listens", [first, second]).fetchall()[0] == (before[0], 0)
+        assert lake.connection.execute(count + "int_user_day", [first, second]).fetchall()[0][1] == 0
+        assert lake.connection.execute(count + "int_day", [first, second]).fetchall()[0] == (1, 1)
         lake.connection.execute("delete from features.int_day where day = ?", [first])
     with pytest.raises(DbtError, match=f"feat_item.*needs the base tables of {first}, which are not built"):
         build_days(settings, second, second, stages=("ranking",))
@@ -272,7 +276,7 @@ def test_a_surface_scaffolded_from_the_templates_builds_and_passes_its_tests(
         assert set(surface.inputs) <= set(lake.columns("features.examples_podcasts"))
         rate, rows = lake.connection.execute(
             "select avg(label_ctr), count(*) from features.examples_podcasts"
-        ).fetchone()
+        ).fetchall()[0]
         assert 0.5 < rate < 0.95 and rows > 200
         assert not lake.table_exists("features.examples_homepage")
     assert {path: path.read_bytes() for path in app.rglob("*") if path.is_file()} == files

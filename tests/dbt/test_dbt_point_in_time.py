@@ -137,14 +137,14 @@ def test_inputs_of_an_exposure_do_not_change_when_its_future_is_deleted(
             on shown.user_id = listens.user_id and shown.session_id = listens.session_id and shown.ts = listens.ended_at
             where list_contains(?, shown.exposure_id)""",
             [exposures_of(present, day)],
-        ).fetchone()
+        ).fetchall()[0]
     assert own > 3 and others > 3, "some listens end at the time of a compared exposure"
     with Lake(present) as lake:
         empty, filled = lake.connection.execute(
             "select count(*) filter (where list_sum(session_outcomes) = 0), "
             "count(*) filter (where list_sum(session_outcomes) > 0) from features.examples_radio where day = ?",
             [day],
-        ).fetchone()
+        ).fetchall()[0]
     assert empty > 3 and filled > 3
 
 

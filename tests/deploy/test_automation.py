@@ -29,6 +29,7 @@ from ml.landing.readiness import SUCCESS
 from ml.releases.store import ReleaseStore
 from ml.stages import widening
 from ml.surfaces.spec import load_surfaces
+from tests.support.known import present, the
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = date(2026, 1, 1)
@@ -136,7 +137,7 @@ def test_the_landing_sensor_asks_for_each_range_once_and_for_the_same_files_with
     settings: Settings, prepared_home: Path
 ):
     home = settings.model_copy(update={"home": prepared_home})
-    shutil.rmtree(home.landing_dir / "exposures" / f"day={FIRST + timedelta(days=4)}")
+    shutil.rmtree(the(Path, home.landing_dir) / "exposures" / f"day={FIRST + timedelta(days=4)}")
     with dg.DagsterInstance.ephemeral() as instance:
         asked, again = (tick(home, "landing_sensor", instance).run_requests for _ in range(2))
         tags = {RANGE_START: "2026-01-06", RANGE_END: "2026-01-11"}
@@ -158,7 +159,7 @@ def test_a_change_beyond_the_horizon_waits_for_a_command_and_a_day_that_never_la
         init_tables(lake)
         load_days(lake, home, landed, {"homepage", "radio"})
     for day in (days[5], days[6]):
-        [file] = (home.landing_dir / "users" / f"day={day}").glob("*.parquet")
+        [file] = (the(Path, home.landing_dir) / "users" / f"day={day}").glob("*.parquet")
         shutil.copyfile(file, file.with_name("late.parquet"))
     assert _beyond_horizon(home, changed_days(home).ready) == {days[5]}
     assert list(changed_days(home).ready) == [days[1], days[5], days[6]]
@@ -167,7 +168,7 @@ def test_a_change_beyond_the_horizon_waits_for_a_command_and_a_day_that_never_la
 def test_a_bad_day_is_seen_alone_and_the_days_beside_it_go_on(settings: Settings, prepared_home: Path, tmp_path: Path):
     home = settings.model_copy(update={"home": shutil.copytree(prepared_home, tmp_path / "copy")})
     days = [FIRST + timedelta(days=d) for d in range(4)]
-    (home.landing_dir / "listens" / f"day={days[1]}" / "bad.parquet").write_bytes(b"no parquet")
+    (the(Path, home.landing_dir) / "listens" / f"day={days[1]}" / "bad.parquet").write_bytes(b"no parquet")
     repository = build_definitions(home).get_repository_def()
     sensor = repository.get_sensor_def("landed_days_sensor")
     with dg.DagsterInstance.ephemeral() as instance:
@@ -279,7 +280,7 @@ def test_another_pinned_teacher_relabels_the_days_that_students_see(tiny_demo: P
     with dg.DagsterInstance.ephemeral() as instance:
         [asked] = tick(other, "teacher_sensor", instance).run_requests
     assert asked.tags[RANGE_START] == str(home.first_day)
-    assert date.fromisoformat(asked.tags[RANGE_END]) >= home.last_day - timedelta(days=1)
+    assert date.fromisoformat(asked.tags[RANGE_END]) >= present(home.last_day) - timedelta(days=1)
 
 
 def test_a_failed_check_is_told_once_and_a_passed_one_never(settings: Settings, prepared_home: Path):
@@ -318,7 +319,7 @@ def test_a_failed_check_is_told_once_and_a_passed_one_never(settings: Settings, 
 
 def test_a_champion_that_the_server_never_takes_up_is_rolled_back_once(tiny_demo: Path):
     home = Settings(home=tiny_demo, surfaces_dir=ROOT / "tests" / "surfaces", threads=1)
-    pointers = {name: ReleaseStore(home.artifacts_dir).pointer(name) for name in ("homepage", "radio")}
+    pointers = {name: present(ReleaseStore(home.artifacts_dir).pointer(name)) for name in ("homepage", "radio")}
     served = {"homepage": "an earlier one", "radio": pointers["radio"].release}
 
     class Server(BaseHTTPRequestHandler):

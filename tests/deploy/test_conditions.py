@@ -14,6 +14,7 @@ from ml.foundation.settings import Settings
 from ml.stages import widening
 from ml.stages.widening import OpenCandidate
 from ml.surfaces.spec import load_surfaces
+from tests.support.known import present
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "release")
@@ -46,21 +47,24 @@ class Look:
     def __init__(self, home: Settings, instance: dg.DagsterInstance) -> None:
         self.graph, self.instance = build_definitions(home), instance
         self.keys = list(conditions(home, load_surfaces(home)))
-        self.cursor = self.result = None
+        self.result: dg.EvaluateAutomationConditionsResult | None = None
 
-    def __call__(self) -> dict[str, set[str]]:
+    def __call__(self) -> dict[str, set[str | None]]:
         """Return the partitions that are asked for, by asset."""
         self.result = dg.evaluate_automation_conditions(
-            self.graph, self.instance, asset_selection=dg.AssetSelection.assets(*self.keys), cursor=self.cursor
+            self.graph,
+            self.instance,
+            asset_selection=dg.AssetSelection.assets(*self.keys),
+            cursor=self.result and self.result.cursor,
         )
-        self.cursor = self.result.cursor
         requested = {key.to_user_string(): set(self.result.get_requested_partitions(key)) for key in self.keys}
         return {name: partitions for name, partitions in requested.items() if partitions}
 
     def said(self, asset: str) -> dict[str, bool]:
         """Return what each named operand of an asset's condition said at the last tick."""
-        [root] = [r for r in self.result.results if r.key == dg.AssetKey(asset.split("/"))]
-        return {r.condition.label: not r.true_subset.is_empty for r in root.child_results if r.condition.label}
+        [root] = [r for r in present(self.result).results if r.key == dg.AssetKey(asset.split("/"))]
+        named = {r.condition.get_label(): not r.true_subset.is_empty for r in root.child_results}
+        return {label: said for label, said in named.items() if label}
 
 
 @pytest.fixture
@@ -144,7 +148,7 @@ def test_a_candidate_that_its_gate_refused_is_not_released_by_the_next_look(inst
 def test_no_newer_student_is_asked_for_while_a_candidate_waits_for_days(
     instance: dg.DagsterInstance, look: Look, monkeypatch: pytest.MonkeyPatch
 ):
-    waits = [OpenCandidate(LAST - timedelta(days=1), LAST, None)]
+    waits: list[OpenCandidate | None] = [OpenCandidate(LAST - timedelta(days=1), LAST, None)]
     monkeypatch.setattr(widening, "open_candidate", lambda settings, surface: waits[0])
     arrive(instance, "homepage", str(LAST - timedelta(days=1)))
     assert look() == {}
@@ -155,6 +159,6 @@ def test_no_newer_student_is_asked_for_while_a_candidate_waits_for_days(
 
 def test_every_operand_has_a_name_that_says_the_reason(home: Settings):
     for key, condition in conditions(home, load_surfaces(home)).items():
-        assert condition.label, key
-        operands = [operand.label for operand in condition.children]
+        assert condition.get_label(), key
+        operands = [operand.get_label() for operand in condition.children]
         assert all(operands), (key, operands)

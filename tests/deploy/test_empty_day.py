@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -64,7 +65,7 @@ def run(settings: Settings) -> Callable[..., dg.ExecuteInProcessResult]:
     shutil.rmtree(settings.home / "artifacts")  # its champion is of the same day
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
 
-    def execute(keys: list[dg.AssetKey], **days: object) -> dg.ExecuteInProcessResult:
+    def execute(keys: list[dg.AssetKey], **days: Any) -> dg.ExecuteInProcessResult:
         with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
             return job.execute_in_process(instance=instance, asset_selection=keys, raise_on_error=False, **days)
 

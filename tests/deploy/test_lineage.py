@@ -49,7 +49,7 @@ def test_the_lineage_of_a_release_reaches_snapshot_rows_landed_files_and_teacher
     teacher = nodes[f"teacher {manifest.teacher.name} {manifest.teacher.version}"]
     assert teacher.facts["contract hash (model included)"] == manifest.teacher.contract_hash
     with Lake(settings, snapshot=manifest.snapshot) as lake:
-        (exposures,) = lake.connection.execute("select count(*) from lake.landing.exposures").fetchone()
+        (exposures,) = lake.connection.execute("select count(*) from lake.landing.exposures").fetchall()[0]
     landed = {row["table"]: row for row in nodes["landed files"].rows}
     assert {"exposures", "listens", "source_impressions"} <= set(landed)
     assert landed["exposures"]["rows loaded"] == f"{exposures:,}"

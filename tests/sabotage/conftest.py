@@ -9,6 +9,7 @@ import pytest
 
 from ml.surfaces.spec import load_surfaces
 from tests.support.bench import Bench, Case, settings_of
+from tests.support.known import the
 
 COLUMNS = ("case", "goes on with", "caught by", "and by")
 RELEASED = ("champion", "heads", "releases", "repository")
@@ -35,13 +36,13 @@ def _make_healthy(demo: Path, home: Path) -> None:
     assert champion is not None
     released = {name: home / "released" / name for name in RELEASED}
     for name, kept in released.items():
-        shutil.copytree(bench.settings.artifacts_dir / name, kept)
+        shutil.copytree(the(Path, bench.settings.artifacts_dir) / name, kept)
     assert bench.go_on("training_set") == []
     candidate = bench.pointer
     assert candidate is not None and candidate.release != champion.release
     for name, kept in released.items():  # as if its promotion had not been asked for: it and its verdict stay
-        shutil.rmtree(bench.settings.artifacts_dir / name)
-        kept.rename(bench.settings.artifacts_dir / name)
+        shutil.rmtree(the(Path, bench.settings.artifacts_dir) / name)
+        kept.rename(the(Path, bench.settings.artifacts_dir) / name)
     (home / "released").rmdir()
     assert bench.pointer == champion
 

@@ -20,6 +20,7 @@ from ml.releases.verdicts import GuardResult, Override, decide
 from ml.stages.release import promote_candidate
 from tests.support import changes
 from tests.support.bench import GATE, SURFACES, Bench, Case, each
+from tests.support.known import present, the
 
 BYPASS = Override(by="test", reason="to have another champion")
 
@@ -34,7 +35,7 @@ class Asked:
 
 
 def _verdict_file(bench: Bench) -> Path:
-    folder = bench.settings.artifacts_dir / "verdicts" / bench.surface.name / bench.candidate.digest
+    folder = the(Path, bench.settings.artifacts_dir) / "verdicts" / bench.surface.name / bench.candidate.digest
     return max(folder.iterdir())
 
 
@@ -48,10 +49,11 @@ def judged_and_failed(bench: Bench) -> None:
 
 
 def failed_once_more(bench: Bench) -> None:
-    teacher = bench.settings.teacher.read_text()
+    contract = present(bench.settings.teacher)
+    teacher = contract.read_text()
     changes.teacher(version="another")(bench)
     bench.go_on(GATE)
-    bench.settings.teacher.write_text(teacher)
+    contract.write_text(teacher)
 
 
 def other_bytes_after_the_verdict(bench: Bench) -> None:
@@ -70,7 +72,7 @@ def verdict_that_claims_other_bytes(bench: Bench) -> None:
     verdict = bench.verdict
     changes.graph(changes.other_constants)(bench)
     key = verdict.key.model_copy(update={"candidate": bench.candidate.digest})
-    folder = bench.settings.artifacts_dir / "verdicts" / bench.surface.name / bench.candidate.digest
+    folder = the(Path, bench.settings.artifacts_dir) / "verdicts" / bench.surface.name / bench.candidate.digest
     folder.mkdir()
     (folder / "000001.json").write_bytes(seal(verdict.model_copy(update={"key": key}).model_dump(mode="json")))
 

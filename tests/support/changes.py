@@ -146,7 +146,9 @@ def other_constants(model: onnx.ModelProto) -> None:
 
 def kept_head(model: onnx.ModelProto) -> None:
     """A distillation head is still in the graph, and one of its outputs."""
-    model.graph.initializer.append(numpy_helper.from_array(np.float32([1.0]), "distillation.modules_of_heads.0.bias"))
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.ones(1, np.float32), "distillation.modules_of_heads.0.bias")
+    )
     model.graph.node.append(helper.make_node("Identity", ["distillation.modules_of_heads.0.bias"], ["teacher_click"]))
     model.graph.output.append(helper.make_tensor_value_info("teacher_click", TensorProto.FLOAT, [1]))
 

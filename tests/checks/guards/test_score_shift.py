@@ -4,11 +4,14 @@ import pytest
 
 from checks import gx
 from checks.guards import score_shift
+from checks.guards.score_shift import ShiftRow
 from ml.evaluation.outcome import Outcome
+from ml.foundation.files import Files
 from ml.foundation.lake import Lake
 from ml.inference.model import Model
 from tests.checks.graphs import edited, scaled
 from tests.checks.spoilt import Bench
+from tests.support.known import present, the
 
 
 def test_the_first_candidate_is_not_evaluated(bench: Bench) -> None:
@@ -21,13 +24,13 @@ def test_the_same_scores_of_too_few_users_warn(champion: Bench) -> None:
     result = champion.ask(score_shift.GUARD)
     assert result.outcome is Outcome.WARN, "the same scores, but too few users for their rankings"
     values = {check.name: check.value for check in result.checks}
-    assert values["psi_ctr"] == 0 and values["users_with_enough_rows"] < 50
+    assert values["psi_ctr"] == 0 and float(present(values["users_with_enough_rows"])) < 50
     assert (result.means, result.to_do) == (score_shift.GUARD.means, score_shift.GUARD.to_do)
 
 
 def test_a_champion_that_cannot_be_read_blocks(champion: Bench) -> None:
-    release = champion.store.champion("tiny").release.id
-    (champion.store.files.root / f"releases/tiny/{release}/model.onnx").write_bytes(b"rot")
+    release = present(champion.store.champion("tiny")).release.id
+    (the(Files, champion.store.files).root / f"releases/tiny/{release}/model.onnx").write_bytes(b"rot")
     result = champion.ask(score_shift.GUARD)
     assert (result.outcome, result.checks) == (Outcome.FAIL, ())
     assert result.reason.startswith("could not be evaluated: ")
@@ -68,12 +71,12 @@ def test_a_shift_that_the_labels_explain_only_warns(
     bench: Bench, losses: dict[str, tuple[float, float]], outcome: str
 ) -> None:
     gate = bench.surface.gate.shift
-    rows = [{"measure": "psi", "output": name, "measured": 0.4, "n": 900} for name in ("ctr", "score")]
+    rows: list[ShiftRow] = [{"measure": "psi", "output": name, "measured": 0.4, "n": 900} for name in ("ctr", "score")]
     for task, ends in losses.items():
         for measure, end in zip(("loss_low", "loss_high"), ends, strict=True):
             rows.append({"measure": measure, "output": task, "measured": end, "n": gate.min_users})
     assert gx.worst(gx.validate(rows, score_shift.suite(gate, rows))) == outcome
-    few = [row | {"n": gate.min_users - 1} if row["measure"].startswith("loss") else row for row in rows]
+    few: list[ShiftRow] = [{**row, "n": gate.min_users - 1} if "loss" in row["measure"] else row for row in rows]
     assert gx.worst(gx.validate(few, score_shift.suite(gate, few))) == "fail"
 
 
@@ -94,5 +97,5 @@ def test_the_losses_of_both_models_are_those_of_the_same_rows(bench: Bench) -> N
 
 @pytest.mark.parametrize(("measured", "outcome"), [(0.05, "pass"), (0.15, "warn"), (0.3, "fail")])
 def test_a_moderate_shift_warns(bench: Bench, measured: float, outcome: str) -> None:
-    rows = [{"measure": "psi", "output": "ctr", "measured": measured, "n": 900}]
+    rows: list[ShiftRow] = [{"measure": "psi", "output": "ctr", "measured": measured, "n": 900}]
     assert gx.worst(gx.validate(rows, score_shift.suite(bench.surface.gate.shift, rows))) == outcome

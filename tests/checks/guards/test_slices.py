@@ -1,15 +1,16 @@
 """Guard `slices`: each slice with a wider margin; doubt is a warning that is shown."""
 
 import json
-from typing import Any
 
 import pytest
 
 from checks import gx
 from checks.guards import slices
+from checks.guards.slices import SliceRow
 from ml.evaluation.outcome import Outcome
 from ml.releases.model_card import render_model_card
 from tests.checks.spoilt import Bench, figure
+from tests.support.known import present
 
 
 def test_a_slice_without_rows_is_a_warning_that_is_shown(bench: Bench) -> None:
@@ -52,7 +53,7 @@ def test_a_slice_that_loses_while_the_whole_gains_warns_and_is_in_verdict_and_ca
     assert (check.outcome, check.interval) == (Outcome.WARN, (-0.05, -0.01))
     assert "all rows: +0.0100 [+0.0050, +0.0150]" in check.detail
     assert check.name in guard.reason and "would lose by chance alone" in guard.reason
-    results = {"evaluation": json.loads(lost.found.to_json())}
+    results = {"evaluation": json.loads(present(lost.found).to_json())}
     card = render_model_card(lost.manifest, verdict, release="r1", **results)
     assert f"loses by its interval against the control: {name.replace('_', ' ')} ctr" in card
 
@@ -88,7 +89,7 @@ def test_a_figure_that_was_not_computed_blocks(bench: Bench) -> None:
         (figure("ctr", "champion", 0.0, -0.1, 0.1), Outcome.PASS),
     ],
 )
-def test_slices_have_a_wider_margin_and_doubt_is_a_warning(world, row: dict[str, Any], outcome: Outcome) -> None:
-    rows = [row | {"slice": "new_releases"}]
+def test_slices_have_a_wider_margin_and_doubt_is_a_warning(world, row: SliceRow, outcome: Outcome) -> None:
+    rows: list[SliceRow] = [{**row, "slice": "new_releases"}]
     gate = world.surface.gate
     assert gx.worst(gx.validate(rows, slices.suite(gate.slices, gate.quality, rows))) is outcome

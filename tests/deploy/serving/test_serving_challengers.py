@@ -1,7 +1,7 @@
 """A release beside the champion: a canary answers its users, always the same; a shadow only scores."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import httpx
 import pytest
@@ -20,7 +20,7 @@ def client(home: Home) -> Iterator[httpx.Client]:
         yield http
 
 
-def numbers(client: httpx.Client, users: list[str | None]) -> dict[str | None, int]:
+def numbers(client: httpx.Client, users: Sequence[str | None]) -> dict[str | None, int]:
     """Who is answered by which release: a model writes its number into its scores."""
     found = {}
     for user in users:

@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -20,6 +20,7 @@ from deploy.serving.app import Limits
 from deploy.serving.protocol import HEADER, BadRequest, TensorSpec, decode_request
 from deploy.serving.run import serving
 from ml.surfaces.spec import Surface
+from tests.support.known import present, the
 from tests.support.tiny_home import (
     Home,
     binary_request,
@@ -52,7 +53,7 @@ def stock_inputs(surface: Surface, feeds: dict[str, np.ndarray], binary: bool) -
 def expected(surface: Surface, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(graph_of(surface, 1), providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    return {name: the(np.ndarray, found) for name, found in zip(names, session.run(names, feeds), strict=True)}
 
 
 def test_the_stock_client_reads_health_and_metadata(stock: triton.InferenceServerClient, ready_home: Home) -> None:
@@ -92,7 +93,7 @@ def test_the_stock_client_infers(
         response_compression_algorithm=compression,
     )
     for name, value in expected(spec, feeds).items():
-        answered = result.as_numpy(name)
+        answered = present(result.as_numpy(name))
         assert answered.dtype == np.float32 and answered.tobytes() == value.tobytes(), name
     response = result.get_response()
     champion = ready_home.store.champion(surface)
@@ -108,7 +109,7 @@ def test_the_stock_asyncio_client_infers_by_version(url: str, ready_home: Home) 
     async def ask() -> np.ndarray:
         async with triton_aio.InferenceServerClient(url.removeprefix("http://")) as client:
             result = await client.infer("radio", stock_inputs(spec, feeds, True), model_version="1")
-            return result.as_numpy("score")
+            return present(result.as_numpy("score"))
 
     assert asyncio.run(ask()).tobytes() == expected(spec, feeds)["score"].tobytes()
 
@@ -117,7 +118,7 @@ def test_large_batches_equal_small_ones(stock: triton.InferenceServerClient, rea
     spec = ready_home.surfaces["homepage"]
     feeds = feeds_of(spec, 1000)
     result = stock.infer("homepage", stock_inputs(spec, feeds, True))
-    assert result.as_numpy("score").tobytes() == expected(spec, feeds)["score"].tobytes()
+    assert present(result.as_numpy("score")).tobytes() == expected(spec, feeds)["score"].tobytes()
 
 
 def changed(body: dict[str, Any], which: str, **changes: Any) -> dict[str, Any]:
@@ -310,14 +311,14 @@ def test_the_token_is_asked_for_everywhere_but_by_probes(ready_home: Home) -> No
         for path in ("/v2", "/metrics", "/v2/models/homepage", "/docs", "/openapi.json", "/nope"):
             assert client.get(path).status_code == 401
         for wrong in ("Bearer s3cre", "bearer  s3cret", "Basic s3cret", "s3cret", "Bearer", "Bearer é"):
-            answer = client.post("/rank", json=rank_body(), headers={"Authorization": wrong.encode()})
+            answer = client.post("/rank", json=rank_body(), headers=[(b"Authorization", wrong.encode())])
             assert answer.status_code == 401 and "token" in answer.json()["error"]
         right = {"Authorization": "Bearer s3cret"}
         assert client.post("/rank", json=rank_body(), headers=right).status_code == 200
         stock = triton.InferenceServerClient(url.removeprefix("http://"))
         spec = ready_home.surfaces["radio"]
         inputs = stock_inputs(spec, feeds_of(spec, 3), True)
-        assert stock.infer("radio", inputs, headers=dict(right)).as_numpy("score").shape == (3,)
+        assert present(stock.infer("radio", inputs, headers=dict(right)).as_numpy("score")).shape == (3,)
         with pytest.raises(Exception, match="token"):
             stock.infer("radio", inputs)
 
@@ -397,7 +398,7 @@ def test_of_two_equal_keys_the_last_counts_however_a_list_is_read(twice: bytes) 
     assert read_as(TensorSpec("x", "int64"), body) == read_as(TensorSpec("x", "int64"), body[:-1] + BRACKET)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=cast("list[HealthCheck]", list(HealthCheck)))
 @given(data=st.data())
 def test_no_body_makes_the_server_fail(client: httpx.Client, ready_home: Home, data: st.DataObject) -> None:
     surface = ready_home.surfaces["homepage"]

@@ -1,5 +1,6 @@
 """What /rank promises: order, names of release and feature day, one hash for ids, and no skew."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import httpx
@@ -18,6 +19,7 @@ from ml.foundation.lake import Lake
 from ml.inference.request import OUTCOMES
 from ml.students.columns import to_arrays
 from ml.surfaces.spec import Surface
+from tests.support.known import the
 from tests.support.tiny_home import DAY, ITEMS, USERS, Home, rank_body, tiny_settings
 
 
@@ -62,7 +64,7 @@ def test_the_hour_comes_from_the_time_of_the_request(client: httpx.Client) -> No
 
 
 def test_an_event_list_keeps_the_newest_and_pads(client: httpx.Client) -> None:
-    def score(outcomes: list[object]) -> float:
+    def score(outcomes: Sequence[object]) -> float:
         body = rank_body(items=1, session={"outcomes": outcomes})
         return client.post("/rank", json=body).raise_for_status().json()["items"][0]["score"]
 
@@ -137,10 +139,10 @@ def test_the_example_request_is_answered(home: Home) -> None:
     with Lake(home.settings) as lake:
         lake.replace_days("landing.exposures", pa.table(rows), [DAY])
     request = request_example(home.settings, "radio")
-    assert len(request["candidates"]) == 20 and request["user_id"].startswith("u")
+    assert len(the(list, request["candidates"])) == 20 and str(request["user_id"]).startswith("u")
     guarded = tiny_settings(home.settings.home, serve_token="s3cret")
     answer = example_answer(guarded, "radio")
-    assert len(answer["items"]) == 20 and answer["surface"] == "radio"
+    assert len(the(list, answer["items"])) == 20 and answer["surface"] == "radio"
 
 
 def test_features_that_are_too_old_make_the_server_not_ready(home: Home) -> None:

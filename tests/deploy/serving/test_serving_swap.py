@@ -2,6 +2,7 @@
 
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from deploy.serving.run import serving
 from ml.inference.snapshot import current_snapshot
+from tests.support.known import the
 from tests.support.tiny_home import BROKEN, DAY, Home, rank_body, wait_until
 
 
@@ -104,7 +106,7 @@ def test_a_changed_release_is_not_loaded(home: Home) -> None:
     first = home.promote("radio", 1).release
     engine = engine_of(home)
     second = home.promote("radio", 2).release
-    model = home.settings.artifacts_dir / "releases" / "radio" / second / "model.onnx"
+    model = the(Path, home.settings.artifacts_dir) / "releases" / "radio" / second / "model.onnx"
     model.chmod(0o644)
     model.write_bytes(model.read_bytes() + b"x")
     engine.refresh()

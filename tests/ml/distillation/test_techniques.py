@@ -21,6 +21,7 @@ from ml.foundation.settings import EXAMPLES
 from ml.lab.study.design import parse_variant
 from ml.surfaces.spec import DistillationHead, Surface, load_surface
 from ml.surfaces.techniques import techniques
+from tests.support.known import present, the
 
 NAN = float("nan")
 USERS = torch.tensor([7, 7, 8])
@@ -35,11 +36,20 @@ def activations(rows: int = 3, *, grad: bool = False) -> Activations:
     return Activations(bottom, towers, {t: tower.sum(1) for t, tower in towers.items()}, interaction)
 
 
+def set_to(module: torch.nn.Module, weight: float, bias: float) -> None:
+    linear = the(torch.nn.Linear, module)
+    torch.nn.init.constant_(linear.weight, weight)
+    torch.nn.init.constant_(linear.bias, bias)
+
+
+def gradient(tensor: torch.Tensor) -> torch.Tensor:
+    return present(tensor.grad)
+
+
 def auxiliary(*heads: DistillationHead) -> Auxiliary:
     made = Auxiliary(heads, SCALES, tower=2)
     for module in made.modules_of_heads:
-        torch.nn.init.constant_(module.weight, 0.0)
-        torch.nn.init.constant_(module.bias, 0.5)
+        set_to(module, 0.0, 0.5)
     return made
 
 
@@ -62,11 +72,9 @@ def test_the_losses_of_heads_add_up_with_their_weights():
 
 def test_the_non_serving_loss_has_its_golden_value():
     made = NonServing([DistillationHead(teacher_output="click", weight=0.3)], SCALES, bottom=4, tower=(2,))
-    tower, head = made.modules_of_heads[0]
-    torch.nn.init.constant_(tower[0].weight, 0.5)
-    torch.nn.init.zeros_(tower[0].bias)
-    torch.nn.init.constant_(head.weight, 1.0)
-    torch.nn.init.constant_(head.bias, -1.0)
+    tower, head = the(torch.nn.Sequential, made.modules_of_heads[0])
+    set_to(the(torch.nn.Sequential, tower)[0], 0.5, 0.0)
+    set_to(head, 1.0, -1.0)
     batch = Activations(torch.tensor([[1.0, 1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0]]), {}, {}, torch.zeros(2, 0))
     # Tower: relu(1), relu(-0.5) in two units; logit 2 * 1 - 1 = 1 and -1; z-scores 0 and 1.
     loss = made.loss(batch, {"click": torch.tensor([-1.0, 1.0])}, USERS)
@@ -80,10 +88,10 @@ def test_a_step_moves_the_head_towards_the_teacher():
     batch, soft = activations(), {"click": torch.tensor([3.0, 3.0, 3.0])}  # z-score 2, the head says 0.5
     before = made.loss(batch, soft, USERS)
     before.backward()
-    assert made.modules_of_heads[0].bias.grad.item() < 0
+    assert gradient(the(torch.nn.Linear, made.modules_of_heads[0]).bias).item() < 0
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter -= 0.1 * parameter.grad
+            parameter -= 0.1 * gradient(parameter)
     assert made.loss(batch, soft, USERS) < before
     assert made.heads(batch)["ctr/click"].mean() > 0.5
 
@@ -92,8 +100,8 @@ def test_auxiliary_teaches_the_tower_of_its_task_alone_and_no_serving_logit():
     batch = activations(grad=True)
     made = Auxiliary([DistillationHead(task="ctr", teacher_output="click", weight=0.3)], SCALES, tower=2)
     made.loss(batch, {"click": torch.tensor([1.0, -3.0, NAN])}, USERS).backward()
-    assert batch.towers["ctr"].grad[:2].abs().min() > 0
-    assert batch.towers["ctr"].grad[2].tolist() == [0, 0]
+    assert gradient(batch.towers["ctr"])[:2].abs().min() > 0
+    assert gradient(batch.towers["ctr"])[2].tolist() == [0, 0]
     assert batch.towers["trail"].grad is None and batch.bottom.grad is None
 
 
@@ -102,7 +110,7 @@ def test_non_serving_teaches_the_shared_bottom_and_no_tower_of_a_task():
     torch.manual_seed(0)
     made = NonServing([DistillationHead(teacher_output="click", weight=0.3)], SCALES, bottom=4, tower=(8,))
     made.loss(batch, {"click": torch.tensor([1.0, -3.0, 2.0])}, USERS).backward()
-    assert batch.bottom.grad.abs().sum() > 0
+    assert gradient(batch.bottom).abs().sum() > 0
     assert all(tower.grad is None for tower in batch.towers.values())
 
 
@@ -112,7 +120,7 @@ def test_a_batch_without_soft_labels_costs_nothing_and_its_gradient_is_finite():
     loss = made.loss(batch, {"click": torch.full((3,), NAN)}, USERS)
     loss.backward()
     assert loss.item() == 0
-    assert batch.towers["ctr"].grad.abs().sum() == 0
+    assert gradient(batch.towers["ctr"]).abs().sum() == 0
 
 
 def test_masked_mean_square_is_the_mean_square_error_where_nothing_is_missing():
@@ -168,27 +176,25 @@ def test_the_direct_loss_is_cross_entropy_with_the_teachers_probability_or_squar
 
 def test_the_representation_loss_has_its_golden_value_and_teaches_the_bottom():
     made = Representation([DistillationHead(teacher_output="click", weight=0.5)], SCALES, bottom=4)
-    torch.nn.init.constant_(made.modules_of_heads[0].weight, 1.0)
-    torch.nn.init.zeros_(made.modules_of_heads[0].bias)
+    set_to(made.modules_of_heads[0], 1.0, 0.0)
     bottom = torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0]], requires_grad=True)
     batch = Activations(bottom, {}, {}, torch.zeros(2, 0))
     loss = made.loss(batch, {"click": torch.tensor([-1.0, 3.0])}, USERS[:2])  # z-scores 0 and 2
     loss.backward()
     assert loss.item() == pytest.approx(0.5 * (1.0 + 0.0) / 2)
-    assert bottom.grad[0].abs().sum() > 0
+    assert gradient(bottom)[0].abs().sum() > 0
 
 
 def test_interaction_teaches_the_branch_with_its_golden_loss_and_no_layer_above_it():
     batch = activations(grad=True)
     made = Interaction([DistillationHead(teacher_output="click", weight=0.5)], SCALES, width=5)
-    torch.nn.init.constant_(made.modules_of_heads[0].weight, 1.0)
-    torch.nn.init.zeros_(made.modules_of_heads[0].bias)
+    set_to(made.modules_of_heads[0], 1.0, 0.0)
     loss = made.loss(batch, {"click": torch.tensor([1.0, -3.0, NAN])}, USERS)  # z-scores 1 and -1
     predicted = batch.interaction.detach().sum(1)
     expected = 0.5 * ((predicted[0] - 1) ** 2 + (predicted[1] + 1) ** 2) / 2
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
-    assert batch.interaction.grad[:2].abs().sum() > 0 and batch.interaction.grad[2].tolist() == [0] * 5
+    assert gradient(batch.interaction)[:2].abs().sum() > 0 and gradient(batch.interaction)[2].tolist() == [0] * 5
     assert batch.bottom.grad is None and all(tower.grad is None for tower in batch.towers.values())
     with pytest.raises(ValueError, match=r"teaches network\.interaction, which is missing"):
         Interaction([DistillationHead(teacher_output="click", weight=0.3)], SCALES, width=0)
@@ -196,8 +202,7 @@ def test_interaction_teaches_the_branch_with_its_golden_loss_and_no_layer_above_
 
 def test_the_listwise_loss_has_its_golden_value():
     made = Listwise([DistillationHead(task="ctr", teacher_output="watch", weight=0.5)], SCALES, tower=2)
-    torch.nn.init.constant_(made.modules_of_heads[0].weight, 1.0)
-    torch.nn.init.zeros_(made.modules_of_heads[0].bias)
+    set_to(made.modules_of_heads[0], 1.0, 0.0)
     tower = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0], [9.0, 0.0], [4.0, 0.0]])
     batch = Activations(torch.zeros(4, 1), {"ctr": tower}, {}, torch.zeros(4, 0))
     soft = {"watch": torch.tensor([0.0, math.log(4.0), 1.0, NAN])}
@@ -225,18 +230,18 @@ def test_a_softmax_by_group_is_that_of_each_group():
 )
 @pytest.mark.parametrize("sparse", [False, True])
 def test_projected_heads_give_way_where_they_oppose_the_tasks(soft: list[float], expected: list[float], sparse: bool):
-    ranker = torch.nn.Module()
-    ranker.table, ranker.task_only = torch.nn.Embedding(3, 2, sparse=sparse), torch.nn.Linear(1, 1, bias=False)
+    table, task_only = torch.nn.Embedding(3, 2, sparse=sparse), torch.nn.Linear(1, 1, bias=False)
     made = Projected([DistillationHead(task="ctr", teacher_output="click", weight=1.0)], SCALES, tower=2)
-    ranker.distillation = made
-    head, shared = made.modules_of_heads[0].weight, ranker.table(torch.tensor([1, 1])).mean(dim=0)
-    tasks = (shared * torch.tensor([2.0, 0.0])).sum() + 3.0 * ranker.task_only.weight.sum()
+    ranker = torch.nn.ModuleDict({"table": table, "task_only": task_only, "distillation": made})
+    head, shared = the(torch.nn.Linear, made.modules_of_heads[0]).weight, table(torch.tensor([1, 1])).mean(dim=0)
+    tasks = (shared * torch.tensor([2.0, 0.0])).sum() + 3.0 * task_only.weight.sum()
     made.backward(tasks, (shared * torch.tensor(soft)).sum() + 5.0 * head.sum(), ranker)
-    gradient = ranker.table.weight.grad
-    assert gradient is not None and gradient.is_sparse == sparse
-    found = gradient.to_dense() if sparse else gradient
+    of_table = gradient(table.weight)
+    assert of_table.is_sparse == sparse
+    found = of_table.to_dense() if sparse else of_table
     assert found[1].tolist() == pytest.approx(expected) and found[[0, 2]].abs().sum() == 0
-    assert ranker.task_only.weight.grad.flatten().tolist() == [3.0] and head.grad.flatten().tolist() == [5.0, 5.0]
+    assert gradient(task_only.weight).flatten().tolist() == [3.0]
+    assert gradient(head).flatten().tolist() == [5.0, 5.0]
 
 
 @pytest.mark.parametrize(

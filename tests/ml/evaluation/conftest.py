@@ -76,11 +76,12 @@ def build_world(home: Path, *, rows: int = 2400, users: int = 120, seed: int = 0
     ids = examples["exposure_id"].to_numpy()
     inside = np.isin(day, [1, 2, 3])
     for model, base in scores.items():
+        tables = []
         for inputs, shift in (("serving", 0.0), ("logged", 0.2)):
             logit = base + shift * noise[3]
             outputs = {"ctr": logit, "trail": 4 + 0.5 * (logit + 2), "discovery": logit - 1.5 + 0.3 * noise[4]}
             outputs["score"] = outputs["ctr"] + outputs["trail"]
-            table = student_predictions(
+            made = student_predictions(
                 {task: values[inside].astype(np.float32) for task, values in outputs.items()},
                 partition=PARTITION,
                 days=examples["day"].filter(pa.array(inside)).combine_chunks(),
@@ -89,9 +90,8 @@ def build_world(home: Path, *, rows: int = 2400, users: int = 120, seed: int = 0
                 model_hash=f"hash-{model}",
                 inputs=inputs,
             )
-            if inputs == "serving":
-                serving = table
-        write_predictions(lake, "homepage", PARTITION, pa.concat_tables([serving, table]))
+            tables.append(made)
+        write_predictions(lake, "homepage", PARTITION, pa.concat_tables(tables))
     click_logit = 0.8 * taste + 0.3 * item + noise[5]
     watch = 10 + 3 * (0.5 * item + 0.3 * noise[6])
     labelled = rng.random(rows) < 0.97

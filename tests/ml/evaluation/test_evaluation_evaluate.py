@@ -27,6 +27,7 @@ from ml.evaluation.evaluate import (
 from ml.evaluation.predictions import PredictionError, student_predictions, write_predictions
 from ml.evaluation.report import markdown_summary, surface_report
 from ml.surfaces.spec import HISTORY_SLICES, Surface
+from tests.support.known import present
 
 SLICES = {
     "all": lambda e: np.ones(len(e), bool),
@@ -91,7 +92,7 @@ def by_scikit_learn(metric: str, e: pd.DataFrame) -> float | None:
             return np.average([sk.roc_auc_score(g.label, g.score) for g in users], weights=[len(g) for g in users])
         case "ndcg_10":
             sessions = [g for _, g in e.groupby("session_id") if g.label.sum() > 0]
-            return np.mean([1.0 if len(g) == 1 else sk.ndcg_score([g.label], [g.score], k=10) for g in sessions])
+            return float(np.mean([1.0 if len(g) == 1 else sk.ndcg_score([g.label], [g.score], k=10) for g in sessions]))
         case _:
             return None
 
@@ -123,7 +124,7 @@ def test_every_difference_is_that_of_its_models_on_the_rows_both_have(world: Any
             continue
         a, b = (rows_of(world, m, r.task, r.slice, r.inputs) for m in (r.model, r.reference))
         both = set(a.exposure_id) & set(b.exposure_id)
-        values = [by_scikit_learn(r.metric, e[e.exposure_id.isin(both)]) for e in (a, b)]
+        values = [present(by_scikit_learn(r.metric, e.loc[e.exposure_id.isin(both)])) for e in (a, b)]
         assert r.value == pytest.approx(values[0] - values[1], abs=1e-9), r
         assert r.n == len(both)
         assert r.lo <= r.value <= r.hi
@@ -290,7 +291,7 @@ def test_an_empty_slice_is_flagged_and_stands_as_null(small_world: Any) -> None:
     surface = surface.model_copy(update={"slices": {"nobody": "user_tenure_days < 0"}})
     found = evaluate(lake, surface, date(2026, 2, 1), teacher_outputs={}, seed=1, replicates=20)
     result = found.result("student", "ctr", "nobody")
-    assert math.isnan(result.value) and result.n == 0 and result.flag.startswith("0 rows")
+    assert math.isnan(result.value) and result.n == 0 and present(result.flag).startswith("0 rows")
     stored = lake.sql("select distinct value from lake.ml.evaluation_homepage where slice = 'nobody'").to_pylist()
     assert stored == [{"value": None}]
     assert Evaluation.from_json(found.to_json()).to_json() == found.to_json()
@@ -380,7 +381,7 @@ def test_a_task_of_rank_by_that_is_lost_vetoes_the_student_whatever_it_gains(
 
 
 def test_a_student_whose_order_is_worse_is_not_the_candidate_whatever_its_tasks_gain(world: Any) -> None:
-    bounds = dict.fromkeys(("ctr", "trail", "discovery"), GAINED)
+    bounds: dict[str, tuple[float, float]] = dict.fromkeys(("ctr", "trail", "discovery"), GAINED)
     ranked = with_differences(world.evaluation, {"ctr": LOST}, frozenset({RANKING}))
     assert choose_candidate(with_differences(ranked, bounds), world.surface) == "control"
 

@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def world(n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.nd
     return inputs, {"ctr": ctr, "trail": np.where(ctr > 0, value, np.nan)}, users, days
 
 
-def score(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def score(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     value = rows["known"] + 0.5 * rows["weak"] + 0 * rows["idle_vector"].sum(axis=1)
     return {"ctr": value, "trail": value}
 
@@ -54,7 +56,7 @@ def test_values_move_within_a_day_only_and_few_rows_are_scored():
     inputs["known"] = days.astype(np.float32)
     seen: list[int] = []
 
-    def counted(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def counted(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         seen.append(len(rows["known"]))
         return score(rows)
 

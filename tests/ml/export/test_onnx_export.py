@@ -21,6 +21,7 @@ from ml.students.columns import to_arrays
 from ml.students.network import Ranker
 from ml.students.preprocessing import Preprocessing
 from ml.surfaces.spec import Surface, load_surface
+from tests.support.known import the
 
 KEEP = ("user_id", "item_id", "hour", "session_outcomes", "row", "content_embedding", "item_age_days", "user_ctr")
 
@@ -69,11 +70,11 @@ def test_torch_and_onnxruntime_agree_at_every_size_and_on_edge_rows(student: Pat
 def test_parity_sees_another_model(student: Path, exported: Export):
     ranker, _ = load_checkpoint(student)
     with torch.no_grad():
-        ranker.heads["_ctr"].bias += 0.01
+        the(torch.nn.Linear, ranker.heads["_ctr"]).bias.add_(0.01)
     found = parity(ranker, exported.path, (2,))
     assert found["batch 2"]["ctr"] == pytest.approx(0.01, rel=0.1) and found["batch 2"]["trail"] < 1e-5
     with torch.no_grad():
-        ranker.heads["_ctr"].bias.fill_(torch.nan)
+        the(torch.nn.Linear, ranker.heads["_ctr"]).bias.fill_(torch.nan)
     assert parity(ranker, exported.path, (2,))["edge"]["ctr"] == float("inf")
 
 
@@ -81,7 +82,7 @@ def test_no_row_gives_nan_and_all_unknown_ids_score_alike(student: Path, exporte
     ranker, _ = load_checkpoint(student)
     columns = edge_columns(ranker, 200)
     for values in session_of(exported.path).run(None, columns):
-        assert np.isfinite(values).all()
+        assert np.isfinite(the(np.ndarray, values)).all()
     one = {name: np.repeat(values[:1], 3, axis=0) for name, values in columns.items()}
     one["user_id"] = np.array([-1, 2**63 - 1, 424242])
     scores = predict(ranker, one)["score"]
@@ -149,9 +150,9 @@ def test_the_triton_configuration_is_read_off_the_signature(exported: Export):
 
 def test_the_schema_follows_the_signature_and_its_hash_everything_in_it(exported: Export, surface: Surface):
     schema = feature_schema(surface)
-    assert [entry["name"] for entry in schema["inputs"]] == list(exported.inputs)
-    assert [entry["name"] for entry in schema["outputs"]] == list(exported.outputs)
-    ages = next(entry for entry in schema["inputs"] if entry["name"] == "item_age_days")
+    assert [entry["name"] for entry in the(list, schema["inputs"])] == list(exported.inputs)
+    assert [entry["name"] for entry in the(list, schema["outputs"])] == list(exported.outputs)
+    ages = next(entry for entry in the(list, schema["inputs"]) if entry["name"] == "item_age_days")
     assert ages == {
         "name": "item_age_days", "dtype": "float32", "shape": [], "type": "number", "kind": "daily",
         "source": "feat_item.age_days", "default": 365.0, "per_candidate": False, "serving_value": None,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -98,10 +99,10 @@ class Trained:
     steps: list[Step]
 
 
-def make_settings(home: Path, **changes: object) -> Settings:
+def make_settings(home: Path, *, threads: int = 1, **changes: Any) -> Settings:
     home.mkdir(parents=True, exist_ok=True)
     (home / "spec.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
-    return Settings(home=home, first_day=FIRST, teacher_spec=home / "spec.yaml", **{"threads": 1} | changes)
+    return Settings(home=home, first_day=FIRST, teacher_spec=home / "spec.yaml", threads=threads, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from ml.foundation.settings import Settings
 from ml.lab import kuairand
 from ml.landing.contract import LandingError
 from ml.landing.load import LandingReport, load_days
+from tests.support.known import the
 
 FIRST, LAST = date(2022, 4, 20), date(2022, 4, 24)
 LOG_COLUMNS = [
@@ -155,7 +156,7 @@ def test_tabs_become_source_and_surfaces_with_the_labels_of_the_log(landed: Lake
     (n, clicks, seconds, continued, likes) = landed.connection.execute(
         "select count(*), count_if(clicked), sum(watched_s), count_if(continued), count_if(liked) "
         "from landing.source_impressions"
-    ).fetchone()
+    ).fetchall()[0]
     assert (n, clicks, continued, likes) == (
         source.height,
         source["is_click"].sum(),
@@ -167,7 +168,7 @@ def test_tabs_become_source_and_surfaces_with_the_labels_of_the_log(landed: Lake
     (listens, played) = landed.connection.execute(
         "select count(*), sum(l.played_s) from landing.listens l join landing.exposures e "
         "on l.exposure_id = e.exposure_id and l.session_id = e.session_id and l.ts = e.ts and l.item_id = e.item_id"
-    ).fetchone()
+    ).fetchall()[0]
     assert listens == app["is_click"].sum()
     assert played == pytest.approx(app["play_time_ms"].sum() / 1000)
     outcomes = landed.sql(
@@ -232,7 +233,7 @@ def test_sessions_end_after_half_an_hour(settings: Settings, lake: Lake) -> None
     minutes = (0, 30, 60, 91)
     rows = [*base_rows(), *(log_row(5, i, noon + timedelta(minutes=m), 2) for i, m in enumerate(minutes))]
     rows = [r for r in rows if r["user_id"] == 5]
-    write_official(settings.kuairand_dir, rows)
+    write_official(the(Path, settings.kuairand_dir), rows)
     land(settings, lake, FIRST)
     found = lake.sql(
         "select ts, session_id from landing.exposures where ts between ? and ? order by ts",
@@ -257,7 +258,7 @@ def test_repeats_of_one_event_are_duplicates_and_repeats_with_other_labels_confl
         log_row(3, 3, moment, 0, **clicked),
         log_row(3, 3, moment, 0),
     ]
-    write_official(settings.kuairand_dir, rows)
+    write_official(the(Path, settings.kuairand_dir), rows)
     settings = settings.model_copy(update={"max_quarantine_share": 0.5})
     reports = {r.table: r for r in land(settings, lake, moment.date())}
     assert reports["exposures"].reasons == {"conflicting id": 4, "duplicate": 1}
@@ -271,10 +272,10 @@ def test_row_order_the_random_log_and_a_second_run_change_nothing(settings: Sett
     land(settings, lake)
     tables = ("exposures", "listens", "outcomes", "items", "users", "source_impressions", "source_user_profiles")
     before = {t: lake.content_hash(f"landing.{t}") for t in tables}
-    write_official(settings.kuairand_dir, base_rows(), seed=3)
+    write_official(the(Path, settings.kuairand_dir), base_rows(), seed=3)
     random = pl.DataFrame([log_row(1, 1, datetime(2022, 4, 23, 5), 1, is_rand=1)]).select(LOG_COLUMNS)
-    random.write_csv(settings.kuairand_dir / "data" / "log_random_4_22_to_5_08_pure.csv")
-    (settings.kuairand_dir / "data" / "video_features_statistic_pure.csv").write_text("never,read\n\xff")
+    random.write_csv(the(Path, settings.kuairand_dir) / "data" / "log_random_4_22_to_5_08_pure.csv")
+    (the(Path, settings.kuairand_dir) / "data" / "video_features_statistic_pure.csv").write_text("never,read\n\xff")
     steps: list[Step] = []
     kuairand.write_landing(settings, steps.append)
     assert "log_random_4_22_to_5_08_pure.csv is not landed" in steps[0].line
@@ -285,17 +286,17 @@ def test_row_order_the_random_log_and_a_second_run_change_nothing(settings: Sett
 
 def test_only_the_days_of_the_settings_are_written(settings: Settings) -> None:
     narrow = settings.model_copy(update={"first_day": date(2022, 4, 22), "last_day": date(2022, 4, 23)})
-    (settings.kuairand_dir / "data" / EARLY).unlink()
-    assert kuairand.log_days(settings.kuairand_dir) == (date(2022, 4, 22), LAST)
+    (the(Path, settings.kuairand_dir) / "data" / EARLY).unlink()
+    assert kuairand.log_days(the(Path, settings.kuairand_dir)) == (date(2022, 4, 22), LAST)
     kuairand.write_landing(narrow)
-    folders = {path.name for path in (settings.landing_dir / "exposures").iterdir()}
+    folders = {path.name for path in (the(Path, settings.landing_dir) / "exposures").iterdir()}
     assert folders == {"day=2022-04-22", "day=2022-04-23"}
-    assert all((path / "_SUCCESS").exists() for path in (settings.landing_dir / "exposures").iterdir())
+    assert all((path / "_SUCCESS").exists() for path in (the(Path, settings.landing_dir) / "exposures").iterdir())
 
 
 @pytest.mark.parametrize("name", [EARLY, LATE, kuairand.USERS, kuairand.VIDEOS])
 def test_a_missing_file_is_named(settings: Settings, name: str) -> None:
-    (settings.kuairand_dir / "data" / name).unlink()
+    (the(Path, settings.kuairand_dir) / "data" / name).unlink()
     with pytest.raises(LandingError, match=name):
         kuairand.write_landing(settings)
 
@@ -310,7 +311,7 @@ def test_a_missing_file_is_named(settings: Settings, name: str) -> None:
     ],
 )
 def test_a_damaged_file_is_named(settings: Settings, name: str, old: str, new: str, words: str) -> None:
-    path = settings.kuairand_dir / "data" / name
+    path = the(Path, settings.kuairand_dir) / "data" / name
     path.write_text(path.read_text().replace(old, new).replace("noon0,", "noon0,noon,", 1))
     with pytest.raises(LandingError, match=words) as raised:
         kuairand.write_landing(settings)
@@ -336,7 +337,7 @@ def test_the_homepage_has_the_tabs_it_is_given_and_the_radio_the_others(settings
     (strays,) = lake.connection.execute(
         "select count(*) from landing.outcomes o join landing.exposures e on o.exposure_id = e.exposure_id "
         "where e.surface <> 'radio'"
-    ).fetchone()
+    ).fetchall()[0]
     assert strays == 0
 
 

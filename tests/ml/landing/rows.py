@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from ml.foundation.settings import Settings
+from tests.support.known import the
 
 DAY = date(2026, 1, 2)
 NOON = datetime(2026, 1, 2, 12)
@@ -100,7 +101,7 @@ def to_parquet(frame: pl.DataFrame) -> bytes:
 
 
 def put(settings: Settings, table: str, name: str, content: bytes, day: date = DAY) -> Path:
-    folder = settings.landing_dir / table / f"day={day}"
+    folder = the(Path, settings.landing_dir) / table / f"day={day}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
     return folder / name

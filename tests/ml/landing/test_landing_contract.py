@@ -10,6 +10,7 @@ import pytest
 from ml.foundation.settings import Settings
 from ml.landing.contract import ContractError, load_contract
 from ml.landing.readiness import days_in_zone, input_hash, missing, strays
+from tests.support.known import the
 
 DAY = date(2026, 1, 2)
 REQUIRED = ("exposures", "listens", "items", "users")
@@ -21,7 +22,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def folder(settings: Settings, table: str, day: date = DAY) -> Path:
-    path = settings.landing_dir / table / f"day={day}"
+    path = the(Path, settings.landing_dir) / table / f"day={day}"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -125,7 +126,7 @@ def test_the_input_hash_follows_names_and_bytes_but_not_marks_or_times(settings:
 def test_days_in_zone_are_those_within_the_bounds_of_the_settings(settings: Settings) -> None:
     for day in ("2026-01-01", "2026-01-02", "2026-01-05", "2026-01-10"):
         folder(settings, "items", date.fromisoformat(day))
-    (settings.landing_dir / "items" / "day=soon").mkdir()
+    (the(Path, settings.landing_dir) / "items" / "day=soon").mkdir()
     assert days_in_zone(settings) == [date(2026, 1, 2), date(2026, 1, 5)]
 
 
@@ -133,7 +134,7 @@ def test_folders_that_are_no_table_and_no_day_are_named_with_what_they_may_be_me
     folder(settings, "exposures")
     assert settings.landing_dir is not None and not strays(settings)
     for name in ("itemz/day=2026-01-02", "exposures/day=20260102", "listens/2026-01-02", "_scratch"):
-        (settings.landing_dir / name).mkdir(parents=True)
+        (the(Path, settings.landing_dir) / name).mkdir(parents=True)
     told = strays(settings)
     assert ["exposures/day=20260102: no day" in told[0], "itemz: no table" in told[1], "2026-01-02" in told[2]] == [
         True

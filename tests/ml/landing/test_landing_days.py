@@ -20,6 +20,7 @@ from ml.landing.load import DayIncomplete, DaysFailed, QuarantineLimitExceeded, 
 from ml.landing.quarantine import reasons
 from ml.landing.readiness import input_hash
 from tests.ml.landing.rows import DAY, SURFACES, exposures, impressions, listens, put, to_csv, to_jsonl, to_parquet
+from tests.support.known import the
 
 
 def test_landing_a_day_again_replaces_it_and_only_it(settings: Settings, lake: Lake) -> None:
@@ -99,7 +100,7 @@ def test_a_bad_day_fails_alone_and_the_days_beside_it_land(settings: Settings, l
     counts = lake.sql("select day, count(*) as n from landing.exposures group by day order by day").to_pylist()
     assert counts == [{"day": day, "n": 3} for day in landed]
     for name, day in (("b.parquet", days[1]), ("b.xlsx", days[2])):
-        (settings.landing_dir / "exposures" / f"day={day}" / name).unlink()
+        (the(Path, settings.landing_dir) / "exposures" / f"day={day}" / name).unlink()
     load_days(lake, settings, days[1:3], SURFACES)
     assert lake.sql("select distinct day from landing.exposures").num_rows == len(days)
 

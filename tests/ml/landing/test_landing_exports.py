@@ -160,14 +160,16 @@ def test_whole_numbers_of_a_declared_unit_are_times(moment: datetime, unit: Any)
     per = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
     micros = (moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)
     number = micros * per // 10**6
-    source = Source(columns={"x": Origin(name="x", unit=unit)})
+    source = Source(columns={"x": Origin.model_validate({"from": "x", "unit": unit})})
     values, why = read_as(TIME, [str(number), "word"], source)
     exact = datetime(1970, 1, 1) + timedelta(microseconds=number * 10**6 // per)
     assert values == [exact, None] and why[0] is None and why[1]
 
 
 def test_times_of_another_form_are_read_where_it_is_declared() -> None:
-    source = Source(timezone="America/New_York", columns={"x": Origin(name="x", format="%d/%m/%Y %H:%M")})
+    source = Source(
+        timezone="America/New_York", columns={"x": Origin.model_validate({"from": "x", "format": "%d/%m/%Y %H:%M"})}
+    )
     assert read_as(TIME, ["01/03/2026 10:00", "2026-03-01 10:00:00"], source)[0] == [datetime(2026, 3, 1, 15), None]
 
 

@@ -72,7 +72,7 @@ def counts(lake: Lake) -> tuple[int, int, int]:
     return lake.connection.execute(query).fetchall()[0]
 
 
-def state(lake: Lake) -> list[object]:
+def state(lake: Lake) -> list[tuple[int, str]]:
     ledger = f"(select * exclude (landed_at) from {ALIAS}.landing.ledger)"
     return [lake.content_hash(f"landing.{name}") for name in ("exposures", "quarantine", "late")] + [
         lake.content_hash(ledger)

@@ -39,7 +39,7 @@ def test_every_kind_of_broken_row_is_quarantined_with_file_and_reason_and_the_re
     assert {r.table: r.rows_loaded for r in reports if r.rows_in} == good
     for report in reports:
         assert report.rows_in == report.rows_loaded + report.rows_quarantined
-        (count,) = lake.connection.execute(f"select count(*) from landing.{report.table}").fetchone()
+        (count,) = lake.connection.execute(f"select count(*) from landing.{report.table}").fetchall()[0]
         assert count == report.rows_loaded
         assert sum(report.reasons.values()) == report.rows_quarantined
     ledger = lake.sql(

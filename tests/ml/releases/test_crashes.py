@@ -80,7 +80,7 @@ def test_a_promotion_killed_at_any_file_operation_leaves_the_old_or_the_new_cham
 
 
 def test_a_rollback_killed_at_any_file_operation_leaves_the_old_or_the_new_champion(shop) -> None:
-    day = 0
+    day = step = 0
     good, bad = shop.release(0), None
     for step in range(1, 1000):
         if bad is None or shop.store.pointer("homepage").release != bad.release:

@@ -134,9 +134,15 @@ def test_the_card_of_a_release_without_evaluation_still_shows_its_guards(shop) -
 
 def test_the_card_says_what_a_guard_that_warned_means_and_what_to_do(shop) -> None:
     candidate = shop.candidate(0)
-    told = {"means": "Rare items <too>.", "to_do": "look at `evaluation`."}
-    guards = (GuardResult(number=4, name="slices", outcome=Outcome.WARN, reason="few rows", **told),)
-    verdict = shop.judge(candidate).verdict.model_copy(update={"guards": guards})
+    warned = GuardResult(
+        number=4,
+        name="slices",
+        outcome=Outcome.WARN,
+        reason="few rows",
+        means="Rare items <too>.",
+        to_do="look at `evaluation`.",
+    )
+    verdict = shop.judge(candidate).verdict.model_copy(update={"guards": (warned,)})
     page = render_model_card(Manifest.from_bytes(candidate.read("manifest.json"), "m"), verdict, release="r1")
     assert "Rare items &lt;too&gt;." in page
     assert "<strong>What to do</strong>: look at `evaluation`." in page

@@ -9,6 +9,7 @@ from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
 from ml.students.dataset import TrainingSet, build_training_set
 from ml.surfaces.spec import Surface
+from tests.support.known import present
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_control_that_another_learning_rate_makes_better_gets_no_advice(
 def test_other_settings_are_lower_and_higher_rates_and_fewer_and_more_epochs(surface: Surface):
     own, found = surface.training, other_settings(surface, 4_200)
     assert list(found) == ["a third of its learning rates", "three times its learning rates", "1 epoch", "6 epochs"]
-    rates = [other.training.learning_rate / own.learning_rate for other in found.values()]
+    rates = [present(other.training.learning_rate) / present(own.learning_rate) for other in found.values()]
     assert rates == pytest.approx([1 / 3, 3, 1, 1])
     assert [other.training.epochs for other in found.values()] == [3, 3, 1, 6]
     assert list(other_settings(trained(surface, epochs=1), 4_200)) == [*list(found)[:2], "2 epochs"]

@@ -97,7 +97,7 @@ def teacher_folder(tmp_path: Path) -> Callable[..., Path]:
         content = model if isinstance(model, bytes) else model.SerializeToString()
         contract = {k: v for k, v in (CONTRACT | changes).items() if v is not None or k == "trained_through"}
         if contract.get("model"):
-            (path / contract["model"]).write_bytes(content)
+            (path / str(contract["model"])).write_bytes(content)
         (path / "contract.yaml").write_text(yaml.safe_dump(contract, sort_keys=False))
         return path / "contract.yaml"
 

@@ -43,7 +43,7 @@ def classifier(tmp_path: Path) -> tuple[Path, Callable[[np.ndarray, np.ndarray],
     )
     data = np.hstack([age, city])
     pipeline.fit(data, rng.random(500) < 0.2 + 0.5 * age[:, 0])
-    model = convert_sklearn(
+    model: Any = convert_sklearn(
         pipeline,
         initial_types=[("age", FloatTensorType([None, 1])), ("user", Int64TensorType([None, 1]))],
         options={id(pipeline): {"zipmap": False}},
@@ -65,7 +65,7 @@ def regressor(tmp_path: Path) -> tuple[Path, Callable[[np.ndarray], np.ndarray]]
     rng = np.random.default_rng(1)
     taste = rng.normal(size=(500, 3)).astype(np.float32)
     model = HistGradientBoostingRegressor(max_iter=20, random_state=0).fit(taste, taste @ [1.0, 2.0, 3.0])
-    exported = convert_sklearn(model, initial_types=[("taste", FloatTensorType([None, 3]))], target_opset=17)
+    exported: Any = convert_sklearn(model, initial_types=[("taste", FloatTensorType([None, 3]))], target_opset=17)
     path = write_teacher(
         tmp_path / "regressor",
         exported.SerializeToString(),
@@ -118,7 +118,7 @@ def test_a_dictionary_of_classes_is_read_by_whole_numbers_and_refused_by_words_w
     taste = np.random.default_rng(2).normal(size=(50, 3)).astype(np.float32)
     bought = taste[:, 0] > 0
     model = LogisticRegression().fit(taste, np.where(bought, "yes", "no") if words else np.where(bought, 7, 3))
-    exported = convert_sklearn(model, initial_types=[("taste", FloatTensorType([None, 3]))], target_opset=17)
+    exported: Any = convert_sklearn(model, initial_types=[("taste", FloatTensorType([None, 3]))], target_opset=17)
 
     def teacher(index: int) -> Contract:
         path = write_teacher(

@@ -309,6 +309,7 @@ def test_a_killed_labelling_leaves_the_table_as_it_was(
     assert lake.content_hash("lake.ml.soft_labels_home") == before
     left = list((settings.home / "spool").iterdir())
     assert len(left) == 1
-    os.utime(left[0], (time.time() - 90_000,) * 2)
+    long_ago = time.time() - 90_000
+    os.utime(left[0], (long_ago, long_ago))
     assert label_days(lake, settings, "home", contract, days).rows == 6_000
     assert not list((settings.home / "spool").iterdir())

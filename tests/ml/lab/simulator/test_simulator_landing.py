@@ -2,6 +2,7 @@
 
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,12 +19,13 @@ from ml.lab.simulator.write import MARKER, PART, LandingZoneError, write_landing
 from ml.landing.contract import load_contract
 from ml.landing.load import init_tables, load_days
 from ml.landing.readiness import missing
+from tests.support.known import the
 
 DAYS = 11
 FIRST_DAY = date(2026, 1, 1)
 
 
-def settings_of(home: Path, **values: object) -> Settings:
+def settings_of(home: Path, **values: Any) -> Settings:
     return Settings(home=home, simulator_preset="tiny", simulator_seed=3, threads=1, **values)
 
 
@@ -35,7 +37,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def read(settings: Settings, table: str, day: int | None = None) -> pl.DataFrame:
-    folder = settings.landing_dir / table
+    folder = the(Path, settings.landing_dir) / table
     days = [day] if day is not None else range(DAYS)
     return pl.concat([pl.read_parquet(folder / f"day={FIRST_DAY + timedelta(days=d)}" / PART) for d in days])
 
@@ -50,7 +52,7 @@ def test_files_have_the_columns_and_types_of_the_contract(landed: Settings, tabl
         "timestamp": pa.timestamp("us"),
     }
     contract = load_contract(landed).table(table)
-    for path in (landed.landing_dir / table).glob("day=*/*.parquet"):
+    for path in (the(Path, landed.landing_dir) / table).glob("day=*/*.parquet"):
         schema = pq.read_schema(path)
         assert schema.names == list(contract.columns)
         for name, column in contract.columns.items():
@@ -191,7 +193,7 @@ def test_history_is_the_mean_content_of_what_was_liked_before(landed: Settings) 
 
 def test_an_item_has_a_source_profile_only_after_the_day_of_its_upload(landed: Settings) -> None:
     for day in (0, 5):
-        assert read(landed, "source_item_profiles", day)["age_days"].min() >= 1
+        assert read(landed, "source_item_profiles", day)["age_days"].to_numpy().min() >= 1
 
 
 def test_what_follows_a_click_is_null_without_one(landed: Settings) -> None:
@@ -217,7 +219,7 @@ def test_a_stopped_run_goes_on_where_it_ended(landed: Settings, tmp_path: Path) 
     settings = settings_of(tmp_path)
     seen: list[Step] = []
     assert len(write_landing(settings, days=3)) == 3 * len(TABLES)
-    (settings.landing_dir / "listens" / f"day={FIRST_DAY + timedelta(days=2)}" / "_SUCCESS").unlink()
+    (the(Path, settings.landing_dir) / "listens" / f"day={FIRST_DAY + timedelta(days=2)}" / "_SUCCESS").unlink()
     written = write_landing(settings, days=5, progress=seen.append)
     assert {path.parent.name for path in written} == {f"day=2026-01-0{day}" for day in (3, 4, 5)}
     assert seen[-1] == Step("simulate", 5, 5)
@@ -225,8 +227,10 @@ def test_a_stopped_run_goes_on_where_it_ended(landed: Settings, tmp_path: Path) 
     for table in TABLES:
         for day in range(5):
             path = Path(table) / f"day={FIRST_DAY + timedelta(days=day)}" / PART
-            assert pq.read_table(settings.landing_dir / path) == pq.read_table(landed.landing_dir / path)
-    assert not list(settings.landing_dir.rglob("*.tmp"))
+            assert pq.read_table(the(Path, settings.landing_dir) / path) == pq.read_table(
+                the(Path, landed.landing_dir) / path
+            )
+    assert not list(the(Path, settings.landing_dir).rglob("*.tmp"))
 
 
 def test_last_day_bounds_what_is_written(tmp_path: Path) -> None:
@@ -246,18 +250,18 @@ def test_last_day_bounds_what_is_written(tmp_path: Path) -> None:
 )
 def test_a_landing_zone_with_another_world_is_refused(landed: Settings, change: dict, message: str) -> None:
     other = Settings(**({"home": landed.home, "simulator_preset": "tiny", "simulator_seed": 3} | change))
-    before = sorted(landed.landing_dir.rglob("*"))
+    before = sorted(the(Path, landed.landing_dir).rglob("*"))
     with pytest.raises(LandingZoneError, match=message):
         write_landing(other)
-    assert sorted(landed.landing_dir.rglob("*")) == before
+    assert sorted(the(Path, landed.landing_dir).rglob("*")) == before
 
 
 def test_a_landing_zone_with_files_of_others_is_refused(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
-    (settings.landing_dir / "exposures" / "day=2026-01-01").mkdir(parents=True)
+    (the(Path, settings.landing_dir) / "exposures" / "day=2026-01-01").mkdir(parents=True)
     with pytest.raises(LandingZoneError, match="did not write"):
         write_landing(settings)
-    assert not (settings.landing_dir / MARKER).exists()
+    assert not (the(Path, settings.landing_dir) / MARKER).exists()
 
 
 def test_a_world_goes_on_after_its_window() -> None:

@@ -1,6 +1,7 @@
 """The simulated world: what it promises about days, people, rates and secrets."""
 
 from datetime import date
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +65,7 @@ def test_a_state_can_be_kept_and_replayed(world: World, tables: list[dict]) -> N
     for _ in range(2):
         replayed, following = world.step(state)
         assert tables_of(replayed, world.tabulator(FIRST_DAY)) == tables[5]
-    assert following.day == 6
+        assert following.day == 6
 
 
 def test_a_date_moves_timestamps_and_nothing_else(world: World, tables: list[dict]) -> None:
@@ -177,7 +178,7 @@ def test_linked_share_is_the_share_of_users_with_a_linked_account(share: float) 
 @pytest.mark.parametrize("name", ["shared_taste", "linked_share"])
 def test_a_dial_outside_its_range_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} 1\.5"):
-        World("tiny", **{name: 1.5})
+        World("tiny", **cast("dict[str, Any]", {name: 1.5}))
 
 
 def test_an_unknown_preset_is_refused_by_name() -> None:
@@ -251,7 +252,9 @@ def test_the_laws_answer_for_a_slate_that_nobody_logged(world: World) -> None:
         user, tracks, day=4, slot=Slot(shelf, row=np.zeros(3), column=np.arange(3)), plays=plays, **context
     )
     trails = truth.trail_mean(user, tracks, shelf=shelf, **context)
-    engaged = truth.radio_engagement_probability(user, tracks, seed=tracks[0], index=0, mood=0.5, known=plays > 0)
+    engaged = truth.radio_engagement_probability(
+        user, tracks, seed=tracks[0], index=np.zeros(3, int), mood=np.full(3, 0.5), known=plays > 0
+    )
     assert clicks.shape == trails.shape == engaged.shape == (3,)
     assert ((clicks > 0) & (clicks < 1) & (engaged > 0) & (engaged < 1)).all()
 

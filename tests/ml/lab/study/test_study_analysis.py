@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -111,7 +113,7 @@ def test_worlds_are_the_unit_and_their_users_are_not_counted_twice():
     quiet, loud = (by_variant(lifts(rows(values, spread=s), DESIGN))["student"] for s in (1e-6, 0.05))
     assert (quiet.lo, quiet.hi, quiet.p) == (loud.lo, loud.hi, loud.p)
     differences = np.array(six(0.01, 0.01)) - 0.7
-    test = ttest_1samp(differences, 0)
+    test: Any = ttest_1samp(differences, 0)
     assert quiet.p == pytest.approx(test.pvalue)
     assert (quiet.lo, quiet.hi) == pytest.approx(tuple(test.confidence_interval(0.95)))
 

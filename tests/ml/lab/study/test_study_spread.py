@@ -28,7 +28,8 @@ def rows(differences: dict[int, list[float]]) -> pa.Table:
 def test_the_spread_is_that_within_worlds_and_not_what_makes_worlds_differ():
     around = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) * 1e-3
     found = spreads(rows({w: (0.01 * w + around).tolist() for w in (1, 2, 3)}), DESIGN)["homepage"]["ctr"]
-    assert found == Spread(pytest.approx(np.std(around, ddof=1)), "auc", worlds=3, seeds=5)
+    assert found.deviation == pytest.approx(np.std(around, ddof=1))
+    assert found == Spread(found.deviation, "auc", worlds=3, seeds=5)
 
 
 def test_fewer_than_five_initialisations_give_no_spread():
