@@ -31,7 +31,7 @@ Named = Callable[[Sequence[str]], list[str]]
 
 def read_columns(
     path: Path, wanted: Mapping[str, Column], limit: int, named: Named, decode: Decode
-) -> tuple[tuple[str, ...], pa.Table]:
+) -> tuple[tuple[str, ...], pl.DataFrame]:
     """Read columns of one file.
 
     Args:
@@ -53,7 +53,7 @@ def read_columns(
         names = tuple(named(actual))
         present = {name: actual[names.index(name)] for name in wanted if name in names}
         if not present:
-            return names, pa.table({})
+            return names, pl.DataFrame()
         table = _unpacked(file, list(present.values()), limit).rename_columns(list(present))
         schema = file.schema
         old = {schema.column(i).path for i in range(len(schema)) if schema.column(i).physical_type == "INT96"}
@@ -67,7 +67,7 @@ def read_columns(
             and types.is_large_string(column.type)
         ):
             plain[name] = column.cast(pa.large_binary())  # the text of a time is no id
-    return names, pa.table(plain)
+    return names, pl.DataFrame(pa.table(plain))
 
 
 def _unpacked(file: pq.ParquetFile, names: list[str], limit: int) -> pa.Table:

@@ -8,17 +8,16 @@ an invalid JSON line, bytes that are not UTF-8) is handed back with its reason; 
 import codecs
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 import polars as pl
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 
 from ml.landing.contract import Column, LandingError, wrong_type
+from ml.landing.csv_rows import OpenQuote, split_rows
 from ml.landing.entries import oddity, shown
 from ml.landing.parquet import read_columns
 from ml.landing.unpacking import PACKED, UnpacksTooFar, most_bytes, unpacked
@@ -37,10 +36,7 @@ MARK = "\U0010fffe"
 """A noncharacter that stands where bytes could not be decoded."""
 _ERRORS = "crossfade-mark"
 codecs.register_error(_ERRORS, lambda error: (MARK, error.end))  # type: ignore[attr-defined]
-_CSV_BLOCK = 8 << 20
 _JSON_LINES = 65_536
-_MOST_BROKEN = 1_000_000
-"""Ragged rows of one file that are kept with their reasons; a file with more is another format."""
 _TOLD = 500
 """Characters of a parser's own message; some repeat what they read."""
 
@@ -76,7 +72,7 @@ class Reading(NamedTuple):
         """Return the contract's names of a file's columns, in capitals or small letters; others stay as they are."""
         wanted = set(wanted)
         renames = {name.lower(): to for name, to in self.renames.items()}
-        names = []
+        names: list[str] = []
         for name in found:
             to = renames.get(name.lower(), name)
             names.append(to.lower() if to not in wanted and to.lower() in wanted else to)
@@ -87,7 +83,7 @@ AS_IS = Reading()
 
 
 @contextmanager
-def blamed_on(path: Path) -> Iterator[None]:
+def blamed_on(path: Path) -> Generator[None]:
     """Turn whatever foreign bytes make a parser raise, a panic of Rust included, into ``UnreadableFile``.
 
     Interrupts pass: a panic is the only ``BaseException`` that is caught.
@@ -159,8 +155,8 @@ def _read_parquet(path: Path, wanted: Mapping[str, Column], limit: int, reading:
         _unique(path, columns)
         return columns
 
-    columns, table = read_columns(path, wanted, limit, named, decode)
-    frame = pl.DataFrame(table).with_row_index(ROW, offset=1).cast({ROW: pl.Int64})
+    columns, found = read_columns(path, wanted, limit, named, decode)
+    frame = found.with_row_index(ROW, offset=1).cast({ROW: pl.Int64})
     return _without_marked(frame, columns) if marked else Parsed(frame, _no_broken(), columns)
 
 
@@ -177,44 +173,13 @@ def _read_csv(path: Path, wanted: Mapping[str, Column], limit: int, reading: Rea
     columns = tuple(reading.columns(names, wanted))
     _unique(path, columns)
     present = [name for name in wanted if name in columns] or list(columns[:1])
-    broken: list[tuple[int, str, str]] = []
-
-    def keep(row: pa_csv.InvalidRow) -> str:
-        if len(broken) == _MOST_BROKEN:
-            return "error"
-        if row.text.count('"') % 2:
-            # An open quote swallows the lines after it: how many rows were lost cannot be known.
-            broken.append((row.number - 1, "", row.text))
-        else:
-            found = "1 column" if row.actual_columns == 1 else f"{row.actual_columns} columns"
-            reason = f"ragged row: {found} instead of {row.expected_columns}"
-            broken.append((row.number - 1, reason, row.text))
-        return "skip"
-
+    chosen = [names[columns.index(name)] for name in present]
     try:
-        table = pa_csv.read_csv(
-            pa.BufferReader(text),
-            read_options=pa_csv.ReadOptions(use_threads=False, block_size=max(_CSV_BLOCK, 2 * len(header_line))),
-            parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=keep),
-            convert_options=pa_csv.ConvertOptions(
-                check_utf8=False,
-                column_types={name: pa.large_string() for name in names},
-                include_columns=[names[columns.index(name)] for name in present],
-                null_values=["", *reading.nulls],
-                strings_can_be_null=True,
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        if "straddl" not in str(error):
-            raise
-        raise UnreadableFile(
-            path, f"a row of it is longer than {_CSV_BLOCK >> 20} MB; look for an open quote"
-        ) from error
-    for number, reason, _ in broken:
-        if not reason:
-            raise UnreadableFile(path, f"row {number} opens a quote that nothing closes")
-    frame = pl.DataFrame(table.rename_columns(present))
-    bad = pl.DataFrame(broken, schema=BROKEN_SCHEMA, orient="row")
+        frame, ragged = split_rows(text, delimiter, names, chosen, reading.nulls)
+    except OpenQuote as error:
+        raise UnreadableFile(path, error) from error
+    frame.columns = present
+    bad = pl.DataFrame(ragged, schema=BROKEN_SCHEMA, orient="row")
     bad = bad.with_columns(
         reason=pl.when(pl.col("content").str.contains(MARK, literal=True)).then(pl.lit(NOT_UTF8)).otherwise("reason"),
     )
@@ -225,7 +190,8 @@ def _read_csv(path: Path, wanted: Mapping[str, Column], limit: int, reading: Rea
 
 def _read_json(path: Path, wanted: Mapping[str, Column], limit: int, reading: Reading) -> Parsed:
     text, marked = _text(path, limit)
-    rows, broken, columns = [], [_no_broken()], set()
+    rows: list[pl.DataFrame] = []
+    broken, columns = [_no_broken()], set[str]()
     with duckdb.connect() as connection:
         lines = _json_values(connection, path, text)
         if lines.is_empty():
@@ -269,23 +235,21 @@ def _parse_json(
     connection: duckdb.DuckDBPyConnection, path: Path, lines: pl.DataFrame, wanted: Mapping[str, Column], how: Reading
 ) -> tuple[pl.DataFrame, pl.DataFrame, set[str]]:
     """Split lines of JSON into rows of text, broken rows, and the keys that they have, as the contract names them."""
-    connection.register("lines", lines.to_arrow())
-    parsed = pl.DataFrame(
-        connection.execute(
-            f"""
-            select
-                {ROW}, content,
-                case
-                    when not json_valid(content)
-                        then case when contains(content, '{MARK}') then '{NOT_UTF8}' else 'invalid JSON' end
-                    when json_type(content) <> 'OBJECT' then 'JSON line is no object'
-                end as reason
-            from lines
-            """
-        ).to_arrow_table()
-    )
+    connection.register("lines", lines)
+    parsed = connection.execute(
+        f"""
+        select
+            {ROW}, content,
+            case
+                when not json_valid(content)
+                    then case when contains(content, '{MARK}') then '{NOT_UTF8}' else 'invalid JSON' end
+                when json_type(content) <> 'OBJECT' then 'JSON line is no object'
+            end as reason
+        from lines
+        """
+    ).pl()
     good = parsed.filter(pl.col("reason").is_null()).select(ROW, "content")
-    connection.register("good", good.to_arrow())
+    connection.register("good", good)
     shapes = connection.execute("select distinct json_keys(content) from good").fetchall()
     keys = sorted({key for (shape,) in shapes for key in shape})
     names = how.columns(keys, wanted)
@@ -297,27 +261,26 @@ def _parse_json(
     shape = json.dumps({actual[name]: "VARCHAR" for name in present}).replace("'", "''")
     values = f"unnest(json_transform(content, '{shape}')), " if present else ""
     paths = [f'$."{actual[name]}"' for name in strings]
-    rows = pl.DataFrame(
-        connection.execute(
-            f"""
-            select {values} {ROW}, list_has_any(json_type(content, $paths::varchar[]), {_NO_STRINGS}) as __odd
-            from good order by {ROW}
-            """,
-            {"paths": paths},
-        ).to_arrow_table()
-    ).rename({actual[name]: name for name in present})
+    told = connection.execute(
+        f"""
+        select {values} {ROW}, list_has_any(json_type(content, $paths::varchar[]), {_NO_STRINGS}) as __odd
+        from good order by {ROW}
+        """,
+        {"paths": paths},
+    )
+    rows = told.pl().rename({actual[name]: name for name in present})
     if how.nulls and present:
         rows = rows.with_columns(pl.when(~pl.col(present).is_in(how.nulls)).then(pl.col(present)).name.keep())
     wrong = rows.filter("__odd").select(ROW).join(good, on=ROW)
     if wrong.height:
-        connection.register("wrong", wrong.to_arrow())
+        connection.register("wrong", wrong)
         first = " ".join(
             f"when json_type(content, $p{n}) in {tuple(_NO_STRINGS)} then $r{n}" for n in range(len(strings))
         )
-        told = {f"p{n}": path for n, path in enumerate(paths)}
-        told |= {f"r{n}": wrong_type(name, wanted[name]) for n, name in enumerate(strings)}
+        values = {f"p{n}": path for n, path in enumerate(paths)}
+        values |= {f"r{n}": wrong_type(name, wanted[name]) for n, name in enumerate(strings)}
         query = f"select {ROW}, case {first} end as reason, content from wrong"
-        wrong = pl.DataFrame(connection.execute(query, told).to_arrow_table())
+        wrong = connection.execute(query, values).pl()
     else:
         wrong = _no_broken()
     broken = [
