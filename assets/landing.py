@@ -14,6 +14,7 @@ from assets.progress import ProgressResource
 from ml.foundation.lake import LANDING, Lake
 from ml.foundation.settings import Settings
 from ml.landing.contract import Contract, load_contract
+from ml.landing.sources import load_sources
 from ml.surfaces.spec import load_surfaces
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _spec(settings: Settings, contract: Contract, name: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         landing_key(name),
         description=(
-            f"{table.description} Read from `{name}/day=<day>/` of the landing zone.\n\n"
+            f"{table.description} Read from {_origin(settings, contract, name)}.\n\n"
             "**If it fails**: the message names the file, or the reasons of quarantine; correct the files and "
             "materialize the day again, which replaces it."
         ),
@@ -116,6 +117,10 @@ def _spec(settings: Settings, contract: Contract, name: str) -> dg.AssetSpec:
             ),
         },
     )
+
+
+def _origin(settings: Settings, contract: Contract, name: str) -> str:
+    return f"`{load_sources(settings, contract).table(name).files.replace('{table}', name)}` of the landing zone"
 
 
 def _counts(report: "LandingReport") -> dict[str, dg.MetadataValue | int]:

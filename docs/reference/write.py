@@ -1,7 +1,7 @@
 """Writes the pages of the reference that the code itself knows: ``python docs/reference/write.py``.
 
 The command line from its commands, the settings from their model, the data contract from its YAML, the techniques
-from their files. A test compares.
+from their files, the sources from their model. A test compares.
 """
 
 import json
@@ -17,6 +17,7 @@ from typer.main import get_command
 from deploy.cli.main import app
 from ml.foundation.documents import load_yaml
 from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.landing.sources import Origin, Ready, Source
 from ml.surfaces.techniques import techniques
 
 HERE = Path(__file__).parent
@@ -30,6 +31,7 @@ def pages() -> dict[str, str]:
         "settings.md": settings(),
         "data_contract.md": data_contract(),
         "techniques.md": technique_page(),
+        "sources.md": sources_page(),
     }
 
 
@@ -136,6 +138,32 @@ def data_contract() -> str:
         for column, rule in content["columns"].items():
             rows.append((f"`{column}`", f"`{rule['type']}`", "; ".join(rules(rule)), rule["description"]))
         lines += table(("column", "type", "rule", "meaning"), rows)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def sources_page() -> str:
+    """Return the page of ``sources.yaml``."""
+    lines = [
+        "# sources.yaml",
+        "",
+        "Where the rows of each landing table come from, and how they are read. The file lies in the app's folder; a",
+        "table that it does not name is read from the landing zone as it is. A wrong key, value, table or column is",
+        "refused with its line, and with the nearest right name.",
+        "[Land your events](../how-to/land_your_events.md) tells how to use it.",
+        WRITTEN,
+        "",
+    ]
+    for title, model in (
+        ("tables.NAME", Source),
+        ("tables.NAME.columns.COLUMN", Origin),
+        ("tables.NAME.ready", Ready),
+    ):
+        rows = []
+        for name, field in model.model_fields.items():
+            default = None if field.default in (None, PydanticUndefined, {}) else field.default
+            shown = "" if default is None else f"`{default if isinstance(default, str) else json.dumps(default)}`"
+            rows.append((f"`{field.alias or name}`", field.description or "", shown))
+        lines += [f"## {title}", "", *table(("key", "meaning", "default"), rows)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -10,6 +11,7 @@ import yaml
 # The parser in C reads the same documents in a tenth of the time; a PyYAML that was built without it has the other.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _EVENTS: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+_COMPOSE: Any = yaml.compose  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -92,6 +94,25 @@ def _check_bounds(content: bytes) -> None:
 def _at(event: Any) -> str:
     mark = event.start_mark
     return f" (line {mark.line + 1}, column {mark.column + 1})"
+
+
+def line_of(content: bytes, path: Iterable[str | int]) -> int:
+    """Return the line of YAML, from 1, on which the keys of ``path`` lead to a value; of the last that is there."""
+    node: Any = _COMPOSE(content, Loader=_LOADER)
+    line = 0
+    for key in path:
+        if isinstance(node, yaml.MappingNode):
+            pairs: Any = node.value
+            found: Any = next((pair for pair in pairs if str(pair[0].value) == str(key)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+            items: Any = node.value
+            found = (items[key], items[key]) if key < len(items) else None
+        else:
+            break
+        if found is None:
+            break
+        line, node = found[0].start_mark.line, found[1]
+    return line + 1
 
 
 def digest(value: object) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ml.foundation.documents import line_of
+
 _TOLD = 12
 """Right names that are listed where none is near."""
 
@@ -21,9 +23,17 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; there are {', '.join(known[:_TOLD])}{more}" if known else ""
 
 
-def faults_of(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say every fault of a document: key, value, what is expected, and the nearest key for an unknown one."""
-    return "; ".join(_fault(fault, model) for fault in error.errors(include_url=False))
+def faults_of(error: ValidationError, model: type[BaseModel], content: bytes | None = None) -> str:
+    """Say every fault of a document: key, value, what is expected, and the nearest key for an unknown one.
+
+    Args:
+        error: What its reading raised.
+        model: What it was read as.
+        content: Its YAML, to say the lines too.
+    """
+    faults = error.errors(include_url=False)
+    lines = ["" if content is None else f"line {line_of(content, fault['loc'])}: " for fault in faults]
+    return "; ".join(line + _fault(fault, model) for line, fault in zip(lines, faults, strict=True))
 
 
 def _fault(fault: ErrorDetails, model: type[BaseModel]) -> str:

@@ -20,7 +20,7 @@ from ml.landing.contract import DAY, Contract, ContractError, LandingError, Tabl
 from ml.landing.late import LATE, LATE_COLUMNS, arrived, elsewhere, mark, packed, replace, unpacked
 from ml.landing.ledger import LEDGER, landed_days
 from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, Reading, as_json, blamed_on, read_file
-from ml.landing.readiness import SUCCESS, data_files, input_hash, landed_tables, table_folder
+from ml.landing.readiness import data_files, input_hash, label, landed_tables, place_of
 from ml.landing.sources import load_sources
 from ml.landing.validate import FILE, check_columns, not_ahead, right_types, typed, validate
 
@@ -268,9 +268,11 @@ def _load_day(
     try:
         _, absent = landed_tables(settings, day)
         if lacking := [name for name in absent if name in names]:
+            place = place_of(settings, lacking[0])
+            marker = place.marker(day)
             raise DayIncomplete(
-                f"{day}: required tables {', '.join(lacking)} have no file and no {SUCCESS}, "
-                f"such as in {table_folder(settings, lacking[0], day)}"
+                f"{day}: required tables {', '.join(lacking)} have no file and no {marker.name if marker else 'marker'}"
+                f", such as in {place.folder(day)}"
             )
         late = {name: arrived(lake, day, name) for name in names}
         landed = _read_day(settings, contract, late, day, surfaces)
@@ -308,16 +310,15 @@ def _read_day(
 def _read_table(
     settings: Settings, contract: Contract, name: str, day: date, surfaces: set[str], late: pl.DataFrame
 ) -> _Landed:
-    assert settings.landing_dir is not None
     table, source = contract.table(name), load_sources(settings, contract).table(name)
     reading = Reading(source.nulls, source.renames)
     files = data_files(settings, name, day)
-    labels = [str(path.relative_to(settings.landing_dir)) for path in files]
+    labels = [label(settings, path) for path in files]
     digest = input_hash(settings, day, [name])
     sources, frames, broken = [], [], [pl.DataFrame(schema={FILE: pl.Int32} | BROKEN_SCHEMA)]
     for index, path in enumerate(files):
         parsed = read_file(path, table.columns, settings.max_unpacked_mb << 20, reading)
-        check_columns(name, table, parsed.columns, path)
+        check_columns(name, table, parsed.columns, path, source)
         sources.append(parsed.rows)
         with blamed_on(path):
             frames.append(typed(parsed.rows, table, index, source))

@@ -1,13 +1,16 @@
 """When a day of the landing zone is complete, and whether it changed since it was landed.
 
 A table of a day is complete when its folder holds ``_SUCCESS``, or when it holds a file and nothing in it changed for
-``quiet_minutes``. Names that begin with ``_`` or ``.`` are not data.
+``quiet_minutes``, unless ``sources.yaml`` says what else to look for, and where. Names that begin with ``_`` or ``.``
+are not data.
 """
 
+import fnmatch
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -16,22 +19,89 @@ from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
 from ml.landing.contract import DAY, load_contract
 from ml.landing.entries import oddity, shown
+from ml.landing.patterns import DEFAULT, Pattern, fill, has_wildcard
+from ml.landing.sources import Ready, load_sources
 
 SUCCESS = "_SUCCESS"
 
 
 def table_folder(settings: Settings, table: str, day: date) -> Path:
-    """Return the folder of one table and day."""
+    """Return the folder of one table and day in the landing zone's own layout."""
     assert settings.landing_dir is not None
     return settings.landing_dir / table / f"{DAY}={day.isoformat()}"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the files of one table lie, and what says that a day of them is complete."""
+
+    table: str
+    pattern: Pattern
+    root: Path
+    """Folder that the pattern starts from."""
+    ready: Ready | None
+
+    def folder(self, day: date) -> Path:
+        """Return the folder of a day's files; where folders have wildcards too, the one above the first of those."""
+        return self.root / self.pattern.folder(day)
+
+    def marker(self, day: date) -> Path | None:
+        """Return the file that says that a day is complete, if there may be one."""
+        named = (self.ready.marker if self.ready else None) or SUCCESS
+        if named == SUCCESS and not self.pattern.day_in_folder:
+            return None  # it would say so of every day
+        return self.folder(day) / fill(named, self.table, day)
+
+    def marked(self, day: date) -> bool:
+        """Tell whether that file is there."""
+        marker = self.marker(day)
+        return marker is not None and marker.exists()
+
+    def files(self, day: date) -> list[Path]:
+        """Return what stands for data of a day, by name: odd entries too, so that none is lost in silence."""
+        above, _, name = self.pattern.of(day).rpartition("/")
+        folders = sorted(self.root.glob(above)) if has_wildcard(above) else [self.root / above]
+        found: list[Path] = []
+        for folder in folders:
+            if not folder.is_dir():
+                found += [folder] if os.path.lexists(folder) and not has_wildcard(above) else []
+                continue
+            listed = (path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+            found += sorted(path for path in listed if fnmatch.fnmatchcase(path.name, name))
+        marker = self.marker(day)
+        return [path for path in found if path != marker]
+
+    def days(self) -> Iterator[date]:
+        """Yield the days that have a folder, or a file where all of them lie in one; some come more than once."""
+        for path in self.root.glob(self.pattern.day_glob):
+            if day := self.pattern.day_of(str(path.relative_to(self.root))):
+                yield day
+
+    def touched(self, day: date) -> float:
+        """Return when anything of a day last changed, files included that are not data (yet)."""
+        folder, files = self.folder(day), self.files(day)
+        beside = (folder, *folder.iterdir()) if self.pattern.day_in_folder and folder.is_dir() else ()
+        return max(_changed_at(path) for path in (*beside, *files))
+
+
+def place_of(settings: Settings, table: str) -> Place:
+    """Return where the files of a table lie."""
+    assert settings.landing_dir is not None
+    source = load_sources(settings, load_contract(settings)).table(table)
+    root = Path("/") if source.files.startswith("/") else settings.landing_dir
+    return Place(table, Pattern(source.files.lstrip("/"), table), root, source.ready)
+
+
 def data_files(settings: Settings, table: str, day: date) -> list[Path]:
     """Return what stands for data of one table and day, by name: odd entries too, so that none is lost in silence."""
-    folder = table_folder(settings, table, day)
-    if not folder.is_dir():
-        return [folder] if os.path.lexists(folder) else []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(("_", ".")))
+    return place_of(settings, table).files(day)
+
+
+def label(settings: Settings, path: Path) -> str:
+    """Return what ledger and quarantine call a file: its path below the landing zone, or the whole of another's."""
+    assert settings.landing_dir is not None
+    inside = path.is_relative_to(settings.landing_dir)
+    return str(path.relative_to(settings.landing_dir) if inside else path)
 
 
 def odd_entries(settings: Settings, day: date) -> list[str]:
@@ -48,14 +118,23 @@ def strays(settings: Settings) -> list[str]:
     """Say of every entry of the landing zone that no table and no day is, what it may be meant for."""
     assert settings.landing_dir is not None
     tables, found = load_contract(settings).tables, []
+    places = [place_of(settings, table) for table in tables]
+    declared = [place.root / place.pattern.prefix for place in places if str(place.pattern) != _default(place.table)]
+    own = {place.table for place in places if str(place.pattern) == _default(place.table)}
     for folder in _entries(settings.landing_dir):
-        if folder.name not in tables:
-            found.append(f"{shown(folder)}: no table of the contract{nearest(shown(Path(folder.name)), tables)}")
+        if any(path.is_relative_to(folder) or folder.is_relative_to(path) for path in declared):
+            continue
+        if folder.name not in own:
+            found.append(f"{shown(folder)}: no table of the contract{nearest(shown(Path(folder.name)), own)}")
             continue
         for entry in _entries(folder):
             if _day_of(entry.name) is None:
                 found.append(f"{shown(entry)}: no day; a day's folder is named {DAY}=2026-03-01")
     return found
+
+
+def _default(table: str) -> str:
+    return DEFAULT.replace("{table}", table)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -74,10 +153,11 @@ def _day_of(name: str) -> date | None:
 
 
 def landed_tables(settings: Settings, day: date) -> tuple[list[str], list[str]]:
-    """Return the tables that ``day`` has (files or ``_SUCCESS``), and the required ones that it lacks."""
+    """Return the tables that ``day`` has (files or a marker), and the required ones that it lacks."""
     present, absent = [], []
     for table in load_contract(settings).tables:
-        if data_files(settings, table, day) or (table_folder(settings, table, day) / SUCCESS).exists():
+        place = place_of(settings, table)
+        if place.files(day) or place.marked(day):
             present.append(table)
         elif table not in settings.optional_tables:
             absent.append(table)
@@ -86,20 +166,16 @@ def landed_tables(settings: Settings, day: date) -> tuple[list[str], list[str]]:
 
 def days_in_zone(settings: Settings) -> list[date]:
     """Return the days that any table of the contract has a folder for, oldest first, within the settings' bounds."""
-    assert settings.landing_dir is not None
-    days: set[date] = set()
-    for table in load_contract(settings).tables:
-        for folder in (settings.landing_dir / table).glob(f"{DAY}=*"):
-            day = _day_of(folder.name)
-            if day and day >= settings.first_day and (settings.last_day is None or day <= settings.last_day):
-                days.add(day)
-    return sorted(days)
+    days = {day for table in load_contract(settings).tables for day in place_of(settings, table).days()}
+    return sorted(
+        day for day in days if day >= settings.first_day and (settings.last_day is None or day <= settings.last_day)
+    )
 
 
 def missing(settings: Settings, day: date, now: float | None = None) -> list[str]:
     """Say what ``day`` still waits for, one sentence per table; empty when the day is ready.
 
-    Required tables must be complete; an optional table must be complete once its folder exists.
+    Required tables must be complete; an optional table must be complete once it has anything of the day.
 
     Args:
         settings: Names the landing zone, the optional tables and ``quiet_minutes``.
@@ -107,29 +183,33 @@ def missing(settings: Settings, day: date, now: float | None = None) -> list[str
         now: Seconds since the epoch.
     """
     now = time.time() if now is None else now
-    reasons = []
-    for table in load_contract(settings).tables:
-        folder = table_folder(settings, table, day)
-        if not folder.is_dir():
-            # What stands in the folder's place is refused by name when the day is read.
-            if table not in settings.optional_tables and not os.path.lexists(folder):
-                reasons.append(f"{table}: {folder} does not exist")
-            continue
-        if (folder / SUCCESS).exists():
-            continue
-        if not data_files(settings, table, day):
-            reasons.append(f"{table}: {folder} holds no file; an empty table needs an empty file or {SUCCESS}")
-            continue
-        last = max(_changed_at(path) for path in (folder, *folder.iterdir()))
-        quiet = (now - last) / 60
-        if quiet < -1:
-            reasons.append(f"{table}: no {SUCCESS}, and the last change is dated {-quiet:.0f} minutes in the future")
-        elif quiet < settings.quiet_minutes:
-            reasons.append(
-                f"{table}: no {SUCCESS}, and the last change is {max(quiet, 0):.0f} minutes old; "
-                f"complete after {settings.quiet_minutes:g}"
-            )
-    return reasons
+    places = [place_of(settings, table) for table in load_contract(settings).tables]
+    return [f"{place.table}: {why}" for place in places if (why := _lacks(settings, place, day, now))]
+
+
+def _lacks(settings: Settings, place: Place, day: date, now: float) -> str | None:
+    """Say what a table of a day waits for; None if it is complete."""
+    ready, folder, files = place.ready or Ready(silence=settings.quiet_minutes), place.folder(day), place.files(day)
+    there = folder.is_dir() if place.pattern.day_in_folder else bool(files) or place.marked(day)
+    if not there:
+        # What stands in the folder's place is refused by name when the day is read.
+        if place.table in settings.optional_tables or (place.pattern.day_in_folder and os.path.lexists(folder)):
+            return None
+        return f"{folder} does not exist" if not folder.is_dir() else f"no file {place.root / place.pattern.of(day)}"
+    if (place.ready is None or ready.marker) and place.marked(day):
+        return None
+    marker = place.marker(day)
+    lacking = f"no {marker.name}" if marker else "no marker"
+    if ready.silence is None:
+        return f"{lacking} in {folder}"
+    if not files and not place.marked(day):
+        return f"{folder} holds no file; an empty table needs an empty file or {marker.name if marker else SUCCESS}"
+    quiet = (now - place.touched(day)) / 60
+    if quiet < -1:
+        return f"{lacking}, and the last change is dated {-quiet:.0f} minutes in the future"
+    if quiet < ready.silence:
+        return f"{lacking}, and the last change is {max(quiet, 0):.0f} minutes old; complete after {ready.silence:g}"
+    return None
 
 
 def _changed_at(path: Path) -> float:

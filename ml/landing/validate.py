@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import dataframely as dy
 import polars as pl
 
+from ml.foundation.names import nearest
 from ml.landing.contract import DAY, Column, Contract, ContractError, Table, wrong_type
 from ml.landing.readers import ROW
 from ml.landing.sources import PLAIN, Source, Unit
@@ -40,14 +41,24 @@ class Validated(NamedTuple):
     """Rows to quarantine: ``FILE``, ``ROW`` and ``reason``."""
 
 
-def check_columns(table_name: str, table: Table, columns: Iterable[str], path: Path) -> None:
-    """Compare the columns of a file with the contract.
+def check_columns(table_name: str, table: Table, columns: Iterable[str], path: Path, source: Source = PLAIN) -> None:
+    """Compare the columns of a file with the contract, and with what ``sources.yaml`` takes from it.
 
     Raises:
         ContractError: A required column is missing, or a column is unknown; names file and column.
     """
     columns = set(columns)
-    faults = [f"required column {name!r} of {table_name} is missing" for name in table.required if name not in columns]
+    others = columns - table.columns.keys()
+    faults: list[str] = []
+    for name in table.columns:
+        origin = source.columns.get(name)
+        if name in columns or (origin is None and name not in table.required):
+            continue
+        if origin is None:
+            faults.append(f"required column {name!r} of {table_name} is missing")
+        else:
+            told = f"column {origin.name!r} is missing, which sources.yaml reads as {name!r} of {table_name}"
+            faults.append(f"{told}{nearest(origin.name, others)}")
     ignored = {name.lower() for name in (*table.ignored, DAY)}
     unknown = sorted(name for name in columns - table.columns.keys() if name.lower() not in ignored)
     if unknown:
@@ -281,6 +292,12 @@ def _dtype(column: Column) -> pl.DataType:
 def _cast(source: pl.Expr, dtype: pl.DataType, column: Column, read: Source, name: str) -> tuple[pl.Expr, bool]:
     """Return the cast of one column, null where the type is wrong, and whether it cannot fail."""
     target = _dtype(column)
+    origin = read.columns.get(name)
+    if origin and origin.type:
+        first = Column(type=origin.type, description="What the values are read as")
+        source, sure = _cast(source, dtype, first, PLAIN, name)
+        cast, surely = _cast(source, _dtype(first), column, PLAIN, name)
+        return cast, sure and surely
     if dtype == pl.Null:
         return source.cast(target), True
     if isinstance(dtype, pl.Categorical | pl.Enum):
