@@ -2,11 +2,12 @@
 
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 from assets.manifest import parse_project
 from assets.names import LAKE_WRITER, TRAINING
-from ml.foundation.settings import PROJECT_ROOT, Settings, app_values, write_settings_file
+from ml.foundation.settings import PROJECT_ROOT, SETTINGS_FILE, Settings, app_values, kept_values, write_settings_file
 
 REBUILT = (
     "lake",
@@ -60,6 +61,35 @@ def given(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if name not in of_app or value != getattr(there, name)}
 
 
+def require_same_data(settings: Settings) -> None:
+    """Refuse settings that name other data than the days that a home holds.
+
+    Raises:
+        ValueError: Names what differs, with both values.
+    """
+    from ml.foundation.lake import Lake
+    from ml.landing.ledger import LEDGER, landed_days
+
+    if not (settings.home / SETTINGS_FILE).exists() or not (settings.catalog_url or settings.catalog_path.exists()):
+        return
+    with Lake(settings) as lake:
+        days = landed_days(lake, "exposures") if lake.table_exists(LEDGER) else set()
+    kept = kept_values(settings.home)
+    app = Path(kept.get("app") or settings.app or "")
+    kept = (app_values(app) if app.is_dir() else {}) | kept
+    told = []
+    for name in ("source", "first_day", "simulator_preset", "simulator_seed"):
+        before = kept.get(name, Settings.model_fields[name].default)
+        if str(before) != str(now := getattr(settings, name)):
+            told.append(f"{name} is {before} there, and {now} now")
+    if days and told:
+        raise ValueError(
+            f"{settings.home} holds {len(days)} landed days, {min(days)} to {max(days)}, of other data: "
+            f"{'; '.join(told)}. Name another CROSSFADE_HOME, or unset what differs; "
+            "`crossfade init --change` changes it all the same"
+        )
+
+
 def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Settings:
     """Make a home ready for use; safe to call again, and after a kill.
 
@@ -103,17 +133,29 @@ def prepare_instance(settings: Settings) -> None:
             instance.event_log_storage.set_concurrency_slots(pool, 1)
 
 
-def rebuild(settings: Settings) -> None:
-    """Remove what an earlier demo left in its home.
+def require_rebuildable(settings: Settings) -> None:
+    """Refuse to rebuild a home that no demo made, or what of it lies elsewhere.
 
     Raises:
         ValueError: The home was not made by a demo, or its releases lie elsewhere.
     """
     if not settings.demo:
-        raise ValueError(f"{settings.home} was not made by a demo; choose another CROSSFADE_HOME")
+        raise ValueError(
+            f"{settings.home} holds other data (source {settings.source}, first day {settings.first_day}) and was not "
+            "made by a demo; nothing was changed: choose another CROSSFADE_HOME"
+        )
     for name in ("artifacts_url", "lake_url", "catalog_url", "dagster_url"):
         if getattr(settings, name):
             raise ValueError(f"CROSSFADE_{name.upper()} holds another demo; choose another address, or empty it")
+
+
+def rebuild(settings: Settings) -> None:
+    """Remove what an earlier demo left in its home.
+
+    Raises:
+        ValueError: See ``require_rebuildable``.
+    """
+    require_rebuildable(settings)
     for name in REBUILT:
         path = settings.home / name
         if path.is_dir():

@@ -20,7 +20,7 @@ from deploy.automation.days import range_tags
 from deploy.automation.jobs import release_chain
 from deploy.cli.steps import TerminalProgress, terminal_logger
 from deploy.cli.terminal import console, reporter
-from deploy.home import prepare, rebuild
+from deploy.home import prepare, rebuild, require_rebuildable
 from ml.foundation.settings import Settings, home_from_environment, write_settings_file
 from ml.lab.sources import write_raw_files
 from ml.releases.refusals import PromotionRefused
@@ -92,6 +92,7 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     if (home / "crossfade.toml").exists():
         present = settings.model_dump()
         if any(str(present[key]) != str(value) for key, value in wanted.items()):
+            require_rebuildable(settings)
             console.print(f"[dim]{home} holds a demo of other data; it is rebuilt[/dim]")
             rebuild(settings)
     write_settings_file(home, wanted)

@@ -3,59 +3,27 @@
 import importlib.metadata
 import platform
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
-from rich.text import Text
 
-from deploy.cli.terminal import show_table
+from deploy.cli.findings import require_good, show_findings
 from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.operations.app_files import FILES, landing_fault
+from ml.operations.app_files import REMEDIES as OF_FILES
+from ml.operations.findings import Examinations, Finding, Look, State
+from ml.operations.findings import examine as examine_each
 from ml.surfaces.spec import load_surfaces
 
 LOCK = PROJECT_ROOT / "uv.lock"
 MIN_FREE_GB = 5.0
 
 
-class State(StrEnum):
-    """What was found."""
-
-    GOOD = "good"
-    DOUBTFUL = "doubtful"
-    BAD = "bad"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        what: The thing.
-        state: How it is.
-        told: What was found.
-        remedy: What to do; empty where nothing is to be done.
-    """
-
-    what: str
-    state: State
-    told: str
-    remedy: str = ""
-
-
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at each part of a home; one that cannot be looked at is bad, and the next one is looked at all the same."""
-    for what, look in EXAMINATIONS.items():
-        try:
-            state, told, *remedy = look(settings)
-        except Exception as error:  # whatever a part raises is its finding
-            state, told, remedy = State.BAD, f"{type(error).__name__}: {error}", [REMEDIES.get(what, "")]
-        yield Finding(what, state, told, *remedy)
-
-
-Look = tuple[State, str] | tuple[State, str, str]
+    """Look at each part of a home."""
+    yield from examine_each(settings, EXAMINATIONS, REMEDIES)
 
 
 def _python(settings: Settings) -> Look:
@@ -118,19 +86,6 @@ def _memory(settings: Settings) -> Look:
     return State.GOOD, told
 
 
-def _surfaces(settings: Settings) -> Look:
-    return State.GOOD, ", ".join(load_surfaces(settings))
-
-
-def _app(settings: Settings) -> Look:
-    from ml.features.projects import app_projects
-
-    projects = app_projects(settings)
-    if not projects:
-        return State.BAD, f"{settings.app} holds no dbt_project.yml", "write one, as docs/tutorial/your_app.md says"
-    return State.GOOD, f"{settings.app}, dbt projects {', '.join(projects)}"
-
-
 def _catalog(settings: Settings) -> Look:
     from ml.foundation.lake import ALIAS, Lake
 
@@ -186,6 +141,8 @@ def _landing(settings: Settings) -> Look:
     contract = load_contract(settings)
     load_sources(settings, contract)
     assert settings.landing_dir is not None
+    if fault := landing_fault(settings):
+        return State.BAD, fault, "crossfade init refuses it"
     if not settings.landing_dir.is_dir():
         return State.DOUBTFUL, f"{settings.landing_dir} is not there", "set CROSSFADE_LANDING_DIR, or let it be filled"
     if found := strays(settings):
@@ -206,6 +163,10 @@ def _teacher(settings: Settings) -> Look:
     if settings.trains_demo_teacher and not settings.teacher.exists():
         return State.DOUBTFUL, "the demo teacher was not trained yet", "materialize teacher, or set CROSSFADE_TEACHER"
     contract = teacher_contract(settings)
+    if not contract.scores:
+        from ml.teacher.runtime import open_teacher
+
+        open_teacher(contract, settings.teacher_providers).close()
     through = f", trained through {contract.trained_through}" if contract.trained_through else ""
     return State.GOOD, f"{contract.name} {contract.version}{through}, {len(contract.inputs)} inputs"
 
@@ -277,13 +238,12 @@ def _cluster(settings: Settings) -> Look:
     return State.GOOD, f"{len(nodes)} nodes with {cpus} CPUs"
 
 
-EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
+EXAMINATIONS: Examinations = {
     "python": _python,
     "packages": _packages,
     "home": _folder,
     "memory": _memory,
-    "app": _app,
-    "surfaces": _surfaces,
+    **FILES,
     "lake": _catalog,
     "data files": _files,
     "dagster": _instance,
@@ -298,8 +258,7 @@ EXAMINATIONS: dict[str, Callable[[Settings], Look]] = {
 }
 REMEDIES = {
     "home": "make it writable, or choose another CROSSFADE_HOME",
-    "app": "mend the file that the message names",
-    "surfaces": "mend the YAML that the message names",
+    **OF_FILES,
     "lake": "restore the catalog from a backup (docs/how-to/operate.md); data files are never changed in place",
     "data files": "put back from a backup what the message names, or land and build its days again",
     "landing": "mend the contract that the message names",
@@ -315,17 +274,6 @@ REMEDIES = {
 
 def doctor() -> None:
     """Look at all that the instance directory needs, change nothing, say what to do; fail where something is bad."""
-    styles = {State.GOOD: "green", State.DOUBTFUL: "yellow", State.BAD: "red"}
     found = list(examine(Settings()))
-    rows = [
-        {
-            "what": finding.what,
-            "state": Text(finding.state, style=styles[finding.state]),
-            "found": finding.told,
-            "what to do": finding.remedy,
-        }
-        for finding in found
-    ]
-    show_table("what the instance directory needs", rows)
-    if bad := [finding.what for finding in found if finding.state is State.BAD]:
-        raise ValueError(f"{len(bad)} of these are bad: {', '.join(bad)}")
+    show_findings("what the instance directory needs", found)
+    require_good(found)

@@ -1,19 +1,33 @@
 """A home: make it ready, keep it tidy, forget a person, back up, and see its settings."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deploy.cli.terminal import reporter, say, show_table
+from deploy.cli.terminal import note, reporter, say, show_table
 from ml.foundation.settings import Settings
 
 
-def init() -> None:
-    """Make CROSSFADE_HOME ready: lake, Dagster's instance, parsed dbt project; keep the settings. Safe to repeat."""
-    from deploy.home import given, prepare
+def init(
+    change: Annotated[
+        bool, typer.Option("--change", help="Change source or first day of an instance directory that holds days.")
+    ] = False,
+) -> None:
+    """Make CROSSFADE_HOME ready: lake, Dagster's instance, parsed dbt project; keep the settings. Safe to repeat.
+
+    Refused where a file of the app cannot be used, and where days are there of another source or first day.
+    """
+    from deploy.home import given, prepare, require_same_data
+    from ml.operations.app_files import require_files
 
     settings = Settings()
+    why = "CROSSFADE_HOME" if os.environ.get("CROSSFADE_HOME") else "CROSSFADE_HOME is not set"
+    note(f"instance directory: {settings.home} ({why}); app: {settings.app}")
+    require_files(settings)
+    if not change:
+        require_same_data(settings)
     settings = prepare(settings, given(settings))
     say(f"ready: {settings.home} (source {settings.source}, first day {settings.first_day})")
 

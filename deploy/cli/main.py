@@ -5,6 +5,7 @@ import os
 import typer
 
 from deploy.cli import (
+    check,
     demo,
     doctor,
     experiment,
@@ -23,6 +24,7 @@ from deploy.cli.terminal import fail
 
 COMMANDS = {
     "init": home.init,
+    "check": check.check,
     "doctor": doctor.doctor,
     "quarantine": landing.quarantine,
     "tidy": home.tidy,

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ml.features.projects import model_folders
 from ml.foundation.documents import load_yaml
+from ml.foundation.names import faults_of
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Name
 
@@ -152,7 +153,7 @@ def _table(path: Path, model: Mapping[str, Any], meta: Mapping[str, Any]) -> Fea
     try:
         return FeatureTable.model_validate({"name": model["name"], "entity": entity, "columns": columns})
     except ValidationError as error:
-        raise DeclarationError(f"{where}: {error}") from error
+        raise DeclarationError(f"{where}: {faults_of(error, FeatureTable)}") from error
 
 
 def _require_distinct(tables: Mapping[str, FeatureTable]) -> None:

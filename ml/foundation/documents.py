@@ -96,23 +96,22 @@ def _at(event: Any) -> str:
     return f" (line {mark.line + 1}, column {mark.column + 1})"
 
 
-def line_of(content: bytes, path: Iterable[str | int]) -> int:
-    """Return the line of YAML, from 1, on which the keys of ``path`` lead to a value; of the last that is there."""
+def line_of(content: bytes, keys: Iterable[str | int]) -> int | None:
+    """Return the line of a YAML document that some keys lead to; of the last that is there, None where none is."""
     node: Any = _COMPOSE(content, Loader=_LOADER)
-    line = 0
-    for key in path:
+    line = None
+    for key in keys:
         if isinstance(node, yaml.MappingNode):
-            pairs: Any = node.value
-            found: Any = next((pair for pair in pairs if str(pair[0].value) == str(key)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
-            items: Any = node.value
-            found = (items[key], items[key]) if key < len(items) else None
+            pairs: list[tuple[Any, Any]] = node.value
+            found = next(((name, value) for name, value in pairs if name.value == str(key)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            found = node.value[key], node.value[key]
         else:
-            break
+            found = None
         if found is None:
-            break
-        line, node = found[0].start_mark.line, found[1]
-    return line + 1
+            return line
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
 
 
 def digest(value: object) -> str:

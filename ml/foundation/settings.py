@@ -5,21 +5,24 @@ The app's says what is so for the app in every home; its relative paths start at
 """
 
 import os
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings.exceptions import SettingsError as UnreadableValue
 
 from ml.foundation.documents import MAX_BYTES
+from ml.foundation.names import fault_of, near_name
 
 if TYPE_CHECKING:
     from ml.foundation.files import Bucket
@@ -30,6 +33,7 @@ EXAMPLES = PROJECT_ROOT / "examples"
 SETTINGS_FILE = "crossfade.toml"
 CPU = "CPUExecutionProvider"
 """What onnxruntime calls this machine's CPUs."""
+_PREFIX = "CROSSFADE_"
 _PATHS = ("landing_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir")
 
 
@@ -38,10 +42,14 @@ def home_from_environment() -> Path:
     return Path(os.environ.get("CROSSFADE_HOME") or ".crossfade").absolute()
 
 
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message names each variable or file, its value and what is expected."""
+
+
 class Settings(BaseSettings):
     """Every setting of a Crossfade home. Paths may be relative to the working directory; they are made absolute."""
 
-    model_config = SettingsConfigDict(env_prefix="CROSSFADE_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
 
     home: Path = Field(
         default_factory=home_from_environment, description="The instance directory: lake, artifacts, runs, reports."
@@ -176,6 +184,22 @@ class Settings(BaseSettings):
     serve_token: SecretStr | None = Field(default=None, description="Bearer token that the server asks for, if set.")
     max_feature_age_days: int = Field(default=3, ge=1, description="Older serving features make the server not ready.")
 
+    def __init__(self, **values: Any) -> None:
+        """Read the settings from all of their sources.
+
+        Raises:
+            SettingsError: Values or names that cannot be; says all of them, each with its variable or file.
+        """
+        unknown = list(_unknown_variables(os.environ, type(self)))
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError("\n".join([*unknown, *_faults(error, type(self), values)])) from error
+        except UnreadableValue as error:
+            raise SettingsError("\n".join([*unknown, _unreadable(error)])) from error
+        if unknown:
+            raise SettingsError("\n".join(unknown))
+
     @model_validator(mode="after")
     def _resolve(self) -> Self:
         home, app = self.home.absolute(), (self.app or _app_of(self.source)).resolve()
@@ -256,6 +280,66 @@ class Settings(BaseSettings):
         return [start + timedelta(days=i) for i in range((end - start).days + 1)]
 
 
+_NO_SETTINGS = frozenset((
+    "TRACEBACK", "PICTURES", "LAKE", "LAKE_OPTIONS", "LAKE_EXTENSIONS", "DUCKDB_OPTIONS", "DUCKDB_SETTINGS",
+    "DBT_PACKAGES", "FEATURE_TABLES",
+))  # fmt: skip
+"""Variables of ours that are no settings: what dbt's profile reads, and switches of commands and tests."""
+_OF_A_CLUSTER = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP)")
+"""What Kubernetes tells each pod of a service that is called crossfade."""
+
+
+def _unknown_variables(environment: Mapping[str, str], settings: type[Settings]) -> Iterator[str]:
+    """Say of every variable that looks like a setting and is none what it may be meant for."""
+    known = {name.upper() for name in settings.model_fields}
+    for name, value in sorted(environment.items()):
+        upper = name.upper()
+        own = upper.removeprefix(_PREFIX)
+        if own == upper or own in known or own in _NO_SETTINGS:
+            continue
+        if _OF_A_CLUSTER.search(upper) or value.startswith(("tcp://", "udp://")):
+            continue
+        near = near_name(own, known)
+        meant = f"did you mean '{_PREFIX}{near}'?" if near else "`crossfade settings` lists those there are"
+        yield f"{name}: unknown variable; {meant}"
+
+
+def _faults(error: ValidationError, settings: type[Settings], values: Mapping[str, Any]) -> Iterator[str]:
+    """Say every fault of the settings: where the value was given, the value and what is expected."""
+    home = Path(values.get("home") or home_from_environment())
+    files = {home / SETTINGS_FILE: _read(home / SETTINGS_FILE)}
+    app = values.get("app") or os.environ.get(f"{_PREFIX}APP") or files[home / SETTINGS_FILE].get("app")
+    if app:
+        files[Path(app).resolve() / SETTINGS_FILE] = _read(Path(app).resolve() / SETTINGS_FILE)
+    for fault in error.errors(include_url=False):
+        name = str(fault["loc"][0]) if fault["loc"] else ""
+        field = settings.model_fields.get(name)
+        shown = field is None or "SecretStr" not in str(field.annotation)
+        yield fault_of(fault, settings, _given_by(name, values, files), shown=shown)
+
+
+def _given_by(name: str, values: Mapping[str, Any], files: Mapping[Path, Mapping[str, Any]]) -> str:
+    """Return what gave a setting: the variable, or the file with the line."""
+    variable = f"{_PREFIX}{name.upper()}"
+    if not name or name in values:
+        return name
+    if variable in os.environ:
+        return variable
+    for path, content in files.items():
+        if name in content:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            numbers = [n for n, line in enumerate(lines, 1) if re.match(rf"\s*{re.escape(name)}\s*=", line)]
+            return f"{path}{f' line {numbers[0]}' if numbers else ''}: {name}"
+    return name
+
+
+def _unreadable(error: UnreadableValue) -> str:
+    """Say which variable holds no JSON, which lists need."""
+    named = re.search(r'field "(\w+)"', str(error))
+    variable = f"{_PREFIX}{named[1].upper()}" if named else "a variable"
+    return f'{variable}: must be a JSON list such as \'["a", "b"]\', not {os.environ.get(variable, "")!r:.200}'
+
+
 def app_values(app: Path) -> dict[str, Any]:
     """Return what the ``crossfade.toml`` of an app's folder says, relative paths below that folder."""
     path = app / SETTINGS_FILE
@@ -263,6 +347,11 @@ def app_values(app: Path) -> dict[str, Any]:
     if own := values.keys() & {"home", "app"}:
         raise ValueError(f"{path}: {', '.join(sorted(own))} cannot be set by the app, which any home may name")
     return values | {name: app / values[name] for name in _PATHS if name in values}
+
+
+def kept_values(home: Path) -> dict[str, Any]:
+    """Return what the ``crossfade.toml`` of a home says; nothing where there is none."""
+    return _read(home / SETTINGS_FILE)
 
 
 def _app_of(source: str | None) -> Path:

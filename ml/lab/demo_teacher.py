@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ml.evaluation.metrics import auc
 from ml.foundation.documents import DocumentError, load_yaml
 from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.foundation.names import faults_of
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.students.preprocessing import Preprocessing
@@ -39,7 +40,6 @@ from ml.teacher.contract import (
     TeacherInput,
     TeacherOutput,
     load_contract,
-    readable,
     write_contract,
 )
 from ml.teacher.streams import read_ahead
@@ -162,7 +162,7 @@ def load_demo_spec(path: Path) -> DemoSpec:
     try:
         return DemoSpec.model_validate(load_yaml(path))
     except ValidationError as error:
-        raise ContractError(f"{path}: {readable(error)}") from error
+        raise ContractError(f"{path}: {faults_of(error, DemoSpec, path.read_bytes())}") from error
     except DocumentError as error:
         raise ContractError(str(error)) from error
     except OSError as error:

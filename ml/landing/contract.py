@@ -212,7 +212,7 @@ def load_contract(settings: Settings) -> Contract:
             read.append(file.read_bytes())
             contract = _contract(*read)
         except ValidationError as error:
-            raise ContractError(f"{file}: {faults_of(error, Contract)}") from error
+            raise ContractError(f"{file}: {faults_of(error, Contract, read[-1])}") from error
         except (OSError, ValueError) as error:
             raise ContractError(f"{file}: {error}") from error
     return contract

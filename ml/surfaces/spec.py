@@ -5,7 +5,7 @@ a null removes a key.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -18,14 +18,16 @@ from pydantic import (
     JsonValue,
     SerializerFunctionWrapHandler,
     StringConstraints,
+    ValidationError,
     model_serializer,
     model_validator,
 )
 
 from ml.foundation.documents import DocumentError, digest, is_object, load_yaml
+from ml.foundation.names import faults_of, nearest
 from ml.foundation.settings import Settings
 from ml.surfaces.condition import ConditionError, condition
-from ml.surfaces.expression import parse
+from ml.surfaces.expression import ExpressionError, parse
 from ml.surfaces.techniques import NO_TECHNIQUE, HeadRules, known, techniques
 
 Role = Literal["control", "student"]
@@ -378,50 +380,71 @@ class Surface(_Model):
 
     @model_validator(mode="after")
     def _references(self) -> Self:
+        faults = [*self._input_faults(), *self._head_faults(), *self._task_faults(), *self._slice_faults()]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _input_faults(self) -> Iterator[str]:
         for left, right in self.network.products:
             for name in (left, right):
                 if name not in self.inputs:
-                    raise ValueError(f"network.products names {name!r}, which is no input")
-        paired = {self.inputs[name].type for pair in self.network.products for name in pair}
+                    yield f"network.products names {name!r}, which is no input{nearest(name, self.inputs)}"
+        named = [name for pair in self.network.products for name in pair]
+        paired = {self.inputs[name].type for name in named if name in self.inputs}
         if self.network.interaction and not paired & {"id", "category"}:
-            raise ValueError("network.interaction needs network.products of ids or categories")
+            yield "network.interaction needs network.products of ids or categories"
         for name, item in self.inputs.items():
             if item.vocabulary is not None and item.vocabulary not in self.inputs:
-                raise ValueError(f"inputs.{name}.vocabulary names {item.vocabulary!r}, which is no input")
+                near = nearest(item.vocabulary, self.inputs)
+                yield f"inputs.{name}.vocabulary names {item.vocabulary!r}, which is no input{near}"
+
+    def _head_faults(self) -> Iterator[str]:
         technique, rules = self.distillation.technique, self.distillation.rules
         if rules.branch and not self.network.interaction:
-            raise ValueError(f"technique {technique} teaches network.interaction, which is missing")
+            yield f"technique {technique} teaches network.interaction, which is missing"
         for head in self.distillation.heads:
             if rules.task and head.task not in self.tasks:
-                raise ValueError(f"distillation head names task {head.task!r}, which is no task")
+                near = nearest(head.task or "", self.tasks)
+                yield f"distillation head names task {head.task!r}, which is no task{near}"
             if not rules.task and head.task is not None:
-                raise ValueError(f"a head of technique {technique} names no task, this one names {head.task!r}")
+                yield f"a head of technique {technique} names no task, this one names {head.task!r}"
             if not rules.centre_by and head.centre_by is not None:
-                raise ValueError(f"technique {technique} learns the teacher's level and cannot centre it")
-            if head.centre_by is not None and (
-                head.centre_by not in self.inputs or self.inputs[head.centre_by].dtype != "int64"
-            ):
-                raise ValueError(f"distillation head centres by {head.centre_by!r}, which is no id input")
+                yield f"technique {technique} learns the teacher's level and cannot centre it"
+            ids = [name for name, item in self.inputs.items() if item.dtype == "int64"]
+            if head.centre_by is not None and head.centre_by not in ids:
+                near = nearest(head.centre_by, ids)
+                yield f"distillation head centres by {head.centre_by!r}, which is no id input{near}"
         centred = {(head.teacher_output, head.centre_by) for head in self.distillation.heads}
         if len(centred) > len({output for output, _ in centred}):
-            raise ValueError("distillation heads of one teacher_output must centre it by the same input")
+            yield "distillation heads of one teacher_output must centre it by the same input"
+
+    def _task_faults(self) -> Iterator[str]:
         for name, task in self.tasks.items():
             if task.baseline is not None and task.baseline not in self.inputs:
-                raise ValueError(f"tasks.{name}.baseline names {task.baseline!r}, which is no input")
-        parse(self.rank_by, self.tasks)
+                near = nearest(task.baseline, self.inputs)
+                yield f"tasks.{name}.baseline names {task.baseline!r}, which is no input{near}"
+        judged = {"gate.quality": self.gate.quality, "gate.data.label_rate": self.gate.data.label_rate}
+        for key, named in judged.items():
+            for name in named:
+                if name not in self.tasks:
+                    yield f"{key} names {name!r}, which is no task{nearest(name, self.tasks)}"
+        try:
+            ranks = parse(self.rank_by, self.tasks).names
+        except ExpressionError as error:
+            yield f"rank_by: {error}"
+            return
+        if unjudged := sorted(ranks - self.gate.quality.keys()):
+            yield f"gate.quality judges no {', '.join(unjudged)}, by which rank_by ranks: {self.rank_by!r}"
+
+    def _slice_faults(self) -> Iterator[str]:
         for name, text in self.slices.items():
             if name in (ALL_ROWS, *HISTORY_SLICES):
-                raise ValueError(f"slices.{name}: every surface has a slice of this name; choose another")
+                yield f"slices.{name}: every surface has a slice of this name; choose another"
             try:
                 condition(text)
             except ConditionError as error:
-                raise ValueError(f"slices.{name}: {error}") from error
-        for name in self.gate.quality:
-            if name not in self.tasks:
-                raise ValueError(f"gate.quality names {name!r}, which is no task")
-        if unjudged := sorted(parse(self.rank_by, self.tasks).names - self.gate.quality.keys()):
-            raise ValueError(f"gate.quality judges no {', '.join(unjudged)}, by which rank_by ranks: {self.rank_by!r}")
-        return self
+                yield f"slices.{name}: {error}"
 
     @property
     def digest(self) -> str:
@@ -466,19 +489,38 @@ def load_surface(path: Path) -> Surface:
     """
     try:
         return Surface.model_validate(_read(path, ()))
+    except ValidationError as error:
+        raise SpecError(f"{path}: {faults_of(error, Surface, path.read_bytes())}") from error
     except ValueError as error:
         raise error if isinstance(error, SpecError) else SpecError(f"{path}: {error}") from error
 
 
 def load_surfaces(settings: Settings) -> dict[str, Surface]:
-    """Read every surface of ``settings.surfaces_dir`` by name, sorted."""
+    """Read every surface of ``settings.surfaces_dir`` by name, sorted.
+
+    Raises:
+        SpecError: There is none, or files cannot be used, or two are of one name; says all that is wrong.
+    """
     folder = settings.surfaces_dir
     if folder is None or not folder.is_dir():
         raise SpecError(f"no folder of surfaces at {folder}")
-    surfaces = [load_surface(path) for path in sorted(folder.glob("*.yaml"))]
+    surfaces: dict[str, Surface] = {}
+    faults: list[str] = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            surface = load_surface(path)
+        except SpecError as error:
+            faults.append(str(error))
+            continue
+        if surface.name in surfaces:
+            faults.append(f"{path}: name: another file of this folder has {surface.name!r} too")
+        surfaces[surface.name] = surface
+    if faults:
+        raise SpecError("\n".join(faults))
     if not surfaces:
-        raise SpecError(f"{folder} holds no surface (*.yaml)")
-    return {surface.name: surface for surface in surfaces}
+        more = "".join(f"; {path.name} is not read, it ends in .yml" for path in sorted(folder.glob("*.yml")))
+        raise SpecError(f"{folder} holds no surface (*.yaml){more}")
+    return surfaces
 
 
 def teacher_end(settings: Settings, surfaces: Mapping[str, Surface]) -> date:

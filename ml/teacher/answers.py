@@ -93,7 +93,7 @@ def stored_scores(
     scores = np.empty((n, len(contract.outputs)))
     for column, item in enumerate(contract.outputs):
         if item.source not in answers:
-            raise TeacherRefused(missing_output(where, item, answers))
+            raise TeacherRefused(f"{where}: {missing_output(item, answers)}")
         values = answers[item.source]
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
             kind = values.dtype if isinstance(values, np.ndarray) else type(values).__name__

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from ml.foundation.documents import DocumentError, load_yaml
+from ml.foundation.names import faults_of
 from ml.foundation.settings import Settings
 
 if TYPE_CHECKING:
@@ -370,7 +371,7 @@ def load_contract(path: Path) -> Contract:
     try:
         contract = Contract.model_validate(content)
     except ValidationError as error:
-        raise ContractError(f"{path}: {readable(error)}") from error
+        raise ContractError(f"{path}: {faults_of(error, Contract, path.read_bytes())}") from error
     return contract.beside(path.resolve().parent)
 
 
@@ -394,13 +395,6 @@ def _distinct(what: str, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{what} {twice[0]!r} is declared twice")
-
-
-def readable(error: ValidationError) -> str:
-    """Return one line per broken key, without pydantic's framing."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'contract'}: {item['msg']}" for item in error.errors()
-    )
 
 
 def _sha256_of(path: Path) -> str:

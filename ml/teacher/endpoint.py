@@ -93,7 +93,7 @@ class EndpointTeacher:
         outputs = {item["name"] for item in metadata.get("outputs", [])}
         for item in self.contract.outputs:
             if item.source not in outputs:
-                raise TeacherRefused(missing_output(self._where, item, outputs))
+                raise TeacherRefused(f"{self._where}: {missing_output(item, outputs)}")
         return ranks
 
     def _json(self, response: httpx.Response) -> dict[str, Any]:

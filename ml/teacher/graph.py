@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ml.teacher.contract import Contract, TeacherOutput
-from ml.teacher.refused import TeacherRefused, check_names, check_shape, missing_output
+from ml.teacher.refused import TeacherRefused, missing_output, name_faults, shape_fault
 
 MAX_MODEL_BYTES = 1 << 31
 """A protobuf, and with it an ONNX file, cannot be larger than 2 GiB."""
@@ -36,6 +36,7 @@ _ELEMENTS = {
     "float64": TensorProto.DOUBLE,
     "string": TensorProto.STRING,
 }
+_DTYPES = {int(element): dtype for dtype, element in _ELEMENTS.items()}
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _ZIPMAP_CURE = (
     "cut the ZipMap off the graph: skl2onnx and onnxmltools (LightGBM, XGBoost) take zipmap=False; of a CatBoost model "
@@ -205,13 +206,20 @@ def _check_inputs(contract: Contract, model: onnx.ModelProto) -> dict[str, int]:
             raise TeacherRefused(f"{path}: input {value.name!r} has no shape")
         dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
         inputs[value.name] = (tensor.elem_type, dims)
-    check_names(str(path), contract.inputs, inputs)
+    faults = list(name_faults(contract.inputs, inputs))
     for item in contract.inputs:
+        if item.name not in inputs:
+            continue
         element, shape = inputs[item.name]
         if element != _ELEMENTS[item.dtype]:
-            found = TensorProto.DataType.Name(element).lower()
-            raise TeacherRefused(f"{path}: input {item.name!r} is {found}, the contract says {item.dtype}")
-        check_shape(str(path), item, shape)
+            found = _DTYPES.get(element, TensorProto.DataType.Name(element).lower())
+            faults.append(f"input {item.name!r} is {found}, the contract says {item.dtype}")
+        if fault := shape_fault(item, shape):
+            faults.append(fault)
+    outputs = {value.name for value in model.graph.output}
+    faults += [missing_output(item, outputs) for item in contract.outputs if item.source not in outputs]
+    if faults:
+        raise TeacherRefused(f"{path}: {'; '.join(faults)}")
     return {name: len(shape) for name, (_, shape) in inputs.items()}
 
 
@@ -225,8 +233,6 @@ def _outputs(
     columns: dict[str, dict[int, int]] = {}
     adapted: onnx.ModelProto | None = None
     for item in contract.outputs:
-        if item.source not in outputs:
-            raise TeacherRefused(missing_output(where, item, outputs))
         if item.source in fetched:
             continue
         kind = outputs[item.source].type

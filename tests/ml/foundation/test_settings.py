@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.foundation.settings import EXAMPLES, Settings
+from ml.foundation.settings import EXAMPLES, Settings, SettingsError
 
 
 @pytest.fixture
@@ -72,3 +72,49 @@ def test_an_app_that_is_not_there_or_says_where_a_home_is_is_refused_by_its_path
     (app / "crossfade.toml").write_text('home = "/somewhere"\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"app/crossfade\.toml: home cannot be set"):
         Settings(home=tmp_path, app=app)
+
+
+def test_every_fault_of_the_settings_is_told_at_once_with_what_gave_it(
+    tmp_path: Path, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (app / "crossfade.toml").write_text('seed = 1\nsorce = "files"\nquiet_minutes = -1\n', encoding="utf-8")
+    for name, value in {"FIRST_DAY": "01/05/2026", "SOURCE": "file", "LANDING_DR": "x", "DEMO": "perhaps"}.items():
+        monkeypatch.setenv(f"CROSSFADE_{name}", value)
+    with pytest.raises(SettingsError) as refused:
+        Settings(home=tmp_path, app=app)
+    assert set(str(refused.value).splitlines()) == {
+        "CROSSFADE_LANDING_DR: unknown variable; did you mean 'CROSSFADE_LANDING_DIR'?",
+        "CROSSFADE_FIRST_DAY: must be a day such as 2026-03-01, not '01/05/2026'",
+        "CROSSFADE_SOURCE: must be 'simulator', 'kuairand' or 'files', not 'file'; did you mean 'files'?",
+        "CROSSFADE_DEMO: must be true or false, not 'perhaps'",
+        f"{app}/crossfade.toml line 2: sorce: unknown key; did you mean 'source'?",
+        f"{app}/crossfade.toml line 3: quiet_minutes: must be greater than or equal to 0, not -1",
+    }
+
+
+def test_a_variable_that_is_near_no_setting_is_refused_too_and_a_cluster_may_set_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "CROSSFADE_SERVICE_HOST": "10.0.0.1",
+        "CROSSFADE_SERVER_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "CROSSFADE_UI_PORT": "tcp://10.0.0.1:3000",
+        "CROSSFADE_TRACEBACK": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert Settings(home=tmp_path).source == "simulator"
+    monkeypatch.setenv("CROSSFADE_ZZZZ", "1")
+    with pytest.raises(SettingsError, match="CROSSFADE_ZZZZ: unknown variable; `crossfade settings`"):
+        Settings(home=tmp_path)
+
+
+def test_a_list_that_is_no_json_is_told_as_it_must_be_and_a_secret_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSFADE_OPTIONAL_TABLES", "a,b")
+    with pytest.raises(SettingsError, match=r"""CROSSFADE_OPTIONAL_TABLES: must be .*'\["a", "b"\]', not 'a,b'"""):
+        Settings(home=tmp_path)
+    monkeypatch.delenv("CROSSFADE_OPTIONAL_TABLES")
+    with pytest.raises(SettingsError) as refused:
+        Settings(home=tmp_path, serve_token=["hunter2"])  # type: ignore[arg-type]
+    assert "serve_token" in str(refused.value) and "hunter2" not in str(refused.value)

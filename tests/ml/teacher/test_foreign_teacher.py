@@ -140,3 +140,24 @@ def test_a_dictionary_of_classes_is_read_by_whole_numbers_and_refused_by_words_w
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), model.predict_proba(taste)[:, 1], atol=1e-6)
     with pytest.raises(TeacherRefused, match=r"has the classes \[3, 7\], index is 1"):
         validate(teacher(1))
+
+
+def test_all_that_a_model_has_otherwise_is_told_at_once_with_the_nearest_names(classifier) -> None:
+    path, _ = classifier
+    contract = yaml.safe_load(path.read_text())
+    contract["inputs"] = [{"name": "aeg", "dtype": "float32"}, {"name": "user", "dtype": "int32", "shape": [2]}]
+    contract["outputs"] = [{"task": "buy", "kind": "probability", "output": "probabilitys", "index": 1}]
+    path.write_text(yaml.safe_dump(contract))
+    with pytest.raises(TeacherRefused) as refused:
+        open_teacher(load_contract(path))
+    said = str(refused.value)
+    assert said.startswith(f"{path.parent}/teacher.onnx: ")
+    for fault in (
+        "has no input 'aeg' of the contract; it has ['age', 'user']; did you mean 'age'?",
+        "wants input 'age', which the contract omits",
+        "input 'user' is int64, the contract says int32",
+        "input 'user' has shape [n, 1], the contract says [2]",
+        "has no output 'probabilitys' (task 'buy') of the contract",
+        "did you mean 'probabilities'?",
+    ):
+        assert fault in said

@@ -1,0 +1,163 @@
+"""What is wrong in the files of an app's folder, found by reading them: no lake, no model and no SQL is run."""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from ml.features.projects import app_projects
+from ml.features.tables import feature_tables
+from ml.foundation.documents import is_object, load_yaml
+from ml.foundation.names import near_name, nearest
+from ml.foundation.settings import SETTINGS_FILE, Settings
+from ml.landing.contract import APP_FILE, load_contract
+from ml.landing.sources import SOURCES_FILE, load_sources
+from ml.operations.findings import Examinations, Finding, Look, State, examine
+from ml.surfaces.spec import Surface, load_surfaces
+from ml.teacher.contract import teacher_contract
+
+_NAMES = (SETTINGS_FILE, APP_FILE, SOURCES_FILE, "dbt_project.yml", "packages.yml", "surfaces", "models", "teacher")
+"""What is read of an app's folder."""
+
+
+def teacher_outputs(settings: Settings) -> dict[str, str]:
+    """Return {output of the home's teacher: its kind}; of a demo teacher that is not trained yet, what it will have.
+
+    Raises:
+        ContractError: The contract cannot be used.
+    """
+    assert settings.teacher is not None and settings.teacher_spec is not None
+    if not settings.trains_demo_teacher or settings.teacher.exists():
+        return teacher_contract(settings).kinds
+    content = load_yaml(settings.teacher_spec)
+    outputs = content.get("outputs") if is_object(content) else None
+    return {name: str(of.get("kind")) for name, of in outputs.items() if is_object(of)} if is_object(outputs) else {}
+
+
+def faults_of_names(settings: Settings) -> Iterator[str]:
+    """Say of every name in a surface's YAML that a feature table or the teacher should have, and has not."""
+    surfaces, outputs = load_surfaces(settings), teacher_outputs(settings)
+    tables = {table.name: [column.name for column in table.columns] for table in feature_tables(settings).values()}
+    for surface in surfaces.values():
+        file = surface_file(settings, surface)
+        for name, item in surface.inputs.items():
+            if item.source is None:
+                continue
+            table, column = item.source.split(".")
+            if table not in tables:
+                yield f"{file}: inputs.{name}: no feature table {table!r}{nearest(table, tables)}"
+            elif column not in tables[table]:
+                near = nearest(column, tables[table])
+                yield f"{file}: inputs.{name}: feature table {table} has no column {column!r}{near}"
+        yield from (f"{file}: {fault}" for fault in _output_faults(surface, outputs))
+
+
+def surface_file(settings: Settings, surface: Surface) -> Path:
+    """Return the file that a surface was read from."""
+    assert settings.surfaces_dir is not None
+    own = settings.surfaces_dir / f"{surface.name}.yaml"
+    if own.exists():
+        return own
+    named = (f for f in sorted(settings.surfaces_dir.glob("*.yaml")) if load_yaml(f).get("name") == surface.name)
+    return next(named, own)
+
+
+def _output_faults(surface: Surface, outputs: Collection[str]) -> Iterator[str]:
+    named = {f"tasks.{name}.teacher_output": task.teacher_output for name, task in surface.tasks.items()}
+    heads = enumerate(surface.distillation.heads)
+    named |= {f"distillation.heads.{number}.teacher_output": head.teacher_output for number, head in heads}
+    for key, name in named.items():
+        if name is not None and name not in outputs:
+            yield f"{key}: the teacher has no output {name!r}{nearest(name, outputs)}"
+
+
+def _app(settings: Settings) -> Look:
+    assert settings.app is not None
+    projects = app_projects(settings)
+    if not projects:
+        return State.BAD, f"{settings.app} holds no dbt_project.yml", "crossfade new surface writes one"
+    odd = [
+        f"{path}: not read; did you mean {near!r}?"
+        for path in sorted(settings.app.iterdir())
+        if path.name not in _NAMES and (near := near_name(path.name, _NAMES)) and path.suffix != ".py"
+    ]
+    if odd:
+        return State.DOUBTFUL, "\n".join(odd), "rename it"
+    return State.GOOD, f"{settings.app}, dbt projects {', '.join(projects)}"
+
+
+def _surfaces(settings: Settings) -> Look:
+    return State.GOOD, ", ".join(load_surfaces(settings))
+
+
+def _landing_contract(settings: Settings) -> Look:
+    contract = load_contract(settings)
+    load_sources(settings, contract)
+    return State.GOOD, f"{len(contract.tables)} tables in the contract"
+
+
+def _features(settings: Settings) -> Look:
+    return State.GOOD, ", ".join(feature_tables(settings))
+
+
+def _teacher(settings: Settings) -> Look:
+    if settings.trains_demo_teacher:
+        return State.GOOD, f"trained here by {settings.teacher_spec}"
+    contract = teacher_contract(settings)
+    lacking = []
+    for name in contract.files:
+        try:
+            contract.file(name)
+        except ValueError as error:
+            lacking.append(str(error))
+    if lacking:
+        return State.BAD, "\n".join(lacking), "put it there, or mend the contract"
+    return State.GOOD, f"{contract.name} {contract.version}, {len(contract.inputs)} inputs"
+
+
+def _names(settings: Settings) -> Look:
+    try:
+        faults = list(faults_of_names(settings))
+    except ValueError:
+        return State.DOUBTFUL, "not looked at: a file that is named above cannot be read", "mend that first"
+    if faults:
+        return State.BAD, "\n".join(faults), "mend the keys that are named"
+    return State.GOOD, "feature tables and teacher have what the surfaces name"
+
+
+FILES: Examinations = {
+    "app": _app,
+    "surfaces": _surfaces,
+    "landing contract": _landing_contract,
+    "feature tables": _features,
+    "teacher contract": _teacher,
+    "names": _names,
+}
+"""Looks at an app's files."""
+REMEDIES = dict.fromkeys(FILES, "mend the file that the message names")
+"""What to do where a look raised."""
+
+
+def examine_files(settings: Settings) -> Iterator[Finding]:
+    """Yield what reading the app's files finds."""
+    yield from examine(settings, FILES, REMEDIES)
+
+
+def landing_fault(settings: Settings) -> str | None:
+    """Say that the landing zone that somebody named is not there; one that a run fills need not be."""
+    assert settings.landing_dir is not None
+    named = settings.source == "files" and "landing_dir" in settings.model_fields_set
+    if not named or settings.landing_dir.is_dir():
+        return None
+    return f"landing_dir: no folder at {settings.landing_dir}; make it, or name another with CROSSFADE_LANDING_DIR"
+
+
+def require_files(settings: Settings) -> None:
+    """Refuse an app with faults in its files, or whose landing zone is not where it is said to be.
+
+    Raises:
+        ValueError: Says all of them, one a line.
+    """
+    faults = [finding.told for finding in examine_files(settings) if finding.state is State.BAD]
+    if missing := landing_fault(settings):
+        faults.append(missing)
+    if faults:
+        raise ValueError("\n".join([*faults, f"`crossfade check {settings.app}` looks at all of the app"]))

@@ -1,0 +1,96 @@
+"""What is wrong in an app's folder is found before a run, all of it at once, with file, key and nearest right name."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ml.foundation.settings import EXAMPLES, Settings
+from ml.operations.app_files import examine_files, require_files
+from ml.operations.app_trial import column_faults, examine_trial, trial_settings
+from ml.operations.findings import State
+from ml.surfaces.spec import load_surface
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """A copy of the simulated app with one surface."""
+    folder = shutil.copytree(EXAMPLES / "simulator", tmp_path / "app")
+    (folder / "surfaces" / "homepage.yaml").unlink()
+    shutil.rmtree(folder / "models" / "surfaces" / "homepage")
+    return folder
+
+
+def edit(path: Path, **changes: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    for before, after in changes.items():
+        assert before in text, before
+        text = text.replace(before, after)
+    path.write_text(text, encoding="utf-8")
+
+
+def test_names_that_feature_tables_and_teacher_have_not_are_found_in_the_files(tmp_path: Path, app: Path) -> None:
+    settings = Settings(home=tmp_path / "home", app=app)
+    assert {finding.state for finding in examine_files(settings)} == {State.GOOD}
+    require_files(settings)
+    edit(
+        app / "surfaces" / "radio.yaml",
+        **{
+            "feat_item.age_days": "feat_item.age_dais",
+            "feat_user.": "feat_usr.",
+            "teacher_output: continue": "teacher_output: go_on",
+        },
+    )
+    (app / "contract.yaml").write_text("tabels: {}\n", encoding="utf-8")
+    (app / "surface").mkdir()
+    found = {finding.what: finding for finding in examine_files(settings)}
+    names = found["names"].told
+    assert found["names"].state is State.BAD
+    assert (
+        "radio.yaml: inputs.item_age_days: feature table feat_item has no column 'age_dais'; did you mean 'age_days'?"
+        in names
+    )
+    assert "no feature table 'feat_usr'; did you mean 'feat_user'?" in names
+    assert "distillation.heads.0.teacher_output: the teacher has no output 'go_on'; there are click, " in names
+    assert f"{app}/contract.yaml: unknown key 'tabels'; did you mean 'tables'?" in found["landing contract"].told
+    assert found["app"].told == f"{app}/surface: not read; did you mean 'surfaces'?"
+    with pytest.raises(ValueError) as refused:
+        require_files(settings)
+    assert "age_dais" in str(refused.value) and "tabels" in str(refused.value)
+
+
+def test_a_landing_zone_that_was_named_and_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no folder at .*/none; .* CROSSFADE_LANDING_DIR"):
+        require_files(Settings(home=tmp_path, source="files", landing_dir=tmp_path / "none"))
+    require_files(Settings(home=tmp_path, landing_dir=tmp_path / "none"))  # the simulator fills it
+
+
+def test_a_teacher_whose_files_are_not_there_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "recipes", tmp_path / "app", ignore=shutil.ignore_patterns("*.onnx", "landing"))
+    found = {f.what: f for f in examine_files(Settings(home=tmp_path / "home", app=tmp_path / "app"))}
+    assert found["teacher contract"].state is State.BAD
+    assert found["teacher contract"].told == f"{tmp_path}/app/teacher/model.onnx: no such file"
+
+
+def test_columns_that_the_examples_lack_are_told_with_the_nearest() -> None:
+    radio = load_surface(EXAMPLES / "simulator" / "surfaces" / "radio.yaml")
+    has = [*radio.inputs, "label_engaged", "item_age", "user_tenure_days", "item_impressions"]
+    has.remove("item_age_days")
+    faults = list(column_faults(radio, has))
+    near = "examples_radio has no column 'item_age_days'; did you mean 'item_age'?"
+    assert (
+        "tasks.engagement.label: examples_radio has no column 'label_engagement'; did you mean 'label_engaged'?"
+        in faults
+    )
+    assert f"inputs.item_age_days: {near}" in faults and f"slices.new_releases: {near}" in faults
+
+
+def test_sql_that_cannot_be_built_is_found_on_an_empty_day_without_a_lake(tmp_path: Path, app: Path) -> None:
+    models = app / "models" / "surfaces" / "radio"
+    edit(models / "examples_radio.sql", **{"listens.outcome": "listens.outcom"})
+    settings = Settings(home=tmp_path / "home", app=app)
+    found = {f.what: f for f in examine_trial(trial_settings(settings, tmp_path / "trial"), [])}
+    assert found["sql"].state is State.BAD
+    assert "models/surfaces/radio/examples_radio.sql" in found["sql"].told and "outcom" in found["sql"].told
+    assert found["columns"].state is State.DOUBTFUL
+    assert not (tmp_path / "home").exists()
