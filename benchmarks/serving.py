@@ -18,6 +18,7 @@ from benchmarks.client import Client
 from benchmarks.process import crossfade
 from benchmarks.record import HISTORY, Row, keep, rows
 from deploy.serving.engine import Engine, Served
+from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics
 from deploy.serving.protocol import HEADER, TensorSpec
 from deploy.serving.rank import prepare, read_request, render
@@ -67,10 +68,10 @@ def ways(example: "Example", client: Client, surface: str) -> dict[str, Callable
 def by_part(example: "Example", requests: int) -> list[Row]:
     """Return medians of what the server does for one ``/rank``, called in this process, beside the sum of all."""
     metrics, engine, served = Metrics(), example.engine, example.served
-    request = read_request(example.ranked, len(example.candidates))
+    request = read_request(example.ranked, Limits())
     scores = served.released.model.run(example.feeds)
     parts: dict[str, Callable[[], object]] = {
-        "reading the request": lambda: read_request(example.ranked, len(example.candidates)),
+        "reading the request": lambda: read_request(example.ranked, Limits()),
         "ids and features": lambda: prepare(request, served, engine, metrics),
         BARE: lambda: served.released.model.run(example.feeds),
         "writing the answer": lambda: render(request, served, scores, metrics),
@@ -133,7 +134,7 @@ class Example(NamedTuple):
         engine = Engine(settings, Metrics())
         engine.refresh()
         served = engine.served[surface]
-        feeds = prepare(read_request(ranked, candidates), served, engine, Metrics())
+        feeds = prepare(read_request(ranked, Limits()), served, engine, Metrics())
         tensors = served.released.tensors
         items = request["candidates"]
         return cls(engine, served, items, feeds, ranked, *binary_request(tensors, feeds), json_request(tensors, feeds))

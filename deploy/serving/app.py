@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,9 +22,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deploy.serving import rank
 from deploy.serving.engine import Engine, Served, Store
-from deploy.serving.metrics import Metrics, log
-from deploy.serving.protocol import EXTENSIONS, HEADER, BadRequest, decode_request, decompress, encode_response
+from deploy.serving.limits import Limits
+from deploy.serving.metrics import Metrics, Rarely, log
+from deploy.serving.protocol import EXTENSIONS, HEADER, BadRequest, decode_request, encode_response
+from deploy.serving.work import INLINE_BYTES, Work
 from ml.foundation.settings import Settings
+from ml.inference.request import show
 
 JSON = "application/json"
 
@@ -36,34 +38,25 @@ _OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 """Paths that need no token, for probes."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one request may ask for.
-
-    Attributes:
-        max_body_bytes: Longer bodies, compressed or not, get 413.
-        max_rows: Most candidates or rows.
-        timeout_s: Seconds to receive and answer a request.
-    """
-
-    max_body_bytes: int = 8 * 1024 * 1024
-    max_rows: int = 1000
-    timeout_s: float = 10.0
-
-
 def create_app(
-    settings: Settings, *, limits: Limits | None = None, poll_s: float = 1.0, store: Store | None = None
+    settings: Settings,
+    *,
+    limits: Limits | None = None,
+    metrics: Metrics | None = None,
+    poll_s: float = 1.0,
+    store: Store | None = None,
 ) -> FastAPI:
     """Return the server as an ASGI application; it loads what is served when it starts up.
 
     Args:
         settings: Names the home, the token and the greatest age of features.
         limits: Bounds of one request.
+        metrics: Where to count.
         poll_s: Seconds between looks at the champion pointers and the feature pointer.
         store: Where models come from, in place of the home's champions.
     """
     limits = limits or Limits()
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     engine = Engine(settings, metrics, poll_s=poll_s, store=store)
 
     @asynccontextmanager
@@ -74,13 +67,14 @@ def create_app(
 
     app = FastAPI(title="Crossfade", version=_version(), description=__doc__ or "", lifespan=lifespan, redoc_url=None)
     app.state.engine = engine
-    token = settings.serve_token.get_secret_value() if settings.serve_token else None
-    app.add_middleware(_Edge, metrics=metrics, token=token)
+    token = settings.serve_token.get_secret_value().strip() if settings.serve_token else None
+    app.add_middleware(_Edge, metrics=metrics, token=token or None)
     app.add_exception_handler(BadRequest, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.openapi = partial(_openapi, app)
-    _add_rank(app, engine, metrics, limits)  # first: routes are tried in turn
-    _add_models(app, engine, metrics, limits)
+    work = Work(limits)
+    _add_rank(app, engine, metrics, limits, work)  # first: routes are tried in turn
+    _add_models(app, engine, metrics, limits, work)
     _add_health(app, engine, metrics)
     return app
 
@@ -104,7 +98,7 @@ def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
 
-def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) -> None:
+def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, work: Work) -> None:
     def routes(method: Callable[..., Any], path: str, summary: str, **more: Any) -> Callable[[Any], Any]:
         """Register a handler with and without the version in the path."""
 
@@ -147,16 +141,20 @@ def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) 
         served = _find(engine, request)
         model = served.released.model
         async with asyncio.timeout(limits.timeout_s):
-            body = await _body(request, limits)
-            header_length = request.headers.get(HEADER)
-            asked = decode_request(body, header_length, served.released.tensors, model.outputs, limits.max_rows)
-            values = await _run(served, asked.feeds, [name for name, _ in asked.outputs], metrics)
+            async with work.body(request) as body:
+                read = partial(
+                    decode_request, body, request.headers.get(HEADER), served.released.tensors, model.outputs, limits
+                )
+                asked = await work.read(body, read)
+                names = [name for name, _ in asked.outputs]
+                many = asked.rows > _INLINE_ROWS
+                values = await work.do(lambda: _run(served, asked.feeds, names, metrics), aside=many)
         head = {"model_name": served.released.surface, "model_version": served.version, "parameters": served.label}
         content, headers = encode_response(head, asked, values)
         return Response(content, headers=headers)
 
 
-def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) -> None:
+def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, work: Work) -> None:
     body = {"content": {JSON: {"schema": {"$ref": "#/components/schemas/RankRequest"}}}, "required": True}
     requests = itertools.count()
 
@@ -173,26 +171,35 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits) ->
     )
     async def rank_candidates(request: Request) -> Response:
         async with asyncio.timeout(limits.timeout_s):
-            asked = rank.read_request(await _body(request, limits), limits.max_rows)
-            served = engine.answering(asked.surface, asked.user_id)
-            if served is None:
-                raise BadRequest(f"no surface {asked.surface[:80]!r} is served", status=404)
-            feeds = rank.prepare(asked, served, engine, metrics)
-            values = await _run(served, feeds, served.released.model.outputs, metrics)
+            async with work.body(request) as body:
+                asked = await work.read(body, lambda: rank.read_request(body, limits))
+                served = engine.answering(asked.surface, asked.user_id)
+                if served is None:
+                    raise BadRequest(f"no surface {show(asked.surface)} is served; {_those(engine)}", status=404)
+                many = len(asked.candidates) > _INLINE_ROWS or len(body) > INLINE_BYTES
+                values, answer = await work.do(lambda: _ranked(asked, served, engine, metrics), aside=many)
         metrics.ranked.labels(asked.surface, served.released.release).inc()
         shadow = engine.shadow(asked.surface, next(requests))
         later = BackgroundTask(rank.compare, asked, values, shadow, engine, metrics) if shadow else None
-        return Response(rank.render(asked, served, values, metrics), media_type=JSON, background=later)
+        return Response(answer, media_type=JSON, background=later)
 
 
-async def _run(
-    served: Served, feeds: dict[str, np.ndarray], outputs: list[str], metrics: Metrics
-) -> dict[str, np.ndarray]:
-    rows = len(next(iter(feeds.values())))
-    metrics.rows.labels(served.released.surface).inc(rows)
-    if rows <= _INLINE_ROWS:
-        return served.released.model.run(feeds, outputs)
-    return await asyncio.to_thread(served.released.model.run, feeds, outputs)
+def _ranked(
+    asked: rank.RankRequest, served: Served, engine: Engine, metrics: Metrics
+) -> tuple[dict[str, np.ndarray], bytes]:
+    """Return what the model gives, and the answer."""
+    feeds = rank.prepare(asked, served, engine, metrics)
+    values = _run(served, feeds, served.released.model.outputs, metrics)
+    return values, rank.render(asked, served, values, metrics)
+
+
+def _run(served: Served, feeds: dict[str, np.ndarray], outputs: list[str], metrics: Metrics) -> dict[str, np.ndarray]:
+    metrics.rows.labels(served.released.surface).inc(len(next(iter(feeds.values()))))
+    return served.released.model.run(feeds, outputs)
+
+
+def _those(engine: Engine) -> str:
+    return f"served are {', '.join(sorted(engine.served)) or 'none'}"
 
 
 def _find(engine: Engine, request: Request) -> Served:
@@ -200,25 +207,10 @@ def _find(engine: Engine, request: Request) -> Served:
     model, asked = request.path_params["model"], request.path_params.get("version")
     served = engine.served.get(model)
     if served is None:
-        raise BadRequest(f"no model {model[:80]!r} is served", status=404)
+        raise BadRequest(f"no model {show(model)} is served; {_those(engine)}", status=404)
     if asked is not None and asked != served.version:
-        raise BadRequest(f"model {model!r} is served in version {served.version}, not {asked[:80]!r}", status=404)
+        raise BadRequest(f"model {model!r} is served in version {served.version}, not {show(asked)}", status=404)
     return served
-
-
-async def _body(request: Request, limits: Limits) -> bytes:
-    """Receive the body, but never more of it than the limit."""
-    limit = limits.max_body_bytes
-    stated = request.headers.get("content-length", "")
-    if stated.isdigit() and int(stated) > limit:
-        raise BadRequest(f"the body has {stated} bytes; at most {limit} are read", status=413)
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise BadRequest(f"the body is longer than {limit} bytes", status=413)
-        chunks.append(chunk)
-    return decompress(b"".join(chunks), request.headers.get("content-encoding"), limit)
 
 
 class _Edge:
@@ -234,6 +226,8 @@ class _Edge:
         self.app = app
         self.metrics = metrics
         self.token = token.encode() if token is not None else None
+        self._failures = Rarely(per_s=1 / 60)
+        self._refusals = Rarely(per_s=10, at_once=20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -258,8 +252,9 @@ class _Edge:
                 await _json({"error": "the request was not received and answered in time"}, 408)(scope, receive, noting)
         except ClientDisconnect:
             status = 499
-        except Exception:
-            log(logging.ERROR, "request failed", exc_info=True, path=scope["path"][:200])
+        except Exception as error:
+            if (before := self._failures.due(f"{type(error).__name__} {str(error)[:80]}")) is not None:
+                log(logging.ERROR, "request failed", exc_info=True, path=scope["path"][:200], not_told=before)
             if not status:
                 await _json({"error": "internal error"}, 500)(scope, receive, noting)
         finally:
@@ -277,10 +272,16 @@ class _Edge:
         route = getattr(scope.get("route"), "path", "unmatched")
         self.metrics.requests.labels(route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
-        level = logging.INFO if status >= 400 else logging.DEBUG
-        log(
-            level, "request", method=scope["method"], path=scope["path"][:200], status=status, seconds=round(seconds, 5)
-        )
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"][:200],
+            "status": status,
+            "seconds": round(seconds, 5),
+        }
+        if status < 400:
+            log(logging.DEBUG, "request", **fields)
+        elif (before := self._refusals.due("")) is not None:
+            log(logging.INFO, "request", **fields, not_told=before)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -3,6 +3,8 @@
 import json
 import logging
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +26,8 @@ class Metrics:
         self.requests = Counter("requests", "HTTP requests", ["route", "status"], **common)
         self.seconds = Histogram("request_seconds", "Time to answer", ["route"], buckets=_SECONDS, **common)
         self.in_flight = Gauge("requests_in_flight", "Requests being answered", **common)
+        self.connections = Gauge("connections", "Open connections", **common)
+        self.ended = Counter("connections_ended", "Connections that the server ended", ["reason"], **common)
         self.rows = Counter("rows", "Rows scored", ["surface"], **common)
         self.unknown = Counter("unknown_keys", "Keys without features in /rank", ["surface", "table"], **common)
         self.not_finite = Counter("scores_not_finite", "Scores that are no number", ["surface"], **common)
@@ -69,6 +73,35 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+class Rarely:
+    """Lets what may happen often be told seldom.
+
+    Args:
+        per_s: Tellings per second of one cause.
+        at_once: Tellings that may follow each other without a pause.
+    """
+
+    _CAUSES = 1000
+
+    def __init__(self, *, per_s: float, at_once: int = 1) -> None:
+        self._per_s = per_s
+        self._at_once = at_once
+        self._causes: dict[str, tuple[float, float, int]] = {}
+        self._lock = threading.Lock()
+
+    def due(self, cause: str) -> int | None:
+        """Return how often ``cause`` was not told since it last was, or ``None`` where it is not told now either."""
+        now = time.monotonic()
+        with self._lock:
+            left, since, silent = self._causes.pop(cause, (float(self._at_once), now, 0))
+            left = min(float(self._at_once), left + (now - since) * self._per_s)
+            tells = left >= 1
+            self._causes[cause] = (left - tells, now, 0 if tells else silent + 1)
+            if len(self._causes) > self._CAUSES:
+                self._causes.pop(next(iter(self._causes)))
+        return silent if tells else None
 
 
 def log(level: int, event: str, exc_info: bool = False, **fields: object) -> None:

@@ -5,7 +5,7 @@ holds the length of the head, ``binary_data_size`` of a tensor its share of the 
 """
 
 import math
-import reprlib
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,15 @@ import numpy as np
 import orjson
 import simdjson
 
+from deploy.serving.limits import Limits
 from ml.foundation.documents import is_list, is_object
+from ml.inference.request import show
 
 HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data"]
+
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_REREAD_BYTES = 1024 * 1024
 
 _DATATYPES = {"int64": "INT64", "float32": "FP32"}
 _WIRE = {"int64": np.dtype("<i8"), "float32": np.dtype("<f4")}
@@ -71,13 +76,18 @@ class InferRequest:
     feeds: dict[str, np.ndarray]
     outputs: list[tuple[str, bool]]
 
+    @property
+    def rows(self) -> int:
+        """Rows to score."""
+        return len(next(iter(self.feeds.values())))
+
 
 def decode_request(
     body: bytes,
     header_length: str | None,
     inputs: Mapping[str, TensorSpec],
     outputs: Sequence[str],
-    max_batch: int,
+    limits: Limits,
 ) -> InferRequest:
     """Read and check one inference request.
 
@@ -86,14 +96,15 @@ def decode_request(
         header_length: Value of ``Inference-Header-Content-Length``, if it was sent.
         inputs: Every input of the model; all of them are required.
         outputs: Output names of the model, all of them returned when the request names none.
-        max_batch: Most rows of one request.
+        limits: Most rows, and most that JSON may hold.
 
     Raises:
-        BadRequest: objectthing that the model cannot take.
+        BadRequest: Something that the model cannot take.
     """
     head, binary = _split(body, header_length)
+    check_bounds(head, limits.max_depth, limits.max_values)
     flat = _with_arrays(head) if header_length is None else None
-    request = flat or parse_object(head)
+    request = flat or _object(head)
     identifier = request.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise BadRequest(f"id must be a string, got {show(identifier)}")
@@ -107,7 +118,7 @@ def decode_request(
         if name in feeds:
             raise BadRequest(f"input {name!r} is given twice")
         spec = inputs[name]
-        rows = _check_shape(entry, spec, max_batch)
+        rows = _check_shape(entry, spec, limits.max_rows)
         if batch is not None and rows != batch:
             raise BadRequest(f"input {name!r} has {rows} rows, the inputs before it {batch}")
         batch = rows
@@ -161,10 +172,13 @@ def encode_response(
 
 def decompress(body: bytes, encoding: str | None, limit: int) -> bytes:
     """Undo ``Content-Encoding`` (gzip or deflate) and refuse what would grow beyond ``limit`` bytes."""
-    if encoding in (None, "", "identity"):
+    named = [name for part in (encoding or "").split(",") if (name := part.strip().lower()) not in ("", "identity")]
+    if not named:
         return body
-    if encoding not in ("gzip", "deflate"):
-        raise BadRequest(f"Content-Encoding {encoding!r} is not known; gzip and deflate are", status=415)
+    encoding = named[0].removeprefix("x-")
+    if len(named) > 1 or encoding not in ("gzip", "deflate"):
+        told = f"Content-Encoding {', '.join(named)[:80]!r} is not known; one of gzip and deflate is"
+        raise BadRequest(told, status=415)
     stream = zlib.decompressobj(31 if encoding == "gzip" else 15)
     try:
         plain = stream.decompress(body, limit + 1)
@@ -177,8 +191,43 @@ def decompress(body: bytes, encoding: str | None, limit: int) -> bytes:
     return plain
 
 
-def parse_object(text: bytes) -> dict[str, object]:
-    """Read a JSON object."""
+def parse_object(text: bytes, max_depth: int, max_values: int) -> dict[str, object]:
+    """Read a JSON object that is no deeper and holds no more values than this."""
+    check_bounds(text, max_depth, max_values)
+    return _object(text)
+
+
+def check_bounds(text: bytes, max_depth: int, max_values: int) -> None:
+    """Refuse JSON that is too deep or holds too many values before any of it is built.
+
+    Brackets and commas within strings count too at first: only text with more of them than a request has is read again
+    without its strings.
+
+    Raises:
+        BadRequest: It is too deep or too large.
+    """
+    if len(text) <= max_depth:
+        return
+    values, depth = _extent(text)
+    if (values > max_values or depth > max_depth) and len(text) <= _REREAD_BYTES:
+        values, depth = _extent(_STRINGS.sub(b"", text))
+    if depth > max_depth:
+        raise BadRequest(f"the body has lists and objects {depth} deep; at most {max_depth} are read")
+    if values > max_values:
+        raise BadRequest(f"the body holds about {values} values; at most {max_values} are read")
+
+
+def _extent(text: bytes) -> tuple[int, int]:
+    """Return about how many values JSON holds, and how deep its lists and objects go; strings count as JSON."""
+    array = np.frombuffer(text, np.uint8)
+    folded = array & 0xDF  # braces become brackets
+    marks = folded[(folded == ord("[")) | (folded == ord("]"))]
+    steps = np.where(marks == ord("["), np.int8(1), np.int8(-1))
+    depth = int(np.cumsum(steps, dtype=np.int32).max(initial=0))
+    return int(np.count_nonzero(array == ord(","))) + int(np.count_nonzero(steps == 1)), depth
+
+
+def _object(text: bytes) -> dict[str, object]:
     try:
         parsed = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -186,12 +235,6 @@ def parse_object(text: bytes) -> dict[str, object]:
     if not is_object(parsed):
         raise BadRequest(f"the body must be a JSON object, got {show(parsed)}")
     return parsed
-
-
-def show(value: object) -> str:
-    """Return a short picture of an offending value."""
-    text = reprlib.repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _with_arrays(text: bytes) -> dict[str, object] | None:

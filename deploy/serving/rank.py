@@ -8,6 +8,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from deploy.serving.engine import Engine, Served
+from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import BadRequest, parse_object
 from ml.inference.model import SCORE
@@ -76,19 +77,19 @@ class ErrorResponse(BaseModel):
     error: str
 
 
-def read_request(body: bytes, max_candidates: int) -> RankRequest:
+def read_request(body: bytes, limits: Limits) -> RankRequest:
     """Read the body of a ranking request.
 
     Raises:
         BadRequest: 400 for what is no JSON object, 422 for what does not fit.
     """
     try:
-        request = RankRequest.model_validate(parse_object(body))
+        request = RankRequest.model_validate(parse_object(body, limits.max_depth, limits.max_values // 4))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         raise BadRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", status=422) from error
-    if len(request.candidates) > max_candidates:
-        raise BadRequest(f"{len(request.candidates)} candidates; at most {max_candidates} are ranked", status=422)
+    if len(request.candidates) > limits.max_rows:
+        raise BadRequest(f"{len(request.candidates)} candidates; at most {limits.max_rows} are ranked", status=422)
     return request
 
 

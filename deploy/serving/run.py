@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
+from typing import Any, cast
 
 import httpx
 import numpy as np
 import uvicorn
 
-from deploy.serving.app import Limits, create_app
+from deploy.serving.app import create_app
+from deploy.serving.connections import Door, Server, connections_of
 from deploy.serving.engine import Store
-from deploy.serving.metrics import configure_logging, log
+from deploy.serving.limits import ACCEPTED_AT_ONCE, Limits, descriptors_for
+from deploy.serving.metrics import Metrics, configure_logging, log
 from ml.export.files import SCHEMA
 from ml.foundation.ids import id63_array
 from ml.foundation.lake import ALIAS, LANDING, Lake
@@ -34,6 +37,7 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None) 
     """
     configure_logging()
     host = settings.serve_host if host is None else host
+    _require_token(settings, host)
     if settings.serve_token is None and not _is_loopback(host):
         log(logging.WARNING, "anybody who reaches this address may ask: CROSSFADE_SERVE_TOKEN is not set", host=host)
     server, bound = _server(settings, host, settings.serve_port if port is None else port, Limits())
@@ -128,21 +132,37 @@ def example_answer(settings: Settings, surface: str) -> dict[str, object]:
 
 def _server(
     settings: Settings, host: str, port: int, limits: Limits, poll_s: float = 1.0, store: Store | None = None
-) -> tuple[uvicorn.Server, socket]:
+) -> tuple[Server, socket]:
+    metrics = Metrics()
+    door = Door(limits, descriptors_for(limits.max_connections), metrics)
     config = uvicorn.Config(
-        create_app(settings, limits=limits, poll_s=poll_s, store=store),
+        create_app(settings, limits=limits, metrics=metrics, poll_s=poll_s, store=store),
         host=host,
         port=port,
         loop="asyncio",  # uvloop sends what a turn of the loop has answered at its end: twice the median under load
+        http=cast("Any", connections_of(door)),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="on",
+        backlog=ACCEPTED_AT_ONCE,
+        timeout_keep_alive=cast("int", limits.idle_s),
         timeout_graceful_shutdown=10,
     )
     bound = config.bind_socket()
     bound.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # else an answer waits 40 ms for the client to confirm its head
-    return uvicorn.Server(config), bound
+    return Server(config, door), bound
+
+
+def _require_token(settings: Settings, host: str) -> None:
+    """Refuse a token that nobody has to know."""
+    token = settings.serve_token
+    if token is not None and not token.get_secret_value().strip() and not _is_loopback(host):
+        raise ValueError(
+            f"CROSSFADE_SERVE_TOKEN is blank and {host or 'every address'} is reachable from elsewhere:"
+            " anybody could ask. Set a token, or unset it to serve without one"
+        )
 
 
 def _url(bound: socket) -> str:

@@ -1,6 +1,7 @@
 """From a ranking request to model inputs: ids are hashed, `daily` inputs looked up, `request` inputs read."""
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,11 +23,18 @@ USER, ITEM, HOUR = "user_id", "item_id", "hour"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _INT64_MAX = 2**63 - 1
 _MAX_STRING = 256
+_MAX_SHOWN = 80
 _RESERVED = ("surface", "candidates", "session", "ts", USER)
 
 _ID = Input(kind="request", type="id", embedding=1)
 
 _hashed = lru_cache(maxsize=1 << 17)(id63)
+
+
+def show(value: object) -> str:
+    """Return a short picture of an offending value, which may be large and deep."""
+    text = reprlib.repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 class RequestError(ValueError):
@@ -87,13 +95,13 @@ class RequestPlan:
 
     def _request_values(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if unknown := [key for key in request if key not in self._keys]:
-            raise RequestError(f"unknown key {unknown[0]!r}: {self._explain(unknown[0], self._keys)}")
+            raise RequestError(f"unknown key {show(unknown[0])}: {self._explain(unknown[0], self._keys)}")
         values = dict(request)
         session = values.pop("session", None) or {}
         for key, value in session.items():
             name = f"session_{key}"
             if name not in self._shared:
-                raise RequestError(f"unknown key session.{key}: {self._explain(name, self._keys)}")
+                raise RequestError(f"unknown key session.{key[:_MAX_SHOWN]}: {self._explain(name, self._keys)}")
             if name in values:
                 raise RequestError(f"session.{key} and {name} are the same input; send one of them")
             values[name] = value
@@ -104,7 +112,9 @@ class RequestPlan:
     def _candidate_columns(self, candidates: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         if unknown := set().union(*candidates) - self._candidate_keys:
             i, key = next((i, key) for i, candidate in enumerate(candidates) for key in candidate if key in unknown)
-            raise RequestError(f"unknown key candidates[{i}].{key}: {self._explain(key, self._candidate_keys)}")
+            raise RequestError(
+                f"unknown key candidates[{i}].{key[:_MAX_SHOWN]}: {self._explain(key, self._candidate_keys)}"
+            )
         try:
             columns = {name: list(map(itemgetter(name), candidates)) for name in self._candidate_keys}
         except KeyError:  # what some candidate lacks takes its default
@@ -128,7 +138,10 @@ class RequestPlan:
 def _utc(ts: datetime | None) -> datetime:
     if ts is None:
         return datetime.now(UTC)
-    return ts.astimezone(UTC) if ts.tzinfo else ts
+    try:
+        return ts.astimezone(UTC) if ts.tzinfo else ts
+    except (OverflowError, ValueError) as error:  # the first or last hours of the calendar, from another zone
+        raise RequestError(f"ts {ts.isoformat()} is no time of the calendar in UTC") from error
 
 
 def _column(item: Input, read: Callable[[object], object], values: list[Any]) -> np.ndarray:
@@ -161,7 +174,7 @@ def _category_reader(name: str, *, hash_integers: bool) -> Callable[[object], in
         if type(value) is int and abs(value) <= _INT64_MAX:
             return _hashed(str(value)) if hash_integers else value
         raise RequestError(
-            f"{name} must be a string of at most {_MAX_STRING} characters or an integer, got {value!r:.80}"
+            f"{name} must be a string of at most {_MAX_STRING} characters or an integer, got {show(value)}"
         )
 
     return read
@@ -179,7 +192,7 @@ def _vector_reader(name: str, length: int) -> Callable[[object], list[float]]:
         if value is None:
             return [0.0] * length
         if not is_list(value) or len(value) != length:
-            raise RequestError(f"{name} must be a list of {length} numbers, got {value!r:.80}")
+            raise RequestError(f"{name} must be a list of {length} numbers, got {show(value)}")
         return [_number(name, entry) for entry in value]
 
     return read
@@ -190,7 +203,7 @@ def _events_reader(name: str, length: int) -> Callable[[object], list[int]]:
         if value is None:
             return [0] * length
         if not is_list(value):
-            raise RequestError(f"{name} must be a list, newest first, got {value!r:.80}")
+            raise RequestError(f"{name} must be a list, newest first, got {show(value)}")
         codes = [_event(name, entry) for entry in value[:length]]
         return codes + [0] * (length - len(codes))
 
@@ -202,10 +215,10 @@ def _event(name: str, value: object) -> int:
         return OUTCOMES[value]
     if type(value) is int and 0 <= value <= _INT64_MAX:
         return value
-    raise RequestError(f"{name} holds {value!r:.80}; known are {', '.join(OUTCOMES)} and their codes")
+    raise RequestError(f"{name} holds {show(value)}; known are {', '.join(OUTCOMES)} and their codes")
 
 
 def _number(name: str, value: object) -> float:
     if (type(value) is int or type(value) is float) and math.isfinite(value) and abs(value) <= _FLOAT32_MAX:
         return value
-    raise RequestError(f"{name} must be a finite number, got {value!r:.80}")
+    raise RequestError(f"{name} must be a finite number, got {show(value)}")

@@ -16,7 +16,7 @@ import tritonclient.http.aio as triton_aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deploy.serving.app import Limits
+from deploy.serving.limits import Limits
 from deploy.serving.protocol import HEADER, BadRequest, TensorSpec, decode_request
 from deploy.serving.run import serving
 from ml.surfaces.spec import Surface
@@ -129,7 +129,7 @@ def changed(body: dict[str, Any], which: str, **changes: Any) -> dict[str, Any]:
 BAD_INFER: dict[str, tuple[Any, str]] = {
     "no json": (b"{", "no valid JSON"),
     "no utf-8": (b'{"id": "\xff"}', "no valid JSON"),
-    "deep nesting": (b"[" * 100_000, "no valid JSON"),
+    "deep nesting": (b"[" * 100_000, "100000 deep; at most 32"),
     "no object": (b"[1]", "JSON object"),
     "empty": (b"", "no valid JSON"),
     "no inputs": ({}, "inputs must be a list"),
@@ -353,7 +353,7 @@ not_flat = numbers | st.none() | st.booleans() | st.text(max_size=2) | st.intege
 def read_as(spec: TensorSpec, body: bytes) -> tuple[Any, ...] | str:
     """Return what became of a request with one input, or why it was refused."""
     try:
-        found = decode_request(body, None, {spec.name: spec}, ["score"], 10)
+        found = decode_request(body, None, {spec.name: spec}, ["score"], Limits(max_rows=10))
     except BadRequest as refused:
         return str(refused)
     feed = found.feeds[spec.name]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from deploy.serving.engine import Engine
+from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics
 from deploy.serving.rank import prepare, read_request
 from deploy.serving.run import example_answer, request_example, serving
@@ -99,7 +100,7 @@ def test_logged_requests_get_the_bytes_that_training_read(ready_home: Home) -> N
                 body = {"surface": name, "session": {"outcomes": sessions[row]}}
                 body |= {key: log[key][row] for key in ("user_id", "ts", *shared)}
                 body["candidates"] = [{key: log[key][row] for key in each}]
-                request = read_request(orjson.dumps(body), 10)
+                request = read_request(orjson.dumps(body), Limits())
                 feeds = prepare(request, served, engine, Metrics())
                 assert feeds.keys() == trained.keys()
                 for key, value in feeds.items():
