@@ -19,6 +19,7 @@ REBUILT = (
     "teacher",
     "models",
     "reports",
+    "tuning",
     "crossfade.toml",
 )
 """What a demo may remove from a home that an earlier demo made."""

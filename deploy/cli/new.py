@@ -33,3 +33,4 @@ def new_surface(
     for path in written:
         say(f"wrote {path}")
     note("next: edit them, then `crossfade init` and materialize the new group (docs/tutorial/your_app.md)")
+    note(f"once {name}/training_set has a day: `crossfade tune {name} --partition <day>`, before the first release")

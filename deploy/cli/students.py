@@ -1,5 +1,7 @@
-"""Before a release: tune the control, and tell whether distilling helps."""
+"""Before a release: tune control and student, and tell whether distilling helps."""
 
+import difflib
+import json
 from datetime import date
 from math import isnan
 from pathlib import Path
@@ -19,21 +21,53 @@ if TYPE_CHECKING:
 def tune(
     surface: Surface,
     partition: Annotated[str, typer.Option(help="Day of the student; its validation days judge.")],
-    trials: Annotated[int, typer.Option(help="Settings to try.")] = 20,
+    minutes: Annotated[float, typer.Option(help="Minutes of training in all, of earlier runs too.", min=0)] = 10.0,
+    settings_of_each: Annotated[
+        int, typer.Option("--settings", help="Settings to try at most, of control and student each.", min=1)
+    ] = 12,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change no file; print what would change.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print choice and trials as JSON.")] = False,
 ) -> None:
-    """Tune the control on validation days and print the best setting as lines for the surface's YAML.
+    """Tune the control, then technique and weights of its student, and write what is better into the surface's YAML.
 
-    Evaluation days are never read. What was tried goes to stderr.
+    Validation days judge; evaluation days are never read. The control is trained without a teacher: learning rates,
+    decay, passes, size of ids and layers. The student keeps these. What stands in the file stays unless another is
+    better by more than its standard error. A killed run goes on where it was, and more minutes go on from there.
     """
-    from ml.stages.training import tune_control
-    from ml.students.tune import as_yaml
+    from ml.stages.training import tune_surface
+    from ml.students.tune import Budget
+    from ml.surfaces.edit import changed, changes
+    from ml.surfaces.spec import load_surface, surface_file
 
     settings = Settings()
     spec = surface_named(settings, surface)
-    found = tune_control(settings, spec, date.fromisoformat(partition), trials=trials, progress=reporter())
-    show_table(f"control of {surface}, best first", [trial.row() for trial in found], result=False)
-    typer.echo(f"# {surface}, tuned on the validation days of {partition}: the best of {trials} settings")
-    typer.echo(as_yaml(spec, found[0]), nl=False)
+    budget = Budget(60 * minutes, settings_of_each)
+    tuned = tune_surface(settings, spec, date.fromisoformat(partition), budget=budget, progress=reporter())
+    path = surface_file(settings, surface)
+    old = path.read_bytes().decode()
+    new = changed(old, changes(spec, tuned.surface))
+    if load_surface(path, new) != tuned.surface:
+        raise ValueError(
+            f"{path}: these keys cannot be changed one by one; write them yourself: {changes(spec, tuned.surface)}"
+        )
+    if as_json:
+        typer.echo(json.dumps(tuned.to_json() | {"changes": _diff(path, old, new)}))
+    else:
+        for stage in ("control", "student"):
+            rows = [row for row in tuned.rows() if row["stage"] == stage]
+            if rows:
+                show_table(f"{stage} of {surface} on the validation days of {partition}, best first", rows)
+        for line in tuned.lines():
+            say(line, style="bold")
+        typer.echo(_diff(path, old, new), nl=False)
+    if new != old and not dry_run:
+        path.write_bytes(new.encode())
+        note(f"wrote {path}; next: `crossfade diagnose {surface} --partition {partition}`")
+
+
+def _diff(path: Path, old: str, new: str) -> str:
+    before, after = (text.splitlines(keepends=True) for text in (old, new))
+    return "".join(difflib.unified_diff(before, after, str(path), str(path), n=1))
 
 
 def diagnose_surface(

@@ -1,4 +1,4 @@
-"""Control and student of a partition: trained into the store, and the control tuned."""
+"""Control and student of a partition: trained into the store, and tuned."""
 
 import tempfile
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from ml.foundation.settings import Settings
 from ml.stages.artifacts import artifact_name
 from ml.stages.training_set import read_training_set
 from ml.students.checkpoint import META_FILE, WEIGHTS_FILE, load_checkpoint
+from ml.students.dataset import load
 from ml.students.network import Ranker
 from ml.students.train import train
-from ml.students.tune import Trial, tune
+from ml.students.tune import Budget, Trial, TrialLog, Tuned, identity, tune
 from ml.surfaces.spec import Role, Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
 
@@ -80,16 +81,23 @@ def load_ranker(artifact: Artifact) -> tuple[Ranker, dict[str, Any]]:
         return load_checkpoint(folder)
 
 
-def tune_control(
-    settings: Settings, surface: Surface, partition: date, *, trials: int, progress: Progress = silent
-) -> list[Trial]:
-    """Tune the control on the validation days of a partition; return the trials, best first."""
+def tune_surface(
+    settings: Settings, surface: Surface, partition: date, *, budget: Budget, progress: Progress = silent
+) -> Tuned:
+    """Tune control and student on the validation days of a partition; what was tried lies in ``<home>/tuning``.
+
+    No evaluation day is read. A search that was killed, or whose budget ended, goes on where it was.
+    """
     training_set = read_training_set(settings, surface, partition)
-    return tune(
-        settings,
-        training_set,
-        surface,
-        trials=trials,
-        seed=settings.seed,
-        progress=lambda done, total, _: progress(Step(f"tune {surface.name}", done, total)),
+    fit_days, validation_days = training_set.validation_split(surface.window.validation_days)
+    data = load(settings, training_set, surface, fit_days, soft_labels=True)
+    held_out = load(settings, training_set, surface, validation_days, soft_labels=False, after_ranking="serving")
+    log = TrialLog(
+        settings.home / "tuning" / f"{surface.name}-{partition}.jsonl", identity(training_set, surface, settings.seed)
     )
+
+    def report(stage: str, done: int, at_most: int, trial: Trial) -> None:
+        minutes = f"{log.seconds / 60:.1f} of {budget.seconds / 60:g} min"
+        progress(Step(f"tune {surface.name}", done, at_most, note=f"{stage}, {minutes}, {trial.unexplained:.4f} left"))
+
+    return tune(data, held_out, surface, budget=budget, seed=settings.seed, log=log, report=report)

@@ -27,6 +27,10 @@ _CHUNK = 8_192
 _BEST = "best."
 
 
+class DivergedError(ValueError):
+    """A training whose loss is not finite; the message names the surface."""
+
+
 @dataclass(frozen=True)
 class Batches:
     """Preprocessed rows on the device that trains, in the order of time; a batch is a slice.
@@ -178,7 +182,7 @@ class Loop:
         """Train to the end, from the snapshot of this run if there is one.
 
         Raises:
-            ValueError: The loss is not finite.
+            DivergedError: The loss is not finite.
         """
         if self.snapshots:
             self._restore(self.snapshots)
@@ -274,7 +278,7 @@ class Loop:
 
     def _check(self, loss: float) -> None:
         if not np.isfinite(loss):
-            raise ValueError(f"surface {self.ranker.surface.name}: training loss became {loss}")
+            raise DivergedError(f"surface {self.ranker.surface.name}: training loss became {loss}")
 
     def _set_rates(self, share: float) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):

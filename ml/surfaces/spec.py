@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from ml.foundation.documents import DocumentError, digest, is_object, load_yaml
+from ml.foundation.documents import DocumentError, digest, is_object, load_yaml, parse_yaml
 from ml.foundation.names import faults_of, nearest
 from ml.foundation.settings import Settings
 from ml.surfaces.condition import ConditionError, condition
@@ -481,16 +481,20 @@ class Surface(_Model):
         return first_day + timedelta(days=self.window.eval_days + self.window.min_train_days)
 
 
-def load_surface(path: Path) -> Surface:
+def load_surface(path: Path, text: str | None = None) -> Surface:
     """Read one surface file.
+
+    Args:
+        path: The file.
+        text: What would stand in it; default what does.
 
     Raises:
         SpecError: The file is missing, is no YAML mapping, or breaks a rule; names file and key.
     """
     try:
-        return Surface.model_validate(_read(path, ()))
+        return Surface.model_validate(_read(path, (), text))
     except ValidationError as error:
-        raise SpecError(f"{path}: {faults_of(error, Surface, path.read_bytes())}") from error
+        raise SpecError(f"{path}: {faults_of(error, Surface, text.encode() if text else path.read_bytes())}") from error
     except ValueError as error:
         raise error if isinstance(error, SpecError) else SpecError(f"{path}: {error}") from error
 
@@ -523,6 +527,12 @@ def load_surfaces(settings: Settings) -> dict[str, Surface]:
     return surfaces
 
 
+def surface_file(settings: Settings, name: str) -> Path:
+    """Return the file of a surface of ``settings.surfaces_dir``."""
+    assert settings.surfaces_dir is not None
+    return next(path for path in sorted(settings.surfaces_dir.glob("*.yaml")) if load_surface(path).name == name)
+
+
 def teacher_end(settings: Settings, surfaces: Mapping[str, Surface]) -> date:
     """Return the last day that a demo teacher may learn from, before the first validation day of any surface."""
     assert settings.last_day is not None
@@ -530,12 +540,12 @@ def teacher_end(settings: Settings, surfaces: Mapping[str, Surface]) -> date:
     return settings.last_day - timedelta(days=days + 1)
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...], text: str | None = None) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
         raise SpecError(f"{path} extends itself")
     try:
-        content = load_yaml(path)
+        content = load_yaml(path) if text is None else parse_yaml(text)
     except DocumentError as error:
         raise SpecError(str(error)) from error
     except OSError as error:

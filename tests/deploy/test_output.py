@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ml.foundation.documents import parse_yaml
 from ml.foundation.settings import Settings
 from ml.operations.release_page import gain
 from ml.releases.release import Release
@@ -19,12 +18,11 @@ from tests.support.commands import ROOT, home_environment
 NARROW = {"COLUMNS": "40", "TERM": "xterm"}
 
 
-def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command with pipes for both outputs, in an environment that claims 40 columns."""
     command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", *arguments]
-    done = subprocess.run(
-        command, env=home_environment(home, **NARROW), cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    environment = home_environment(home, **NARROW, **environment)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -92,22 +90,23 @@ def test_the_whole_manifest_is_printed_if_asked_for(settings: Settings, release:
     assert json.loads(done.stdout) == release.manifest.model_dump(mode="json")
 
 
-def test_what_tuning_prints_can_stand_in_the_surfaces_yaml(
-    settings: Settings, release: Release, tmp_path: Path
-) -> None:
-    done = run(settings.home, "tune", "homepage", "--partition", str(release.manifest.partition), "--trials", "2")
-    told = parse_yaml(done.stdout)
-    base = settings.surfaces_dir / "homepage.yaml" if settings.surfaces_dir else Path()
-    merged = tmp_path / "homepage.yaml"
-    merged.write_text(f"extends: {base}\n{done.stdout}", encoding="utf-8")
-    tuned, present = load_surface(merged), load_surface(base)
-    assert set(told) <= {"training", "inputs"} and tuned.training.model_dump(exclude_unset=True) == told["training"]
-    assert set(present.training.model_fields_set) <= set(told["training"]), "the line replaces the one of the file"
-    assert isinstance(told["training"]["weight_decay"], float)
-    title, columns, *tried = [line for line in done.stderr.splitlines() if not line.startswith("  ")]
-    assert title == "control of homepage, best first" and len(tried) == 2
-    assert cells(columns)[0] == "learning_rate" and len(cells(tried[0])) == len(cells(columns))
-    assert f"{told['training']['learning_rate']:.4g}" == cells(tried[0])[0]
+def test_tuning_prints_what_it_tried_and_writes_what_is_better(settings: Settings, tmp_path: Path) -> None:
+    path, day = tmp_path / "homepage.yaml", str(Settings(home=settings.home).last_day)
+    before = (ROOT / "tests" / "surfaces" / "homepage.yaml").read_text(encoding="utf-8")
+    text = before.replace("extends: ", f"extends: {ROOT}/tests/surfaces/")
+    path.write_text(text, encoding="utf-8")
+    limits = ("tune", "homepage", "--partition", day, "--minutes", "0")
+    where = {"CROSSFADE_SURFACES_DIR": str(tmp_path)}
+    done = run(settings.home, *limits, "--dry-run", **where)
+    assert path.read_text(encoding="utf-8") == text
+    titles = [line for line in done.stdout.splitlines() if line.endswith("best first")]
+    assert [title.split()[0] for title in titles] == ["control", "student"]
+    assert "unexplained" in done.stdout and f"wrote {path}" not in done.stderr
+    told = json.loads(run(settings.home, *limits, "--json", **where).stdout)
+    after = path.read_text(encoding="utf-8")
+    assert done.stdout.endswith(told["changes"]) and bool(told["changes"]) == (after != text)
+    chosen = load_surface(path).distillation.technique
+    assert chosen == (told["student"]["setting"] or {"technique": "none"})["technique"]
 
 
 def test_a_diagnosis_is_on_stdout_and_its_progress_is_not(settings: Settings, release: Release, tmp_path: Path) -> None:
