@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -52,6 +51,8 @@ TEST_FAILS = (
 )
 DbtEvent = dg.Output | dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckResult | dg.AssetCheckEvaluation
 """What a dbt event becomes for Dagster."""
+SURFACES = "surfaces"
+"""Folder of an app's models whose folders are those of its surfaces."""
 SLOWLY_CHANGING = ("stg_items", "stg_users")
 
 
@@ -123,7 +124,7 @@ class Translator(DagsterDbtTranslator):
     def get_partition_mapping(
         self, dbt_resource_props: Mapping[str, object], dbt_parent_resource_props: Mapping[str, object]
     ) -> dg.PartitionMapping | None:
-        """Map days: trailing aggregates from the days before, labels from the day after, the rest from the same day."""
+        """Map days: trailing aggregates from the days before, labels from their window, the rest from the same day."""
         node, parent = _node(dbt_resource_props), _node(dbt_parent_resource_props)
         if "ranking" not in node["tags"] or "base" not in parent["tags"]:
             return None
@@ -132,13 +133,14 @@ class Translator(DagsterDbtTranslator):
         if parent["name"] in SLOWLY_CHANGING:
             return known_window(self.window_days)
         if parent["name"] in ("stg_listens", "stg_outcomes"):
-            return label_window()
+            surface = self.surfaces.get(_folder(node) or "")
+            return label_window(surface.label_window_days if surface else 1)
         return None
 
 
 @dataclass(frozen=True)
 class Group:
-    """One of the two groups of models that a run may build.
+    """One of the groups of models that a run may build.
 
     Attributes:
         manifest: What dbt's parser wrote.
@@ -154,7 +156,10 @@ class Group:
 
 
 def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[dg.AssetsDefinition]:
-    """Return the two groups of dbt assets; between them lies the window from days to trailing features.
+    """Return the groups of dbt assets: base tables, ranking tables, and the serving snapshot.
+
+    Between the first two lies the window from days to trailing features. After them come, for each surface whose labels
+    wait longer than features do, its own tables: a server's features must not be as old as its labels.
 
     Raises:
         FileNotFoundError: The project was not parsed for this home; ``crossfade init`` does it.
@@ -169,28 +174,72 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
     require_built(parsed, tables)
     described = described_columns(parsed, tables)
     translator = Translator(settings.feature_window_days, surfaces, described, all_projects(settings))
-    exclude = " ".join(excluded_surfaces(settings, surfaces)) or None
-    base, ranking = (Group(manifest, select, exclude, translator) for select in (BASE, RANKING))
-    assets_of = partial(
-        dbt_assets,
-        manifest=manifest,
-        exclude=exclude,
+    left = excluded_surfaces(settings, surfaces)
+    waiting = {surface.name: _labelled(parsed, surface) for surface in surfaces.values() if waits(surface)}
+
+    def assets_of(
+        name: str, select: Sequence[str], exclude: Sequence[str] = (), window: int | None = None
+    ) -> dg.AssetsDefinition:
+        group = Group(manifest, " ".join(select), " ".join([*left, *exclude]) or None, translator)
+        return _build_tables(settings, surfaces, name, group, window)
+
+    labelled = [
+        assets_of(labelled_name(s), waiting[s.name], (), s.label_window_days) for s in surfaces.values() if waits(s)
+    ]
+    return [
+        assets_of("base_tables", [BASE]),
+        assets_of("ranking_tables", [RANKING], [model for models in waiting.values() for model in models], 1),
+        _build_serving_snapshot(settings, surfaces),
+        *labelled,
+    ]
+
+
+def waits(surface: Surface) -> bool:
+    """Return whether a surface's labels are final later than the features of their day are built."""
+    return surface.label_window_days > 1
+
+
+def labelled_name(surface: Surface) -> str:
+    """Return the name of the step that builds the tables of a surface whose labels wait."""
+    return f"{surface.name}_labelled_tables"
+
+
+def _labelled(manifest: DbtManifest, surface: Surface) -> list[str]:
+    """Return the models of a surface that may hold labels: all but the teacher's inputs."""
+    models = [
+        node
+        for node in manifest["nodes"].values()
+        if node["resource_type"] == "model" and _folder(node) == surface.name
+    ]
+    return sorted(node["name"] for node in models if node["name"] != f"teacher_inputs_{surface.name}")
+
+
+def _folder(node: DbtNode) -> str | None:
+    """Return the surface in whose folder a model lies, or None."""
+    return node["fqn"][2] if node["fqn"][1] == SURFACES and len(node["fqn"]) > 3 else None
+
+
+def _build_tables(
+    settings: Settings, surfaces: Mapping[str, Surface], name: str, group: Group, window: int | None
+) -> dg.AssetsDefinition:
+    """Return the assets of a group of models; ``window``: days after theirs that must have landed, None for none."""
+
+    @dbt_assets(
+        manifest=group.manifest,
+        select=group.select,
+        exclude=group.exclude,
+        name=name,
         partitions_def=day_partitions(settings),
-        dagster_dbt_translator=translator,
+        dagster_dbt_translator=group.translator,
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=LAKE_WRITER,
     )
+    def tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[DbtEvent]:
+        if window is not None:
+            require_final(settings, partition_days(context), window)
+        yield from _build(context, settings, surfaces, group)
 
-    @assets_of(name="base_tables", select=base.select)
-    def base_tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[DbtEvent]:
-        yield from _build(context, settings, surfaces, base)
-
-    @assets_of(name="ranking_tables", select=ranking.select)
-    def ranking_tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[DbtEvent]:
-        require_final(settings, partition_days(context))
-        yield from _build(context, settings, surfaces, ranking)
-
-    return [base_tables, ranking_tables, _build_serving_snapshot(settings, surfaces)]
+    return tables
 
 
 def _build_serving_snapshot(settings: Settings, surfaces: Mapping[str, Surface]) -> dg.AssetsDefinition:

@@ -19,9 +19,8 @@ def student_partitions(settings: Settings, surface: Surface) -> dg.DailyPartitio
 
 
 def student_window(surface: Surface) -> dg.TimeWindowPartitionMapping:
-    """Days [D-e-w, D) of a daily asset feed partition D of a student."""
-    days = surface.window.train_days + surface.window.eval_days
-    return _window(start=-days, end=-1)
+    """The days of its training and evaluation, and those between, feed partition D of a student: [D-e-w, D)."""
+    return _window(start=-surface.reach_days, end=-surface.label_window_days)
 
 
 def trailing_window(days: int) -> dg.TimeWindowPartitionMapping:
@@ -34,9 +33,9 @@ def known_window(days: int) -> dg.TimeWindowPartitionMapping:
     return _window(start=-days, end=0)
 
 
-def label_window() -> dg.TimeWindowPartitionMapping:
-    """Days d and d+1 feed the labels of day d."""
-    return _window(start=0, end=1)
+def label_window(days: int) -> dg.TimeWindowPartitionMapping:
+    """Days [d, d+days] feed the labels of day d."""
+    return _window(start=0, end=days)
 
 
 def _window(*, start: int, end: int) -> dg.TimeWindowPartitionMapping:

@@ -5,6 +5,7 @@
     'to_day': '2026-01-01',
     'first_day': '2026-01-01',
     'labels': {'some_surface': {'trail_max_hours': 1}},
+    'label_window_days': {'some_surface': 2},
 }.get(name, 1)) }}
 {%- endmacro %}
 

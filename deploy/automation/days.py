@@ -32,19 +32,23 @@ def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
     return found
 
 
-def affected(settings: Settings, first: date, last: date, landed: date) -> tuple[date, date] | None:
+def affected(
+    settings: Settings, first: date, last: date, landed: date, label_window_days: int = 1
+) -> tuple[date, date] | None:
     """Return the days whose ranking tables can see base tables of [first, last]; None where none is final yet.
 
-    The day before sees them through its label window, the ``feature_window_days`` after through trailing features. The
-    newest landed day has no day after it yet, so its labels are not final, unless the source ends with it.
+    The days before see them through their label window, the ``feature_window_days`` after through trailing features.
+    The newest landed days have no label window yet, so their labels are not final; the day after the last of a finite
+    source counts as landed.
 
     Args:
         settings: First and last day, and the feature window.
         first: First changed day.
         last: Last changed day.
         landed: Newest landed day.
+        label_window_days: That of the tables; features and teacher inputs, which have no labels, wait for one day too.
     """
-    final = landed if landed == settings.last_day else landed - timedelta(days=1)
-    start = max(first - timedelta(days=1), settings.first_day)
-    end = min(last + timedelta(days=settings.feature_window_days), final)
+    known = landed + timedelta(days=1) if landed == settings.last_day else landed
+    start = max(first - timedelta(days=label_window_days), settings.first_day)
+    end = min(last + timedelta(days=settings.feature_window_days), known - timedelta(days=label_window_days))
     return (start, end) if start <= end else None

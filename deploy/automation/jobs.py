@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from assets.features import labelled_name, waits
 from assets.names import surface_key
 from deploy.automation.housekeeping import housekeeping_job, verify_job
 from ml.foundation.settings import Settings
@@ -32,19 +33,29 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
 
     Args:
         surfaces: The home's surfaces.
-        features: Those of ``build_features``: base tables first, then what sees them through windows.
+        features: Those of ``build_features``: base tables first, then what sees them through windows, and the tables of
+            each surface whose labels wait longer.
     """
+    base, ranking, snapshot, *labelled = features
     labels = dg.AssetSelection.assets(*(surface_key(name, "soft_labels") for name in surfaces))
     days = [
         dg.define_asset_job(
             BASE_JOB,
-            selection=dg.AssetSelection.groups("landing") | dg.AssetSelection.assets(features[0]),
+            selection=dg.AssetSelection.groups("landing") | dg.AssetSelection.assets(base),
             description="Landing and base tables of the days asked for.",
         ),
         dg.define_asset_job(
             RANKING_JOB,
-            selection=dg.AssetSelection.assets(*features[1:]) | labels,
+            selection=dg.AssetSelection.assets(ranking, snapshot) | labels,
             description="Features, examples, teacher inputs and soft labels of the days asked for.",
+        ),
+        *(
+            dg.define_asset_job(
+                labelled_job_name(surface),
+                selection=dg.AssetSelection.assets(tables),
+                description=f"Examples of {surface.name} of the days asked for, whose label window has landed.",
+            )
+            for surface, tables in zip(filter(waits, surfaces.values()), labelled, strict=True)
         ),
         dg.define_asset_job(LABELS_JOB, selection=labels, description="Soft labels of the days asked for."),
     ]
@@ -70,6 +81,11 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
 def release_job_name(surface: Surface) -> str:
     """Return the name of the job that makes a release of one surface."""
     return f"{surface.name}_release_job"
+
+
+def labelled_job_name(surface: Surface) -> str:
+    """Return the name of the job that builds the examples of a surface whose labels wait longer than its features."""
+    return f"{labelled_name(surface)}_job"
 
 
 def widening_job_name(surface: Surface) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 
 import dagster as dg
 
+from assets.features import labelled_name, waits
 from deploy.automation.days import affected, range_tags, ranges, span_of
 from deploy.automation.health import overdue, unserved
 from deploy.automation.jobs import (
@@ -17,6 +18,7 @@ from deploy.automation.jobs import (
     NOT_ENDED,
     RANKING_JOB,
     Job,
+    labelled_job_name,
     move_pointer_back,
     named,
     rollback_job,
@@ -42,16 +44,21 @@ def build_sensors(
     """Return the sensors of a home; ``jobs`` are those of ``build_jobs``."""
     status = dg.DefaultSensorStatus.RUNNING if settings.automation else dg.DefaultSensorStatus.STOPPED
     base, ranking, labels = (named(jobs, name) for name in (BASE_JOB, RANKING_JOB, LABELS_JOB))
-    window = max(s.window.train_days + s.window.eval_days for s in surfaces.values())
+    window = max(s.reach_days for s in surfaces.values())
     seconds = settings.sensor_seconds
     sensor = partial(dg.sensor, minimum_interval_seconds=seconds, default_status=status)
-    after = partial(
-        dg.run_status_sensor, monitored_jobs=[base], minimum_interval_seconds=seconds, default_status=status
-    )
+    after_any = partial(dg.run_status_sensor, minimum_interval_seconds=seconds, default_status=status)
+    after = partial(after_any, monitored_jobs=[base])
     return [
         _landing_sensor(sensor, base),
         _landed_days_sensor(after, base),
         _ranking_sensor(after, ranking),
+        *(
+            _labelled_sensor(
+                partial(after_any, monitored_jobs=[ranking]), surface, named(jobs, labelled_job_name(surface))
+            )
+            for surface in filter(waits, surfaces.values())
+        ),
         _teacher_sensor(sensor, labels, window, surfaces),
         _failed_check_sensor(sensor),
         _serving_health_sensor(sensor, jobs),
@@ -142,6 +149,32 @@ def _ranking_sensor(after: Decorator, ranking: Job) -> dg.SensorDefinition:
         return dg.RunRequest(run_key=context.dagster_run.run_id, tags=range_tags(*span))
 
     return ranking_sensor
+
+
+def _labelled_sensor(after: Decorator, surface: Surface, job: Job) -> dg.SensorDefinition:
+    window = surface.label_window_days
+
+    @after(
+        name=f"{labelled_name(surface)}_sensor",
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        request_job=job,
+        description=f"After ranking tables: examples of {surface.name} whose label window of {window} days has landed.",
+    )
+    def labelled_sensor(
+        context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        built, landed = span_of(context.dagster_run.tags), max(_landed(settings), default=None)
+        if built is None or landed is None:
+            return dg.SkipReason(f"run {context.dagster_run.run_id} names no day")
+        # The ranking tables of the day before saw the change: what changed is the day after the first of them.
+        span = affected(settings, built[0] + timedelta(days=1), built[1], landed, window)
+        if span is None:
+            return dg.SkipReason(
+                f"labels of {surface.name} are not final before {window} days after {built[0]} have landed"
+            )
+        return dg.RunRequest(run_key=context.dagster_run.run_id, tags=range_tags(span[0], min(span[1], built[1])))
+
+    return labelled_sensor
 
 
 def _teacher_sensor(

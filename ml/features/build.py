@@ -1,7 +1,7 @@
 """How dbt is called: its environment, variables and arguments, from the settings of a home.
 
 Models build in two stages: ``base`` (``stg_*``, ``int_*``) of a day reads that landed day; ``ranking`` (features,
-examples, teacher inputs) of a day reads the base tables of its trailing window, of the day itself and of the day after.
+examples, teacher inputs) of a day reads the base tables of its trailing window, its own and those of its label window.
 """
 
 import json
@@ -69,6 +69,9 @@ def dbt_vars(settings: Settings, surfaces: Mapping[str, Surface], from_day: date
         "first_day": settings.first_day.isoformat(),
         "feature_window_days": settings.feature_window_days,
         "labels": {name: dict(surface.labels) for name, surface in surfaces.items()},
+        "label_window_days": {
+            name: surface.label_window_days for name, surface in surfaces.items() if surface.label_window_days > 1
+        },
     }
 
 

@@ -20,19 +20,30 @@ def landed_days(lake: Lake, table: str) -> set[date]:
     return {row[0] for row in lake.connection.execute(query, [table]).fetchall()}
 
 
-def require_final(settings: Settings, days: Sequence[date]) -> None:
-    """Check that the labels of ``days`` are final: each day and the one after it, its label window, have landed.
+def require_final(settings: Settings, days: Sequence[date], label_window_days: int = 1) -> None:
+    """Check that the labels of ``days`` are final: each day and its label window, the days after it, have landed.
 
-    The last day of a finite source has no day after it and is final when it has landed.
+    The day after the last of a finite source counts as landed: nothing comes on it.
+
+    Args:
+        settings: Names the lake and the last day.
+        days: The days.
+        label_window_days: Days after a day on which an outcome counts for it.
 
     Raises:
-        NotFinal: Names the first day that is missing.
+        NotFinal: Names the first day that is missing, or the last day that can be final.
     """
     with Lake(settings) as lake:
         landed = landed_days(lake, LABEL_TABLE)
+    end = settings.last_day and settings.last_day + timedelta(days=1)
     for day in days:
-        for needed in (day, day + timedelta(days=1)):
-            if needed not in landed and not (settings.last_day and needed > settings.last_day):
+        if end and day + timedelta(days=label_window_days) > end:
+            raise NotFinal(
+                f"labels of {day} are never final: outcomes count for {label_window_days} days, and the source ends "
+                f"on {settings.last_day}"
+            )
+        for needed in (day + timedelta(days=i) for i in range(label_window_days + 1)):
+            if needed not in landed and needed != end:
                 raise NotFinal(f"labels of {day} are not final: {LABEL_TABLE} of {needed} have not landed")
 
 

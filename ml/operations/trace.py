@@ -198,8 +198,12 @@ def _training_set(settings: Settings, manifest: Manifest, meta: dict[str, Any]) 
 def _landed(settings: Settings, manifest: Manifest) -> Node:
     """Return the landed files at the snapshot that features and labels of the manifest's days can reach."""
     first = min(manifest.train_days) - timedelta(days=settings.feature_window_days)
-    last = max(manifest.eval_days) + timedelta(days=1)
-    facts = {"days": f"{max(first, settings.first_day)} to {last}", "reach": "feature window before, label day after"}
+    surface = load_surfaces(settings).get(manifest.surface)
+    last = max(manifest.eval_days) + timedelta(days=surface.label_window_days if surface else 1)
+    facts = {
+        "days": f"{max(first, settings.first_day)} to {last}",
+        "reach": "feature window before, label window after",
+    }
     query = (
         "select table_name, count(*), sum(files), sum(rows_loaded), sum(rows_quarantined), "
         f"md5(string_agg(input_hash, ',' order by day)) from {ALIAS}.{LEDGER} where day between ? and ? "

@@ -26,7 +26,7 @@ def make_training_set(settings: Settings, surface: Surface, partition: date) -> 
     with Lake(settings) as lake:
         require_owner(open_files(settings.artifacts_dir), lake.id())
         made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
-        check_files(lake, made)
+        check_files(lake, surface, made)
     ArtifactStore(settings.artifacts_dir).put(
         artifact_name(surface, "training_set"),
         partition.isoformat(),
@@ -36,14 +36,15 @@ def make_training_set(settings: Settings, surface: Surface, partition: date) -> 
     return made
 
 
-def check_files(lake: Lake, made: TrainingSet) -> None:
+def check_files(lake: Lake, surface: Surface, made: TrainingSet) -> None:
     """Read every file of the days that rows were made from.
 
     Raises:
         DamagedError: One is not as it was written.
     """
     first = made.train_days[0] - timedelta(days=lake.settings.feature_window_days)
-    lake.files.check(lake.files.named(days=(first, made.eval_days[-1] + timedelta(days=1))))
+    last = made.eval_days[-1] + timedelta(days=surface.label_window_days)
+    lake.files.check(lake.files.named(days=(first, last)))
 
 
 def read_training_set(settings: Settings, surface: Surface, partition: date) -> TrainingSet:
@@ -54,7 +55,7 @@ def read_training_set(settings: Settings, surface: Surface, partition: date) -> 
 def newest_partition(settings: Settings, surface: Surface) -> tuple[date | None, str]:
     """Return the newest day that a student can be made of and was not, or None and why.
 
-    A partition D needs examples and soft labels of every day of its window, the last of which is D - 1.
+    A partition D needs examples and soft labels of every day of its window, the last of which became final with D.
     """
     try:
         contract = teacher_contract(settings)
@@ -67,7 +68,7 @@ def newest_partition(settings: Settings, surface: Surface) -> tuple[date | None,
         (last,) = lake.connection.execute(f"select max(day) from lake.{table}").fetchone() or (None,)
         if last is None:
             return None, f"{table} is empty"
-        day = last + timedelta(days=1)
+        day = surface.partition_of(last)
         if settings.last_day is not None:
             day = min(day, settings.last_day)
         if ArtifactStore(settings.artifacts_dir).latest(artifact_name(surface, "onnx"), day.isoformat()) is not None:

@@ -103,8 +103,8 @@ def rows_to_evaluate(settings: Settings, surface: Surface, partition: date) -> T
         return rows
     with Lake(settings) as lake:
         newest = _newest_day(lake, surface) or rows.eval_days[-1]
-        further = (min(newest, surface.last_evaluation_day(partition)) - partition).days + 1
-        if further <= (rows.eval_days[-1] - partition).days + 1:
+        further = surface.further_days(partition, min(newest, surface.last_evaluation_day(partition)))
+        if further <= surface.further_days(partition, rows.eval_days[-1]):
             return rows
         teacher = rows.teacher_version, rows.contract_hash, rows.teacher_outputs
         try:
@@ -112,7 +112,7 @@ def rows_to_evaluate(settings: Settings, surface: Surface, partition: date) -> T
         except TrainingSetError as error:
             log.warning("the evaluation of %s %s does not widen: %s", surface.name, partition, error)
             return rows
-        check_files(lake, wider)
+        check_files(lake, surface, wider)
         return wider
 
 
@@ -146,7 +146,8 @@ def _standing(settings: Settings, surface: Surface, candidate: Artifact) -> Stan
             return "closed"
         if not judged:
             manifest = manifest_of(candidate)
-            return "unjudged" if manifest.eval_days[-1] >= manifest.partition else "closed"
+            widened = surface.further_days(manifest.partition, manifest.eval_days[-1]) > 0
+            return "unjudged" if widened else "closed"
     except DamagedError:  # promotion refuses on it, whatever else is said about the candidate
         return "closed"
     verdict = judged[-1].verdict

@@ -83,7 +83,10 @@ E_MAX = 14
 
 
 class Window(_Model):
-    """Days of a student partition D: trains on [D-e-w, D-e), evaluates on [D-e, D) and further days up to ``e_max``."""
+    """Days of a student partition D: trains on [D-e-w, D-e), evaluates on [D-e, D) and further days up to ``e_max``.
+
+    A surface whose ``label_window_days`` is more than 1 has both earlier; see ``Surface.label_lag_days``.
+    """
 
     train_days: int = Field(ge=1, description="w")
     eval_days: int = Field(ge=1, description="e")
@@ -368,6 +371,12 @@ class Surface(_Model):
     description: str
     owner: str
     window: Window
+    label_window_days: int = Field(
+        default=1,
+        ge=1,
+        le=30,
+        description="Days after an exposure's own until whose end what follows it counts; its day is final then",
+    )
     inputs: dict[Name, Input]
     network: Network
     tasks: dict[Name, Task]
@@ -446,6 +455,11 @@ class Surface(_Model):
             except ConditionError as error:
                 yield f"slices.{name}: {error}"
 
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``label_window_days`` out where it is 1: such a surface has the digest that it has without the key."""
+        return {name: value for name, value in dump(self).items() if name != "label_window_days" or value != 1}
+
     @property
     def digest(self) -> str:
         """Content hash of the whole specification."""
@@ -463,22 +477,45 @@ class Surface(_Model):
         """When an undecided candidate is looked at: after its first evaluation days, then with each further one."""
         return Looks(self.window.eval_days, self.window.most_eval_days)
 
+    @property
+    def label_lag_days(self) -> int:
+        """Days by which labels are final later than those of a label window of one day.
+
+        A partition D knows the outcomes through D, so that its newest evaluated day lies so much earlier; and between
+        training and evaluation lie so many days, since what a label learnt later is not known when evaluation begins.
+        """
+        return self.label_window_days - 1
+
+    @property
+    def reach_days(self) -> int:
+        """Days before its partition that a student's rows reach back to."""
+        return self.window.train_days + self.window.eval_days + 2 * self.label_lag_days
+
     def training_days(self, partition: date) -> list[date]:
         """Return the days that a student of ``partition`` may train on, oldest first."""
-        end = partition - timedelta(days=self.window.eval_days)
+        end = self.evaluation_days(partition)[0] - timedelta(days=self.label_lag_days)
         return [end - timedelta(days=i) for i in range(self.window.train_days, 0, -1)]
 
     def evaluation_days(self, partition: date, further: int = 0) -> list[date]:
         """Return the days that a student of ``partition`` is evaluated on, ``further`` ones included, oldest first."""
-        return [partition + timedelta(days=i) for i in range(-self.window.eval_days, further)]
+        end = partition - timedelta(days=self.label_lag_days)
+        return [end + timedelta(days=i) for i in range(-self.window.eval_days, further)]
+
+    def further_days(self, partition: date, last: date) -> int:
+        """Return how many evaluation days after its first ones a student of ``partition`` has if ``last`` is one."""
+        return (last - self.evaluation_days(partition)[-1]).days
 
     def last_evaluation_day(self, partition: date) -> date:
         """Return the last day that the evaluation of a student of ``partition`` may widen to."""
-        return partition + timedelta(days=self.window.most_eval_days - self.window.eval_days - 1)
+        return self.evaluation_days(partition, self.window.most_eval_days - self.window.eval_days)[-1]
+
+    def partition_of(self, newest: date) -> date:
+        """Return the partition whose evaluation begins with days that end with ``newest``, the newest final one."""
+        return newest + timedelta(days=self.label_window_days)
 
     def first_partition(self, first_day: date) -> date:
         """Return the first day that can have a student."""
-        return first_day + timedelta(days=self.window.eval_days + self.window.min_train_days)
+        return first_day + timedelta(days=self.reach_days - self.window.train_days + self.window.min_train_days)
 
 
 def load_surface(path: Path, text: str | None = None) -> Surface:
@@ -518,6 +555,12 @@ def load_surfaces(settings: Settings) -> dict[str, Surface]:
             continue
         if surface.name in surfaces:
             faults.append(f"{path}: name: another file of this folder has {surface.name!r} too")
+        if surface.label_window_days > max(settings.late_horizon_days, 1):
+            faults.append(
+                f"{path}: label_window_days: {surface.label_window_days} is more than "
+                f"CROSSFADE_LATE_HORIZON_DAYS={settings.late_horizon_days}: what lands late within the label window "
+                f"would not count. Set late_horizon_days to {surface.label_window_days} or more"
+            )
         surfaces[surface.name] = surface
     if faults:
         raise SpecError("\n".join(faults))
@@ -536,7 +579,7 @@ def surface_file(settings: Settings, name: str) -> Path:
 def teacher_end(settings: Settings, surfaces: Mapping[str, Surface]) -> date:
     """Return the last day that a demo teacher may learn from, before the first validation day of any surface."""
     assert settings.last_day is not None
-    days = max(s.window.eval_days + s.window.validation_days for s in surfaces.values())
+    days = max(s.window.eval_days + s.window.validation_days + 2 * s.label_lag_days for s in surfaces.values())
     return settings.last_day - timedelta(days=days + 1)
 
 

@@ -7,9 +7,11 @@ compare. That they can fail is shown on a copy of the app in which four leaks ar
 import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from ml.features.tables import feature_tables
 from ml.foundation.lake import Lake, attach_options, attach_path
@@ -167,6 +169,42 @@ def test_labels_do_not_change_when_everything_after_the_label_window_is_deleted(
         for name in load_surfaces(built.settings):
             query = f"(select * from features.examples_{name} where day = ?)"
             assert cut.content_hash(query, [day]) == full.content_hash(query, [day])
+
+
+def test_a_longer_label_window_reads_so_many_days_and_no_more(
+    built: SimpleNamespace, build_days: Callable[..., None], day: date, tmp_path: Path
+) -> None:
+    """What comes two days later is a label where two days count, and no input; what comes after changes nothing."""
+    for name in load_surfaces(built.settings):
+        content = {"extends": str(EXAMPLES / "simulator" / "surfaces" / f"{name}.yaml"), "label_window_days": 2}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    home = shutil.copytree(built.settings.home, tmp_path / "home")
+    settings = built.settings.model_copy(update={"home": home, "surfaces_dir": tmp_path})
+    with Lake(settings) as lake:
+        for after in (2, 3):
+            lake.connection.execute(
+                f"""insert into lake.features.stg_outcomes by name select day + {after} as day, exposure_id,
+                landed_exposure_id, 'trail' as name, {after}.5 as value, ts + interval {after} day as ts
+                from lake.features.stg_exposures where day = ? and surface = 'homepage' and exposure_id % 3 = 0""",
+                [day],
+            )
+
+    def rebuilt(known: int) -> str:
+        """Delete all that came more than ``known`` days later, build the day again and return what it holds."""
+        with Lake(settings) as lake:
+            for table in ("exposures", "listens", "outcomes"):
+                lake.connection.execute(
+                    f"delete from lake.features.stg_{table} where day > ?", [day + timedelta(days=known)]
+                )
+        build_days(settings, day, day, stages=("ranking",))
+        with Lake(settings) as lake:
+            return lake.content_hash("(select * from features.examples_homepage where day = ?)", [day])[1]
+
+    everything = rebuilt(9)
+    changed, _ = changed_columns(built.settings, settings, "examples_homepage", day, "exposure_id")
+    assert changed == {"label_trail"}
+    assert rebuilt(2) == everything
+    assert rebuilt(1) != everything
 
 
 LEAKS = {

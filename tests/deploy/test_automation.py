@@ -24,6 +24,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.lab.simulator.write import write_landing
 from ml.landing.changes import changed_days
+from ml.landing.ledger import NotFinal, require_final
 from ml.landing.load import init_tables, load_days
 from ml.landing.readiness import SUCCESS
 from ml.releases.store import ReleaseStore
@@ -55,9 +56,100 @@ def test_ranges_cover_the_days_and_no_other_and_never_touch(days: set[int]):
 )
 def test_a_changed_day_affects_the_days_that_can_see_it(first: int, last: int, landed: int, expected):
     settings = Settings(first_day=FIRST, last_day=FIRST + timedelta(days=31), feature_window_days=14)
-    day = [FIRST + timedelta(days=d) for d in (first, last, landed)]
-    found = affected(settings, *day)
+    begin, end, newest = (FIRST + timedelta(days=d) for d in (first, last, landed))
+    found = affected(settings, begin, end, newest)
     assert found == (expected and tuple(FIRST + timedelta(days=d) for d in expected))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "landed", "window", "expected"),
+    [
+        (10, 10, 10, 5, (5, 5)),  # the newest day closes the window of the one five days before
+        (4, 4, 4, 5, None),  # no window has closed
+        (3, 4, 40, 5, (0, 18)),  # a corrected day: the five days before by their labels
+        (30, 31, 31, 5, (25, 27)),  # labels of the last days of a finite source never close
+    ],
+)
+def test_a_changed_day_affects_the_labels_whose_window_holds_it(
+    first: int, last: int, landed: int, window: int, expected: tuple[int, int] | None
+):
+    settings = Settings(first_day=FIRST, last_day=FIRST + timedelta(days=31), feature_window_days=14)
+    begin, end, newest = (FIRST + timedelta(days=d) for d in (first, last, landed))
+    found = affected(settings, begin, end, newest, window)
+    assert found == (expected and tuple(FIRST + timedelta(days=d) for d in expected))
+
+
+@pytest.fixture(scope="module")
+def waiting(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home of 11 landed days whose radio counts what comes within five days."""
+    surfaces = shutil.copytree(ROOT / "tests" / "surfaces", tmp_path_factory.mktemp("waiting") / "surfaces")
+    for path in surfaces.glob("*.yaml"):
+        text = path.read_text(encoding="utf-8").replace("../../examples", str(ROOT / "examples"))
+        path.write_text(text + ("label_window_days: 5\n" if path.stem == "radio" else ""), encoding="utf-8")
+    home = shutil.copytree(prepared_home, surfaces.parent / "home")
+    settings = Settings(home=home, surfaces_dir=surfaces, first_day=FIRST, threads=1)
+    with Lake(settings) as lake:
+        init_tables(lake)
+        rows = ", ".join(f"('{FIRST + timedelta(days=d)}', 'listens')" for d in range(11))
+        lake.connection.execute(f"insert into lake.landing.ledger (day, table_name) values {rows}")
+    return settings
+
+
+def test_labels_that_wait_hold_up_no_features(waiting: Settings):
+    """A week's label window must not make what is served a week old: the tables with labels are a job of their own."""
+    repository = build_definitions(waiting).get_repository_def()
+
+    def keys(job: str) -> set[str]:
+        return {key.to_user_string() for key in repository.get_job(job).asset_layer.selected_asset_keys}
+
+    ranking = keys(RANKING_JOB)
+    assert {"features/serving_snapshot", "homepage/examples", "radio/teacher_inputs", "radio/soft_labels"} <= ranking
+    assert "radio/examples" not in ranking and keys("radio_labelled_tables_job") == {"radio/examples"}
+    assert "homepage_labelled_tables_job" not in repository.job_names
+
+
+def test_the_labels_of_a_day_are_asked_for_when_their_window_has_landed(waiting: Settings):
+    repository = build_definitions(waiting).get_repository_def()
+    sensor = repository.get_sensor_def("radio_labelled_tables_sensor")
+
+    def asked(first: int, last: int) -> Any:
+        run = dg.DagsterRun(
+            job_name=RANKING_JOB, tags=range_tags(FIRST + timedelta(days=first), FIRST + timedelta(days=last))
+        )
+        with (
+            dg.DagsterInstance.ephemeral() as instance,
+            dg.build_run_status_sensor_context(
+                sensor_name=sensor.name,
+                dagster_instance=instance,
+                dagster_run=run,
+                dagster_event=dg.DagsterEvent(event_type_value="PIPELINE_SUCCESS", job_name=RANKING_JOB),
+                resources={"settings": waiting},
+                repository_def=repository,
+            ) as context,
+        ):
+            result = sensor(context)
+        tags = getattr(result, "tags", {})
+        return tags and tuple((date.fromisoformat(tags[key]) - FIRST).days for key in (RANGE_START, RANGE_END))
+
+    assert asked(9, 9) == (5, 5)  # the newest of 11 days has landed, and the ranking tables of the day before are built
+    assert asked(0, 9) == (0, 5)
+    assert asked(2, 3) == (0, 3)
+
+
+def test_a_day_is_final_when_its_window_has_landed(waiting: Settings):
+    day = [FIRST + timedelta(days=d) for d in range(12)]
+    require_final(waiting, day[:6], 5)
+    require_final(waiting, day[:10])
+    for last, window in ((6, 5), (10, 1)):
+        with pytest.raises(NotFinal, match=f"labels of {day[last]} are not final: listens of {day[11]}"):
+            require_final(waiting, [day[last]], window)
+    ended = waiting.model_copy(update={"last_day": day[10]})
+    require_final(ended, day[:11])
+    require_final(ended, day[:7], 5)
+    with pytest.raises(
+        NotFinal, match=f"{day[7]} are never final: outcomes count for 5 days, and the source ends on {day[10]}"
+    ):
+        require_final(ended, [day[7]], 5)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@ with bounds as (
     select unnest(
         [
             {%- for surface, labels in var('labels').items() if 'trail_max_hours' in labels %}
-            {%- if execute and labels.trail_max_hours > 24 %}
+            {%- set window = var('label_window_days').get(surface, 1) %}
+            {%- if execute and labels.trail_max_hours > 24 * window %}
             {{- exceptions.raise_compiler_error(
-                'trail of ' ~ labels.trail_max_hours ~ ' hours is longer than the label window of one day'
+                surface ~ ': trail_max_hours: ' ~ labels.trail_max_hours ~ ' is longer than the label window of '
+                ~ 24 * window ~ ' hours; set label_window_days to ' ~ ((labels.trail_max_hours / 24) | round(0, 'ceil') | int)
             ) }}
             {%- endif %}
             row('{{ surface }}', {{ (labels.trail_max_hours * 3600000) | int }}),
@@ -33,7 +35,7 @@ listens as (
     cross join bounds
     left join clicks
         on bounds.surface = clicks.surface and listens.day = clicks.listen_day and listens.listen_id = clicks.listen_id
-    where {{ built_days('listens.day', before=1, after=1) }}
+    where {{ built_days('listens.day', before=1, after=longest_label_window()) }}
     window so_far as (
         partition by bounds.surface, listens.user_id, listens.session_id
         order by listens.ts, listens.listen_id
@@ -49,6 +51,6 @@ select
 from listens
 where
     {{ built_days('exposure_day') }}
-    and day <= exposure_day + 1
+    and day <= exposure_day + {{ label_window_days('surface') }}
     and ts < clicked_at + to_milliseconds(max_ms)
 group by exposure_day, surface, exposure_id, max_ms

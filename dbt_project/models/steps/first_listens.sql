@@ -14,9 +14,9 @@ with belonging as (
     inner join {{ ref('stg_listens') }} as listens
         on exposures.exposure_id = listens.exposure_id and exposures.user_id = listens.user_id
     where
-        {{ built_days('exposures.day', before=1, after=1) }}
-        and {{ built_days('listens.day', before=1, after=1) }}
-        and listens.day between exposures.day and exposures.day + 1
+        {{ built_days('exposures.day', before=longest_label_window(), after=longest_label_window()) }}
+        and {{ built_days('listens.day', before=longest_label_window(), after=longest_label_window()) }}
+        and listens.day between exposures.day and exposures.day + {{ label_window_days('exposures.surface') }}
     qualify row_number() over (
         partition by listens.day, listens.listen_id order by exposures.ts <= listens.ts desc, exposures.day desc
     ) = 1

@@ -10,9 +10,9 @@ with belonging as (
     from {{ ref('stg_exposures') }} as exposures
     inner join {{ ref('stg_outcomes') }} as outcomes on exposures.exposure_id = outcomes.exposure_id
     where
-        {{ built_days('exposures.day', after=1) }}
-        and {{ built_days('outcomes.day', after=1) }}
-        and outcomes.day between exposures.day and exposures.day + 1
+        {{ built_days('exposures.day', before=longest_label_window(), after=longest_label_window()) }}
+        and {{ built_days('outcomes.day', after=longest_label_window()) }}
+        and outcomes.day between exposures.day and exposures.day + {{ label_window_days('exposures.surface') }}
     qualify row_number() over (
         partition by outcomes.day, outcomes.exposure_id, outcomes.name
         order by exposures.ts <= outcomes.ts desc, exposures.day desc

@@ -84,7 +84,7 @@ class Design(BaseModel):
 
     def partition(self, surface: Surface, last_day: date) -> date:
         """Return the partition of the students: the last one that trains on no day from the first live day on."""
-        return self.live_days(last_day)[0] + timedelta(days=surface.window.eval_days)
+        return self.live_days(last_day)[0] + timedelta(days=surface.reach_days - surface.window.train_days)
 
     def variant_of(self, users: list[str]) -> np.ndarray:
         """Return each user's index into ``variants``, int64 [n]: a seeded hash, the same wherever asked."""
