@@ -109,6 +109,19 @@ def diagnose_surface(
         for part in task.slices
     ]
     show_table("gain by how many training rows the user has, x100", slices)
+    parts = [
+        {
+            "output": part.output,
+            "deviation": part.deviation,
+            **{name: f"{100 * getattr(part, name):.0f} %" for name in ("user", "item", "pair", "kept")},
+            "advice": part.advice,
+        }
+        for part in found.teacher
+    ]
+    if parts:
+        show_table("what the teacher's logits differ by: shares of their variance, and what centring keeps", parts)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
     for judgement, meaning in MEANING.items():
         if any(task.judgement == judgement for task in found.tasks):
             say(f"{judgement}: {meaning}")

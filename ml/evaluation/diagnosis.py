@@ -1,13 +1,14 @@
 """The transfer diagnosis: will distilling help this surface? Judged on training and validation days alone.
 
-Four questions, each with an interval over users and initialisations:
+Five questions, each with an interval over users and initialisations:
 
 1. Is the control worth beating? It must not lie below its baseline or the mean label, no other learning rate or number
    of epochs of a small sweep may do better, and labels that know nothing may not help. A control that could do better
    without a teacher makes any teacher look good, so nothing is advised then.
 2. What does the teacher know? Its zero-shot figure on the validation days.
 3. What does it know that the control does not? The gain of the stacked teacher: see ``ml/evaluation/transfer.py``.
-4. What does a student take up? Student and control are trained without the validation days and compared on them, beside
+4. What do its logits differ by, and which technique fits that? See ``ml/evaluation/teacher_parts.py``.
+5. What does a student take up? Student and control are trained without the validation days and compared on them, beside
    a student whose soft labels are shuffled within each day.
 """
 
@@ -24,6 +25,7 @@ from ml.evaluation.evaluate import history_slices
 from ml.evaluation.over_worlds import over_seeds, quantile
 from ml.evaluation.page import write_pages
 from ml.evaluation.plots import Mark, finish, forest
+from ml.evaluation.teacher_parts import TeacherParts, teacher_parts
 from ml.evaluation.transfer import FOLDS, Ratio, figure, hints, ratio_over_worlds, stacked_scores
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
@@ -45,10 +47,10 @@ MEANING: Mapping[Judgement, str] = {
         "(`crossfade tune`), then diagnose again"
     ),
     "helps": "the student beats its control on days that neither learnt from",
-    "hurts": "the student is worse than its control: try a smaller weight, another technique, or none",
+    "hurts": "the student is worse than its control: `crossfade tune` looks for another weight or technique, or none",
     "promising": (
         "the teacher knows what the control does not, but these days do not show that the student takes it up: "
-        "look at more days, or try other weights and techniques"
+        "look at more days, or let `crossfade tune` look for other weights and techniques"
     ),
     "nothing to learn": "even adding the teacher's own scores to the control's gains nothing that matters",
     "too few rows": "these days are too few to tell: gather more, or lengthen validation_days",
@@ -131,6 +133,7 @@ class Diagnosis:
         seeds: Initialisations.
         tried: Settings that the control was tried with besides its own.
         tasks: One entry per task.
+        teacher: What each output that a head learns differs by.
     """
 
     surface: str
@@ -142,6 +145,12 @@ class Diagnosis:
     seeds: int
     tried: tuple[str, ...]
     tasks: tuple[TaskDiagnosis, ...]
+    teacher: tuple[TeacherParts, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Settings that take away most of what the teacher says."""
+        return tuple(parts.warning for parts in self.teacher if parts.warning)
 
     @property
     def advice(self) -> str:
@@ -216,6 +225,7 @@ def diagnose(
             for name in surface.tasks
             if judge.can(name)
         ),
+        teacher=teacher_parts(data, surface),
     )
 
 

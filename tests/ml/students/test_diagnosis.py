@@ -150,6 +150,10 @@ def test_the_page_tells_the_advice_and_every_gain(informed: Diagnosis, tmp_path:
             f"{100 * task.student.estimate:+.2f} [{100 * task.student.lo:+.2f}, {100 * task.student.hi:+.2f}]" in text
         )
     assert "data:image/png;base64," in page.read_text()
+    assert "## What the teacher's logits differ by" in text
+    for parts in informed.teacher:
+        assert f"| {parts.output} | {parts.deviation:.3g} | {100 * parts.user:.0f} % |" in text and parts.advice in text
+    assert {parts.output for parts in informed.teacher} == {"click", "watch"}
 
 
 def test_a_surface_without_a_technique_is_told_so(settings: Settings, training_set: TrainingSet, surface: Surface):
