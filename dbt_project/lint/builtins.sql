@@ -6,6 +6,7 @@
     'first_day': '2026-01-01',
     'labels': {'some_surface': {'trail_max_hours': 1}},
     'label_window_days': {'some_surface': 2},
+    'click_outcomes': ['bought'],
 }.get(name, 1)) }}
 {%- endmacro %}
 

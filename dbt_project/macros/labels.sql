@@ -1,3 +1,9 @@
+{# Texts as an SQL list of strings. #}
+{% macro in_quotes(texts) -%}
+{%- for text in texts -%} '{{ text | replace("'", "''") }}'{{ ', ' if not loop.last }} {%- endfor -%}
+{%- endmacro %}
+
+
 {# Label parameter of a surface, from `labels:` of its YAML. #}
 {% macro label_parameter(surface, name) -%}
 {%- set parameters = var('labels')[surface] or {} -%}

@@ -68,6 +68,9 @@ def dbt_vars(settings: Settings, surfaces: Mapping[str, Surface], from_day: date
         "to_day": to_day.isoformat(),
         "first_day": settings.first_day.isoformat(),
         "feature_window_days": settings.feature_window_days,
+        "smoothing_impressions": settings.smoothing_impressions,
+        "smoothing_plays": settings.smoothing_plays,
+        "click_outcomes": list(settings.click_outcomes),
         "labels": {name: dict(surface.labels) for name, surface in surfaces.items()},
         "label_window_days": {
             name: surface.label_window_days for name, surface in surfaces.items() if surface.label_window_days > 1

@@ -82,6 +82,18 @@ class Settings(BaseSettings):
         description="Landing tables that a day may lack; every other table of the contract is required.",
     )
     feature_window_days: int = Field(default=14, ge=1, le=90, description="W: days that trailing features look back.")
+    smoothing_impressions: int = Field(
+        default=20,
+        ge=1,
+        description="Weight of the overall rate in a smoothed rate of clicks (`item_ctr`), in impressions: an item or "
+        "user with fewer has a rate near the overall one.",
+    )
+    smoothing_plays: int = Field(default=5, ge=1, description="The same of rates of skips and completions, in plays.")
+    click_outcomes: tuple[str, ...] = Field(
+        default=(),
+        description="Names of landed outcomes that count as a click of their exposure in features, beside listens: for "
+        "apps of ratings or orders. One of value 0 is none, and one that comes on a later day is not known in time.",
+    )
     late_horizon_days: int = Field(
         default=90, ge=0, description="A landed day that changes later than this waits for a command."
     )

@@ -7,7 +7,8 @@ from ml.foundation.lake import ALIAS, LANDING, Lake
 from ml.foundation.settings import Settings
 
 LEDGER = f"{LANDING}.ledger"
-LABEL_TABLE = "listens"
+LABEL_TABLE = "exposures"
+"""The table whose days tell how far a source has landed: the one that no app is without."""
 
 
 class NotFinal(ValueError):

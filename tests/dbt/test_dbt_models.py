@@ -298,7 +298,8 @@ def test_variables_carry_window_and_labels_and_refuse_an_empty_range(built: Simp
 def test_our_project_knows_no_surface_of_an_app_and_the_defaults_of_settings(built: SimpleNamespace) -> None:
     project = yaml.safe_load((DBT_PROJECT_DIR / "dbt_project.yml").read_text(encoding="utf-8"))
     assert project["vars"]["labels"] == {}
-    assert project["vars"]["feature_window_days"] == Settings.model_fields["feature_window_days"].default
+    for name in ("feature_window_days", "smoothing_impressions", "smoothing_plays"):
+        assert project["vars"][name] == Settings.model_fields[name].default
     apps = [folder.parent for folder in EXAMPLES.glob("*/surfaces")]
     names = {name for app in apps for name in load_surfaces(Settings(home=built.settings.home, app=app))}
     assert {"homepage", "radio", "suggestions"} <= names

@@ -90,7 +90,7 @@ def waiting(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Se
     settings = Settings(home=home, surfaces_dir=surfaces, first_day=FIRST, threads=1)
     with Lake(settings) as lake:
         init_tables(lake)
-        rows = ", ".join(f"('{FIRST + timedelta(days=d)}', 'listens')" for d in range(11))
+        rows = ", ".join(f"('{FIRST + timedelta(days=d)}', 'exposures')" for d in range(11))
         lake.connection.execute(f"insert into lake.landing.ledger (day, table_name) values {rows}")
     return settings
 
@@ -141,7 +141,7 @@ def test_a_day_is_final_when_its_window_has_landed(waiting: Settings):
     require_final(waiting, day[:6], 5)
     require_final(waiting, day[:10])
     for last, window in ((6, 5), (10, 1)):
-        with pytest.raises(NotFinal, match=f"labels of {day[last]} are not final: listens of {day[11]}"):
+        with pytest.raises(NotFinal, match=f"labels of {day[last]} are not final: exposures of {day[11]}"):
             require_final(waiting, [day[last]], window)
     ended = waiting.model_copy(update={"last_day": day[10]})
     require_final(ended, day[:11])
