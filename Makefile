@@ -55,7 +55,7 @@ $(BIN)/.dev: $(BIN)/.runtime
 	$(SYNC)
 	touch $@
 
-install: $(BIN)/.runtime ## Make the virtual environment (.venv); EXTRAS="ray kubernetes" adds what many machines need
+install: $(BIN)/.runtime ## Make the virtual environment (.venv); EXTRAS="ray kubernetes" adds what many machines need, "sources" databases and lakehouses
 	$(if $(EXTRAS),$(SYNC) --no-dev $(addprefix --extra ,$(EXTRAS)))
 
 dev: $(BIN)/.dev ## Add what tests, linters and the examples' teachers need

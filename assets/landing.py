@@ -120,7 +120,8 @@ def _spec(settings: Settings, contract: Contract, name: str) -> dg.AssetSpec:
 
 
 def _origin(settings: Settings, contract: Contract, name: str) -> str:
-    return f"`{load_sources(settings, contract).table(name).files.replace('{table}', name)}` of the landing zone"
+    source = load_sources(settings, contract).table(name)
+    return "its query in `sources.yaml`" if source.query else f"`{source.files.replace('{table}', name)}`"
 
 
 def _counts(report: "LandingReport") -> dict[str, dg.MetadataValue | int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml.foundation.settings import PROJECT_ROOT
 
-ALONE = ("definitions", "landing", "features", "labelling", "training", "vocabulary", "parameters", "graph")
+ALONE = ("definitions", "landing", "queries", "features", "labelling", "training", "vocabulary", "parameters", "graph")
 WITH_HOME = ("serving", "distilled", "servers", "alternatives")
 WITH_RAY = ("nodes",)
 STAGES = (*ALONE, *WITH_HOME, *WITH_RAY)

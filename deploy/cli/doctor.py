@@ -139,11 +139,11 @@ def _landing(settings: Settings) -> Look:
     from ml.landing.sources import load_sources
 
     contract = load_contract(settings)
-    load_sources(settings, contract)
     assert settings.landing_dir is not None
     if fault := landing_fault(settings):
         return State.BAD, fault, "crossfade init refuses it"
-    if not settings.landing_dir.is_dir():
+    asked = {name for name, source in load_sources(settings, contract).tables.items() if source.query}
+    if not settings.landing_dir.is_dir() and contract.tables.keys() - asked - set(settings.optional_tables):
         return State.DOUBTFUL, f"{settings.landing_dir} is not there", "set CROSSFADE_LANDING_DIR, or let it be filled"
     if found := strays(settings):
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
@@ -154,6 +154,19 @@ def _landing(settings: Settings) -> Look:
     if waits := missing(settings, days[-1]):
         return State.DOUBTFUL, f"{len(days)} days; {days[-1]} waits: {waits[0]}", "it lands when its files are complete"
     return State.GOOD, f"{len(contract.tables)} tables in the contract, days {days[0]} to {days[-1]}"
+
+
+def _sources(settings: Settings) -> Look:
+    from ml.landing.contract import load_contract
+    from ml.landing.databases import faults_of_queries
+    from ml.landing.sources import load_sources
+
+    sources = load_sources(settings, load_contract(settings))
+    if found := list(faults_of_queries(settings)):
+        return State.BAD, "; ".join(found), "mend what the message names: the query, the variable or the database"
+    asked = [name for name, source in sources.tables.items() if source.query]
+    told = f"{', '.join(sources.attach)} answer the queries of {', '.join(asked)}" if asked else "files"
+    return State.GOOD, told
 
 
 def _teacher(settings: Settings) -> Look:
@@ -248,6 +261,7 @@ EXAMINATIONS: Examinations = {
     "data files": _files,
     "dagster": _instance,
     "dbt": _dbt,
+    "sources": _sources,
     "landing": _landing,
     "teacher": _teacher,
     "releases": _releases,
@@ -261,6 +275,7 @@ REMEDIES = {
     **OF_FILES,
     "lake": "restore the catalog from a backup (docs/how-to/operate.md); data files are never changed in place",
     "data files": "put back from a backup what the message names, or land and build its days again",
+    "sources": "mend sources.yaml where the message says",
     "landing": "mend the contract that the message names",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release recover SURFACE, or put back from a backup what the message names",

@@ -20,6 +20,7 @@ def init(
     Refused where a file of the app cannot be used, and where days are there of another source or first day.
     """
     from deploy.home import given, prepare, require_same_data
+    from ml.landing.databases import faults_of_queries
     from ml.operations.app_files import require_files
 
     settings = Settings()
@@ -29,6 +30,8 @@ def init(
     if not change:
         require_same_data(settings)
     settings = prepare(settings, given(settings))
+    for fault in faults_of_queries(settings):
+        note(fault)
     say(f"ready: {settings.home} (source {settings.source}, first day {settings.first_day})")
 
 
@@ -80,6 +83,8 @@ def forget(
     say(f"landing files {told.files:,}, rows {told.file_rows:,}; past states of the lake {told.snapshots_expired}")
     for surface, ids in told.releases.items():
         say(f"trained on these rows, {surface}: {', '.join(ids)}")
+    if told.elsewhere:
+        say(f"remove the person there too, or the rows land again: the sources of {', '.join(told.elsewhere)}")
     if told.releases:
         say("retrain these surfaces, or roll back, if what was learnt has to go too")
     say("nothing was changed (--dry-run)" if dry_run else "done")

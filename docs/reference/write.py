@@ -17,7 +17,7 @@ from typer.main import get_command
 from deploy.cli.main import app
 from ml.foundation.documents import load_yaml
 from ml.foundation.settings import PROJECT_ROOT, Settings
-from ml.landing.sources import Origin, Ready, Source
+from ml.landing.sources import Database, Origin, Ready, Source
 from ml.surfaces.techniques import techniques
 
 HERE = Path(__file__).parent
@@ -149,7 +149,8 @@ def sources_page() -> str:
         "Where the rows of each landing table come from, and how they are read. The file lies in the app's folder; a",
         "table that it does not name is read from the landing zone as it is. A wrong key, value, table or column is",
         "refused with its line, and with the nearest right name.",
-        "[Land your events](../how-to/land_your_events.md) tells how to use it.",
+        "[Land your events](../how-to/land_your_events.md) tells how to use it for files, and",
+        "[Land from a database](../how-to/land_from_a_database.md) for queries.",
         WRITTEN,
         "",
     ]
@@ -157,6 +158,7 @@ def sources_page() -> str:
         ("tables.NAME", Source),
         ("tables.NAME.columns.COLUMN", Origin),
         ("tables.NAME.ready", Ready),
+        ("attach.NAME", Database),
     ):
         rows = []
         for name, field in model.model_fields.items():

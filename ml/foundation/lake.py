@@ -44,7 +44,7 @@ class Lake:
         self.settings = settings
         settings.lake_dir.mkdir(parents=True, exist_ok=True)
         os.environ.update(lake_environment(settings))
-        self.connection = _connect(extensions(settings))
+        self.connection = connect(extensions(settings))
         for name, value in duckdb_settings(settings).items():
             self.connection.execute(f"set {name} = '{_quote(str(value))}'")
         options = attach_options(settings)
@@ -351,7 +351,7 @@ def extensions(settings: Settings) -> list[str]:
     if settings.lake_url:
         names.append("httpfs")
     for name in names:
-        _install_extension(name)
+        install_extension(name)
     return names
 
 
@@ -359,7 +359,7 @@ _checked: dict[str, tuple[Path, tuple[int, ...]]] = {}
 """Files of the extensions whose signature this process has checked, with what they looked like then."""
 
 
-def _connect(names: Sequence[str]) -> "duckdb.DuckDBPyConnection":
+def connect(names: Sequence[str]) -> "duckdb.DuckDBPyConnection":
     """Return a connection with extensions loaded.
 
     DuckDB hashes an extension's 35 MB at each load to check its signature, which is most of what opening a lake costs.
@@ -394,7 +394,7 @@ def duckdb_settings(settings: Settings) -> dict[str, Any]:
         "temp_directory": str(settings.lake_dir / "spill"),
     }
     # What stands at an address of its own (MinIO, moto) knows buckets by path, not by host name.
-    return found | {"s3_url_style": "path"} if settings.lake_url and _endpoint() else found
+    return found | {"s3_url_style": "path"} if settings.lake_url and endpoint() else found
 
 
 def lake_environment(settings: Settings) -> dict[str, str]:
@@ -405,9 +405,9 @@ def lake_environment(settings: Settings) -> dict[str, str]:
     found = {}
     if settings.catalog_url and (password := _catalog_parts(settings.catalog_url).get("password")):
         found["PGPASSWORD"] = password
-    if settings.lake_url and (endpoint := _endpoint()):
-        found["DUCKDB_S3_ENDPOINT"] = endpoint.netloc + endpoint.path.rstrip("/")
-        found["DUCKDB_S3_USE_SSL"] = str(endpoint.scheme == "https").lower()
+    if settings.lake_url and (server := endpoint()):
+        found["DUCKDB_S3_ENDPOINT"] = server.netloc + server.path.rstrip("/")
+        found["DUCKDB_S3_USE_SSL"] = str(server.scheme == "https").lower()
     if settings.lake_url and (region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
         found["AWS_REGION"] = region
     return found
@@ -424,13 +424,15 @@ def _catalog_parts(url: SecretStr) -> dict[str, str]:
         raise ValueError(told) from None
 
 
-def _endpoint() -> SplitResult | None:
+def endpoint() -> SplitResult | None:
+    """Return the address of the object store that the ``AWS_*`` variables name, if it has one of its own."""
     url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
     return urlsplit(url) if url else None
 
 
 @lru_cache
-def _install_extension(name: str) -> None:
+def install_extension(name: str) -> None:
+    """Install an extension of DuckDB from its package; ``ImportError`` where that is not installed."""
     import duckdb_extensions
 
     duckdb_extensions.import_extension(name)

@@ -1,12 +1,13 @@
 """Which days of the landing zone are complete, and new or different from what was landed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.sealed import digest
 from ml.foundation.settings import Settings
+from ml.landing.databases import DatabaseError, engines_kept, question_of
 from ml.landing.late import late_digests
 from ml.landing.ledger import LEDGER
 from ml.landing.readiness import days_in_zone, input_hash, landed_tables, missing, odd_entries
@@ -37,25 +38,39 @@ def changed_days(settings: Settings) -> Changes:
         late = late_digests(lake)
     landed = {(day, table): known for day, table, known in rows}
     changes = Changes({}, {})
-    for day in days_in_zone(settings):
-        try:
-            _look(settings, day, landed, changes, late.get(day))
-        except OSError as error:
-            # An entry that vanished, or a folder that may not be listed, costs its own day, until the next look.
-            changes.waiting[day] = [f"cannot look at its files: {error}"]
+    oldest = max((day for day, _ in landed), default=settings.first_day) - timedelta(days=settings.late_horizon_days)
+    with engines_kept():
+        for day in days_in_zone(settings):
+            # A database is not asked for days that nobody would build again.
+            settled = {table for own, table in landed if own == day} if day < oldest else set()
+            try:
+                _look(settings, day, landed, changes, late.get(day), settled)
+            except DatabaseError as error:
+                changes.waiting[day] = [str(error)]
+            except OSError as error:
+                # An entry that vanished, or a folder that may not be listed, costs its own day, until the next look.
+                changes.waiting[day] = [f"cannot look at its files: {error}"]
     return changes
 
 
 def _look(
-    settings: Settings, day: date, landed: Mapping[tuple[date, str], str], changes: Changes, late: str | None
+    settings: Settings,
+    day: date,
+    landed: Mapping[tuple[date, str], str],
+    changes: Changes,
+    late: str | None,
+    settled: Collection[str],
 ) -> None:
-    """Sort one day into ``changes``, if it is new or changed."""
-    present, absent = landed_tables(settings, day)
-    hashes = {table: input_hash(settings, day, [table]) for table in present}
-    if not absent and all(landed.get((day, table)) == found for table, found in hashes.items()):
+    """Sort one day into ``changes``, if it is new or changed; queries of ``settled`` tables are not asked."""
+    present, absent = landed_tables(settings, day, settled)
+    still = {table: landed[day, table] for table in settled if question_of(settings, table)}
+    hashes = {table: still.get(table) or input_hash(settings, day, [table]) for table in present}
+    if not absent and hashes and all(landed.get((day, table)) == found for table, found in hashes.items()):
         return
     if reasons := missing(settings, day):
         changes.waiting[day] = reasons
+        return
+    if not absent and not hashes:
         return
     changes.ready[day] = digest(hashes | {"late rows": late} if late else hashes)
     if odd := odd_entries(settings, day):

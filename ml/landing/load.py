@@ -5,10 +5,13 @@ loaded + quarantined, always. A day with too many bad rows fails: its quarantine
 stay as they were. Nothing is held in memory beyond one day.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 import polars as pl
@@ -17,10 +20,11 @@ from ml.foundation.lake import ALIAS, LANDING, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.landing.contract import DAY, Contract, ContractError, LandingError, Table, load_contract
+from ml.landing.databases import engines_kept, question_of
 from ml.landing.late import LATE, LATE_COLUMNS, arrived, elsewhere, mark, packed, replace, unpacked
 from ml.landing.ledger import LEDGER, landed_days
-from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, Reading, as_json, blamed_on, read_file
-from ml.landing.readiness import data_files, input_hash, label, landed_tables, place_of
+from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, Parsed, Reading, as_json, blamed_on, read_file
+from ml.landing.readiness import data_files, input_hash, input_hash_of, label, landed_tables, place_of
 from ml.landing.sources import load_sources
 from ml.landing.validate import FILE, check_columns, not_ahead, right_types, typed, validate
 
@@ -106,7 +110,7 @@ class DaysFailed(LandingError):
 @dataclass(frozen=True)
 class _Landed:
     report: LandingReport
-    good: pl.DataFrame
+    good: list[pl.DataFrame | Path]  # files of Parquet, where they are many
     bad: pl.DataFrame  # QUARANTINE_COLUMNS
     late: pl.DataFrame  # LATE_COLUMNS
 
@@ -265,35 +269,48 @@ def _load_day(
         surfaces: Names of the configured surfaces.
         built: Whether who asks builds the day's other tables too; if not, the sensor is to see it as changed.
     """
-    try:
-        _, absent = landed_tables(settings, day)
-        if lacking := [name for name in absent if name in names]:
-            place = place_of(settings, lacking[0])
-            marker = place.marker(day)
-            raise DayIncomplete(
-                f"{day}: required tables {', '.join(lacking)} have no file and no {marker.name if marker else 'marker'}"
-                f", such as in {place.folder(day)}"
-            )
-        late = {name: arrived(lake, day, name) for name in names}
-        landed = _read_day(settings, contract, late, day, surfaces)
-    except LandingError:
-        raise
-    except (Exception, pl.exceptions.PanicException) as error:
-        # Nothing of a day's files may stop another day; what writing raises concerns them all and passes.
-        raise LandingError(f"{day}: its files could not be judged: {type(error).__name__}: {error}") from error
-    reports = [item.report for item in landed]
-    bad = pl.concat([item.bad for item in landed])
-    if message := _too_many(settings, day, landed):
-        lake.retry(lambda: _write_quarantine(lake, day, names, bad))
-        raise QuarantineLimitExceeded(day, reports, message)
-    return reports, lake.retry(lambda: _write_day(lake, day, names, landed, bad, built=built))
+    (settings.lake_dir / "spill").mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="landing-", dir=settings.lake_dir / "spill") as folder, engines_kept():
+        try:
+            _require_tables(settings, day, names)
+            late = {name: arrived(lake, day, name) for name in names}
+            landed = _read_day(settings, contract, late, day, surfaces, Path(folder))
+        except LandingError:
+            raise
+        except (Exception, pl.exceptions.PanicException) as error:
+            # Nothing of a day's files may stop another day; what writing raises concerns them all and passes.
+            raise LandingError(f"{day}: its files could not be judged: {type(error).__name__}: {error}") from error
+        reports = [item.report for item in landed]
+        bad = pl.concat([item.bad for item in landed])
+        if message := _too_many(settings, day, landed):
+            lake.retry(lambda: _write_quarantine(lake, day, names, bad))
+            raise QuarantineLimitExceeded(day, reports, message)
+        return reports, lake.retry(lambda: _write_day(lake, day, names, landed, bad, built=built))
+
+
+def _require_tables(settings: Settings, day: date, names: Sequence[str]) -> None:
+    """Check that a day has its required tables; the rows of queries are counted when they are read."""
+    asked = {name for name in names if question_of(settings, name)}
+    _, absent = landed_tables(settings, day, asked)
+    if lacking := [name for name in absent if name in names and name not in asked]:
+        place = place_of(settings, lacking[0])
+        marker = place.marker(day)
+        raise DayIncomplete(
+            f"{day}: required tables {', '.join(lacking)} have no file and no {marker.name if marker else 'marker'}"
+            f", such as in {place.folder(day)}"
+        )
 
 
 def _read_day(
-    settings: Settings, contract: Contract, late: Mapping[str, pl.DataFrame], day: date, surfaces: set[str]
+    settings: Settings,
+    contract: Contract,
+    late: Mapping[str, pl.DataFrame],
+    day: date,
+    surfaces: set[str],
+    folder: Path,
 ) -> list[_Landed]:
     """Read tables of a day as they were at one moment: again, if a file was replaced while they were read."""
-    names = list(late)
+    names = [name for name in late if question_of(settings, name) is None]
     for _ in range(_LOOKS):
         before = input_hash(settings, day, names)
         try:
@@ -303,63 +320,161 @@ def _read_day(
                 raise
             continue
         if input_hash(settings, day, names) == before:
-            return landed
-    raise LandingError(f"{day}: files were replaced while they were read, {_LOOKS} times; land the day when they rest")
+            break
+    else:
+        raise LandingError(
+            f"{day}: files were replaced while they were read, {_LOOKS} times; land the day when they rest"
+        )
+    asked = [_ask_table(settings, contract, name, day, surfaces, late[name], folder) for name in late.keys() - {*names}]
+    return sorted([*landed, *asked], key=lambda item: list(late).index(item.report.table))
 
 
 def _read_table(
     settings: Settings, contract: Contract, name: str, day: date, surfaces: set[str], late: pl.DataFrame
 ) -> _Landed:
-    table, source = contract.table(name), load_sources(settings, contract).table(name)
-    reading = Reading(source.nulls, source.renames)
     files = data_files(settings, name, day)
-    labels = [label(settings, path) for path in files]
+    judge = _Judge(settings, contract, name, day, frozenset(surfaces), [label(settings, path) for path in files])
     digest = input_hash(settings, day, [name])
-    sources, frames, broken = [], [], [pl.DataFrame(schema={FILE: pl.Int32} | BROKEN_SCHEMA)]
-    for index, path in enumerate(files):
-        parsed = read_file(path, table.columns, settings.max_unpacked_mb << 20, reading)
-        check_columns(name, table, parsed.columns, path, source)
-        sources.append(parsed.rows)
-        with blamed_on(path):
-            frames.append(typed(parsed.rows, table, index, source))
-        broken.append(parsed.broken.select(pl.lit(index, pl.Int32).alias(FILE), *BROKEN_SCHEMA))
-    unreadable = pl.concat(broken)
-    rows = pl.concat(frames) if frames else typed(pl.DataFrame(schema={ROW: pl.Int64}), table, 0)
-    routed = _late_rows(name, pl.DataFrame(), labels, table)
-    if source.late == "route":
-        away = rows.select(elsewhere(settings, table, day) & right_types() & not_ahead(table)).to_series()
-        routed = _late_rows(name, rows.filter(away), labels, table)
-        rows = rows.filter(~away)
-    for (_, file), part in late.partition_by("source_day", "file", as_dict=True, maintain_order=True).items():
-        sources.append(unpacked(part, table))
-        rows = pl.concat([rows, typed(sources[-1], table, len(labels))])
-        labels.append(str(file))
-    good, invalid = validate(rows, contract, name, day, surfaces)
-    rows_in = rows.height + unreadable.height
-    contents = [_with_content(invalid.filter(pl.col(FILE) == index), rows) for index, rows in enumerate(sources)]
-    bad = pl.concat([unreadable, *(c.select(FILE, *BROKEN_SCHEMA) for c in contents)]).sort(FILE, ROW)
-    good = good.select(list(table.columns))
-    assert rows_in == good.height + bad.height, f"{name} {day}: {rows_in} in, {good.height} loaded, {bad.height} bad"
-    report = LandingReport(
-        day=day,
-        table=name,
-        files=tuple(labels[: len(files)]),
-        rows_in=rows_in,
-        rows_loaded=good.height,
-        rows_quarantined=bad.height,
-        reasons=dict(Counter(bad["reason"].to_list()).most_common()),
-        input_hash=digest,
-        rows_routed=routed.height,
-    )
-    bad = bad.select(
-        pl.lit(day).alias(DAY),
-        pl.lit(name).alias("table_name"),
-        pl.Series("file", [labels[index] for index in bad[FILE]], dtype=pl.String),
-        pl.col(ROW).alias("row_number"),
-        "reason",
-        _readable(pl.col("content")).alias("content"),
-    )
-    return _Landed(report, good, bad, routed.with_columns(pl.lit(day).alias("source_day")))
+    parsed = [judge.parse(path) for path in files]
+    judge.add(parsed, late)
+    return judge.landed(digest, files=len(files))
+
+
+def _ask_table(
+    settings: Settings,
+    contract: Contract,
+    name: str,
+    day: date,
+    surfaces: set[str],
+    late: pl.DataFrame,
+    folder: Path,
+) -> _Landed:
+    """Land the rows of a query, part by part; the good ones of many parts wait in files."""
+    question = question_of(settings, name)
+    assert question is not None
+    called = f"query of {name} for {day}"
+    judge = _Judge(settings, contract, name, day, frozenset(surfaces), [called])
+    check_columns(name, judge.table, judge.named(question.columns()), Path(called), judge.source)
+    with TemporaryDirectory(dir=folder) as spool:
+        spooled = question.spool(day, Path(spool))
+        if not spooled.rows and name not in settings.optional_tables and (why := question.lacks(day)):
+            raise DayIncomplete(f"{day}: {name}: {why}")
+        parts = pl.Series("part", [0] * late.height, dtype=pl.Int64)
+        if late.height and spooled.parts > 1:
+            parts = question.part_of(spooled, unpacked(late, judge.table).select(judge.table.key))
+        for number, path in question.parts(spooled):
+            parsed = [] if path is None else [judge.parse(path, bounded=False)]
+            judge.add(parsed, late.filter(parts == number), keep=folder if spooled.parts > 1 else None)
+    return judge.landed(input_hash_of(name, spooled.digest), files=1)
+
+
+class _Judge:
+    """Judges the rows of one table and day, all of them or part by part; no key may be in two parts.
+
+    Args:
+        settings: The home.
+        contract: The landing contract.
+        name: The table.
+        day: The day.
+        surfaces: Names of the configured surfaces.
+        labels: What the files are called.
+    """
+
+    def __init__(
+        self, settings: Settings, contract: Contract, name: str, day: date, surfaces: frozenset[str], labels: list[str]
+    ) -> None:
+        self.table, self.source = contract.table(name), load_sources(settings, contract).table(name)
+        self._settings, self._contract, self._name, self._day = settings, contract, name, day
+        self._surfaces, self._files = surfaces, labels
+        self._reading = Reading(self.source.nulls, self.source.renames)
+        self._good: list[pl.DataFrame | Path] = []
+        self._bad: list[pl.DataFrame] = []
+        self._routed: list[pl.DataFrame] = []
+        self._read = self._loaded = 0
+
+    def named(self, columns: Sequence[str]) -> list[str]:
+        """Return the contract's names of columns."""
+        return self._reading.columns(columns, self.table.columns)
+
+    def parse(self, path: Path, *, bounded: bool = True) -> tuple[Path, Parsed]:
+        """Read one file."""
+        limit = self._settings.max_unpacked_mb << 20 if bounded else sys.maxsize
+        parsed = read_file(path, self.table.columns, limit, self._reading)
+        check_columns(self._name, self.table, parsed.columns, path, self.source)
+        return path, parsed
+
+    def add(self, files: Sequence[tuple[Path, Parsed]], late: pl.DataFrame, keep: Path | None = None) -> None:
+        """Judge what was read of files, and rows of other days' files.
+
+        Args:
+            files: What each holds.
+            late: As ``late.arrived`` gives them.
+            keep: Folder in which the good rows wait; else they wait in memory.
+        """
+        labels, table = list(self._files), self.table
+        sources, frames = [], []
+        broken = [pl.DataFrame(schema={FILE: pl.Int32} | BROKEN_SCHEMA)]
+        for index, (path, parsed) in enumerate(files):
+            # The parts of a query are numbered through.
+            sources.append(parsed.rows.with_columns(pl.col(ROW) + self._read) if keep else parsed.rows)
+            with blamed_on(path):
+                frames.append(typed(sources[-1], table, index, self.source))
+            broken.append(parsed.broken.select(pl.lit(index, pl.Int32).alias(FILE), *BROKEN_SCHEMA))
+        if not files:
+            sources = [pl.DataFrame(schema={ROW: pl.Int64})] * len(labels)
+        unreadable = pl.concat(broken)
+        rows = pl.concat(frames) if frames else typed(pl.DataFrame(schema={ROW: pl.Int64}), table, 0)
+        self._read += rows.height + unreadable.height
+        if self.source.late == "route":
+            away = rows.select(elsewhere(self._settings, table, self._day) & right_types() & not_ahead(table))
+            self._routed.append(_late_rows(self._name, rows.filter(away.to_series()), labels, table))
+            rows = rows.filter(~away.to_series())
+        for (_, file), part in late.partition_by("source_day", "file", as_dict=True, maintain_order=True).items():
+            sources.append(unpacked(part, table))
+            rows = pl.concat([rows, typed(sources[-1], table, len(labels))])
+            labels.append(str(file))
+        good, invalid = validate(rows, self._contract, self._name, self._day, self._surfaces)
+        contents = [_with_content(invalid.filter(pl.col(FILE) == index), rows) for index, rows in enumerate(sources)]
+        bad = pl.concat([unreadable, *(c.select(FILE, *BROKEN_SCHEMA) for c in contents)]).sort(FILE, ROW)
+        if rows.height + unreadable.height != good.height + bad.height:
+            raise AssertionError(f"{self._name} {self._day}: {rows.height} in, {good.height} loaded, {bad.height} bad")
+        self._loaded += good.height
+        self._bad.append(self._as_quarantine(bad, labels))
+        good = good.select(list(table.columns))
+        if keep is None:
+            self._good.append(good)
+        elif good.height:
+            path = keep / f"{self._name}-{len(self._good)}.parquet"
+            good.write_parquet(path, compression="lz4")
+            self._good.append(path)
+
+    def _as_quarantine(self, bad: pl.DataFrame, labels: Sequence[str]) -> pl.DataFrame:
+        return bad.select(
+            pl.lit(self._day).alias(DAY),
+            pl.lit(self._name).alias("table_name"),
+            pl.Series("file", [labels[index] for index in bad[FILE]], dtype=pl.String),
+            pl.col(ROW).alias("row_number"),
+            "reason",
+            _readable(pl.col("content")).alias("content"),
+        )
+
+    def landed(self, digest: str, files: int) -> _Landed:
+        """Return what is to be written, once everything was added."""
+        bad = pl.concat(self._bad)
+        none = _late_rows(self._name, pl.DataFrame(), [], self.table)
+        routed = pl.concat([none, *self._routed])
+        report = LandingReport(
+            day=self._day,
+            table=self._name,
+            files=tuple(self._files[:files]),
+            rows_in=self._loaded + bad.height,
+            rows_loaded=self._loaded,
+            rows_quarantined=bad.height,
+            reasons=dict(Counter(bad["reason"].to_list()).most_common()),
+            input_hash=digest,
+            rows_routed=routed.height,
+        )
+        return _Landed(report, self._good, bad, routed.with_columns(pl.lit(self._day).alias("source_day")))
 
 
 def _late_rows(name: str, rows: pl.DataFrame, labels: Sequence[str], table: Table) -> pl.DataFrame:
@@ -435,7 +550,8 @@ def _write_day(
             if name in names:
                 connection.execute(f"delete from {ALIAS}.{LANDING}.{name} where {DAY} = ?", [day])
         for item in landed:
-            _insert(connection, f"{LANDING}.{item.report.table}", item.good.with_columns(pl.lit(day).alias(DAY)))
+            for rows in item.good:
+                _insert(connection, f"{LANDING}.{item.report.table}", rows, day)
         _replace(connection, QUARANTINE, day, names, bad)
         _replace(connection, LEDGER, day, names, pl.DataFrame(ledger, schema=list(LEDGER_COLUMNS), orient="row"))
         changed = replace(connection, day, names, pl.concat([item.late for item in landed]))
@@ -458,11 +574,19 @@ def _replace(
     _insert(connection, table, rows)
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame) -> None:
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame | Path, day: date | None = None
+) -> None:
+    """Insert rows, of a frame or of a file, into a table; of a day, if they do not say it themselves."""
+    own = "" if day is None else f", date '{day}' as {DAY}"
+    if isinstance(rows, Path):
+        query = f"insert into {ALIAS}.{table} by name select *{own} from read_parquet($1)"
+        connection.execute(query, [str(rows)])
+        return
     if rows.is_empty():
         return
     connection.register("_rows", rows.to_arrow())
     try:
-        connection.execute(f"insert into {ALIAS}.{table} by name select * from _rows")
+        connection.execute(f"insert into {ALIAS}.{table} by name select *{own} from _rows")
     finally:
         connection.unregister("_rows")

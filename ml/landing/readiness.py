@@ -9,7 +9,7 @@ import fnmatch
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -18,6 +18,7 @@ from pathlib import Path
 from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
 from ml.landing.contract import DAY, load_contract
+from ml.landing.databases import queries_of, question_of
 from ml.landing.entries import oddity, shown
 from ml.landing.patterns import DEFAULT, Pattern, fill, has_wildcard
 from ml.landing.sources import Ready, load_sources
@@ -93,7 +94,12 @@ def place_of(settings: Settings, table: str) -> Place:
 
 
 def data_files(settings: Settings, table: str, day: date) -> list[Path]:
-    """Return what stands for data of one table and day, by name: odd entries too, so that none is lost in silence."""
+    """Return what stands for data of one table and day, by name: odd entries too, so that none is lost in silence.
+
+    The table of a query has no files.
+    """
+    if question_of(settings, table):
+        return []
     return place_of(settings, table).files(day)
 
 
@@ -118,7 +124,7 @@ def strays(settings: Settings) -> list[str]:
     """Say of every entry of the landing zone that no table and no day is, what it may be meant for."""
     assert settings.landing_dir is not None
     tables, found = load_contract(settings).tables, []
-    places = [place_of(settings, table) for table in tables]
+    places = [place_of(settings, table) for table in tables if question_of(settings, table) is None]
     declared = [place.root / place.pattern.prefix for place in places if str(place.pattern) != _default(place.table)]
     own = {place.table for place in places if str(place.pattern) == _default(place.table)}
     for folder in _entries(settings.landing_dir):
@@ -152,12 +158,26 @@ def _day_of(name: str) -> date | None:
     return day if name == f"{DAY}={day.isoformat()}" else None
 
 
-def landed_tables(settings: Settings, day: date) -> tuple[list[str], list[str]]:
-    """Return the tables that ``day`` has (files or a marker), and the required ones that it lacks."""
+def landed_tables(settings: Settings, day: date, settled: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Return the tables that ``day`` has (files or a marker, or an answer), and the required ones that it lacks.
+
+    Args:
+        settings: Names the sources.
+        day: The day.
+        settled: Tables of queries that need not be asked: they have it.
+
+    Raises:
+        DatabaseError: A database cannot be asked.
+    """
     present, absent = [], []
     for table in load_contract(settings).tables:
-        place = place_of(settings, table)
-        if place.files(day) or place.marked(day):
+        question = question_of(settings, table)
+        if question is not None:
+            there = table in settled or question.present(day)
+        else:
+            place = place_of(settings, table)
+            there = bool(place.files(day)) or place.marked(day)
+        if there:
             present.append(table)
         elif table not in settings.optional_tables:
             absent.append(table)
@@ -165,8 +185,11 @@ def landed_tables(settings: Settings, day: date) -> tuple[list[str], list[str]]:
 
 
 def days_in_zone(settings: Settings) -> list[date]:
-    """Return the days that any table of the contract has a folder for, oldest first, within the settings' bounds."""
-    days = {day for table in load_contract(settings).tables for day in place_of(settings, table).days()}
+    """Return the days that any table of the contract has, oldest first, within the settings' bounds."""
+    days: set[date] = set()
+    for table in load_contract(settings).tables:
+        question = question_of(settings, table)
+        days.update(place_of(settings, table).days() if question is None else question.days())
     return sorted(
         day for day in days if day >= settings.first_day and (settings.last_day is None or day <= settings.last_day)
     )
@@ -183,12 +206,21 @@ def missing(settings: Settings, day: date, now: float | None = None) -> list[str
         now: Seconds since the epoch.
     """
     now = time.time() if now is None else now
-    places = [place_of(settings, table) for table in load_contract(settings).tables]
-    return [f"{place.table}: {why}" for place in places if (why := _lacks(settings, place, day, now))]
+    reasons = []
+    for table in load_contract(settings).tables:
+        question = question_of(settings, table)
+        why = _lacks(settings, place_of(settings, table), day, now) if question is None else question.lacks(day, now)
+        reasons += [f"{table}: {why}"] if why else []
+    return reasons
 
 
 def _lacks(settings: Settings, place: Place, day: date, now: float) -> str | None:
     """Say what a table of a day waits for; None if it is complete."""
+    if place.ready and place.ready.query:
+        why = queries_of(settings, place.table).lacks(day)
+        if why or place.files(day) or place.marked(day) or place.table in settings.optional_tables:
+            return why
+        return f"no file {place.root / place.pattern.of(day)}"
     ready, folder, files = place.ready or Ready(silence=settings.quiet_minutes), place.folder(day), place.files(day)
     there = folder.is_dir() if place.pattern.day_in_folder else bool(files) or place.marked(day)
     if not there:
@@ -223,7 +255,7 @@ def _changed_at(path: Path) -> float:
 
 
 def input_hash(settings: Settings, day: date, tables: Sequence[str] | None = None) -> str:
-    """Return a hash of the names, sizes and bytes of the day's files, to notice a changed day.
+    """Return a hash of the names, sizes and bytes of the day's files and of queries' rows, to notice a changed day.
 
     Args:
         settings: Names the landing zone.
@@ -231,10 +263,19 @@ def input_hash(settings: Settings, day: date, tables: Sequence[str] | None = Non
         tables: Tables to cover; all of the contract by default.
     """
     digest = hashlib.sha256()
+    if tables is not None and len(tables) == 1 and (question := question_of(settings, tables[0])):
+        return input_hash_of(tables[0], question.answer(day).digest)
     for table in tables if tables is not None else load_contract(settings).tables:
+        if question := question_of(settings, table):
+            digest.update(f"{table}\x1f{question.answer(day).digest}\x1e".encode())
         for path in data_files(settings, table, day):
             digest.update(f"{table}/{shown(Path(path.name))}\x1f{_fingerprint(path)}\x1e".encode())
     return digest.hexdigest()[:32]
+
+
+def input_hash_of(table: str, answer: str) -> str:
+    """Return the ``input_hash`` of a table whose query has an answer of this digest."""
+    return hashlib.sha256(f"{table}\x1f{answer}".encode()).hexdigest()[:32]
 
 
 def _fingerprint(path: Path) -> str:

@@ -13,8 +13,13 @@ Without the file each table is read from the landing zone as it is::
           user_id: uid                   # the contract's name: the name in the files
           ts: {from: event_ms, unit: ms} # whole numbers since 1970; or format: '%d/%m/%Y %H:%M'
           item_id: {from: item, type: int64}  # read as whole numbers first
+      listens:
+        query: select * from shop.plays where started >= {day} and started < {next_day}
+    attach:
+      shop: {type: postgres, env: SHOP_URL}   # the variable that holds the address; never the address itself
 """
 
+import re
 import zoneinfo
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -33,6 +38,12 @@ SOURCES_FILE = "sources.yaml"
 NULLS = ("\\N", "NULL", "null", "None", "nan", "NaN", "NaT", "<NA>")
 """Null words of the databases and languages that write text files."""
 Unit = Literal["s", "ms", "us", "ns"]
+DatabaseType = Literal["postgres", "mysql", "sqlite", "duckdb", "ducklake", "iceberg", "delta", "parquet"]
+PARAMETERS = ("day", "next_day")
+"""What a query may have in braces: the day, and the one after it."""
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_SECRETIVE = ("postgres", "mysql")
+_TAKEN = ("memory", "system", "temp", "main", "information_schema", "pg_catalog")
 
 
 class _Model(BaseModel):
@@ -58,13 +69,64 @@ class Origin(_Model):
         return self
 
 
+class Database(_Model):
+    """What queries read from: a database, or one table of files under a name."""
+
+    type: DatabaseType = Field(
+        description="postgres, mysql, sqlite, duckdb, ducklake (a database); iceberg, delta, parquet (a table)"
+    )
+    env: str | None = Field(
+        default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Environment variable that holds the address"
+    )
+    path: str | None = Field(
+        default=None, min_length=1, description="Address that is no secret: a file, folder or URL of a bucket"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.type in _SECRETIVE and self.env is None:
+            raise ValueError(f"the address of {self.type} is a secret: env names the variable that holds it")
+        if (self.env is None) == (self.path is None):
+            raise ValueError("its address is in env or path, one of them")
+        if self.path and re.search(r"://[^/@]*:[^/@]*@|password\s*=", self.path, re.IGNORECASE):
+            raise ValueError("path holds a password; put the address into a variable, and name that as env")
+        return self
+
+
+def _query(text: str | None) -> str | None:
+    """Return a query as it is.
+
+    Raises:
+        ValueError: It has something else in braces than the days, or no day.
+    """
+    names = _PARAMETER.findall(text or "")
+    for name in names:
+        if name not in PARAMETERS:
+            raise ValueError(f"unknown {{{name}}}{nearest(name, PARAMETERS)}")
+    if text is not None and not names:
+        raise ValueError("it must name the day that it is asked for: {day}, a date, and {next_day}, the one after it")
+    return text
+
+
+def parameterized(query: str) -> str:
+    """Return a query with parameters of DuckDB in the places of its days."""
+    return _PARAMETER.sub(r"$\1", query)
+
+
 class Ready(_Model):
     """What says that a day of a table is complete."""
 
     marker: str | None = Field(
         default=None, min_length=1, description="Name of a file beside the day's files; it may have {day} and {table}"
     )
-    silence: float | None = Field(default=None, ge=0, description="Minutes in which nothing of the day changed")
+    silence: float | None = Field(
+        default=None,
+        ge=0,
+        description="Minutes in which nothing of the day changed; of a query, minutes since the day ended (UTC)",
+    )
+    query: str | None = Field(default=None, description="Query with {day} whose first value is true when it is")
+
+    _days = field_validator("query")(_query)
 
     @field_validator("marker")
     @classmethod
@@ -77,8 +139,8 @@ class Ready(_Model):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.marker is None) == (self.silence is None):
-            raise ValueError("a day is ready by a marker or a silence, one of them")
+        if sum(one is not None for one in (self.marker, self.silence, self.query)) != 1:
+            raise ValueError("a day is ready by a marker, a silence or a query, one of them")
         return self
 
 
@@ -93,10 +155,20 @@ class Source(_Model):
         default=DEFAULT,
         description="Pattern of its files, with {day} and {table}, * and **; relative to the landing zone, or absolute",
     )
+    query: str | None = Field(
+        default=None, description="Rows of a day, in place of files: SQL of DuckDB with {day} and {next_day}, dates"
+    )
     ready: Ready | None = Field(
         default=None,
         description="What says that a day is complete; else `_SUCCESS`, or `CROSSFADE_QUIET_MINUTES` without a change",
     )
+    version: str | None = Field(
+        default=None,
+        description="Query with {day} whose values change with the day's rows; without it all rows are read to see",
+    )
+    look: float = Field(default=15, ge=0, description="Minutes after which a day of a query is looked at again")
+
+    _days = field_validator("query", "version")(_query)
 
     @field_validator("files")
     @classmethod
@@ -129,6 +201,15 @@ class Sources(_Model):
     """How every table is read."""
 
     tables: Mapping[str, Source] = {}
+    attach: Mapping[str, Database] = {}
+
+    @field_validator("attach")
+    @classmethod
+    def _names(cls, attach: Mapping[str, Database]) -> Mapping[str, Database]:
+        for name in attach:
+            if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name) or name in _TAKEN:
+                raise ValueError(f"{name!r} cannot name a database: small letters, digits, _; not {', '.join(_TAKEN)}")
+        return attach
 
     def table(self, name: str) -> Source:
         """Return how one table is read; one that the file does not name is read as it is."""
@@ -192,6 +273,12 @@ def _faults(sources: Sources, contract: Contract) -> Iterator[tuple[tuple[str, .
         if source.late == "route" and contract.tables[name].moment is None:
             yield (*place, "late"), "its rows have no time that says which day they are of"
         marker = source.ready and source.ready.marker
-        if marker and "{day" not in marker and not Pattern(source.files, name).day_in_folder:
+        if source.query and "files" in source.model_fields_set:
+            yield (*place, "query"), "a table has files or a query, not both"
+        if source.version and not source.query:
+            yield (*place, "version"), "it is of a query; files have names, sizes and bytes"
+        if source.query and marker:
+            yield (*place, "ready", "marker"), "a query has no folder for a marker; it is ready by silence or query"
+        elif marker and "{day" not in marker and not Pattern(source.files, name).day_in_folder:
             told = f"all days lie in one folder, so the marker must name its own, such as {{day}}.done, not {marker!r}"
             yield (*place, "ready", "marker"), told

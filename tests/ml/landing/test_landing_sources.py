@@ -51,8 +51,9 @@ def write(path: Path, content: bytes = b"") -> Path:
 
 
 def age(path: Path, minutes: float) -> None:
+    then = time.time() - 60 * minutes
     for entry in (path, path.parent):
-        os.utime(entry, (time.time() - 60 * minutes,) * 2)
+        os.utime(entry, (then, then))
 
 
 def land(settings: Settings, days: list[date], table: str = "listens") -> list[tuple[date, str]]:
