@@ -68,7 +68,7 @@ def create_app(
     app = FastAPI(title="Crossfade", version=_version(), description=__doc__ or "", lifespan=lifespan, redoc_url=None)
     app.state.engine = engine
     token = settings.serve_token.get_secret_value().strip() if settings.serve_token else None
-    app.add_middleware(_Edge, metrics=metrics, token=token or None)
+    app.add_middleware(_Edge, engine=engine, token=token or None)
     app.add_exception_handler(BadRequest, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.openapi = partial(_openapi, app)
@@ -89,9 +89,12 @@ def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         return _json({"live": True})
 
     @app.get("/v2/health/ready", tags=["health"], summary="Every champion is loaded and its features are fresh")
-    async def ready() -> Response:
-        reasons = engine.not_ready()
-        return _json({"ready": False, "error": "; ".join(reasons)}, 503) if reasons else _json({"ready": True})
+    async def ready(request: Request) -> Response:
+        reasons, troubles = engine.not_ready(), engine.details()
+        answer: dict[str, object] = {"ready": not reasons, **({"error": "; ".join(reasons)} if reasons else {})}
+        if troubles:  # their texts name files: without the token, only what they are about
+            answer["details"] = troubles if request.scope["allowed"] else dict.fromkeys(troubles, "the log says more")
+        return _json(answer, 503 if reasons else 200)
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics")
     async def prometheus() -> Response:
@@ -218,13 +221,14 @@ class _Edge:
 
     Args:
         app: The application.
-        metrics: Where to count.
+        engine: Says where to count, and whether the server is about to end.
         token: Bearer token to ask for; ``None`` asks for none.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]], metrics: Metrics, token: str | None) -> None:
+    def __init__(self, app: Callable[..., Awaitable[None]], engine: Engine, token: str | None) -> None:
         self.app = app
-        self.metrics = metrics
+        self.engine = engine
+        self.metrics = engine.metrics
         self.token = token.encode() if token is not None else None
         self._failures = Rarely(per_s=1 / 60)
         self._refusals = Rarely(per_s=10, at_once=20)
@@ -238,11 +242,14 @@ class _Edge:
         async def noting(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
+            if self.engine.draining and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)
 
         self.metrics.in_flight.inc()
         try:
-            if self._allowed(scope):
+            scope["allowed"] = self._allowed(scope)
+            if scope["allowed"] or scope["path"] in _OPEN_PATHS:
                 await self.app(scope, receive, noting)
             else:
                 refusal = _json({"error": "a valid bearer token is needed"}, 401, {"WWW-Authenticate": "Bearer"})
@@ -262,7 +269,7 @@ class _Edge:
             self._note(scope, status, time.perf_counter() - started)
 
     def _allowed(self, scope: Scope) -> bool:
-        if self.token is None or scope["path"] in _OPEN_PATHS:
+        if self.token is None:
             return True
         headers = dict(scope["headers"])
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")

@@ -288,11 +288,16 @@ class Server(uvicorn.Server):
     Args:
         config: Of uvicorn; its connections are to be made by ``connections_of`` the door.
         door: Sweeps its connections.
+        drain_s: Seconds to answer on once it shall end.
+        on_drain: Called when these begin.
     """
 
-    def __init__(self, config: uvicorn.Config, door: Door) -> None:
+    def __init__(self, config: uvicorn.Config, door: Door, *, drain_s: float, on_drain: Callable[[], None]) -> None:
         super().__init__(config)
         self.door = door
+        self.drain_s = drain_s
+        self.on_drain = on_drain
+        self._drained_at: float | None = None
         self._told = Rarely(per_s=1 / 60)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -303,9 +308,15 @@ class Server(uvicorn.Server):
             bound.listen(_WAITING_TO_BE_ACCEPTED)
 
     async def on_tick(self, counter: int) -> bool:
-        """End what is overdue."""
+        """End what is overdue; tell whether to end altogether, a while after that was asked for, at once if twice."""
         self.door.sweep()
-        return await super().on_tick(counter)
+        if not await super().on_tick(counter):
+            return False
+        if self._drained_at is None:
+            self._drained_at = time.monotonic() + self.drain_s
+            self.on_drain()
+            log(logging.INFO, "draining", seconds=self.drain_s)
+        return time.monotonic() >= self._drained_at or len(self._captured_signals) > 1
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Stop; who is overdue is not waited for."""

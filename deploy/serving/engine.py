@@ -13,20 +13,22 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict, TypeVar
 
-from deploy.serving.metrics import Metrics, log
+from deploy.serving.metrics import Metrics, Rarely, log
 from deploy.serving.protocol import TensorSpec
+from deploy.serving.troubles import Troubles, stamp
 from ml.export.files import SCHEMA
-from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.inference.model import Model
 from ml.inference.request import RequestPlan
 from ml.inference.snapshot import BoundFeatures, FeatureSnapshot, current_snapshot
 from ml.releases.store import ReleaseStore
 
-_RETRY_FIRST_S, _RETRY_MOST_S = 1.0, 60.0
+_LOOK_S = 30.0
+"""A look that takes longer than this beyond the pause before it is a trouble."""
 
 T = TypeVar("T")
 
@@ -86,14 +88,16 @@ class Released:
     Attributes:
         surface: Surface that it ranks.
         release: Release id.
+        path: Folder of its files.
         model: The session.
         tensors: Its inputs as protocol tensors.
         plan: How a /rank request becomes inputs.
     """
 
-    def __init__(self, surface: str, release: str, model: Model) -> None:
+    def __init__(self, surface: str, release: str, path: Path, model: Model) -> None:
         self.surface = surface
         self.release = release
+        self.path = path
         self.model = model
         self.tensors = {name: TensorSpec(name, item.dtype, item.shape) for name, item in model.schema.inputs.items()}
         self.plan = RequestPlan(model.schema.inputs)
@@ -175,10 +179,15 @@ class Engine:
         self.store: Store = store or ReleaseStore(settings.artifacts_dir)
         self.served: dict[str, Served] = {}
         self.challengers: dict[str, Challenging] = {}
+        self.troubles = Troubles(metrics)
+        self.draining = False
         self._champions: set[str] = set()
         self._snapshot: FeatureSnapshot | None = None
-        self._retry: dict[str, tuple[float, float]] = {}
+        self._stamps: dict[Path, str] = {}
+        self._looked = time.monotonic()
+        metrics.look_age.set_function(lambda: time.monotonic() - self._looked)
         self._shown: set[tuple[str, str, str, str | None]] = set()
+        self._failures = Rarely(per_s=1 / 60)
         self._stop = threading.Event()
         self._refreshing = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -195,22 +204,50 @@ class Engine:
         if self._thread is not None:
             self._thread.join()
 
+    def drain(self) -> None:
+        """Say from now on that the server gets no traffic any more."""
+        self.draining = True
+        self.metrics.ready.set(0)
+
     def refresh(self) -> None:
         """Look at the pointers once and load what changed; what cannot be loaded leaves the old in place."""
         with self._refreshing:
-            self._refresh_snapshot()
-            for surface in self.store.surfaces():
-                try:
-                    pointer = self.store.pointer(surface)
-                except DamagedError as error:  # nobody knows what serves: what is loaded stays, the others go on
-                    self._champions.add(surface)
-                    log(logging.ERROR, "champion not known, the old one stays", surface=surface, error=str(error))
-                    continue
-                if pointer is not None:
-                    self._champions.add(surface)
-                    self._refresh_surface(pointer)
-                    self._refresh_challenger(pointer)
-            self._show()
+            try:
+                self._look_at("feature pointer", self._refresh_snapshot)
+                listed = self._listed()
+                for surface in sorted(self._champions | set(listed)):
+                    self._look_at(f"champion of {surface}", partial(self._refresh_pointed, surface))
+                self._stamps = {path: one for path, one in self._stamps.items() if path in self._paths()}
+                self._show()
+            finally:
+                self._looked = time.monotonic()
+                self.troubles.looked()
+
+    def _listed(self) -> list[str]:
+        try:
+            return self.store.surfaces()
+        except Exception as error:
+            self.troubles.note("champions", f"which surfaces have a champion is not known: {error!r}")
+            return []
+
+    def _look_at(self, what: str, look: Callable[[], None]) -> None:
+        """Let one thing that cannot be looked at stop no other."""
+        try:
+            look()
+        except Exception as error:  # nobody knows what should serve: what is loaded stays
+            self.troubles.note(what, f"{what} not known, the old one stays: {error}")
+
+    def _refresh_pointed(self, surface: str) -> None:
+        known = surface in self._champions
+        self._champions.add(surface)
+        pointer = self.store.pointer(surface)
+        if pointer is not None:
+            self._refresh_surface(pointer)
+            self._refresh_challenger(pointer)
+        elif known:
+            self.troubles.note(f"champion of {surface}", f"the champion log of {surface} is gone, the old one stays")
+        else:
+            self._champions.discard(surface)
 
     def answering(self, surface: str, user: object) -> Served | None:
         """Return what ranks for a user: the canary where the user is one of its share, else the champion."""
@@ -232,6 +269,8 @@ class Engine:
 
     def not_ready(self) -> list[str]:
         """Return the reasons why the server should get no traffic; empty when it is ready."""
+        if self.draining:
+            return ["the server is about to end"]
         if not self._champions:
             return ["no surface has a champion"]
         served = self.served
@@ -242,6 +281,13 @@ class Engine:
             elif stale := self.stale(item.features.day):
                 reasons.append(f"{name}: {stale}")
         return reasons
+
+    def details(self) -> dict[str, str]:
+        """Return what is wrong, whether it keeps the server from being ready or not, by what it is about."""
+        silent = time.monotonic() - self._looked - self.poll_s
+        if silent <= _LOOK_S:
+            return self.troubles.current
+        return {**self.troubles.current, "look": f"pointers were last looked at {silent:.0f} s ago"}
 
     def _age(self, day: date) -> int:
         """Return the days from ``day`` to the last day of a finite source, or to today (UTC)."""
@@ -254,26 +300,49 @@ class Engine:
     def _look(self) -> None:
         try:
             self.refresh()
-        except Exception:  # a look that fails is repeated; what is served stays
-            log(logging.ERROR, "refresh failed", exc_info=True)
+        except BaseException as error:  # a look is repeated, whatever it ends with: a library's panic is no Exception
+            if (before := self._failures.due(type(error).__name__)) is not None:
+                log(logging.ERROR, "refresh failed", exc_info=True, not_told=before)
 
     def _refresh_snapshot(self) -> None:
-        path = current_snapshot(self.settings)
-        if path is None or (self._snapshot is not None and self._snapshot.id == path.name):
+        path, old = current_snapshot(self.settings), self._snapshot
+        if path is None:
+            if old is not None:
+                self.troubles.note("features", f"the feature pointer is gone, features of {old.day} stay")
             return
-        loaded = self._attempt("features", path.name, lambda: FeatureSnapshot.load(path))
-        self._snapshot = loaded or self._snapshot
+        if old is not None and old.id == path.name:
+            self._check_files(path, "features", partial(FeatureSnapshot.load, path))
+            return
+        self._stamps[path] = stamp(path)
+        self._snapshot = self._attempt("features", "features", path.name, partial(FeatureSnapshot.load, path)) or old
+
+    def _check_files(self, path: Path, what: str, check: Callable[[], object]) -> None:
+        """Note where files that are loaded have changed or are gone: they would not load again."""
+        now = stamp(path)
+        if now and self._stamps.get(path) == now:
+            return
+        told = f"{what} as loaded stay, their files do not load any more"
+        if self.troubles.attempt(what, f"{path.name} {now}"[:200], told, check) is not None:
+            self._stamps[path] = now
+
+    def _paths(self) -> set[Path]:
+        loaded = [*self.served.values(), *(item.served for item in self.challengers.values())]
+        found = {item.released.path for item in loaded}
+        return {path for path in self._stamps if path in found or path.name == (self._snapshot and self._snapshot.id)}
 
     def _refresh_surface(self, pointer: Pointed) -> None:
         surface, snapshot, old = pointer.surface, self._snapshot, self.served.get(pointer.surface)
         wanted = (pointer.release, str(pointer.version), snapshot.id if snapshot else None)
         if old is not None and old.identity == wanted:
+            check = partial(self.store.release, surface, pointer.release)
+            self._check_files(old.released.path, f"release of {surface}", check)
             return
         name = f"{surface}/{pointer.release} with features {wanted[2]}"
-        new = self._attempt("release", name, lambda: self._champion(pointer, old))
+        new = self._attempt("release", f"release of {surface}", name, lambda: self._champion(pointer, old))
         if new is None and old is not None and old.released.release != pointer.release and old.identity[2] != wanted[2]:
             name = f"{surface}/{old.released.release} with features {wanted[2]}"
-            new = self._attempt("release", name, lambda: self._bound(old.released, old.version))
+            what = f"features of {surface}"
+            new = self._attempt("release", what, name, lambda: self._bound(old.released, old.version))
         if new is not None:
             self.served = {**self.served, surface: new}
             log(logging.INFO, "serving", surface=surface, version=new.version, **new.label)
@@ -292,7 +361,8 @@ class Engine:
             return
         known = self._same(wanted.release, old.served if old else None, self.served.get(surface))
         name = f"{surface}/{wanted.release} as {wanted.mode} with features {snapshot}"
-        served = self._attempt("challenger", name, lambda: self._load(surface, wanted.release, "0", known))
+        what = f"challenger of {surface}"
+        served = self._attempt("challenger", what, name, lambda: self._load(surface, wanted.release, "0", known))
         if served is not None:
             self.challengers = {
                 **self.challengers,
@@ -315,7 +385,8 @@ class Engine:
             return self._bound(known.released, version)
         release = self.store.release(surface, name)
         model = Model(release.model.read_bytes(), (release.path / SCHEMA).read_bytes())
-        released = Released(surface, name, model)
+        self._stamps[release.path] = stamp(release.path)
+        released = Released(surface, name, release.path, model)
         served = self._bound(released, version)
         weakref.finalize(released, self._on_drained, surface, name).atexit = False
         return served
@@ -328,22 +399,21 @@ class Engine:
         self.metrics.drained.inc()
         log(logging.INFO, "drained", surface=surface, release=release)
 
-    def _attempt(self, what: str, name: str, load: Callable[[], T]) -> T | None:
-        """Return ``load()``, or ``None`` where it fails; a failing one is tried again with growing pauses."""
-        at, pause = self._retry.get(name, (0.0, _RETRY_FIRST_S))
-        if time.monotonic() < at:
-            return None
+    def _attempt(self, kind: str, what: str, name: str, load: Callable[[], T]) -> T | None:
+        """Return ``load()``, or ``None`` where it fails or is not tried again yet."""
         started = time.perf_counter()
-        try:
-            result = load()
-        except Exception as error:  # whatever is wrong with the new one, the old one serves on
-            self._retry[name] = (time.monotonic() + pause, min(2 * pause, _RETRY_MOST_S))
-            self.metrics.loads.labels(what, "failed").inc()
-            log(logging.ERROR, f"{what} not loaded, the old one stays", name=name, error=str(error), retry_s=pause)
-            return None
-        self._retry.clear()
-        self.metrics.loads.labels(what, "loaded").inc()
-        log(logging.INFO, f"{what} loaded", name=name, seconds=round(time.perf_counter() - started, 3))
+
+        def counted() -> T:
+            try:
+                return load()
+            except Exception:
+                self.metrics.loads.labels(kind, "failed").inc()
+                raise
+
+        result = self.troubles.attempt(what, name, f"{kind} not loaded, the old one stays", counted)
+        if result is not None:
+            self.metrics.loads.labels(kind, "loaded").inc()
+            log(logging.INFO, f"{kind} loaded", name=name, seconds=round(time.perf_counter() - started, 3))
         return result
 
     def _show(self) -> None:

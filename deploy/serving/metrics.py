@@ -52,6 +52,8 @@ class Metrics:
             **shadow,
         )
         self.feature_age = Gauge("feature_age_days", "Age of the features served", **common)
+        self.troubles = Gauge("trouble", "1 for what is wrong with pointers, releases or features", ["about"], **common)
+        self.look_age = Gauge("look_age_seconds", "Seconds since the pointers were last looked at", **common)
         self.ready = Gauge("ready", "Whether the server is ready", **common)
 
     def render(self) -> bytes:

@@ -15,7 +15,7 @@ import uvicorn
 
 from deploy.serving.app import create_app
 from deploy.serving.connections import Door, Server, connections_of
-from deploy.serving.engine import Store
+from deploy.serving.engine import Engine, Store
 from deploy.serving.limits import ACCEPTED_AT_ONCE, Limits, descriptors_for
 from deploy.serving.metrics import Metrics, configure_logging, log
 from ml.export.files import SCHEMA
@@ -40,7 +40,8 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None) 
     _require_token(settings, host)
     if settings.serve_token is None and not _is_loopback(host):
         log(logging.WARNING, "anybody who reaches this address may ask: CROSSFADE_SERVE_TOKEN is not set", host=host)
-    server, bound = _server(settings, host, settings.serve_port if port is None else port, Limits())
+    port = settings.serve_port if port is None else port
+    server, bound = _server(settings, host, port, Limits(), drain_s=settings.serve_drain_s)
     print(f"Crossfade serves on {_url(bound)} (documentation: {_url(bound)}/docs)", flush=True)
     server.run(sockets=[bound])
 
@@ -54,13 +55,16 @@ def serving(
     limits: Limits | None = None,
     poll_s: float = 1.0,
     store: Store | None = None,
+    drain_s: float = 0,
 ) -> Iterator[str]:
     """Serve in a thread while the block runs, and yield the base URL; models come from ``store`` if it is given.
+
+    After the block it answers on for ``drain_s``.
 
     Raises:
         RuntimeError: The server did not start.
     """
-    server, bound = _server(settings, host, port, limits or Limits(), poll_s, store)
+    server, bound = _server(settings, host, port, limits or Limits(), poll_s, store, drain_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="crossfade-serve", daemon=True)
     thread.start()
     while not server.started:
@@ -131,12 +135,20 @@ def example_answer(settings: Settings, surface: str) -> dict[str, object]:
 
 
 def _server(
-    settings: Settings, host: str, port: int, limits: Limits, poll_s: float = 1.0, store: Store | None = None
+    settings: Settings,
+    host: str,
+    port: int,
+    limits: Limits,
+    poll_s: float = 1.0,
+    store: Store | None = None,
+    drain_s: float = 0,
 ) -> tuple[Server, socket]:
     metrics = Metrics()
     door = Door(limits, descriptors_for(limits.max_connections), metrics)
+    app = create_app(settings, limits=limits, metrics=metrics, poll_s=poll_s, store=store)
+    engine: Engine = app.state.engine
     config = uvicorn.Config(
-        create_app(settings, limits=limits, metrics=metrics, poll_s=poll_s, store=store),
+        app,
         host=host,
         port=port,
         loop="asyncio",  # uvloop sends what a turn of the loop has answered at its end: twice the median under load
@@ -152,7 +164,7 @@ def _server(
     )
     bound = config.bind_socket()
     bound.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # else an answer waits 40 ms for the client to confirm its head
-    return Server(config, door), bound
+    return Server(config, door, drain_s=drain_s, on_drain=engine.drain), bound
 
 
 def _require_token(settings: Settings, host: str) -> None:

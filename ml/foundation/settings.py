@@ -194,6 +194,11 @@ class Settings(BaseSettings):
         default=10, gt=0, description="A champion that the server has not taken up for so long is rolled back."
     )
     serve_token: SecretStr | None = Field(default=None, description="Bearer token that the server asks for, if set.")
+    serve_drain_s: float = Field(
+        default=3,
+        ge=0,
+        description="Seconds that a server that was told to end answers on, while `ready` sends traffic elsewhere.",
+    )
     max_feature_age_days: int = Field(default=3, ge=1, description="Older serving features make the server not ready.")
 
     def __init__(self, **values: Any) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.features.tables import CREATOR_OF, FeatureTable, feature_tables
-from ml.foundation.files import Files, sha256_bytes, sha256_file
+from ml.foundation.files import Files, sha256_bytes
 from ml.foundation.ids import NO_ID
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
@@ -104,7 +104,10 @@ def publish(
     finally:
         lake.connection.rollback()
     with files.lock(POINTER):
-        current = _pointed(files)
+        try:
+            current = _pointed(files)
+        except SnapshotError:  # this is how it is mended
+            current = None
         if current is None or not files.exists(f"{FOLDER}/{current}") or _day_of(current) <= day:
             current = name
             files.replace(POINTER, json.dumps({"id": name, "day": day.isoformat()}).encode())
@@ -120,7 +123,7 @@ def current_snapshot(settings: Settings) -> Path | None:
 
 
 class FeatureSnapshot:
-    """The features of one day, memory-mapped; see ``bind`` for looking them up.
+    """The features of one day, in memory; see ``bind`` for looking them up.
 
     Attributes:
         id: ``<day>-<hash>``.
@@ -146,7 +149,7 @@ class FeatureSnapshot:
 
     @classmethod
     def load(cls, path: Path) -> "FeatureSnapshot":
-        """Map the files of one snapshot and check them against their manifest.
+        """Read the files of one snapshot and check them against their manifest.
 
         Raises:
             SnapshotError: A file is missing or its bytes are not the published ones.
@@ -373,9 +376,10 @@ def _check_keys(name: str, table: pa.Table, keys: Iterable[str]) -> None:
 
 
 def _read(path: Path, sha256: str) -> pa.Table:
-    if (actual := sha256_file(path)) != sha256:
+    content = path.read_bytes()  # not mapped: a file that somebody cuts off later would end the process that maps it
+    if (actual := sha256_bytes(content)) != sha256:
         raise SnapshotError(f"{path} has sha256 {actual}, its manifest says {sha256}")
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    return pa.ipc.open_file(pa.py_buffer(content)).read_all()
 
 
 def _pointed(files: Files) -> str | None:
@@ -383,6 +387,10 @@ def _pointed(files: Files) -> str | None:
         return str(json.loads(files.read(POINTER))["id"])
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(
+            f"{files.path(POINTER)} is no pointer to features: {error!r}; publish them again"
+        ) from error
 
 
 def _day_of(name: str) -> date:
@@ -390,7 +398,7 @@ def _day_of(name: str) -> date:
 
 
 def _prune(files: Files, pointed: set[str], keep: int) -> None:
-    """Remove all but the newest folders; a server that still maps a removed one keeps its files until it lets go."""
+    """Remove all but the newest folders; a server that has read a removed one keeps it until it lets go."""
     folders = [name for name in files.names(FOLDER) if files.path(f"{FOLDER}/{name}").is_dir()]
     newest = sorted(folders, key=lambda name: (_day_of(name), files.modified(f"{FOLDER}/{name}")), reverse=True)
     for name in set(folders) - pointed - set(newest[:keep]):

@@ -64,7 +64,7 @@ def test_an_older_day_never_replaces_a_newer_one_and_few_are_kept(home: Home) ->
     assert newest.path.exists(), "the one before is kept for servers that still read it"
 
 
-def test_a_mapped_snapshot_outlives_its_folder(home: Home) -> None:
+def test_a_snapshot_outlives_its_folder(home: Home) -> None:
     import shutil
 
     snapshot = FeatureSnapshot.load(published(home, 5).path)
@@ -89,6 +89,15 @@ def test_a_snapshot_whose_manifest_names_no_keys_is_served_as_before(home: Home)
     found, missing = FeatureSnapshot.load(path).bind(inputs).lookup(users, items)
     assert missing == lacking == {"feat_item": 30}
     assert {name: value.tobytes() for name, value in found.items()} == {n: v.tobytes() for n, v in expected.items()}
+
+
+@pytest.mark.parametrize("pointer", [b"{", b"[]", b"{}", b"null", b"\xff"])
+def test_a_damaged_pointer_is_refused_by_its_name_and_mended_by_publishing(home: Home, pointer: bytes) -> None:
+    path = published(home, 5).path
+    (path.parent / "current.json").write_bytes(pointer)
+    with pytest.raises(SnapshotError, match=r"current\.json.*publish them again"):
+        current_snapshot(home.settings)
+    assert published(home, 5).path == current_snapshot(home.settings) == path
 
 
 def test_a_changed_file_is_refused(home: Home) -> None:
