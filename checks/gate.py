@@ -16,7 +16,7 @@ from ml.releases.verdicts import Check, GuardResult, StoredVerdict, Verdict, dec
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
-    from ml.evaluation.evaluate import Evaluation
+    from ml.evaluation.results import Evaluation
 
 log = logging.getLogger(__name__)
 

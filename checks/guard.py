@@ -22,8 +22,8 @@ from ml.surfaces.spec import Role, Surface
 from ml.teacher.contract import Contract, teacher_contract
 
 if TYPE_CHECKING:
-    from ml.evaluation.evaluate import Evaluation
     from ml.evaluation.predictions import Scores
+    from ml.evaluation.results import Evaluation
     from ml.stages.evaluation import Ranker
 
 Found = tuple[list[Check], str]

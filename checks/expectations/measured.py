@@ -236,12 +236,12 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _finite_pair(lo: Any, hi: Any) -> list[float] | None:
+def _finite_pair(lo: object, hi: object) -> list[float] | None:
     pair = [_number(lo), _number(hi)]
     return pair if all(map(math.isfinite, pair)) else None
 
 
-def _users(row: dict[str, Any]) -> float | None:
+def _users(row: dict[str, object]) -> float | None:
     users = _number(row.get("effective_users"))
     return users if math.isfinite(users) else None
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation import Expectation
 
-    from ml.evaluation.evaluate import Evaluation
+    from ml.evaluation.results import Evaluation
 
 RELATIVE_ECE = "relative_ece"
 _NAMES = {CHAMPION: "minus_champion", RIVAL: "minus_control"}

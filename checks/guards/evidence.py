@@ -16,7 +16,7 @@ from ml.surfaces.spec import Surface
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
 
-    from ml.evaluation.evaluate import Evaluation
+    from ml.evaluation.results import Evaluation
 
 
 class Evidence(Thresholds):

@@ -16,8 +16,8 @@ from ml.surfaces.spec import OnnxGate, ProvenanceGate, Surface
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
 
-    from ml.evaluation.evaluate import Evaluation, Result
     from ml.evaluation.predictions import Scores
+    from ml.evaluation.results import Evaluation, Result
 
 
 class LeakRow(TypedDict):

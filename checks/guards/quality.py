@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation import Expectation
 
-    from ml.evaluation.evaluate import Evaluation
+    from ml.evaluation.results import Evaluation
 
 
 def judge(subject: Subject) -> Found:
     """Judge the figures of the evaluation, and whether the candidate is the ranker that it chose."""
-    from ml.evaluation.evaluate import choose_candidate
+    from ml.evaluation.choice import choose_candidate
 
     kind, gate = subject.manifest.kind, subject.surface.gate.quality
     champion, reference = subject.has_champion(), subject.reference() is not None
@@ -67,7 +67,8 @@ def measure(
     Raises:
         KeyError: A figure that the gate needs was not computed.
     """
-    from ml.evaluation.evaluate import RANKING, ranking_tasks
+    from ml.evaluation.choice import ranking_tasks
+    from ml.evaluation.results import RANKING
 
     found: list[FigureRow] = []
     before = ({CHAMPION: "champion"} if champion else {}) | ({REFERENCE: "reference"} if reference else {})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation import Expectation
 
-    from ml.evaluation.evaluate import Difference, Evaluation, Result
+    from ml.evaluation.results import Difference, Evaluation, Result
 
 _COUNTS = {"n": "rows", "positives": "positives"}
 _AGAINST = {CHAMPION: "minus_champion", RIVAL: "student_minus_control"}

@@ -21,7 +21,7 @@ import numpy as np
 
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import CONFIDENCE, Interval, UserWeights, interval
-from ml.evaluation.evaluate import history_slices
+from ml.evaluation.frame import history_slices
 from ml.evaluation.over_worlds import over_seeds, quantile
 from ml.evaluation.page import write_pages
 from ml.evaluation.plots import Mark, finish, forest

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from ml.evaluation.evaluate import Difference, Result
+    from ml.evaluation.results import Difference, Result
 
 ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL = "absolute", "baseline", "champion", "reference", "rival"
 """Comparisons: with a bound, with popularity, with the champion, with the confirmed release, student with control."""

@@ -10,41 +10,18 @@ Data", Biometrics 53 (1997). No replicate is drawn, which keeps thirty inputs at
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm, rankdata
 
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import CONFIDENCE
+from ml.evaluation.results import InputValue
 
 MAX_ROWS = 5_000
 """Rows that are scored once per input; of more, a random sample."""
 
 _REACH = float(norm.ppf((1 + CONFIDENCE) / 2))
-
-
-@dataclass(frozen=True)
-class InputValue:
-    """What one input is worth to one task.
-
-    Attributes:
-        input: Name of the input.
-        task: Name of the task.
-        metric: ``auc`` or ``r2``, in which the drop is.
-        drop: Metric with the input as it is less that with it permuted; NaN where the rows do not define it.
-        lo: Lower end of its 95 % interval over users.
-        hi: Upper end.
-        n: Labelled rows.
-    """
-
-    input: str
-    task: str
-    metric: str
-    drop: float
-    lo: float
-    hi: float
-    n: int
 
 
 def input_values(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ml.evaluation.evaluate import ALL, Difference, Evaluation, Result
+from ml.evaluation.results import ALL, Difference, Evaluation, Result
 
 COLOURS = {
     "student": "#0072B2",

@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ml.evaluation.evaluate import ALL, LOWER_IS_BETTER, Difference, Evaluation, Result
 from ml.evaluation.predictions import INPUTS
-from ml.evaluation.transfer import Transfer
+from ml.evaluation.results import ALL, LOWER_IS_BETTER, Difference, Evaluation, Result, Transfer
 from ml.surfaces.spec import Surface
 
 _MODELS = ("teacher", "control", "student", "champion", "baseline")
@@ -25,8 +24,8 @@ def surface_report(
     rows: Mapping[str, int],
     defaulted_input_share: float | None,
     parameters: Mapping[str, int | None],
-    verdict: Mapping[str, Any] | None,
-    release: Mapping[str, Any] | None,
+    verdict: Mapping[str, object] | None,
+    release: Mapping[str, object] | None,
 ) -> dict[str, Any]:
     """Return one surface's part of ``demo.json``.
 

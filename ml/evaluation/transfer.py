@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import CONFIDENCE, UserWeights, interval
 from ml.evaluation.over_worlds import quantile
+from ml.evaluation.results import Transfer
 
 FOLDS = 5
 REPLICATES = 200
@@ -39,33 +40,6 @@ class Ratio:
     estimate: float
     lo: float
     hi: float
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """What the stacked teacher gains over the control on one task, and the student's share of that; NaN if undefined.
-
-    Attributes:
-        task: Name of the task.
-        metric: ``auc`` or ``r2``, in which the gain is.
-        stacked: Gain of the stacked teacher, cross-fitted over users.
-        stacked_lo: Lower end of its 95 % interval.
-        stacked_hi: Upper end.
-        kept: The student's gain over it, the transfer ratio; may lie above 1, since stacking only adds scores up.
-        kept_lo: Lower end of its 95 % interval.
-        kept_hi: Upper end.
-        n: Rows with a label and all scores of the teacher.
-    """
-
-    task: str
-    metric: str
-    stacked: float
-    stacked_lo: float
-    stacked_hi: float
-    kept: float
-    kept_lo: float
-    kept_hi: float
-    n: int
 
 
 def stacked_transfer(

@@ -375,7 +375,7 @@ def _app_of(source: str | None) -> Path:
     return EXAMPLES / ("kuairand" if source == "kuairand" else "simulator")
 
 
-def write_settings_file(home: Path, values: dict[str, Any]) -> Path:
+def write_settings_file(home: Path, values: dict[str, object]) -> Path:
     """Write (merge) ``values`` into the home's TOML file atomically and return its path."""
     home.mkdir(parents=True, exist_ok=True)
     path = home / SETTINGS_FILE
@@ -406,7 +406,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     match value:
         case bool():
             return str(value).lower()

@@ -61,7 +61,7 @@ class RequestPlan:
         self._read_id = _reader("an id", _ID)
 
     def feeds(
-        self, request: Mapping[str, Any], candidates: Sequence[Mapping[str, Any]], features: BoundFeatures
+        self, request: Mapping[str, object], candidates: Sequence[Mapping[str, object]], features: BoundFeatures
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """Build every input of the model.
 
@@ -109,7 +109,7 @@ class RequestPlan:
             values[HOUR] = _utc(values.get("ts")).hour
         return values
 
-    def _candidate_columns(self, candidates: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    def _candidate_columns(self, candidates: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:
         if unknown := set().union(*candidates) - self._candidate_keys:
             i, key = next((i, key) for i, candidate in enumerate(candidates) for key in candidate if key in unknown)
             raise RequestError(

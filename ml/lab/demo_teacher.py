@@ -605,7 +605,7 @@ def _number(value: float) -> float | None:
 # --- freezing ---
 
 
-def _publish(contract: Contract, network: _Network, card: dict[str, Any], out_dir: Path) -> Teacher:
+def _publish(contract: Contract, network: _Network, card: dict[str, object], out_dir: Path) -> Teacher:
     """Write model, contract and card under their hash, then the contract that points there; each step is atomic."""
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".new-") as scratch:

@@ -12,7 +12,7 @@ from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import GAIN, Check, Verdict
 
 if TYPE_CHECKING:
-    from ml.evaluation.evaluate import Difference, Evaluation
+    from ml.evaluation.results import Difference, Evaluation
 
 _MOVED = {
     "promote": "promoted",
@@ -163,7 +163,7 @@ def _counted(figure: "Difference") -> dict[str, str]:
 
 
 def _evaluation(settings: Settings, release: Release) -> "Evaluation | None":
-    from ml.evaluation.evaluate import Evaluation
+    from ml.evaluation.results import Evaluation
 
     manifest = release.manifest
     name = f"models/{manifest.surface}/evaluation"

@@ -6,8 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from ml.export.files import MODEL, SCHEMA
 from ml.features.projects import project_hash
 from ml.foundation.artifacts import Artifact, ArtifactStore
@@ -140,6 +138,8 @@ def difference(before: Release, after: Release) -> list[dict[str, str]]:
 
 def as_page(root: Node) -> str:
     """Return the tree as one HTML page that needs no other file."""
+    import jinja2
+
     loader = jinja2.FileSystemLoader(_TEMPLATE.parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined

@@ -4,13 +4,14 @@ import base64
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from ml.evaluation.outcome import Outcome
 from ml.releases.manifest import Manifest
 from ml.releases.verdicts import GuardResult, Override, Verdict
+
+if TYPE_CHECKING:
+    import jinja2
 
 _TEMPLATE = Path(__file__).with_name("model_card.html.j2")
 _NONE = "\N{EN DASH}"
@@ -66,7 +67,7 @@ def _serving(verdict: Verdict) -> GuardResult | None:
     return None
 
 
-def _quality(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
+def _quality(results: list[Mapping[str, object]], kind: str) -> list[dict[str, Any]]:
     """Return one row per task: each model's primary metric, and the candidate's differences with interval bars."""
     rows = []
     for task, metric in _primaries(results).items():
@@ -133,7 +134,7 @@ def _primaries(results: list[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _is(result: Mapping[str, Any], task: str, metric: str, name: str) -> bool:
+def _is(result: Mapping[str, object], task: str, metric: str, name: str) -> bool:
     return (result["task"], result["metric"], result["slice"]) == (task, metric, name)
 
 
@@ -164,7 +165,7 @@ def _with_bars(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return differences
 
 
-def _limits(manifest: Manifest, verdict: Verdict, results: list[Mapping[str, Any]]) -> list[str]:
+def _limits(manifest: Manifest, verdict: Verdict, results: list[Mapping[str, object]]) -> list[str]:
     found = [
         "Offline figures come from exposures that earlier rankers chose to show; they say how well the model explains "
         "those, not what users would do under it. Only a live experiment does.",
@@ -187,7 +188,9 @@ def _limits(manifest: Manifest, verdict: Verdict, results: list[Mapping[str, Any
 
 
 @cache
-def _template() -> jinja2.Template:
+def _template() -> "jinja2.Template":
+    import jinja2
+
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     filters = {"figure": _figure, "delta": _delta, "integer": _integer, "percent": _percent, "whole": _whole}
     environment.filters |= filters

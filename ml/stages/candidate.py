@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ml.evaluation.evaluate import choose_candidate
+from ml.evaluation.choice import choose_candidate
 from ml.export.onnx import export_ranker, inspect
 from ml.export.schema import feature_schema
 from ml.export.triton import config_pbtxt

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
-from ml.evaluation.evaluate import Evaluation, choose_candidate, evaluate
-from ml.evaluation.importance import InputValue, input_values
+from ml.evaluation.choice import choose_candidate
+from ml.evaluation.evaluate import evaluate
+from ml.evaluation.importance import input_values
 from ml.evaluation.plots import data_uri, figures
 from ml.evaluation.predictions import (
     INPUTS,
@@ -28,6 +29,7 @@ from ml.evaluation.predictions import (
     write_predictions,
 )
 from ml.evaluation.report import markdown_summary
+from ml.evaluation.results import Evaluation, InputValue
 from ml.export.onnx import session_of
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted

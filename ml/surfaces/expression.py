@@ -35,7 +35,7 @@ class Expression:
     text: str
     names: frozenset[str]
 
-    def __call__(self, values: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]] | None = None) -> Any:
+    def __call__(self, values: Mapping[str, object], functions: Mapping[str, Callable[..., Any]] | None = None) -> Any:
         """Evaluate over arrays or tensors of one shape.
 
         Args:
@@ -110,7 +110,7 @@ def _check(node: ast.expr, tasks: Collection[str], names: set[str]) -> bool:
             raise ExpressionError(f"{ast.unparse(node)!r} is not allowed")
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> Any:
+def _evaluate(node: ast.expr, values: Mapping[str, object], functions: Mapping[str, Callable[..., Any]]) -> Any:
     match node:
         case ast.Constant(value=value):
             return value

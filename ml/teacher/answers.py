@@ -1,7 +1,7 @@
 """What goes into any teacher and what comes out of it: batches of inputs, and scores by the contract."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def with_rank(column: np.ndarray, rank: int) -> np.ndarray:
 
 def stored_scores(
     contract: Contract,
-    answers: Mapping[str, Any],
+    answers: Mapping[str, object],
     n: int,
     where: str,
     classes: Mapping[str, Mapping[int, int]] | None = None,

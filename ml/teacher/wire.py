@@ -89,7 +89,7 @@ def decode(response: httpx.Response, wanted: Collection[str], where: str) -> dic
     return answers
 
 
-def _numbers(entry: dict[str, Any], dtype: np.dtype, where: str) -> np.ndarray:
+def _numbers(entry: dict[str, object], dtype: np.dtype, where: str) -> np.ndarray:
     data = np.asarray(entry["data"], dtype=object).reshape(-1)
     for place, value in enumerate(data):
         if value is None:

@@ -12,9 +12,9 @@ from checks import gate
 from checks.guard import Again, Guard, Subject
 from checks.guards.slices import SliceRow
 from ml.evaluation import evaluate
-from ml.evaluation.evaluate import Evaluation, Result
 from ml.evaluation.outcome import BLOCKING
 from ml.evaluation.predictions import Scores
+from ml.evaluation.results import Evaluation, Result
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.files import Files
 from ml.foundation.settings import Settings

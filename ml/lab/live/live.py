@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -188,7 +188,7 @@ def _await_features(client: Client, variant: Variant, day: date) -> None:
         time.sleep(0.02)
 
 
-def _check(answer: dict[str, Any], variant: Variant, day: date) -> None:
+def _check(answer: dict[str, object], variant: Variant, day: date) -> None:
     if (answer["release"], answer["feature_day"]) != (variant.release, day.isoformat()):
         raise ServerError(
             f"{variant.surface} answered with release {answer['release']} and features of {answer['feature_day']}, "

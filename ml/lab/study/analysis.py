@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from statsmodels.stats.multitest import multipletests
 
 from ml.evaluation.bootstrap import CONFIDENCE
-from ml.evaluation.evaluate import ALL
 from ml.evaluation.over_worlds import Pooled, over_seeds, over_worlds
+from ml.evaluation.results import ALL
 from ml.evaluation.transfer import Ratio, ratio_over_worlds
 from ml.lab.study.design import AS_IT_IS, CEILING, CONTROL, STUDENT, Design
 

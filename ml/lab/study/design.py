@@ -31,7 +31,7 @@ Labels = Literal["as_is", "shuffled", "noise", "within_item", "within_user"]
 of a user and day; or normal noise. ``shuffled`` and ``noise`` are placebos, the rest keep part of what is known."""
 
 
-def refuse_renamed_keys(content: Any) -> Any:
+def refuse_renamed_keys(content: object) -> Any:
     """Refuse a key of a design that has another name; used before a model is validated."""
     if isinstance(content, dict) and "arms" in content:
         raise ValueError(f"arms: {content['arms']}: this key is called `variants`")

@@ -12,9 +12,9 @@ from scipy.stats import binomtest, spearmanr
 
 from ml.evaluation.bootstrap import CONFIDENCE
 from ml.evaluation.diagnosis import diagnose
-from ml.evaluation.evaluate import ALL
 from ml.evaluation.page import write_pages
 from ml.evaluation.plots import finish, panels
+from ml.evaluation.results import ALL
 from ml.foundation.settings import Settings
 from ml.lab.study.analysis import Lift, lifts
 from ml.lab.study.design import CONTROL, STUDENT, Design, Trial, World

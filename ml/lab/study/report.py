@@ -9,9 +9,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-from ml.evaluation.evaluate import ALL
 from ml.evaluation.page import write_pages
 from ml.evaluation.plots import Mark, finish, forest, panels
+from ml.evaluation.results import ALL
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
 from ml.lab.study.analysis import FEWEST_SEEDS, PRIMARY_TASKS, RANKING, Lift, kept, levels, lifts

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from ml.evaluation.evaluate import ALL
+from ml.evaluation.results import ALL
 from ml.foundation.documents import load_yaml
 from ml.lab.study.analysis import FEWEST_SEEDS, RANKING, differences_by_seed
 from ml.lab.study.design import STUDENT, Design

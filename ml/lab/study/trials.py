@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import UserWeights
-from ml.evaluation.evaluate import ALL
+from ml.evaluation.results import ALL
 from ml.foundation.code import code_hash
 from ml.foundation.documents import digest
 from ml.foundation.lake import ALIAS, FEATURES, Lake

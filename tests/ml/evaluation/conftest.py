@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ml.evaluation.evaluate import Evaluation, evaluate
+from ml.evaluation.evaluate import evaluate
 from ml.evaluation.predictions import student_predictions, teacher_predictions, write_predictions
+from ml.evaluation.results import Evaluation
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface, load_surface

@@ -15,17 +15,13 @@ from scipy.special import expit
 from sklearn import metrics as sk
 
 from ml.evaluation import metrics, plots
-from ml.evaluation.evaluate import (
-    COMPARISONS,
-    RANKING,
-    Evaluation,
-    choose_candidate,
-    compute_evaluation,
-    evaluate,
-    history_slices,
-)
+from ml.evaluation.choice import choose_candidate
+from ml.evaluation.evaluate import compute_evaluation, evaluate
+from ml.evaluation.frame import history_slices
+from ml.evaluation.measures import COMPARISONS
 from ml.evaluation.predictions import PredictionError, student_predictions, write_predictions
 from ml.evaluation.report import markdown_summary, surface_report
+from ml.evaluation.results import RANKING, Evaluation
 from ml.surfaces.spec import HISTORY_SLICES, Surface
 from tests.support.known import present
 

@@ -1,0 +1,328 @@
+"""What an evaluation holds: figures with their intervals, curves, and how they are stored."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ml.surfaces.spec import ALL_ROWS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ALL = ALL_ROWS
+PRIMARY = {"binary": "auc", "regression": "r2"}
+"""The metric of each kind of task that gates and heads every report."""
+RANKING = "rank_ndcg_10"
+"""NDCG@10 of the order by the ranking score, what users see; its gain is the label of a binary task."""
+
+LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "ece"})
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure: a model's metric (``reference`` null), or the paired difference ``model - reference``.
+
+    Attributes:
+        model: Model that is measured.
+        reference: Model that is subtracted, or None.
+        inputs: ``serving`` or ``logged``.
+        slice: ``all`` or a slice of the surface.
+        task: Task of the surface.
+        metric: Name of the metric.
+        value: Estimate in the metric's unit; NaN where it is undefined.
+        lo: Lower end of the 95 % interval; NaN for xauc, which has no bootstrap.
+        hi: Upper end.
+        se: Standard error.
+        mde: Minimal detectable effect, 80 % power.
+        n: Rows with a label and a score.
+        positives: Positive rows; of a regression, all labelled rows.
+        users: Users of those rows.
+        flag: Why the figure is weak (too few rows or positives), or None.
+        positive_users: Users with a positive row; None in an evaluation of an earlier version, like the next.
+        effective_users: Users with equally many rows who would say as much; see ``effective_users``.
+    """
+
+    model: str
+    reference: str | None
+    inputs: str
+    slice: str
+    task: str
+    metric: str
+    value: float
+    lo: float
+    hi: float
+    se: float
+    mde: float
+    n: int
+    positives: int
+    users: int
+    flag: str | None
+    positive_users: int | None = None
+    effective_users: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference of two models on the same rows, in the metric's unit; see ``Result`` for the fields."""
+
+    estimate: float
+    lo: float
+    hi: float
+    se: float
+    mde: float
+    n: int
+    positives: int
+    users: int
+    flag: str | None = None
+    positive_users: int | None = None
+    effective_users: float | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Equal-mass bins of one model's predictions of one task, on all rows; lists of equal length, rising."""
+
+    model: str
+    inputs: str
+    task: str
+    predicted: list[float]
+    observed: list[float]
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of one model's raw scores, on edges that all models of a task share.
+
+    ``positives`` and ``negatives`` split a binary task by label; a regression counts all rows in ``negatives``.
+    """
+
+    model: str
+    inputs: str
+    task: str
+    edges: list[float]
+    positives: list[int]
+    negatives: list[int]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What the stacked teacher gains over the control on one task, and the student's share of that; NaN if undefined.
+
+    Attributes:
+        task: Name of the task.
+        metric: ``auc`` or ``r2``, in which the gain is.
+        stacked: Gain of the stacked teacher, cross-fitted over users.
+        stacked_lo: Lower end of its 95 % interval.
+        stacked_hi: Upper end.
+        kept: The student's gain over it, the transfer ratio; may lie above 1, since stacking only adds scores up.
+        kept_lo: Lower end of its 95 % interval.
+        kept_hi: Upper end.
+        n: Rows with a label and all scores of the teacher.
+    """
+
+    task: str
+    metric: str
+    stacked: float
+    stacked_lo: float
+    stacked_hi: float
+    kept: float
+    kept_lo: float
+    kept_hi: float
+    n: int
+
+
+@dataclass(frozen=True)
+class InputValue:
+    """What one input is worth to one task.
+
+    Attributes:
+        input: Name of the input.
+        task: Name of the task.
+        metric: ``auc`` or ``r2``, in which the drop is.
+        drop: Metric with the input as it is less that with it permuted; NaN where the rows do not define it.
+        lo: Lower end of its 95 % interval over users.
+        hi: Upper end.
+        n: Labelled rows.
+    """
+
+    input: str
+    task: str
+    metric: str
+    drop: float
+    lo: float
+    hi: float
+    n: int
+
+
+Curve = TypeVar("Curve", Calibration, Histogram)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of one partition of one surface, with look-ups.
+
+    Attributes:
+        surface: Name of the surface.
+        partition: Partition of the candidate.
+        days: Evaluation days, oldest first.
+        rows: Exposures of those days.
+        users: Their users.
+        seed: Seed of the bootstrap.
+        replicates: Bootstrap samples.
+        models: Content hash of each model that was evaluated.
+        kinds: Kind of each task.
+        results: All figures.
+        calibration: Calibration curves.
+        histograms: Score histograms.
+        transfer: Per task, what control and teacher gain together and which share the student keeps; serving inputs.
+        inputs: What each input is worth to the candidate, the most valuable first; empty before it was chosen.
+        history: {slice by a user's number of training rows: the numbers of its users}, such as ``4 to 11``.
+        effective_users: Users with equally many exposures who would say as much; None of an earlier version.
+    """
+
+    surface: str
+    partition: date
+    days: tuple[date, ...]
+    rows: int
+    users: int
+    seed: int
+    replicates: int
+    models: dict[str, str]
+    kinds: dict[str, Literal["binary", "regression"]]
+    results: tuple[Result, ...] = field(repr=False)
+    calibration: tuple[Calibration, ...] = field(repr=False)
+    histograms: tuple[Histogram, ...] = field(repr=False)
+    transfer: tuple[Transfer, ...] = field(default=(), repr=False)
+    inputs: tuple[InputValue, ...] = field(default=(), repr=False)
+    history: dict[str, str] = field(default_factory=dict)
+    effective_users: float | None = None
+
+    @cached_property
+    def _index(self) -> dict[tuple[str | None, ...], Result]:
+        return {(r.model, r.reference, r.task, r.slice, r.metric, r.inputs): r for r in self.results}
+
+    @cached_property
+    def slices(self) -> list[str]:
+        """Slices, ``all`` first."""
+        return list(dict.fromkeys(r.slice for r in self.results))
+
+    def primary(self, task: str) -> str:
+        """Return the metric that gates ``task``."""
+        return PRIMARY[self.kinds[task]]
+
+    def has(self, model: str, task: str, inputs: str = "serving") -> bool:
+        """Tell whether ``model`` was scored on ``task``."""
+        return self.computed(model, task, ALL, self.primary(task), inputs)
+
+    def computed(self, model: str, task: str, slice: str, metric: str, inputs: str) -> bool:
+        """Tell whether a figure is there; a baseline, for one, has no log loss."""
+        return (model, None, task, slice, metric, inputs) in self._index
+
+    def result(
+        self, model: str, task: str, slice: str = ALL, metric: str | None = None, inputs: str = "serving"
+    ) -> Result:
+        """Return one model's figure with interval and counts; ``metric`` defaults to the task's primary one.
+
+        Raises:
+            KeyError: It was not computed; names what was asked for.
+        """
+        return self._lookup(model, None, task, slice, metric, inputs)
+
+    def metric(
+        self, model: str, task: str, slice: str = ALL, metric: str | None = None, inputs: str = "serving"
+    ) -> float:
+        """Return the value of ``result``; NaN where the metric is undefined on those rows."""
+        return self.result(model, task, slice, metric, inputs).value
+
+    def difference(
+        self, a: str, b: str, task: str, slice: str = ALL, metric: str | None = None, inputs: str = "serving"
+    ) -> Difference:
+        """Return the paired difference ``a - b``; see ``result``. Pairs are stored once and turned round if asked."""
+        metric = metric or self.primary(task)
+        turned = (b, a, task, slice, metric, inputs) in self._index
+        r = self._lookup(*((b, a) if turned else (a, b)), task, slice, metric, inputs)
+        ends = (-r.value, -r.hi, -r.lo) if turned else (r.value, r.lo, r.hi)
+        users = (r.users, r.flag, r.positive_users, r.effective_users)
+        return Difference(*ends, r.se, r.mde, r.n, r.positives, *users)
+
+    def calibration_of(self, model: str, task: str, inputs: str = "serving") -> Calibration:
+        """Return the calibration curve of one model."""
+        return _only(self.calibration, model, task, inputs)
+
+    def histogram_of(self, model: str, task: str, inputs: str = "serving") -> Histogram:
+        """Return the score histogram of one model."""
+        return _only(self.histograms, model, task, inputs)
+
+    def _lookup(
+        self, model: str, reference: str | None, task: str, slice: str, metric: str | None, inputs: str
+    ) -> Result:
+        key = (model, reference, task, slice, metric or self.primary(task), inputs)
+        if key not in self._index:
+            raise KeyError(f"{self.surface} {self.partition} was not evaluated for {key}")
+        return self._index[key]
+
+    def to_table(self) -> "pa.Table":
+        """Return the results as the tidy rows of ``ml.evaluation_<surface>``; NaN becomes null."""
+        import pyarrow as pa
+
+        columns = {
+            name: pa.array([_null(getattr(r, name)) for r in self.results], pa.type_for_alias(kind))
+            for name, kind in _RESULT_COLUMNS
+        }
+        return pa.table({"partition": pa.repeat(pa.scalar(self.partition, pa.date32()), len(self.results)), **columns})
+
+    def to_json(self) -> str:
+        """Return the whole evaluation as JSON; NaN becomes null."""
+        content = asdict(self)
+        content["partition"] = self.partition.isoformat()
+        content["days"] = [d.isoformat() for d in self.days]
+        for part in ("results", "transfer", "inputs"):
+            content[part] = [{k: _null(v) for k, v in row.items()} for row in content[part]]
+        return json.dumps(content, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Evaluation":
+        """Read what ``to_json`` wrote."""
+        content = json.loads(text)
+        floats = ("value", "lo", "hi", "se", "mde")  # NaN stands as null
+        rows: list[dict[str, Any]] = [row | {k: NAN for k in floats if row[k] is None} for row in content["results"]]
+        return cls(
+            **content
+            | {
+                "transfer": tuple(Transfer(**_nan(row)) for row in content.get("transfer", ())),
+                "inputs": tuple(InputValue(**_nan(row)) for row in content.get("inputs", ())),
+                "partition": date.fromisoformat(content["partition"]),
+                "days": tuple(map(date.fromisoformat, content["days"])),
+                "results": tuple(Result(**row) for row in rows),
+                "calibration": tuple(Calibration(**row) for row in content["calibration"]),
+                "histograms": tuple(Histogram(**row) for row in content["histograms"]),
+            }
+        )
+
+
+_RESULT_COLUMNS = [(n, "string") for n in ("model", "reference", "inputs", "slice", "task", "metric")]
+_RESULT_COLUMNS += [(n, "float64") for n in ("value", "lo", "hi", "se", "mde")]
+_RESULT_COLUMNS += [(n, "int64") for n in ("n", "positives", "users")] + [("flag", "string")]
+_RESULT_COLUMNS += [("positive_users", "int64"), ("effective_users", "float64")]
+
+
+def _only(items: tuple[Curve, ...], model: str, task: str, inputs: str) -> Curve:
+    for item in items:
+        if (item.model, item.task, item.inputs) == (model, task, inputs):
+            return item
+    raise KeyError(f"there is no curve of {model!r} for {task!r} with {inputs} inputs")
+
+
+def _nan(row: Mapping[str, object]) -> dict[str, Any]:
+    """Return a row in which what ``to_json`` wrote as null is NaN again."""
+    return {name: NAN if value is None else value for name, value in row.items()}
+
+
+def _null(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
