@@ -10,6 +10,7 @@ from assets.names import OWNER, surface_key
 from assets.partitions import partition_day, student_partitions
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
+from ml.stages.release import promote_candidate
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
@@ -76,8 +77,6 @@ def _build_promotion(surface: Surface, partitions: dg.PartitionsDefinition) -> d
         ),
     )
     def release(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        from ml.stages.release import promote_candidate
-
         released = promote_candidate(settings, surface, partition_day(context), by=f"dagster run {context.run_id}")
         history = ReleaseStore(settings.artifacts_dir).history(surface.name)
         return dg.MaterializeResult(

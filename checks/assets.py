@@ -16,6 +16,7 @@ from ml.evaluation.outcome import BLOCKING, SEVERITY, TOLD
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.verdicts import Check, GuardResult, StoredVerdict
+from ml.stages.artifacts import find
 from ml.surfaces.spec import Surface
 
 VERDICT_CHECK = "verdict"
@@ -64,7 +65,6 @@ def _gate(settings: Settings, surface: Surface) -> dg.AssetChecksDefinition:
     def gate(
         context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
     ) -> Iterator[dg.AssetCheckResult]:
-        from ml.stages.artifacts import find
         from ml.stages.evaluation import read_evaluation
 
         days = partition_days(context)

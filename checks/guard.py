@@ -18,6 +18,7 @@ from ml.releases.manifest import Manifest
 from ml.releases.release import MANIFEST, Champion, Release
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Check, VerdictKey
+from ml.stages.artifacts import artifact_name, find
 from ml.surfaces.spec import Role, Surface
 from ml.teacher.contract import Contract, teacher_contract
 
@@ -119,8 +120,6 @@ class Subject:
         Raises:
             ValueError: The subject's own checkpoint is another one.
         """
-        from ml.stages.artifacts import artifact_name
-
         wanted = self.manifest.checkpoint_sha256
         if (found := self.checkpoint) is None:
             name = artifact_name(self.surface, self.manifest.kind)
@@ -161,7 +160,6 @@ class Subject:
 
     def _rankers(self) -> dict[str, "Ranker"]:
         """Return what scores rows: both rankers' checkpoints, the releases, and the candidate as it would serve."""
-        from ml.stages.artifacts import find
         from ml.stages.evaluation import checkpoint_ranker, released_models, scoring
 
         served = {SERVED: (self.manifest.onnx_sha256, scoring(self.candidate.path / MODEL))} if self.is_export else {}

@@ -7,7 +7,11 @@ from typing import Any
 
 from assets.manifest import parse_project
 from assets.names import LAKE_WRITER, TRAINING
+from ml.foundation.file_stores import open_files
+from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, SETTINGS_FILE, Settings, app_values, kept_values, write_settings_file
+from ml.landing.ledger import LEDGER, landed_days
+from ml.releases.ownership import require_owner
 
 REBUILT = (
     "lake",
@@ -68,9 +72,6 @@ def require_same_data(settings: Settings) -> None:
     Raises:
         ValueError: Names what differs, with both values.
     """
-    from ml.foundation.lake import Lake
-    from ml.landing.ledger import LEDGER, landed_days
-
     if not (settings.home / SETTINGS_FILE).exists() or not (settings.catalog_url or settings.catalog_path.exists()):
         return
     with Lake(settings) as lake:
@@ -101,10 +102,7 @@ def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Setting
     Returns:
         The settings as every later process of this home reads them.
     """
-    from ml.foundation.file_stores import open_files
-    from ml.foundation.lake import Lake
     from ml.landing.load import init_tables
-    from ml.releases.ownership import require_owner
 
     if values:
         write_settings_file(settings.home, values)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from checks import gx
 from checks.guard import FIRST, Found, Guard, Subject
+from ml.evaluation.choice import choose_candidate, ranking_tasks
 from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, FigureRow, figure_row
 from ml.evaluation.outcome import Outcome
+from ml.evaluation.results import RANKING
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import ONE_LOOK, RANKING_MARGIN, Looks, QualityGate, Surface
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 
 def judge(subject: Subject) -> Found:
     """Judge the figures of the evaluation, and whether the candidate is the ranker that it chose."""
-    from ml.evaluation.choice import choose_candidate
-
     kind, gate = subject.manifest.kind, subject.surface.gate.quality
     champion, reference = subject.has_champion(), subject.reference() is not None
     rows = measure(subject.evaluation, subject.surface, kind, champion=champion, reference=reference)
@@ -67,9 +67,6 @@ def measure(
     Raises:
         KeyError: A figure that the gate needs was not computed.
     """
-    from ml.evaluation.choice import ranking_tasks
-    from ml.evaluation.results import RANKING
-
     found: list[FigureRow] = []
     before = ({CHAMPION: "champion"} if champion else {}) | ({REFERENCE: "reference"} if reference else {})
     for task in surface.gate.quality:

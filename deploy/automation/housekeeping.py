@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from assets.names import LAKE_WRITER
+from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
+from ml.operations.verify import verify
 
 _BATCH = 100
 
@@ -51,9 +53,7 @@ def housekeeping_schedule(settings: Settings) -> dg.ScheduleDefinition:
 @dg.op
 def verify_files(context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
     """Read the files whose turn it is tonight, and compare them with the hashes that they were written with."""
-    from ml.foundation.sealed import DamagedError
     from ml.operations.alerts import send
-    from ml.operations.verify import verify
 
     try:
         found = verify(settings, night=datetime.now(UTC).date())

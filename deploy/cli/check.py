@@ -12,6 +12,8 @@ import typer
 from deploy.cli.findings import require_good, show_findings
 from deploy.cli.terminal import note
 from ml.foundation.settings import Settings
+from ml.operations.app_files import examine_files
+from ml.operations.findings import State
 
 
 def check(
@@ -26,9 +28,6 @@ def check(
     Needs no lake and no instance directory, and changes nothing: the SQL is built in a lake of its own, on a complete
     day of the landing zone if there is one, else on an empty day. Exit status 1 where something is bad.
     """
-    from ml.operations.app_files import examine_files
-    from ml.operations.findings import State
-
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="crossfade-check-") as folder:
         settings = _settings(app, Path(folder))

@@ -20,11 +20,17 @@ from deploy.automation.days import range_tags
 from deploy.automation.jobs import release_chain
 from deploy.cli.steps import TerminalProgress, terminal_logger
 from deploy.cli.terminal import console, reporter
+from deploy.definitions import build_definitions
 from deploy.home import prepare, rebuild, require_rebuildable
+from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings, home_from_environment, write_settings_file
+from ml.lab.simulator.presets import load_preset
 from ml.lab.sources import write_raw_files
+from ml.landing.ledger import totals
 from ml.releases.refusals import PromotionRefused
+from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surfaces, teacher_end
+from ml.teacher.contract import teacher_contract
 
 STAGES = {
     "landing": "landing",
@@ -68,8 +74,6 @@ def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int
         first, last = log_days(kuairand_dir)
         extra: dict[str, Any] = {"kuairand_dir": str(kuairand_dir.absolute())}
     else:
-        from ml.lab.simulator.presets import load_preset
-
         first = date(2026, 1, 1)
         last = first + timedelta(days=load_preset(preset).days - 1)
         extra = {"simulator_preset": preset, "simulator_seed": seed}
@@ -103,7 +107,6 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
         write_raw_files(settings, progress=reporter())
 
     surfaces = load_surfaces(settings)
-    from deploy.definitions import build_definitions
 
     definitions = build_definitions(settings, progress=TerminalProgress(), loggers={"console": terminal_logger})
     assert settings.last_day is not None
@@ -135,12 +138,9 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
 
 def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of demo.json from what the graph recorded."""
-    from ml.foundation.lake import Lake
     from ml.lab.demo_teacher import read_card
     from ml.lab.study.spread import expected_spreads
-    from ml.landing.ledger import totals
     from ml.stages.summary import surface_summary
-    from ml.teacher.contract import teacher_contract
 
     assert settings.last_day is not None
     card = read_card(teacher_contract(settings))
@@ -170,8 +170,6 @@ def peak_rss_mb() -> float:
 
 
 def _released(settings: Settings, surfaces: Iterable[str]) -> list[str]:
-    from ml.releases.store import ReleaseStore
-
     store = ReleaseStore(settings.artifacts_dir)
     return [name for name in surfaces if store.champion(name) is not None]
 

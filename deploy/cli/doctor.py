@@ -9,13 +9,22 @@ from datetime import UTC, datetime
 from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
 
+from assets.manifest import manifest_path
 from deploy.cli.findings import require_good, show_findings
+from ml.foundation.cluster import connected
+from ml.foundation.lake import ALIAS, Lake, lake_id
 from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.landing.contract import load_contract
+from ml.landing.readiness import days_in_zone, missing, strays
+from ml.landing.sources import load_sources
 from ml.operations.app_files import FILES, landing_fault
 from ml.operations.app_files import REMEDIES as OF_FILES
 from ml.operations.findings import Examinations, Finding, Look, State
 from ml.operations.findings import examine as examine_each
+from ml.releases.ownership import owner_of
+from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surfaces
+from ml.teacher.contract import teacher_contract
 
 LOCK = PROJECT_ROOT / "uv.lock"
 MIN_FREE_GB = 5.0
@@ -87,8 +96,6 @@ def _memory(settings: Settings) -> Look:
 
 
 def _catalog(settings: Settings) -> Look:
-    from ml.foundation.lake import ALIAS, Lake
-
     if not settings.catalog_url and not settings.catalog_path.exists():
         return State.BAD, f"{settings.catalog_path} is not there", "crossfade init"
     with Lake(settings) as lake:
@@ -97,8 +104,6 @@ def _catalog(settings: Settings) -> Look:
 
 
 def _files(settings: Settings) -> Look:
-    from ml.foundation.lake import Lake
-
     if not settings.catalog_url and not settings.catalog_path.exists():
         return State.DOUBTFUL, "there is no lake"
     with Lake(settings) as lake:
@@ -126,18 +131,12 @@ def _instance(settings: Settings) -> Look:
 
 
 def _dbt(settings: Settings) -> Look:
-    from assets.manifest import manifest_path
-
     if not manifest_path(settings).exists():
         return State.DOUBTFUL, "the project as it is now was not parsed", "crossfade init"
     return State.GOOD, "parsed as it is"
 
 
 def _landing(settings: Settings) -> Look:
-    from ml.landing.contract import load_contract
-    from ml.landing.readiness import days_in_zone, missing, strays
-    from ml.landing.sources import load_sources
-
     contract = load_contract(settings)
     assert settings.landing_dir is not None
     if fault := landing_fault(settings):
@@ -170,8 +169,6 @@ def _sources(settings: Settings) -> Look:
 
 
 def _teacher(settings: Settings) -> Look:
-    from ml.teacher.contract import teacher_contract
-
     assert settings.teacher is not None
     if settings.trains_demo_teacher and not settings.teacher.exists():
         return State.DOUBTFUL, "the demo teacher was not trained yet", "materialize teacher, or set CROSSFADE_TEACHER"
@@ -185,10 +182,6 @@ def _teacher(settings: Settings) -> Look:
 
 
 def _releases(settings: Settings) -> Look:
-    from ml.foundation.lake import lake_id
-    from ml.releases.ownership import owner_of
-    from ml.releases.store import ReleaseStore
-
     store = ReleaseStore(settings.artifacts_dir)
     owner = owner_of(store.files)
     if owner is not None and owner.lake != (lake := lake_id(settings)):
@@ -204,8 +197,6 @@ def _releases(settings: Settings) -> Look:
 
 
 def _references(settings: Settings) -> Look:
-    from ml.releases.store import ReleaseStore
-
     store = ReleaseStore(settings.artifacts_dir)
     ages = {surface: store.champions.state(surface).reference_age for surface in store.surfaces()}
     told = ", ".join(f"{surface}: {days} days older than what serves" for surface, days in ages.items())
@@ -239,8 +230,6 @@ def _server(settings: Settings) -> Look:
 
 
 def _cluster(settings: Settings) -> Look:
-    from ml.foundation.cluster import connected
-
     if not settings.ray_address:
         return State.GOOD, "CROSSFADE_RAY_ADDRESS names none"
     with connected(settings.ray_address) as ray:

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli import configuration
 from deploy.cli.terminal import note, reporter, say, show_table
 from ml.foundation.settings import Settings
+from ml.operations.app_files import require_files
+from ml.operations.backup import back_up
 
 
 def init(
@@ -21,7 +24,6 @@ def init(
     """
     from deploy.home import given, prepare, require_same_data
     from ml.landing.databases import faults_of_queries
-    from ml.operations.app_files import require_files
 
     settings = Settings()
     why = "CROSSFADE_HOME" if os.environ.get("CROSSFADE_HOME") else "CROSSFADE_HOME is not set"
@@ -104,8 +106,6 @@ def _require_idle(settings: Settings) -> None:
 
 def backup(folder: Annotated[Path, typer.Argument(help="Where the copy goes, best on another disk.")]) -> None:
     """Copy the lake's catalog while everything goes on; data files and releases are plain files that never change."""
-    from ml.operations.backup import back_up
-
     say(f"wrote {back_up(Settings(), folder)}")
 
 
@@ -125,15 +125,13 @@ def settings(
     ] = False,
 ) -> None:
     """Show every setting, its value in this instance directory, and who gave it; secrets are not shown."""
-    from deploy.cli.configuration import as_example, rows
-
     if example:
-        print(as_example(), end="")
+        print(configuration.as_example(), end="")
         return
     show_table(
         "settings of the instance directory",
         [
             {"variable": row.variable, "value": row.value, "from": row.source, "meaning": row.meaning}
-            for row in rows(Settings())
+            for row in configuration.rows(Settings())
         ],
     )

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.terminal import note, show_table
+from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 
 
@@ -16,7 +17,6 @@ def quarantine(
     rows: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 20,
 ) -> None:
     """Show why rows did not land: by day and reason, or the rows of one day with file, number and content."""
-    from ml.foundation.lake import Lake
     from ml.landing.late import waiting
     from ml.landing.quarantine import quarantined, reasons
 

@@ -10,6 +10,8 @@ import typer
 from deploy.cli.shared import Release
 from deploy.cli.terminal import note, reporter, say, show_table
 from ml.foundation.settings import Settings
+from ml.operations.trace import as_page, find_release, trace
+from ml.releases.store import ReleaseStore
 
 _SHORT = 12
 """Longest table that a tree on the terminal shows; pages show all."""
@@ -23,9 +25,6 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a tree.")] = False,
 ) -> None:
     """Show everything that a release depends on, down to lake snapshot, landed files and teacher."""
-    from ml.operations.trace import as_page, find_release, trace
-    from ml.releases.store import ReleaseStore
-
     settings = Settings()
     found = find_release(ReleaseStore(settings.artifacts_dir), release)
     root = trace(settings, found)
@@ -46,8 +45,6 @@ def lineage(
 def reproduce_release(release: Release) -> None:
     """Train a release again from its recorded snapshot; fails where not even the figures match."""
     from ml.operations.reproduce import TOLERANCE, reproduce
-    from ml.operations.trace import find_release
-    from ml.releases.store import ReleaseStore
 
     settings = Settings()
     found = reproduce(settings, find_release(ReleaseStore(settings.artifacts_dir), release), reporter())

@@ -7,6 +7,7 @@ import typer
 
 from deploy.cli.terminal import note, say
 from ml.foundation.settings import Settings
+from ml.surfaces.scaffold import require_name, scaffold
 
 app = typer.Typer(no_args_is_help=True, help="Scaffold a part of an app.")
 
@@ -17,8 +18,6 @@ def new_surface(
     into: Annotated[Path | None, typer.Option(help="App's folder to write into; default CROSSFADE_APP.")] = None,
 ) -> None:
     """Scaffold a surface: one YAML and two SQL files with their descriptions. No Python."""
-    from ml.surfaces.scaffold import require_name, scaffold
-
     require_name(name)
     settings = Settings()
     if into:

@@ -8,7 +8,20 @@ import typer
 
 from deploy.cli.shared import By, Partition, Reason, Surface, surface_named
 from deploy.cli.terminal import note, say, show_facts, show_table
+from ml.evaluation.outcome import Outcome
+from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.file_stores import open_files
+from ml.foundation.lake import lake_id
 from ml.foundation.settings import Settings
+from ml.operations.release_page import entries, figures, not_shown, provenance, standing
+from ml.operations.trace import difference, find_release
+from ml.releases.ownership import adopt
+from ml.releases.recovery import recover
+from ml.releases.release import CARD
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import Override, VerdictStore
+from ml.stages.artifacts import artifact_name
+from ml.stages.release import challenge_champion, promote_candidate
 
 if TYPE_CHECKING:
     from ml.releases.verdicts import GuardResult
@@ -19,9 +32,6 @@ app = typer.Typer(no_args_is_help=True, help="Look at releases, and move the cha
 @app.command("list")
 def release_list(surface: Surface) -> None:
     """List the entries of the champion log, newest first."""
-    from ml.operations.release_page import entries
-    from ml.releases.store import ReleaseStore
-
     show_table(f"champions of {surface}", entries(ReleaseStore(Settings().artifacts_dir), surface))
 
 
@@ -32,10 +42,6 @@ def release_show(
     manifest: Annotated[bool, typer.Option("--manifest", help="Print the whole manifest as JSON instead.")] = False,
 ) -> None:
     """Print a release on a page: its state, its verdict, its gain over the control, what it was made of."""
-    from ml.operations.release_page import figures, not_shown, provenance, standing
-    from ml.releases.release import CARD
-    from ml.releases.store import ReleaseStore
-
     settings = Settings()
     store = ReleaseStore(settings.artifacts_dir)
     champion = store.champion(surface)
@@ -71,11 +77,6 @@ def release_verdict(
     partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
 ) -> None:
     """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
-    from ml.evaluation.outcome import Outcome
-    from ml.foundation.artifacts import ArtifactStore
-    from ml.releases.verdicts import VerdictStore
-    from ml.stages.artifacts import artifact_name
-
     settings = Settings()
     store, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface_named(settings, surface), "onnx")
     partitions = store.partitions(name)
@@ -116,9 +117,6 @@ def release_diff(
     after: Annotated[str, typer.Argument(help="Id of another, or a surface for its champion.")],
 ) -> None:
     """Print what differs between two releases: what they were made of, and what the gate measured."""
-    from ml.operations.trace import difference, find_release
-    from ml.releases.store import ReleaseStore
-
     store = ReleaseStore(Settings().artifacts_dir)
     pair = [find_release(store, name) for name in (before, after)]
     rows = difference(*pair)
@@ -133,8 +131,6 @@ def release_promote(
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
 ) -> None:
     """Make a judged candidate the champion. Refused without a passing verdict about exactly its bytes."""
-    from ml.stages.release import promote_candidate
-
     settings = Settings()
     released = promote_candidate(
         settings, surface_named(settings, surface), date.fromisoformat(partition), by=by, reason=reason
@@ -150,9 +146,6 @@ def release_override(
     by: By,
 ) -> None:
     """Promote a candidate that the gate refused; name and reason stand in the release and on its card."""
-    from ml.releases.verdicts import Override
-    from ml.stages.release import promote_candidate
-
     settings = Settings()
     released = promote_candidate(
         settings,
@@ -168,8 +161,6 @@ def release_override(
 @app.command("confirm")
 def release_confirm(surface: Surface, reason: Reason, by: By) -> None:
     """Make the champion the reference that later candidates are compared with, against slow decay."""
-    from ml.releases.store import ReleaseStore
-
     pointer = ReleaseStore.of(Settings()).confirm(surface, by=by, reason=reason)
     say(f"{pointer.release} is the reference of {surface}")
 
@@ -184,8 +175,6 @@ def release_challenge(
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
 ) -> None:
     """Serve a candidate that passed the gate beside the champion; a canary's users always get the canary."""
-    from ml.stages.release import challenge_champion
-
     if mode not in ("canary", "shadow"):
         raise ValueError(f"unknown mode {mode!r}; choose canary or shadow")
     settings = Settings()
@@ -204,8 +193,6 @@ def release_end_challenge(
     bar: Annotated[bool, typer.Option(help="Bar it: its model is never promoted.")] = False,
 ) -> None:
     """Take the challenger away; a promotion does so too."""
-    from ml.releases.store import ReleaseStore
-
     pointer = ReleaseStore.of(Settings()).end_challenge(surface, by=by, reason=reason, bar=bar)
     say(f"{surface} is served by {pointer.release} alone")
 
@@ -218,8 +205,6 @@ def release_rollback(
     to: Annotated[str | None, typer.Option(help="Release to go back to; default the one before.")] = None,
 ) -> None:
     """Serve an earlier release again; the release left behind is barred."""
-    from ml.releases.store import ReleaseStore
-
     pointer = ReleaseStore.of(Settings()).rollback(surface, to=to, by=by, reason=reason)
     say(f"{surface} now serves {pointer.release}")
 
@@ -232,9 +217,6 @@ def release_recover(
     to: Annotated[str | None, typer.Option(help="Release that serves from here on; the log may not say.")] = None,
 ) -> None:
     """Make a damaged champion log, and releases that were lost, usable again; what may have been barred is barred."""
-    from ml.releases.recovery import recover
-    from ml.releases.store import ReleaseStore
-
     done = recover(ReleaseStore.of(Settings()), surface, by=by, reason=reason, to=to)
     for told in done or [f"the log and the releases of {surface} are whole; nothing was changed"]:
         say(told)
@@ -243,10 +225,6 @@ def release_recover(
 @app.command("adopt")
 def release_adopt(by: By) -> None:
     """Hand artifacts that belong to another lake over to this one, as after its catalog was built again."""
-    from ml.foundation.file_stores import open_files
-    from ml.foundation.lake import lake_id
-    from ml.releases.ownership import adopt
-
     settings = Settings()
     owner = adopt(open_files(settings.artifacts_dir), lake_id(settings), by=by)
     say(f"these artifacts belong to lake {owner.lake}; before: {', '.join(owner.before) or 'none'}")

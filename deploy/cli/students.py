@@ -12,6 +12,8 @@ import typer
 from deploy.cli.shared import Surface, surface_named
 from deploy.cli.terminal import note, reporter, say, show_table
 from ml.foundation.settings import Settings
+from ml.surfaces.edit import changed, changes
+from ml.surfaces.spec import load_surface, surface_file
 
 if TYPE_CHECKING:
     from ml.evaluation.bootstrap import Interval
@@ -36,8 +38,6 @@ def tune(
     """
     from ml.stages.training import tune_surface
     from ml.students.tune import Budget
-    from ml.surfaces.edit import changed, changes
-    from ml.surfaces.spec import load_surface, surface_file
 
     settings = Settings()
     spec = surface_named(settings, surface)

@@ -8,6 +8,7 @@ import typer
 
 from deploy.cli.terminal import minutes, note, say, show_table
 from ml.foundation.settings import Settings
+from ml.lab.study.design import load_design
 
 if TYPE_CHECKING:
     from ml.lab.study.analysis import Lift
@@ -29,7 +30,6 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do and cost.")] = False,
 ) -> None:
     """Run what is missing of a study. Stop it at any time: finished trials stay in the lake, a rerun goes on."""
-    from ml.lab.study.design import load_design
     from ml.lab.study.run import Progress, plan, run_study
     from ml.lab.study.worlds import worlds_dir
 
@@ -54,7 +54,6 @@ def run(
 def show(name: Name = "quick") -> None:
     """Print the table of a study from the trials in the lake."""
     from ml.lab.study.analysis import lifts
-    from ml.lab.study.design import load_design
     from ml.lab.study.report import study_rows
 
     design = load_design(name)
@@ -92,7 +91,6 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a study: tables beside the paper's, forest plots, what did not reproduce."""
-    from ml.lab.study.design import load_design
     from ml.lab.study.report import write_report
 
     for path in write_report(Settings(), load_design(name), out or Path("docs/results") / f"{name}.md"):
@@ -102,7 +100,6 @@ def report(
 @app.command("spread")
 def spread(name: Name = "spread") -> None:
     """Print what the initialisation alone moves in a finished study, and keep it for the demo to show."""
-    from ml.lab.study.design import load_design
     from ml.lab.study.report import study_rows
     from ml.lab.study.spread import SPREAD_FILE, keep_spreads, spreads
 
@@ -134,7 +131,6 @@ def diagnose(
     ),
 ) -> None:
     """Diagnose every world of a finished study, and compare with what the study found later."""
-    from ml.lab.study.design import load_design
     from ml.lab.study.foretelling import error_rates, foretell, write_foretelling
 
     settings, design = Settings(), load_design(name)

@@ -22,6 +22,7 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError as UnreadableValue
 
 from ml.foundation.documents import MAX_BYTES
+from ml.foundation.files import Bucket
 from ml.foundation.names import fault_of, near_name
 
 if TYPE_CHECKING:
@@ -273,8 +274,6 @@ class Settings(BaseSettings):
     @property
     def artifacts_dir(self) -> "Path | Bucket":
         """Content-addressed artifacts, verdicts and releases: a folder, or a place in an object store."""
-        from ml.foundation.files import Bucket
-
         return Bucket(self.artifacts_url, self.home / "cache") if self.artifacts_url else self.home / "artifacts"
 
     @property

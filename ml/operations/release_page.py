@@ -4,6 +4,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 from ml.evaluation.outcome import Outcome
+from ml.evaluation.results import Evaluation
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
@@ -163,8 +164,6 @@ def _counted(figure: "Difference") -> dict[str, str]:
 
 
 def _evaluation(settings: Settings, release: Release) -> "Evaluation | None":
-    from ml.evaluation.results import Evaluation
-
     manifest = release.manifest
     name = f"models/{manifest.surface}/evaluation"
     stored = ArtifactStore(settings.artifacts_dir).latest(name, str(manifest.partition))

@@ -8,7 +8,7 @@ import pytest
 
 from checks import gate
 from checks.guard import Guard, Subject
-from ml.evaluation import evaluate
+from checks.guards import quality
 from ml.evaluation.outcome import Outcome
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
@@ -113,7 +113,7 @@ def nights(trained: Path, world, toolbox, tmp_path: Path, monkeypatch: pytest.Mo
     """That home with the candidate as champion."""
     made = _nights(world, toolbox, Path(shutil.copytree(trained, tmp_path / "home")))
     # Which of two tiny rankers a few hundred rows prefer is chance.
-    monkeypatch.setattr(evaluate, "choose_candidate", lambda evaluation, surface: made.kind(evaluation.partition))
+    monkeypatch.setattr(quality, "choose_candidate", lambda evaluation, surface: made.kind(evaluation.partition))
     made.judge(world.partition - timedelta(days=1))
     promote_candidate(made.settings, made.surface, world.partition - timedelta(days=1), by="test")
     made.export(world.partition)
