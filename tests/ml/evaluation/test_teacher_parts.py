@@ -20,7 +20,8 @@ def logits_of(user: float, item: float, pair: float, rows: int = 9_000, seed: in
     users, items = rng.integers(USERS, size=rows), (ITEMS * rng.random(rows) ** 2).astype(int)
     of_pairs = rng.normal(size=(USERS, ITEMS))[users, items]
     levels = rng.normal(size=USERS)[users], rng.normal(size=ITEMS)[items], of_pairs
-    return sum(np.sqrt(v) * x for v, x in zip((user, item, pair), levels, strict=True)), users, items
+    parts = [np.sqrt(v) * x for v, x in zip((user, item, pair), levels, strict=True)]
+    return np.sum(parts, axis=0), users, items
 
 
 @settings(max_examples=12, deadline=None)

@@ -36,7 +36,9 @@ def rows(settings, training_set: TrainingSet, surface: Surface) -> tuple[Dataset
     return data, load(settings, training_set, surface, days[3:4], soft_labels=False, after_ranking="serving")
 
 
-def test_a_killed_search_goes_on_to_the_same_trials_and_the_same_choice(rows, surface: Surface, tmp_path: Path):
+def test_a_killed_search_goes_on_to_the_same_trials_and_the_same_choice(
+    rows: tuple[Dataset, Dataset], surface: Surface, tmp_path: Path
+):
     budget, seen = Budget(seconds=1e6, settings=2), list[Trial]()
     whole = tune(*rows, surface, budget=budget, seed=1, log=TrialLog(tmp_path / "whole", "a"))
     lines = (tmp_path / "whole").read_text().split("\n\n")
