@@ -7,6 +7,8 @@
     'labels': {'some_surface': {'trail_max_hours': 1}},
     'label_window_days': {'some_surface': 2},
     'click_outcomes': ['bought'],
+    'label_rules': [['shop', 'bought', 'any', 'bought'], ['shop', 'a', 'sum', 'listen.played_s'], ['shop', 'b', 'sum', 'session.played_s']],
+    'outcomes': ['bought'],
 }.get(name, 1)) }}
 {%- endmacro %}
 

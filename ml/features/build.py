@@ -71,7 +71,13 @@ def dbt_vars(settings: Settings, surfaces: Mapping[str, Surface], from_day: date
         "smoothing_impressions": settings.smoothing_impressions,
         "smoothing_plays": settings.smoothing_plays,
         "click_outcomes": list(settings.click_outcomes),
-        "labels": {name: dict(surface.labels) for name, surface in surfaces.items()},
+        "labels": {name: surface.label_parameters for name, surface in surfaces.items()},
+        "label_rules": [
+            [name, label, *rule.rule]
+            for name, surface in surfaces.items()
+            for label, rule in surface.label_rules.items()
+        ],
+        "outcomes": sorted({outcome for surface in surfaces.values() for outcome in surface.outcomes}),
         "label_window_days": {
             name: surface.label_window_days for name, surface in surfaces.items() if surface.label_window_days > 1
         },

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -166,6 +166,43 @@ class Task(_Model):
     weight: float = Field(default=1.0, gt=0)
     teacher_output: str | None = Field(default=None, description="Teacher output reported beside the task")
     baseline: str | None = Field(default=None, description="Input whose value alone is the popularity baseline")
+
+
+PLAYED = ("played_s", "completed", "skipped", "stopped", "liked", "disliked")
+PLAYED_OUTCOMES = tuple(f"{part}.{what}" for part in ("listen", "session") for what in PLAYED)
+"""What listens say of an exposure: those that name it, and those of its item later in its session."""
+
+Counting = Literal["any", "sum", "latest", "first"]
+
+
+class Label(_Model):
+    """How an exposure's outcomes of one name within the label window are its label: exactly one key is set."""
+
+    any: str | None = Field(default=None, min_length=1, description="1 if one came whose value is not 0")
+    sum: str | None = Field(default=None, min_length=1, description="Sum of their values")
+    latest: str | None = Field(default=None, min_length=1, description="Value of the latest")
+    first: str | None = Field(default=None, min_length=1, description="Value of the first")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            keys = ", ".join(get_args(Counting))
+            raise ValueError(f"a label says one of {keys}, and the name of an outcome: {{any: purchase}}")
+        _, name = self.rule
+        part = name.split(".")[0]
+        if part in ("listen", "session") and name not in PLAYED_OUTCOMES:
+            raise ValueError(f"listens have no outcome {name!r}{nearest(name, PLAYED_OUTCOMES)}")
+        return self
+
+    @model_serializer
+    def _as_written(self) -> dict[str, str]:
+        return dict([self.rule])
+
+    @property
+    def rule(self) -> tuple[Counting, str]:
+        """How it counts, and the outcome that it counts."""
+        [found] = [(kind, name) for kind in get_args(Counting) if (name := getattr(self, kind)) is not None]
+        return found
 
 
 class DistillationHead(_Model):
@@ -384,15 +421,26 @@ class Surface(_Model):
     training: Training
     rank_by: str
     slices: dict[Name, str] = {}
-    labels: dict[Name, float] = {}
+    labels: dict[Name, float | Label] = {}
+    outcomes: tuple[str, ...] = Field(
+        default=(), description="Names of outcomes that may land; a label that counts another is refused"
+    )
     gate: Gate
 
     @model_validator(mode="after")
     def _references(self) -> Self:
         faults = [*self._input_faults(), *self._head_faults(), *self._task_faults(), *self._slice_faults()]
+        faults += self._label_faults()
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _label_faults(self) -> Iterator[str]:
+        for name, label in self.label_rules.items():
+            _, outcome = label.rule
+            if self.outcomes and outcome not in (*self.outcomes, *PLAYED_OUTCOMES):
+                near = nearest(outcome, [*self.outcomes, *PLAYED_OUTCOMES])
+                yield f"labels.{name} counts {outcome!r}, which is no outcome of the surface{near}"
 
     def _input_faults(self) -> Iterator[str]:
         for left, right in self.network.products:
@@ -456,9 +504,20 @@ class Surface(_Model):
                 yield f"slices.{name}: {error}"
 
     @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``label_window_days`` out where it is 1: such a surface has the digest that it has without the key."""
-        return {name: value for name, value in dump(self).items() if name != "label_window_days" or value != 1}
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave keys out that are not set: a surface without them has the digest that it had before there were any."""
+        unset: dict[str, tuple[object, ...]] = {"label_window_days": (1,), "outcomes": ((), [])}
+        return {name: value for name, value in dump(self).items() if value not in unset.get(name, ())}
+
+    @property
+    def label_parameters(self) -> dict[str, float]:
+        """The numbers among ``labels``, which the SQL reads by name."""
+        return {name: value for name, value in self.labels.items() if not isinstance(value, Label)}
+
+    @property
+    def label_rules(self) -> dict[str, Label]:
+        """The labels among ``labels`` that are counted from outcomes."""
+        return {name: value for name, value in self.labels.items() if isinstance(value, Label)}
 
     @property
     def digest(self) -> str:

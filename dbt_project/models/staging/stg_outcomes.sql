@@ -1,5 +1,5 @@
 with source as (
-    {{ landed(source('landing', 'outcomes'), ['exposure_id', 'name'], ['ts', 'value']) }}
+    {{ landed(source('landing', 'outcomes'), ['exposure_id', 'name', 'ts'], ['value']) }}
 )
 
 select
