@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -20,11 +21,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from deploy.serving import rank
+from deploy.serving import rank, repository
 from deploy.serving.engine import Engine, Served, Store
 from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics, Rarely, log
-from deploy.serving.protocol import EXTENSIONS, HEADER, BadRequest, decode_request, encode_response
+from deploy.serving.protocol import (
+    EXTENSIONS,
+    HEADER,
+    BadRequest,
+    InferRequest,
+    decode_request,
+    encode_response,
+    parse_object,
+)
 from deploy.serving.work import INLINE_BYTES, Work
 from ml.foundation.settings import Settings
 from ml.inference.request import show
@@ -112,6 +121,30 @@ def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, 
 
         return register
 
+    @app.get("/v2/models/stats", tags=["protocol v2"], summary="What all models have answered")
+    async def all_statistics() -> Response:
+        return _json(repository.statistics(engine.served.values()))
+
+    @app.post("/v2/repository/index", tags=["protocol v2"], summary="The models that there are")
+    async def index(request: Request) -> Response:
+        async with asyncio.timeout(limits.timeout_s), work.body(request) as body:
+            asked = parse_object(body, limits.max_depth, limits.max_values) if body else {}
+        missing = [] if asked.get("ready") else engine.missing()
+        return _json(repository.index(engine.served.values(), missing))
+
+    @app.post("/v2/repository/models/{model}/{action}", tags=["protocol v2"], summary="Refused: the champion decides")
+    async def load(request: Request) -> Response:
+        model = show(request.path_params["model"])
+        raise BadRequest(f"what serves {model} is its champion: crossfade release promote or rollback changes it")
+
+    @routes(app.get, "/config", "Configuration, as Triton's tools read it")
+    async def config(request: Request) -> Response:
+        return _json(repository.config(_find(engine, request)))
+
+    @routes(app.get, "/stats", "What a surface's champion has answered")
+    async def statistics(request: Request) -> Response:
+        return _json(repository.statistics([_find(engine, request)]))
+
     @routes(app.get, "", "Inputs and outputs of a surface's champion")
     async def metadata(request: Request) -> Response:
         served = _find(engine, request)
@@ -141,19 +174,15 @@ def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, 
         responses={status: {"model": rank.ErrorResponse} for status in (400, 404, 408, 413, 415)},
     )
     async def infer(request: Request) -> Response:
-        served = _find(engine, request)
-        model = served.released.model
-        async with asyncio.timeout(limits.timeout_s):
-            async with work.body(request) as body:
-                read = partial(
-                    decode_request, body, request.headers.get(HEADER), served.released.tensors, model.outputs, limits
-                )
-                asked = await work.read(body, read)
-                names = [name for name, _ in asked.outputs]
-                many = asked.rows > _INLINE_ROWS
-                values = await work.do(lambda: _run(served, asked.feeds, names, metrics), aside=many)
-        head = {"model_name": served.released.surface, "model_version": served.version, "parameters": served.label}
-        content, headers = encode_response(head, asked, values)
+        served, began = _find(engine, request), time.perf_counter()
+        try:
+            async with asyncio.timeout(limits.timeout_s), work.body(request) as body:
+                answer = await infer_by(served, body, request.headers.get(HEADER), work, metrics, limits)
+        except (BadRequest, TimeoutError):
+            served.released.counts.failed(time.perf_counter() - began)
+            raise
+        content, headers = answer.encoded()
+        served.released.counts.answered(answer.asked.rows, time.perf_counter() - began, answer.run_seconds)
         return Response(content, headers=headers)
 
 
@@ -185,6 +214,35 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, wo
         shadow = engine.shadow(asked.surface, next(requests))
         later = BackgroundTask(rank.compare, asked, values, shadow, engine, metrics) if shadow else None
         return Response(answer, media_type=JSON, background=later)
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What a model gave for one request of the protocol, and the seconds that it ran."""
+
+    served: Served
+    asked: InferRequest
+    values: dict[str, np.ndarray]
+    run_seconds: float
+
+    def encoded(self) -> tuple[bytes, dict[str, str]]:
+        """Return body and headers of the answer."""
+        label, name = self.served.label, self.served.released.surface
+        head = {"model_name": name, "model_version": self.served.version, "parameters": label}
+        return encode_response(head, self.asked, self.values)
+
+
+async def infer_by(
+    served: Served, body: bytes, header_length: str | None, work: Work, metrics: Metrics, limits: Limits
+) -> Inferred:
+    """Read a request of the protocol and let the model answer it."""
+    model = served.released.model
+    read = partial(decode_request, body, header_length, served.released.tensors, model.outputs, limits)
+    asked = await work.read(body, read)
+    names = [name for name, _ in asked.outputs]
+    began = time.perf_counter()
+    values = await work.do(lambda: _run(served, asked.feeds, names, metrics), aside=asked.rows > _INLINE_ROWS)
+    return Inferred(served, asked, values, time.perf_counter() - began)
 
 
 def _ranked(

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict, TypeVar
 
+from deploy.serving.counts import Counts
 from deploy.serving.metrics import Metrics, Rarely, log
 from deploy.serving.protocol import TensorSpec
 from deploy.serving.troubles import Troubles, stamp
@@ -92,6 +93,7 @@ class Released:
         model: The session.
         tensors: Its inputs as protocol tensors.
         plan: How a /rank request becomes inputs.
+        counts: What it has answered.
     """
 
     def __init__(self, surface: str, release: str, path: Path, model: Model) -> None:
@@ -99,6 +101,7 @@ class Released:
         self.release = release
         self.path = path
         self.model = model
+        self.counts = Counts()
         self.tensors = {name: TensorSpec(name, item.dtype, item.shape) for name, item in model.schema.inputs.items()}
         self.plan = RequestPlan(model.schema.inputs)
 
@@ -274,13 +277,17 @@ class Engine:
         if not self._champions:
             return ["no surface has a champion"]
         served = self.served
-        reasons = [f"the champion of {name} is not loaded" for name in sorted(self._champions - served.keys())]
+        reasons = [f"the champion of {name} is not loaded" for name in self.missing()]
         for name, item in served.items():
             if item.features is None:
                 reasons.append(f"{name} has no features")
             elif stale := self.stale(item.features.day):
                 reasons.append(f"{name}: {stale}")
         return reasons
+
+    def missing(self) -> list[str]:
+        """Return the surfaces whose champion is not loaded."""
+        return sorted(self._champions - self.served.keys())
 
     def details(self) -> dict[str, str]:
         """Return what is wrong, whether it keeps the server from being ready or not, by what it is about."""

@@ -20,15 +20,31 @@ from ml.foundation.documents import is_list, is_object
 from ml.inference.request import show
 
 HEADER = "Inference-Header-Content-Length"
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _REREAD_BYTES = 1024 * 1024
 
 _DATATYPES = {"int64": "INT64", "float32": "FP32"}
-_WIRE = {"int64": np.dtype("<i8"), "float32": np.dtype("<f4")}
-_JSON_KINDS = {"int64": "iu", "float32": "iuf"}
-_BUFFERS: dict[str, tuple[Literal["i", "d"], type[np.number]]] = {"INT64": ("i", np.int64), "FP32": ("d", np.float64)}
+_WIRE = {
+    **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
+}
+"""Element types as bytes, by name."""
+_TAKEN = {
+    "int64": frozenset(name for name in _WIRE if "INT" in name) | {"FP64"},
+    "float32": frozenset(_WIRE),
+}
+"""Element types that a tensor is read from: whole numbers of any width, and what clients without types send."""
+_EXACT = 2**53
+"""Whole numbers up to this are exact as FP64."""
+_BUFFERS: dict[str, tuple[Literal["i", "d"], type[np.number]]] = {
+    "INT64": ("i", np.int64),
+    "INT32": ("i", np.int64),
+    "FP32": ("d", np.float64),
+    "FP64": ("d", np.float64),
+}
 """How simdjson hands over the numbers of a flat list, by datatype."""
 
 
@@ -106,6 +122,8 @@ def decode_request(
     flat = _with_arrays(head) if header_length is None else None
     request = flat or _object(head)
     identifier = request.get("id")
+    if type(identifier) is int:
+        identifier = str(identifier)
     if identifier is not None and not isinstance(identifier, str):
         raise BadRequest(f"id must be a string, got {show(identifier)}")
     parameters = _parameters(request, "the request")
@@ -127,7 +145,7 @@ def decode_request(
             feeds[name] = _from_json(entry, spec, rows)
         else:
             feeds[name] = _from_binary(binary, offset, size, entry, spec, rows)
-            offset += feeds[name].nbytes
+            offset += cast("int", size)
     if offset != len(binary):
         raise BadRequest(f"{len(binary)} bytes follow the JSON head, the inputs account for {offset}")
     if missing := [name for name in inputs if name not in feeds]:
@@ -314,13 +332,15 @@ def _parameters(entry: Mapping[str, object], what: str) -> Mapping[str, object]:
 
 
 def _check_shape(entry: Mapping[str, object], spec: TensorSpec, max_batch: int) -> int:
-    if entry.get("datatype") != spec.datatype:
-        raise BadRequest(f"input {spec.name!r} must have datatype {spec.datatype}, got {show(entry.get('datatype'))}")
+    given = entry.get("datatype")
+    if not isinstance(given, str) or given not in _TAKEN[spec.dtype]:
+        cure = "; strings are hashed by /rank, not here" if given == "BYTES" else ""
+        raise BadRequest(f"input {spec.name!r} must have datatype {spec.datatype}, got {show(given)}{cure}")
     shape = entry.get("shape")
     sizes = [size for size in shape if type(size) is int] if is_list(shape) else []
     if not is_list(shape) or len(sizes) != len(shape):
         raise BadRequest(f"shape of input {spec.name!r} must be a list of integers, got {show(shape)}")
-    if len(sizes) != 1 + len(spec.shape) or tuple(sizes[1:]) != spec.shape:
+    if not sizes or len(sizes) > 8 or [n for n in sizes[1:] if n != 1] != [n for n in spec.shape if n != 1]:
         raise BadRequest(f"input {spec.name!r} must have shape {[-1, *spec.shape]}, got {show(shape)}")
     if not 1 <= sizes[0] <= max_batch:
         raise BadRequest(f"input {spec.name!r} has {sizes[0]} rows; 1 to {max_batch} are served")
@@ -341,8 +361,21 @@ def _from_json(entry: Mapping[str, object], spec: TensorSpec, rows: int) -> np.n
         raise BadRequest(f"data of input {spec.name!r} is ragged or out of range: {str(error)[:120]}") from error
     if values.size != rows * spec.size:
         raise BadRequest(f"input {spec.name!r} has shape {[rows, *spec.shape]} but {values.size} values")
-    if values.dtype.kind not in _JSON_KINDS[spec.dtype] or (spec.dtype == "int64" and values.dtype == np.uint64):
+    kinds = "iuf" if spec.dtype == "float32" or entry.get("datatype") == "FP64" else "iu"
+    if values.dtype.kind not in kinds:
         raise BadRequest(f"data of input {spec.name!r} is not all {spec.datatype}")
+    return _converted(values, spec, rows)
+
+
+def _converted(values: np.ndarray, spec: TensorSpec, rows: int) -> np.ndarray:
+    """Return numbers of any type as those of the model; a whole number stays what it is or is refused."""
+    if spec.dtype == "int64" and values.dtype.kind == "f" and not (np.abs(values) <= _EXACT).all():
+        told = "is FP64, which holds whole numbers up to 2^53 exactly, and has others: send INT64"
+        raise BadRequest(f"input {spec.name!r} {told}")
+    if spec.dtype == "int64" and values.dtype.kind == "f" and (values != np.floor(values)).any():
+        raise BadRequest(f"input {spec.name!r} must have datatype INT64 and holds fractions")
+    if spec.dtype == "int64" and values.dtype == np.uint64 and (values > np.iinfo(np.int64).max).any():
+        raise BadRequest(f"data of input {spec.name!r} is not all INT64")
     with np.errstate(over="ignore"):
         return values.astype(spec.dtype, copy=False).reshape(rows, *spec.shape)
 
@@ -350,7 +383,7 @@ def _from_json(entry: Mapping[str, object], spec: TensorSpec, rows: int) -> np.n
 def _from_binary(
     binary: memoryview, offset: int, size: object, entry: Mapping[str, object], spec: TensorSpec, rows: int
 ) -> np.ndarray:
-    wire = _WIRE[spec.dtype]
+    wire = _WIRE[str(entry["datatype"])]
     expected = rows * spec.size * wire.itemsize
     if type(size) is not int or size != expected:
         raise BadRequest(f"binary_data_size of input {spec.name!r} must be {expected} for its shape, got {show(size)}")
@@ -358,8 +391,8 @@ def _from_binary(
         raise BadRequest(f"input {spec.name!r} has both data and binary_data_size")
     if offset + size > len(binary):
         raise BadRequest(f"the body ends within the binary data of input {spec.name!r}")
-    values = np.frombuffer(binary, wire, rows * spec.size, offset).reshape(rows, *spec.shape)
-    return values if values.flags.aligned and values.dtype.isnative else values.astype(spec.dtype)
+    values = np.frombuffer(binary, wire, rows * spec.size, offset)
+    return _converted(values if values.flags.aligned else values.copy(), spec, rows)
 
 
 def _check_finite(feeds: Mapping[str, np.ndarray]) -> None:

@@ -12,7 +12,7 @@ from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import BadRequest, parse_object
 from ml.inference.model import SCORE
-from ml.inference.request import RequestError
+from ml.inference.request import RequestError, show
 
 _TOP = 10
 
@@ -87,7 +87,8 @@ def read_request(body: bytes, limits: Limits) -> RankRequest:
         request = RankRequest.model_validate(parse_object(body, limits.max_depth, limits.max_values // 4))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        raise BadRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", status=422) from error
+        given = "" if first["type"] == "missing" else f", got {show(first['input'])}"
+        raise BadRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}{given}", status=422) from error
     if len(request.candidates) > limits.max_rows:
         raise BadRequest(f"{len(request.candidates)} candidates; at most {limits.max_rows} are ranked", status=422)
     return request

@@ -153,6 +153,8 @@ def _column(item: Input, read: Callable[[object], object], values: list[Any]) ->
 def _reader(name: str, item: Input) -> Callable[[object], object]:
     """Return the function that checks and converts one value; null and missing take the default as in training."""
     match item.type:
+        case "category" if name == HOUR:
+            return _hour
         case "id" | "category":
             return _category_reader(name, hash_integers=item.type == "id" or name.endswith("_id"))
         case "number":
@@ -173,11 +175,21 @@ def _category_reader(name: str, *, hash_integers: bool) -> Callable[[object], in
             return NO_ID
         if type(value) is int and abs(value) <= _INT64_MAX:
             return _hashed(str(value)) if hash_integers else value
+        cure = ": a float loses digits of an id" if type(value) is float else ""
         raise RequestError(
-            f"{name} must be a string of at most {_MAX_STRING} characters or an integer, got {show(value)}"
+            f"{name} must be a string of at most {_MAX_STRING} characters or an integer, got {show(value)}{cure}"
         )
 
     return read
+
+
+def _hour(value: object) -> int:
+    """Text would be hashed as another category's is, and be an hour that no training row has."""
+    if value is None:
+        return NO_ID
+    if type(value) is int and 0 <= value < 24:
+        return value
+    raise RequestError(f"{HOUR} must be an integer from 0 to 23, got {show(value)}")
 
 
 def _number_reader(name: str, default: float) -> Callable[[object], float]:

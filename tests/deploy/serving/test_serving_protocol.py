@@ -114,6 +114,68 @@ def test_the_stock_asyncio_client_infers_by_version(url: str, ready_home: Home) 
     assert asyncio.run(ask()).tobytes() == expected(spec, feeds)["score"].tobytes()
 
 
+SHAPES: dict[str, tuple[dict[str, str], bool]] = {
+    "FP64 for numbers": ({"item_ctr": "FP64", "content_embedding": "FP64"}, False),
+    "small integers": ({"hour": "INT32", "item_impressions": "INT32", "session_outcomes": "INT32"}, False),
+    "whole FP64 for ids": ({"hour": "FP64"}, False),
+    "a column each": ({}, True),
+    "a column each of FP64": ({"item_ctr": "FP64"}, True),
+}
+TYPES = {"FP64": np.float64, "INT32": np.int32}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("binary", [True, False])
+def test_numbers_as_stock_clients_have_them_are_the_same(
+    stock: triton.InferenceServerClient, ready_home: Home, case: str, binary: bool
+) -> None:
+    types, columns = SHAPES[case]
+    spec = ready_home.surfaces["homepage"]
+    feeds = feeds_of(spec, 4)
+    small = [name for name, given in types.items() if given == "INT32" or name == "hour"]
+    feeds |= {name: np.floor(feeds[name] % 24).astype(feeds[name].dtype) for name in small if name in feeds}
+    plain = stock.infer("homepage", stock_inputs(spec, feeds, binary)).as_numpy("score")
+    inputs = []
+    for name, value in feeds.items():
+        given = value.astype(TYPES[types[name]]) if name in types else value
+        given = given[:, np.newaxis] if columns and given.ndim == 1 else given
+        kind = types.get(name, "INT64" if value.dtype == np.int64 else "FP32")
+        tensor = triton.InferInput(name, list(given.shape), kind)
+        tensor.set_data_from_numpy(given, binary_data=binary)
+        inputs.append(tensor)
+    answered = stock.infer("homepage", inputs, request_id="7").as_numpy("score")
+    assert answered is not None and plain is not None and answered.tobytes() == plain.tobytes()
+
+
+def test_a_number_as_the_requests_id_is_answered(client: httpx.Client, ready_home: Home) -> None:
+    body = infer_body(ready_home.surfaces["radio"]) | {"id": 7}
+    assert client.post("/v2/models/radio/infer", json=body).json()["id"] == "7"
+
+
+def test_tools_for_triton_read_configuration_statistics_and_index(
+    stock: triton.InferenceServerClient, ready_home: Home
+) -> None:
+    config = stock.get_model_config("homepage")
+    metadata = stock.get_model_metadata("homepage")
+    described = {item["name"]: (item["datatype"], item["shape"]) for item in metadata["inputs"]}
+    assert {i["name"]: (i["data_type"].removeprefix("TYPE_"), i["dims"]) for i in config["input"]} == described
+    assert config["max_batch_size"] == 0 and len(config["output"]) == len(metadata["outputs"])
+    before = stock.get_inference_statistics("homepage", "1")["model_stats"][0]
+    spec = ready_home.surfaces["homepage"]
+    stock.infer("homepage", stock_inputs(spec, feeds_of(spec, 3), True))
+    with pytest.raises(Exception, match="missing input"):
+        stock.infer("homepage", stock_inputs(spec, feeds_of(spec, 3), True)[1:])
+    after = stock.get_inference_statistics("homepage")["model_stats"][0]
+    assert after["inference_count"] == before["inference_count"] + 3
+    assert after["inference_stats"]["success"]["count"] == before["inference_stats"]["success"]["count"] + 1
+    assert after["inference_stats"]["fail"]["count"] == before["inference_stats"]["fail"]["count"] + 1
+    assert {one["name"] for one in stock.get_inference_statistics()["model_stats"]} == {"homepage", "radio"}
+    index = {one["name"]: one["state"] for one in stock.get_model_repository_index()}
+    assert index == {"homepage": "READY", "radio": "READY"}
+    with pytest.raises(Exception, match="release promote"):
+        stock.load_model("homepage")
+
+
 def test_large_batches_equal_small_ones(stock: triton.InferenceServerClient, ready_home: Home) -> None:
     spec = ready_home.surfaces["homepage"]
     feeds = feeds_of(spec, 1000)
@@ -160,7 +222,11 @@ BAD_INFER: dict[str, tuple[Any, str]] = {
     "nulls": (lambda b: changed(b, "item_ctr", data=[None, 0.1]), "not all FP32"),
     "booleans": (lambda b: changed(b, "item_ctr", data=[True, False]), "not all FP32"),
     "infinite": (lambda b: changed(b, "item_ctr", data=[1e39, 0]), "not finite"),
-    "id no string": (lambda b: {**b, "id": 7}, "id must be a string"),
+    "id no string": (lambda b: {**b, "id": [7]}, "id must be a string"),
+    "text as ids": (lambda b: changed(b, "user_id", datatype="BYTES", data=["u1", "u2"]), "hashed by /rank"),
+    "rows in a row": (lambda b: changed(b, "hour", shape=[1, 2]), "must have shape [-1]"),
+    "large floats as ids": (lambda b: changed(b, "user_id", datatype="FP64", data=[2.0**60, 1]), "send INT64"),
+    "fractions as FP64": (lambda b: changed(b, "hour", datatype="FP64", data=[9.5, 9]), "holds fractions"),
     "parameters": (lambda b: {**b, "parameters": [1]}, "must be an object"),
     "flag": (lambda b: {**b, "parameters": {"binary_data_output": 1}}, "must be true or false"),
     "shared memory": (lambda b: changed(b, "hour", parameters={"shared_memory_region": "x"}), "shared memory"),
@@ -247,6 +313,9 @@ BAD_RANK: dict[str, tuple[dict[str, Any] | bytes, int, str]] = {
     "twice": (rank_body(session_outcomes=[1]), 422, "the same input"),
     "time": (rank_body(ts="yesterday"), 422, "ts"),
     "hour": (rank_body() | {"hour": 9.5}, 422, "hour must be"),
+    "hour as text": (rank_body() | {"hour": "9"}, 422, "hour must be an integer from 0 to 23, got '9'"),
+    "no hour of a day": (rank_body() | {"hour": 24}, 422, "hour must be"),
+    "id as a float": (rank_body() | {"candidates": [{"item_id": 7.0}]}, 422, "got 7.0: a float loses digits"),
 }
 
 
