@@ -17,6 +17,7 @@ CHAOS_KILLS ?= 100
 SEEDS ?= 20
 REQUESTS ?= 10000
 SWAPS ?= 200
+HALF_OPEN ?= 1000
 DAYS ?= 30
 SERVERS ?=
 EXTRAS ?=
@@ -30,7 +31,7 @@ FAST := tests/ml tests/deploy/serving tests/test_project.py
 export CROSSFADE_HOME ?= $(HOME_DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load healthy night backfills chaos bench lint lock image digests clean
+.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load attack healthy night backfills chaos bench lint lock image digests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -91,6 +92,9 @@ fuzz: $(BIN)/.dev ## Send the server REQUESTS=10000 requests that nobody would s
 
 load: $(BIN)/.dev ## Swap champions SWAPS=200 times, some of which do not load, while four clients ask
 	SWAPS=$(SWAPS) $(BIN)/python -m pytest -s --timeout=7200 tests/campaigns/campaign_load.py
+
+attack: $(BIN)/.dev ## Hold HALF_OPEN=1000 connections while 50 clients ask, champions come, and health is timed
+	HALF_OPEN=$(HALF_OPEN) $(BIN)/python -m pytest -s --timeout=600 tests/campaigns/campaign_attack.py
 
 healthy: $(BIN)/.dev ## Judge healthy candidates of SEEDS=20 other seeds: DEMO=path/to/a/finished/demo/home, or it is made first
 	SEEDS=$(SEEDS) DEMO=$(DEMO) $(BIN)/python -m pytest -s --timeout=14400 tests/campaigns/campaign_healthy.py

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from enum import Enum
+from itertools import islice
 from socket import socket
 from typing import Any, cast
 
@@ -20,7 +21,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics, Rarely, log
 
-_SWEEP_S = 0.25
+_SWEEP_S = 0.1
+_ENDED_AT_ONCE = 32
+"""Connections that one turn of the loop ends: a thousand that came together would keep others waiting."""
 _LINGER_S = 1.0
 """A refused client may send for so long after the answer, unread: a reset would take the answer away from it."""
 _SLOW_S = 1.0
@@ -107,7 +110,7 @@ class Door:
         if now - self._swept < _SWEEP_S:
             return
         self._swept = now
-        for connection in [one for one in self._open if one.due < now]:
+        for connection in islice([one for one in self._open if one.due < now], _ENDED_AT_ONCE):
             connection.overdue()
 
 

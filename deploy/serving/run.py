@@ -1,5 +1,6 @@
 """Starts the server: in the foreground, or beside other work; and makes an example request for it."""
 
+import gc
 import logging
 import threading
 import time
@@ -43,6 +44,7 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None) 
     port = settings.serve_port if port is None else port
     server, bound = _server(settings, host, port, Limits(), drain_s=settings.serve_drain_s)
     print(f"Crossfade serves on {_url(bound)} (documentation: {_url(bound)}/docs)", flush=True)
+    gc.freeze()  # what is imported stays: the collector would walk through all of it while requests wait
     server.run(sockets=[bound])
 
 
