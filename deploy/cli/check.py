@@ -1,6 +1,7 @@
 """``crossfade check``: what is wrong in an app's folder, before a run finds it."""
 
 import json
+import logging
 import tempfile
 import time
 from dataclasses import asdict
@@ -29,6 +30,7 @@ def check(
     day of the landing zone if there is one, else on an empty day. Exit status 1 where something is bad.
     """
     started = time.perf_counter()
+    logging.getLogger("ml.foundation.lake_files").setLevel(logging.ERROR)  # a lake of minutes has no hashes to miss
     with tempfile.TemporaryDirectory(prefix="crossfade-check-") as folder:
         settings = _settings(app, Path(folder))
         found = list(examine_files(settings))

@@ -1,5 +1,6 @@
-"""``crossfade new``: scaffold a part of an app."""
+"""``crossfade new``: scaffold an app, or a part of it."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -7,9 +8,25 @@ import typer
 
 from deploy.cli.terminal import note, say
 from ml.foundation.settings import Settings
-from ml.surfaces.scaffold import require_name, scaffold
+from ml.surfaces.scaffold import require_name, scaffold, scaffold_app
 
-app = typer.Typer(no_args_is_help=True, help="Scaffold a part of an app.")
+app = typer.Typer(no_args_is_help=True, help="Scaffold an app, or a part of it.")
+
+
+@app.command("app")
+def new_app(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The app's folder, best under its own version control.")
+    ],
+    surface: Annotated[str, typer.Option(help="Name of its first surface.")] = "homepage",
+    first_day: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="First day (UTC) that has events.")
+    ] = datetime(2026, 1, 1),
+) -> None:
+    """Write an app's folder: settings, contract, sources, surface, SQL, teacher, a workflow that checks it, README."""
+    for path in scaffold_app(folder, surface, first_day.date()):
+        say(f"wrote {path}")
+    note(f"next: export CROSSFADE_APP={folder.resolve()}; crossfade check (docs/tutorial/your_app.md)")
 
 
 @app.command("surface")
@@ -31,5 +48,5 @@ def new_surface(
         )
     for path in written:
         say(f"wrote {path}")
-    note("next: edit them, then `crossfade init` and materialize the new group (docs/tutorial/your_app.md)")
+    note("next: edit them, `crossfade check`, `crossfade init`; materialize the new group (docs/tutorial/your_app.md)")
     note(f"once {name}/training_set has a day: `crossfade tune {name} --partition <day>`, before the first release")

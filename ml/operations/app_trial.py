@@ -152,7 +152,7 @@ def _teacher_inputs(settings: Settings) -> Look:
             absent = _absent(contract, lake.columns(table), table)
             share, most = len(absent) / max(len(contract.inputs), 1), surface.gate.soft_labels.max_defaulted_share
             known = f"{surface.name}: {len(contract.inputs) - len(absent)} of {len(contract.inputs)} inputs"
-            told.append(f"{known}{f'; {chr(44).join(absent)} take their defaults' if absent else ''}")
+            told.append(f"{known}; {', '.join(absent)} take their defaults" if absent else known)
             if share > most:
                 over.append(
                     f"{surface.name}: {share:.0%} of the inputs take their default, max_defaulted_share {most:g}"

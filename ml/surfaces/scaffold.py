@@ -1,9 +1,13 @@
-"""Scaffolding of a surface, from the templates beside this file: its YAML, its SQL with descriptions, its exposure."""
+"""Scaffolding of an app and of a surface, from the templates beside this file."""
 
 import re
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+OF_APP = TEMPLATES / "app"
+"""Templates of what an app has beside its surfaces."""
 _NAME = re.compile(r"^[a-z][a-z0-9_]{0,40}$")
 _KINDS = {"examples": (".sql", ".yml"), "teacher_inputs": (".sql", ".yml"), "exposures": (".yml",)}
 
@@ -23,6 +27,31 @@ def scaffold(name: str, app: Path, *, surfaces_dir: Path | None = None) -> list[
         ValueError: The name is no lower-case identifier, or a file exists already.
     """
     require_name(name)
+    return _write(_of_surface(name, app, surfaces_dir), {"__surface__": name, "__app__": _called(app)})
+
+
+def scaffold_app(app: Path, surface: str, first_day: date) -> list[Path]:
+    """Write an app's folder: settings, contract, sources, teacher, a workflow of its own, README, and one surface.
+
+    Args:
+        app: The folder; it may be there, and hold other files.
+        surface: Name of its first surface.
+        first_day: First day that has events.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        ValueError: The name is no lower-case identifier, or a file exists already; nothing is written then.
+    """
+    require_name(surface)
+    own = {path: app / path.relative_to(OF_APP) for path in sorted(OF_APP.rglob("*")) if path.is_file()}
+    names = {"__surface__": surface, "__app__": _called(app), "__first_day__": first_day.isoformat()}
+    return _write({**own, **_of_surface(surface, app, None)}, names)
+
+
+def _of_surface(name: str, app: Path, surfaces_dir: Path | None) -> dict[Path, Path]:
+    """Return {template: where it goes} of a surface, and of a dbt project where there is none."""
     models, project = app / "models" / "surfaces" / name, app / "dbt_project.yml"
     targets = {
         TEMPLATES / "surface.yaml": (surfaces_dir or app / "surfaces") / f"{name}.yaml",
@@ -32,12 +61,18 @@ def scaffold(name: str, app: Path, *, surfaces_dir: Path | None = None) -> list[
             for suffix in suffixes
         },
     }
+    return targets if project.exists() else {**targets, TEMPLATES / project.name: project}
+
+
+def _called(app: Path) -> str:
+    called = re.sub(r"\W", "_", app.absolute().name, flags=re.ASCII).lower()
+    return called if _NAME.match(called) else f"app_{called}"
+
+
+def _write(targets: Mapping[Path, Path], names: Mapping[str, str]) -> list[Path]:
+    """Write templates with their placeholders filled in, unless a file is there already."""
     if present := [str(path) for path in targets.values() if path.exists()]:
         raise ValueError(f"{', '.join(present)} exists already")
-    if not project.exists():
-        targets[TEMPLATES / project.name] = project
-    called = re.sub(r"\W", "_", app.absolute().name, flags=re.ASCII).lower()
-    names = {"__surface__": name, "__app__": called if _NAME.match(called) else f"app_{called}"}
     for template, target in targets.items():
         text = template.read_text(encoding="utf-8")
         for placeholder, value in names.items():

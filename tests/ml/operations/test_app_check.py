@@ -1,6 +1,7 @@
 """What is wrong in an app's folder is found before a run, all of it at once, with file, key and nearest right name."""
 
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ml.foundation.settings import EXAMPLES, Settings
 from ml.operations.app_files import examine_files, require_files
 from ml.operations.app_trial import column_faults, examine_trial, trial_settings
 from ml.operations.findings import State
+from ml.surfaces.scaffold import scaffold, scaffold_app
 from ml.surfaces.spec import load_surface
 
 
@@ -94,3 +96,27 @@ def test_sql_that_cannot_be_built_is_found_on_an_empty_day_without_a_lake(tmp_pa
     assert "models/surfaces/radio/examples_radio.sql" in found["sql"].told and "outcom" in found["sql"].told
     assert found["columns"].state is State.DOUBTFUL
     assert not (tmp_path / "home").exists()
+
+
+def test_a_new_app_is_good_before_the_first_edit_and_lands_labels_and_builds_a_day_of_the_simulator(
+    tmp_path: Path, built_demo: Path
+) -> None:
+    app = tmp_path / "my app"
+    written = scaffold_app(app, "homepage", date(2026, 1, 1))
+    scaffold("radio", app)
+    assert {path.name for path in written} >= {"crossfade.toml", "check.yml", "README.md", "homepage.yaml"}
+    alone = Settings(home=tmp_path / "home", app=app)
+    assert {f.what: f.told for f in examine_files(alone) if f.state is not State.GOOD} == {}
+    require_files(alone)
+    settings = Settings(
+        home=tmp_path / "home",
+        app=app,
+        landing_dir=built_demo / "landing",
+        teacher=built_demo / "teacher" / "contract.yaml",
+    )
+    found = {f.what: f for f in examine_trial(trial_settings(settings, tmp_path / "trial"), [])}
+    assert {name: f.told for name, f in found.items() if f.state is not State.GOOD} == {}
+    assert "rows land, 0 would go to quarantine" in found["sample day"].told
+    assert found["sample labels"].told.count("% of inputs defaulted") == 2
+    with pytest.raises(ValueError, match="exists already"):
+        scaffold_app(app, "homepage", date(2026, 1, 1))
