@@ -64,7 +64,7 @@ dev: $(BIN)/.dev ## Add what tests, linters and the examples' teachers need
 demo: $(BIN)/.runtime ## Run the main job to its end: SOURCE=simulator, or SOURCE=kuairand KUAIRAND_DIR=path/to/KuaiRand-Pure
 	$(BIN)/crossfade demo --source $(SOURCE) $(if $(KUAIRAND_DIR),--kuairand-dir "$(KUAIRAND_DIR)") --preset $(PRESET)
 
-test: $(BIN)/.dev ## Run ruff and the tests; ARGS="..." goes to pytest
+test: $(BIN)/.dev ## Run ruff and the tests; only ARGS="-k sabotage" goes to pytest, make keeps -k and args= to itself
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -1,6 +1,5 @@
 """``crossfade check``: what is wrong in an app's folder, before a run finds it."""
 
-import json
 import logging
 import tempfile
 import time
@@ -11,7 +10,8 @@ from typing import Annotated
 import typer
 
 from deploy.cli.findings import require_good, show_findings
-from deploy.cli.terminal import note
+from deploy.cli.shared import AsJson
+from deploy.cli.terminal import note, show_json
 from ml.foundation.settings import Settings
 from ml.operations.app_files import examine_files
 from ml.operations.findings import State
@@ -22,7 +22,7 @@ def check(
     files_only: Annotated[
         bool, typer.Option("--files-only", help="Read the files alone: open no model, build no SQL.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find what is wrong in an app's folder: settings, YAML, contract, model, SQL, columns, a sample day.
 
@@ -40,7 +40,7 @@ def check(
             spoilt = [finding.what for finding in found if finding.state is State.BAD]
             found += examine_trial(trial_settings(settings, Path(folder)), spoilt)
     if as_json:
-        print(json.dumps({"app": str(settings.app), "findings": [asdict(finding) for finding in found]}, indent=2))
+        show_json({"app": settings.app, "findings": [asdict(finding) for finding in found]})
     else:
         show_findings(f"the app in {settings.app}", found)
         note(f"{time.perf_counter() - started:.1f} s")

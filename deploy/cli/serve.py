@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.shared import home_settings, require_free
 from deploy.cli.terminal import note
 from ml.foundation.settings import PROJECT_ROOT, Settings
 
@@ -18,6 +19,7 @@ def ui(
     from deploy.cli.demo_run import environment
     from deploy.home import prepare
 
+    require_free(host, port, "--port")
     settings = prepare(Settings())
     # `dg dev`, which is to supersede it, serves projects of its own layout only.
     command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev"]
@@ -36,5 +38,7 @@ def serve(
     """Serve the champions: Open Inference Protocol v2 and /rank."""
     from deploy.serving.run import serve as run
 
-    settings = Settings()
-    run(settings, host=host or settings.serve_host, port=settings.serve_port if port is None else port)
+    settings = home_settings()
+    host, port = host or settings.serve_host, settings.serve_port if port is None else port
+    require_free(host, port, "--port, or CROSSFADE_SERVE_PORT")
+    run(settings, host=host, port=port)

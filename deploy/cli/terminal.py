@@ -1,9 +1,11 @@
 """What a command prints: its result on stdout, whole; progress, notes and errors on stderr."""
 
 import atexit
+import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -35,6 +37,8 @@ def show_table(
 ) -> None:
     """Print rows as a table: drawn to the width of a terminal, else one unbroken line per row, columns aligned.
 
+    On a terminal that is too narrow for the words of the columns, a line per cell, rows apart.
+
     Args:
         title: Stands above.
         rows: Cells by column; the first row names the columns. None is blank, a float has four digits.
@@ -54,9 +58,21 @@ def show_table(
         table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
+    if console.measure(table).minimum > console.width:  # rather than words broken over lines
+        for row in rows:
+            console.print()
+            for name, value in row.items():
+                if shown := _cell(value).plain:
+                    console.print(f"{name}: {shown}", markup=False, soft_wrap=True)
+        return
     with console.capture() as drawn:
         console.print(table)
     console.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+
+
+def show_json(content: object) -> None:
+    """Print the result as JSON."""
+    typer.echo(json.dumps(content, indent=2, default=str))
 
 
 def show_facts(facts: Mapping[str, str]) -> None:

@@ -231,6 +231,8 @@ def _event(name: str, value: object) -> int:
 
 
 def _number(name: str, value: object) -> float:
+    if type(value) is bool:
+        return float(value)
     if (type(value) is int or type(value) is float) and math.isfinite(value) and abs(value) <= _FLOAT32_MAX:
         return value
     raise RequestError(f"{name} must be a finite number, got {show(value)}")

@@ -6,6 +6,9 @@ from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
+_TOLD = 5
+"""Partitions that are named where one is missing."""
+
 
 class MissingInput(RuntimeError):
     """A stage whose input was not made yet; the message names the asset to materialize."""
@@ -22,7 +25,11 @@ def find(settings: Settings, surface: Surface, asset: str, partition: date) -> A
     Raises:
         MissingInput: There is none.
     """
-    found = ArtifactStore(settings.artifacts_dir).latest(artifact_name(surface, asset), partition.isoformat())
+    store, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface, asset)
+    found = store.latest(name, partition.isoformat())
     if found is None:
-        raise MissingInput(f"{surface.name}/{asset} of {partition} is missing; materialize it first")
+        there = ", ".join(store.partitions(name)[-_TOLD:]) or "none"
+        raise MissingInput(
+            f"{surface.name}/{asset} of {partition} is missing; materialize it first. The newest there are: {there}"
+        )
     return found
