@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from deploy.cli import configuration
-from deploy.cli.terminal import note, reporter, say, show_table
+from deploy.cli.shared import AsJson, home_settings
+from deploy.cli.terminal import note, reporter, say, show_json, show_table
 from ml.foundation.settings import Settings
 from ml.operations.app_files import require_files
 from ml.operations.backup import back_up
@@ -43,7 +44,7 @@ def tidy(
     """Retire old releases, expire snapshots, merge small files, remove what nobody reads; while nothing else runs."""
     from ml.operations.housekeeping import tidy as run
 
-    settings = Settings()
+    settings = home_settings()
     _require_idle(settings)
     tidied = run(settings, dry_run=dry_run, progress=reporter())
     for surface, ids in tidied.releases_retired.items():
@@ -59,7 +60,7 @@ def verify() -> None:
     """Read every data file of the lake and compare it with the hash that it was written with."""
     from ml.operations.verify import verify as run
 
-    found = run(Settings())
+    found = run(home_settings())
     say(f"{found.files:,} files, {found.bytes / 1e6:,.0f} MB, are as they were written")
     if found.recorded:
         say(f"{found.recorded:,} of them had no recorded hash, and were taken as they are now")
@@ -75,7 +76,7 @@ def forget(
     """
     from ml.operations.forget import forget as run
 
-    settings = Settings()
+    settings = home_settings()
     _require_idle(settings)
     told = run(settings, user, dry_run=dry_run, progress=reporter())
     if not told.known:
@@ -106,7 +107,7 @@ def _require_idle(settings: Settings) -> None:
 
 def backup(folder: Annotated[Path, typer.Argument(help="Where the copy goes, best on another disk.")]) -> None:
     """Copy the lake's catalog while everything goes on; data files and releases are plain files that never change."""
-    say(f"wrote {back_up(Settings(), folder)}")
+    say(f"wrote {back_up(home_settings(), folder)}")
 
 
 def restore(copy: Annotated[Path, typer.Argument(help="A copy that `crossfade backup` wrote.")]) -> None:
@@ -123,15 +124,17 @@ def settings(
     example: Annotated[
         bool, typer.Option("--example", help="Print .env.example: every setting with its default.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show every setting, its value in this instance directory, and who gave it; secrets are not shown."""
     if example:
         print(configuration.as_example(), end="")
         return
-    show_table(
-        "settings of the instance directory",
-        [
-            {"variable": row.variable, "value": row.value, "from": row.source, "meaning": row.meaning}
-            for row in configuration.rows(Settings())
-        ],
-    )
+    found = [
+        {"variable": row.variable, "value": row.value, "from": row.source, "meaning": row.meaning}
+        for row in configuration.rows(Settings())
+    ]
+    if as_json:
+        show_json(found)
+    else:
+        show_table("settings of the instance directory", found)

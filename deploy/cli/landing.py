@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.shared import home_settings
 from deploy.cli.terminal import note, show_table
 from ml.foundation.lake import Lake
-from ml.foundation.settings import Settings
 
 
 def quarantine(
@@ -20,7 +20,7 @@ def quarantine(
     from ml.landing.late import waiting
     from ml.landing.quarantine import quarantined, reasons
 
-    with Lake(Settings()) as lake:
+    with Lake(home_settings()) as lake:
         found = quarantined(lake, day.date(), rows) if day else reasons(lake, rows)
         waits = waiting(lake)
     show_table(f"quarantine of {day.date()}" if day else "quarantine", found, right=("rows", "row"))

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.shared import Release
+from deploy.cli.shared import Release, home_settings
 from deploy.cli.terminal import note, reporter, say, show_table
-from ml.foundation.settings import Settings
 from ml.operations.trace import as_page, find_release, trace
 from ml.releases.store import ReleaseStore
 
@@ -25,7 +24,7 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a tree.")] = False,
 ) -> None:
     """Show everything that a release depends on, down to lake snapshot, landed files and teacher."""
-    settings = Settings()
+    settings = home_settings()
     found = find_release(ReleaseStore(settings.artifacts_dir), release)
     root = trace(settings, found)
     if as_json:
@@ -46,7 +45,7 @@ def reproduce_release(release: Release) -> None:
     """Train a release again from its recorded snapshot; fails where not even the figures match."""
     from ml.operations.reproduce import TOLERANCE, reproduce
 
-    settings = Settings()
+    settings = home_settings()
     found = reproduce(settings, find_release(ReleaseStore(settings.artifacts_dir), release), reporter())
     show_table(
         f"{found.release}, released and trained again",

@@ -1,18 +1,16 @@
 """``crossfade release``: look at releases, and move the champion pointer."""
 
 import json
-from datetime import date
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.shared import By, Partition, Reason, Surface, surface_named
-from deploy.cli.terminal import note, say, show_facts, show_table
+from deploy.cli.shared import AsJson, By, Partition, Reason, Surface, day_of, home_settings, surface_named
+from deploy.cli.terminal import note, say, show_facts, show_json, show_table
 from ml.evaluation.outcome import Outcome
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.file_stores import open_files
 from ml.foundation.lake import lake_id
-from ml.foundation.settings import Settings
 from ml.operations.release_page import entries, figures, not_shown, provenance, standing
 from ml.operations.trace import difference, find_release
 from ml.releases.ownership import adopt
@@ -30,9 +28,13 @@ app = typer.Typer(no_args_is_help=True, help="Look at releases, and move the cha
 
 
 @app.command("list")
-def release_list(surface: Surface) -> None:
+def release_list(surface: Surface, as_json: AsJson = False) -> None:
     """List the entries of the champion log, newest first."""
-    show_table(f"champions of {surface}", entries(ReleaseStore(Settings().artifacts_dir), surface))
+    found = entries(ReleaseStore(home_settings().artifacts_dir), surface)
+    if as_json:
+        show_json(found)
+    else:
+        show_table(f"champions of {surface}", found)
 
 
 @app.command("show")
@@ -42,7 +44,7 @@ def release_show(
     manifest: Annotated[bool, typer.Option("--manifest", help="Print the whole manifest as JSON instead.")] = False,
 ) -> None:
     """Print a release on a page: its state, its verdict, its gain over the control, what it was made of."""
-    settings = Settings()
+    settings = home_settings()
     store = ReleaseStore(settings.artifacts_dir)
     champion = store.champion(surface)
     if release:
@@ -77,7 +79,7 @@ def release_verdict(
     partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
 ) -> None:
     """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
-    settings = Settings()
+    settings = home_settings()
     store, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface_named(settings, surface), "onnx")
     partitions = store.partitions(name)
     day = partition or (partitions[-1] if partitions else "")
@@ -117,7 +119,7 @@ def release_diff(
     after: Annotated[str, typer.Argument(help="Id of another, or a surface for its champion.")],
 ) -> None:
     """Print what differs between two releases: what they were made of, and what the gate measured."""
-    store = ReleaseStore(Settings().artifacts_dir)
+    store = ReleaseStore(home_settings().artifacts_dir)
     pair = [find_release(store, name) for name in (before, after)]
     rows = difference(*pair)
     show_table(f"{pair[0].id} and {pair[1].id}", rows)
@@ -131,9 +133,9 @@ def release_promote(
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
 ) -> None:
     """Make a judged candidate the champion. Refused without a passing verdict about exactly its bytes."""
-    settings = Settings()
+    settings = home_settings()
     released = promote_candidate(
-        settings, surface_named(settings, surface), date.fromisoformat(partition), by=by, reason=reason
+        settings, surface_named(settings, surface), day_of(settings, partition), by=by, reason=reason
     )
     say(f"{surface} now serves {released.id}")
 
@@ -146,11 +148,11 @@ def release_override(
     by: By,
 ) -> None:
     """Promote a candidate that the gate refused; name and reason stand in the release and on its card."""
-    settings = Settings()
+    settings = home_settings()
     released = promote_candidate(
         settings,
         surface_named(settings, surface),
-        date.fromisoformat(partition),
+        day_of(settings, partition),
         by=by,
         reason=reason,
         override=Override(by=by, reason=reason),
@@ -161,7 +163,7 @@ def release_override(
 @app.command("confirm")
 def release_confirm(surface: Surface, reason: Reason, by: By) -> None:
     """Make the champion the reference that later candidates are compared with, against slow decay."""
-    pointer = ReleaseStore.of(Settings()).confirm(surface, by=by, reason=reason)
+    pointer = ReleaseStore.of(home_settings()).confirm(surface, by=by, reason=reason)
     say(f"{pointer.release} is the reference of {surface}")
 
 
@@ -177,8 +179,8 @@ def release_challenge(
     """Serve a candidate that passed the gate beside the champion; a canary's users always get the canary."""
     if mode not in ("canary", "shadow"):
         raise ValueError(f"unknown mode {mode!r}; choose canary or shadow")
-    settings = Settings()
-    day = date.fromisoformat(partition)
+    settings = home_settings()
+    day = day_of(settings, partition)
     release = challenge_champion(
         settings, surface_named(settings, surface), day, mode=mode, share=share, by=by, reason=reason
     )
@@ -193,7 +195,7 @@ def release_end_challenge(
     bar: Annotated[bool, typer.Option(help="Bar it: its model is never promoted.")] = False,
 ) -> None:
     """Take the challenger away; a promotion does so too."""
-    pointer = ReleaseStore.of(Settings()).end_challenge(surface, by=by, reason=reason, bar=bar)
+    pointer = ReleaseStore.of(home_settings()).end_challenge(surface, by=by, reason=reason, bar=bar)
     say(f"{surface} is served by {pointer.release} alone")
 
 
@@ -205,7 +207,7 @@ def release_rollback(
     to: Annotated[str | None, typer.Option(help="Release to go back to; default the one before.")] = None,
 ) -> None:
     """Serve an earlier release again; the release left behind is barred."""
-    pointer = ReleaseStore.of(Settings()).rollback(surface, to=to, by=by, reason=reason)
+    pointer = ReleaseStore.of(home_settings()).rollback(surface, to=to, by=by, reason=reason)
     say(f"{surface} now serves {pointer.release}")
 
 
@@ -217,7 +219,7 @@ def release_recover(
     to: Annotated[str | None, typer.Option(help="Release that serves from here on; the log may not say.")] = None,
 ) -> None:
     """Make a damaged champion log, and releases that were lost, usable again; what may have been barred is barred."""
-    done = recover(ReleaseStore.of(Settings()), surface, by=by, reason=reason, to=to)
+    done = recover(ReleaseStore.of(home_settings()), surface, by=by, reason=reason, to=to)
     for told in done or [f"the log and the releases of {surface} are whole; nothing was changed"]:
         say(told)
 
@@ -225,7 +227,7 @@ def release_recover(
 @app.command("adopt")
 def release_adopt(by: By) -> None:
     """Hand artifacts that belong to another lake over to this one, as after its catalog was built again."""
-    settings = Settings()
+    settings = home_settings()
     owner = adopt(open_files(settings.artifacts_dir), lake_id(settings), by=by)
     say(f"these artifacts belong to lake {owner.lake}; before: {', '.join(owner.before) or 'none'}")
 

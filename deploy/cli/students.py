@@ -2,16 +2,14 @@
 
 import difflib
 import json
-from datetime import date
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.shared import Surface, surface_named
+from deploy.cli.shared import Surface, day_of, home_settings, surface_named
 from deploy.cli.terminal import note, reporter, say, show_table
-from ml.foundation.settings import Settings
 from ml.surfaces.edit import changed, changes
 from ml.surfaces.spec import load_surface, surface_file
 
@@ -39,10 +37,10 @@ def tune(
     from ml.stages.training import tune_surface
     from ml.students.tune import Budget
 
-    settings = Settings()
+    settings = home_settings()
     spec = surface_named(settings, surface)
     budget = Budget(60 * minutes, settings_of_each)
-    tuned = tune_surface(settings, spec, date.fromisoformat(partition), budget=budget, progress=reporter())
+    tuned = tune_surface(settings, spec, day_of(settings, partition), budget=budget, progress=reporter())
     path = surface_file(settings, surface)
     old = path.read_bytes().decode()
     new = changed(old, changes(spec, tuned.surface))
@@ -82,9 +80,9 @@ def diagnose_surface(
     from ml.evaluation.diagnosis import MEANING, diagnose, write_diagnosis
     from ml.stages.training_set import read_training_set
 
-    settings = Settings()
+    settings = home_settings()
     spec = surface_named(settings, surface)
-    training_set = read_training_set(settings, spec, date.fromisoformat(partition))
+    training_set = read_training_set(settings, spec, day_of(settings, partition))
     found = diagnose(settings, training_set, spec, seeds=seeds, progress=reporter())
     rows = [
         {

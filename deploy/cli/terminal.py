@@ -18,6 +18,7 @@ from ml.foundation.progress import Progress, Step, as_lines
 console = Console(stderr=True, highlight=False)
 """For progress, notes and errors; ``say`` and ``show_table`` print results."""
 
+_MANY = 4
 _UNBOUNDED = 1 << 20
 """Columns of an output that is no terminal: a file and a pipe take lines of any length."""
 
@@ -37,7 +38,7 @@ def show_table(
 ) -> None:
     """Print rows as a table: drawn to the width of a terminal, else one unbroken line per row, columns aligned.
 
-    On a terminal that is too narrow for the words of the columns, a line per cell, rows apart.
+    Many columns on a terminal that is too narrow for their words become a line per cell, rows apart.
 
     Args:
         title: Stands above.
@@ -58,7 +59,7 @@ def show_table(
         table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    if console.measure(table).minimum > console.width:  # rather than words broken over lines
+    if len(rows[0]) >= _MANY and _least_width(rows) > console.width:
         for row in rows:
             console.print()
             for name, value in row.items():
@@ -68,6 +69,12 @@ def show_table(
     with console.capture() as drawn:
         console.print(table)
     console.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+
+
+def _least_width(rows: Sequence[Mapping[str, object]]) -> int:
+    """Return the width of a table in which no word is broken."""
+    cells = ([name, *(_cell(row[name]).plain for row in rows)] for name in rows[0])
+    return 1 + sum(3 + max(len(word) for cell in column for word in cell.split() or [""]) for column in cells)
 
 
 def show_json(content: object) -> None:

@@ -1,6 +1,5 @@
 """From a ranking request to model inputs: ids are hashed, `daily` inputs looked up, `request` inputs read."""
 
-import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -233,6 +232,6 @@ def _event(name: str, value: object) -> int:
 def _number(name: str, value: object) -> float:
     if type(value) is bool:
         return float(value)
-    if (type(value) is int or type(value) is float) and math.isfinite(value) and abs(value) <= _FLOAT32_MAX:
+    if (type(value) is int or type(value) is float) and abs(value) <= _FLOAT32_MAX:
         return value
     raise RequestError(f"{name} must be a finite number, got {show(value)}")

@@ -1,6 +1,8 @@
 """The command line: what it prints and refuses."""
 
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from benchmarks.process import free_port, running
 from deploy.cli.configuration import rows
+from deploy.cli.main import app
 from deploy.home import given
 from ml.foundation.settings import Settings, write_settings_file
 from tests.support.commands import home_environment
@@ -19,8 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(home: Path, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    import os
-
     full = {**os.environ, "CROSSFADE_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})}
     command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", *arguments]
     return subprocess.run(command, env=full, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
@@ -110,6 +112,11 @@ def test_a_command_that_runs_no_graph_starts_light(tmp_path: Path, arguments: tu
         (("tune", "homepage", "--partition", "2026-01-11"), "training_set of 2026-01-11 is missing"),
         (("release", "show", "homepage"), "homepage has no champion"),
         (("new", "surface", "Podcasts"), "'Podcasts'"),
+        (("release", "promote", "homepage", "--partition", "soon"), "must be a day such as 2026-03-01, not 'soon'"),
+        (
+            ("release", "promote", "homepage", "--partition", "2025-12-31"),
+            "outside of the days that there are, 2026-01-01",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_line_with_the_value(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -117,6 +124,46 @@ def test_a_wrong_call_is_one_line_with_the_value(tmp_path: Path, arguments: tupl
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_home_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+    home = tmp_path / "none"
+    for arguments in (("release", "list", "homepage"), ("serve",), ("quarantine",)):
+        refused = run(home, *arguments)
+        assert refused.returncode == 1 and f"no instance directory at {home}" in refused.stderr
+    assert not home.exists()
+
+
+def test_a_port_that_is_taken_is_named_with_who_has_it_and_how_to_choose_another(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = run(tmp_path, "serve", environment={"CROSSFADE_SERVE_PORT": str(port)})
+    assert refused.returncode == 1
+    assert f"port {port} of 127.0.0.1 is in use by process {os.getpid()} (" in refused.stderr
+    assert "--port, or CROSSFADE_SERVE_PORT" in refused.stderr
+
+
+def test_who_asks_is_known_without_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CROSSFADE_HOME", str(tmp_path))
+    result = CliRunner().invoke(app, ["release", "confirm", "homepage", "--reason", "x"])
+    assert isinstance(result.exception, FileNotFoundError)  # the lake, which comes after who asks
+
+
+def test_init_refuses_a_home_with_days_of_another_source_or_first_day(tiny_demo: Path) -> None:
+    kept = (tiny_demo / "crossfade.toml").read_bytes()
+    changes = {"CROSSFADE_SOURCE": "files", "CROSSFADE_FIRST_DAY": "2026-01-02"}
+    refused = run(tiny_demo, "init", environment=changes)
+    assert refused.returncode == 1
+    assert f"instance directory: {tiny_demo} (CROSSFADE_HOME); app: {ROOT}/examples/simulator" in refused.stderr
+    assert (
+        "source is simulator there, and files now; first_day is 2026-01-01 there, and 2026-01-02 now" in refused.stderr
+    )
+    assert "11 landed days, 2026-01-01 to 2026-01-11" in refused.stderr
+    assert (tiny_demo / "crossfade.toml").read_bytes() == kept
 
 
 def test_new_surface_writes_a_yaml_and_two_models_and_never_overwrites(tmp_path: Path) -> None:

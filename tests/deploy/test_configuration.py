@@ -1,5 +1,6 @@
 """Settings as people see them: the example file is complete and true, and no secret is shown."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -37,3 +38,6 @@ def test_a_row_says_who_gave_a_value_and_shows_no_secret(tmp_path: Path, monkeyp
     assert found["CROSSFADE_THREADS"].source == "default" and all(row.meaning for row in found.values())
     printed = run_crossfade(tmp_path, "settings", CROSSFADE_SERVE_TOKEN="a-secret")
     assert "CROSSFADE_SEED" in printed and "a-secret" not in printed
+    listed = json.loads(run_crossfade(tmp_path, "settings", "--json"))
+    seed = {"variable": "CROSSFADE_SEED", "value": "7", "from": "home"}
+    assert any(seed.items() <= row.items() for row in listed)

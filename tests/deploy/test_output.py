@@ -1,12 +1,15 @@
 """What a command prints where nobody looks on: its result whole on stdout, everything else on stderr."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from deploy.cli import terminal
 from ml.foundation.settings import Settings
 from ml.operations.release_page import gain
 from ml.releases.release import Release
@@ -150,6 +153,19 @@ def test_the_result_of_a_command_is_on_stdout(
     done = run(settings.home, *(word.format(**values) for word in arguments))
     assert any(line.startswith(result.format(**values)) for line in done.stdout.splitlines())
     assert result.format(**values) not in done.stderr
+
+
+def test_many_columns_on_a_narrow_terminal_are_lines_of_which_no_word_is_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = io.StringIO()
+    narrow = Console(file=file, force_terminal=True, width=60, highlight=False, no_color=True)
+    monkeypatch.setattr(terminal, "result_console", lambda: narrow)
+    row = {"release": "r" * 30, "at": "2026-01-01 10:00", "gain": "g" * 40, "barred": ""}
+    terminal.show_table("champions", [row, row | {"at": "2026-01-02 10:00"}])
+    lines = file.getvalue().splitlines()
+    assert lines.count(f"release: {'r' * 30}") == 2 and lines.count(f"gain: {'g' * 40}") == 2
+    assert "at: 2026-01-02 10:00" in lines and not any(line.startswith("barred") for line in lines)
 
 
 def test_an_error_is_one_line_with_every_word_of_it(tmp_path: Path) -> None:
