@@ -24,6 +24,25 @@ def suite(name: str, expectations: "Iterable[Expectation]") -> "ExpectationSuite
     return _gx().ExpectationSuite(name=name, expectations=list(expectations))
 
 
+def bounded(
+    name: str, column: str, cases: Mapping[str, Mapping[str, str]], *, high: float, **more: Any
+) -> "ExpectationSuite":
+    """Return a suite that expects ``column`` from 0 to ``high``, once per case.
+
+    Args:
+        name: Name of the suite.
+        column: The measure.
+        cases: {name of the check: values of columns that say which rows it is about}.
+        high: Largest value.
+        more: Further arguments of ``ExpectMeasureBetween``.
+    """
+    from checks.expectations.measured import ExpectMeasureBetween
+
+    bounds = {"column": column, "min_value": 0, "max_value": high, **more}
+    wanted = [ExpectMeasureBetween(where=dict(w), **bounds, **named(c, between(high=high))) for c, w in cases.items()]
+    return suite(name, wanted)
+
+
 def named(check: str, threshold: str) -> dict[str, Any]:
     """Return the keyword argument that names an expectation's check and states its threshold for people."""
     return {"meta": {"check": check, "threshold": threshold}}

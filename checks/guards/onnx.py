@@ -157,30 +157,13 @@ def suite(rows: Sequence[PropertyRow]) -> "ExpectationSuite":
 
 def parity_suite(gate: OnnxGate, rows: Sequence[ParityRow]) -> "ExpectationSuite":
     """Return the suite over ``measure_parity``."""
-    from checks.expectations.measured import ExpectMeasureBetween
-
-    return gx.suite(
-        "parity",
-        [
-            ExpectMeasureBetween(
-                column="difference",
-                min_value=0,
-                max_value=gate.tolerance,
-                where={"case": row["case"]},
-                **gx.named(f"difference_{row['case'].replace(' ', '_')}", gx.between(high=gate.tolerance)),
-            )
-            for row in rows
-        ],
-    )
+    cases = {f"difference_{row['case'].replace(' ', '_')}": {"case": row["case"]} for row in rows}
+    return gx.bounded("parity", "difference", cases, high=gate.tolerance)
 
 
 def size_suite(gate: OnnxGate) -> "ExpectationSuite":
     """Return the suite over one row: ``megabytes``."""
-    from checks.expectations.measured import ExpectMeasureBetween
-
-    bounds = {"min_value": 0, "max_value": gate.max_megabytes}
-    named = gx.named("megabytes", gx.between(high=gate.max_megabytes))
-    return gx.suite("size", [ExpectMeasureBetween(column="megabytes", **bounds, **named)])
+    return gx.bounded("size", "megabytes", {"megabytes": {}}, high=gate.max_megabytes)
 
 
 def _differences(wanted: Mapping[str, object], found: Mapping[str, object]) -> list[str]:

@@ -233,41 +233,14 @@ def suite(rows: Sequence[dict[str, str]]) -> "ExpectationSuite":
 
 def predictions_suite(gate: OnnxGate, rows: Sequence[PredictionRow]) -> "ExpectationSuite":
     """Return the suite over ``measure_predictions``."""
-    from checks.expectations.measured import ExpectMeasureBetween
-
-    bounds = {"min_value": 0, "max_value": gate.tolerance, "count": "n"}
-    return gx.suite(
-        "predictions",
-        [
-            ExpectMeasureBetween(
-                column="difference",
-                where={"model": row["model"]},
-                **bounds,
-                **gx.named(f"predictions_of_{row['model']}", gx.between(high=gate.tolerance)),
-            )
-            for row in rows
-        ],
-    )
+    cases = {f"predictions_of_{row['model']}": {"model": row["model"]} for row in rows}
+    return gx.bounded("predictions", "difference", cases, high=gate.tolerance, count="n")
 
 
 def leaks_suite(gate: ProvenanceGate, tasks: Sequence[str]) -> "ExpectationSuite":
     """Return the suite over ``measure_leaks``: the strongest single number, or the candidate, of each task."""
-    from checks.expectations.measured import ExpectMeasureBetween
-
-    return gx.suite(
-        "leaks",
-        [
-            ExpectMeasureBetween(
-                column="auc",
-                min_value=0,
-                max_value=gate.max_plausible_auc,
-                where={"task": task},
-                label="feature",
-                **gx.named(f"{task}_strongest_auc", gx.between(high=gate.max_plausible_auc)),
-            )
-            for task in tasks
-        ],
-    )
+    cases = {f"{task}_strongest_auc": {"task": task} for task in tasks}
+    return gx.bounded("leaks", "auc", cases, high=gate.max_plausible_auc, label="feature")
 
 
 def teacher_suite() -> "ExpectationSuite":

@@ -40,14 +40,8 @@ def housekeeping_job() -> None:
 
 def housekeeping_schedule(settings: Settings) -> dg.ScheduleDefinition:
     """Return the schedule of ``housekeeping_job``."""
-    return dg.ScheduleDefinition(
-        name="housekeeping_schedule",
-        job=housekeeping_job,
-        cron_schedule=settings.housekeeping_cron,
-        execution_timezone=settings.release_timezone,
-        default_status=dg.DefaultScheduleStatus.RUNNING if settings.automation else dg.DefaultScheduleStatus.STOPPED,
-        description="Tidies the instance directory: old releases, snapshots, small files, failed runs.",
-    )
+    told = "Tidies the instance directory: old releases, snapshots, small files, failed runs."
+    return _schedule("housekeeping_schedule", housekeeping_job, settings.housekeeping_cron, settings, told)
 
 
 @dg.op
@@ -71,13 +65,20 @@ def verify_job() -> None:
 
 def verify_schedule(settings: Settings) -> dg.ScheduleDefinition:
     """Return the schedule of ``verify_job``."""
+    told = f"Reads each file of the lake in one of {settings.verify_nights} nights and compares its hash."
+    return _schedule("verify_schedule", verify_job, settings.verify_cron, settings, told)
+
+
+def _schedule(
+    name: str, job: dg.JobDefinition, cron: str, settings: Settings, description: str
+) -> dg.ScheduleDefinition:
     return dg.ScheduleDefinition(
-        name="verify_schedule",
-        job=verify_job,
-        cron_schedule=settings.verify_cron,
+        name=name,
+        job=job,
+        cron_schedule=cron,
         execution_timezone=settings.release_timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING if settings.automation else dg.DefaultScheduleStatus.STOPPED,
-        description=f"Reads each file of the lake in one of {settings.verify_nights} nights and compares its hash.",
+        description=description,
     )
 
 

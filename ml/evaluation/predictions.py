@@ -238,15 +238,17 @@ def largest_differences(stored: Scores, again: Scores) -> dict[str, float]:
     return found
 
 
+@dataclass(frozen=True)
+class TeacherLabels:
+    """Whose soft labels are read; ``outputs`` are the contract's task names in the order of ``scores``."""
+
+    outputs: Sequence[str]
+    version: str
+    contract_hash: str
+
+
 def teacher_predictions(
-    lake: Lake,
-    surface: Surface,
-    partition: date,
-    *,
-    outputs: Sequence[str],
-    teacher_version: str,
-    contract_hash: str,
-    days: Sequence[date] | None = None,
+    lake: Lake, surface: Surface, partition: date, labels: TeacherLabels, days: Sequence[date] | None = None
 ) -> pa.Table:
     """Build the teacher's rows from ``ml.soft_labels_<surface>``: its raw output for each task's counterpart.
 
@@ -257,34 +259,25 @@ def teacher_predictions(
         lake: Lake to read.
         surface: Its tasks name their counterparts in ``teacher_output``; tasks without one get no rows.
         partition: Partition that is evaluated.
-        outputs: Task names of the contract's outputs, in the contract's order, which is that of ``scores``.
-        teacher_version: Version whose labels are read.
-        contract_hash: Hash of the contract that they were made under.
+        labels: The labels.
         days: Evaluation days; default those that the surface begins with.
     """
-    query, parameters = teacher_query(
-        surface, partition, outputs=outputs, teacher_version=teacher_version, contract_hash=contract_hash, days=days
-    )
+    query, parameters = teacher_query(surface, partition, labels, days)
     return lake.sql(query, parameters).cast(SCHEMA) if query else SCHEMA.empty_table()
 
 
 def teacher_query(
-    surface: Surface,
-    partition: date,
-    *,
-    outputs: Sequence[str],
-    teacher_version: str,
-    contract_hash: str,
-    days: Sequence[date] | None = None,
+    surface: Surface, partition: date, labels: TeacherLabels, days: Sequence[date] | None = None
 ) -> tuple[str, list[object]]:
     """Return the query of ``teacher_predictions`` and its parameters; no query where no task has a counterpart."""
     days = days or surface.evaluation_days(partition)
+    outputs = list(labels.outputs)
     selects: list[str] = []
     parameters: list[object] = []
     for task, spec in surface.tasks.items():
         if spec.teacher_output is None or spec.teacher_output not in outputs:
             continue
-        place = list(outputs).index(spec.teacher_output) + 1
+        place = outputs.index(spec.teacher_output) + 1
         for inputs in INPUTS:
             selects.append(
                 f"select ?::date as partition, day, exposure_id, 'teacher' as model, ? as model_hash, "
@@ -292,8 +285,8 @@ def teacher_query(
                 f"from {ALIAS}.{ML}.soft_labels_{surface.name} where day between ? and ? "
                 "and teacher_version = ? and contract_hash = ?"
             )
-            model_hash = f"{teacher_version}:{contract_hash}"
-            parameters += [partition, model_hash, task, days[0], days[-1], teacher_version, contract_hash]
+            model_hash = f"{labels.version}:{labels.contract_hash}"
+            parameters += [partition, model_hash, task, days[0], days[-1], labels.version, labels.contract_hash]
     return " union all ".join(selects), parameters
 
 

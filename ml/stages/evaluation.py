@@ -20,6 +20,7 @@ from ml.evaluation.predictions import (
     INPUTS,
     ScoreKey,
     Scores,
+    TeacherLabels,
     as_scores,
     baseline_query,
     beside,
@@ -83,15 +84,8 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
             f"evaluation rows, the training set has {training_set.eval_rows}"
         )
     with Lake(settings) as lake:
-        teacher = teacher_predictions(
-            lake,
-            surface,
-            partition,
-            outputs=training_set.teacher_outputs,
-            teacher_version=training_set.teacher_version,
-            contract_hash=training_set.contract_hash,
-            days=training_set.eval_days,
-        )
+        labels = TeacherLabels(training_set.teacher_outputs, training_set.teacher_version, training_set.contract_hash)
+        teacher = teacher_predictions(lake, surface, partition, labels, training_set.eval_days)
         write_predictions(lake, surface.name, partition, pa.concat_tables([*scored.tables(partition), teacher]))
         evaluation = evaluate(
             lake,
@@ -198,8 +192,8 @@ def score_again(
     scored = score_rows(lake, surface, days, rankers)
     queries = [baseline_query(surface, partition, days)]
     if manifest.teacher is not None:
-        told = {"teacher_version": manifest.teacher.version, "contract_hash": manifest.teacher.contract_hash}
-        queries.append(teacher_query(surface, partition, outputs=contract.tasks, days=days, **told))
+        labels = TeacherLabels(contract.tasks, manifest.teacher.version, manifest.teacher.contract_hash)
+        queries.append(teacher_query(surface, partition, labels, days))
     return beside(scored.scores, [as_scores(lake, f"({query})", told) for query, told in queries if query])
 
 

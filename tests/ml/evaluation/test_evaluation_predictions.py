@@ -10,6 +10,7 @@ import pytest
 
 from ml.evaluation.predictions import (
     PredictionError,
+    TeacherLabels,
     baseline_predictions,
     student_predictions,
     teacher_predictions,
@@ -78,9 +79,7 @@ def test_arrays_of_different_lengths_are_refused() -> None:
 
 def test_the_teachers_rows_are_its_raw_outputs_for_each_counterpart(world: Any) -> None:
     outputs = ["click", "watch", "continue", "like"]
-    table = teacher_predictions(
-        world.lake, world.surface, PARTITION, outputs=outputs, teacher_version="1", contract_hash="c"
-    )
+    table = teacher_predictions(world.lake, world.surface, PARTITION, TeacherLabels(outputs, "1", "c"))
     soft = world.lake.sql("select exposure_id, scores from lake.ml.soft_labels_homepage").to_pylist()
     raw = {r["exposure_id"]: r["scores"] for r in soft}
     found = table.to_pylist()
@@ -89,9 +88,7 @@ def test_the_teachers_rows_are_its_raw_outputs_for_each_counterpart(world: Any) 
     }
     assert all(r["score"] == raw[r["exposure_id"]][0 if r["task"] == "ctr" else 1] for r in found)
     assert {r["day"] for r in found} == set(world.surface.evaluation_days(PARTITION))
-    none = teacher_predictions(
-        world.lake, world.surface, PARTITION, outputs=outputs, teacher_version="2", contract_hash="c"
-    )
+    none = teacher_predictions(world.lake, world.surface, PARTITION, TeacherLabels(outputs, "2", "c"))
     assert none.num_rows == 0
 
 
