@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar
 
 from ml.surfaces.spec import ALL_ROWS
 
@@ -304,6 +304,64 @@ class Evaluation:
                 "histograms": tuple(Histogram(**row) for row in content["histograms"]),
             }
         )
+
+
+class FigureRow(TypedDict):
+    """A ``Result`` in the JSON of an evaluation, where NaN is null; a file of an earlier version lacks the last two."""
+
+    model: str
+    reference: str | None
+    inputs: str
+    slice: str
+    task: str
+    metric: str
+    value: float | None
+    lo: float | None
+    hi: float | None
+    se: float | None
+    mde: float | None
+    n: int
+    positives: int
+    users: int
+    flag: str | None
+    positive_users: NotRequired[int | None]
+    effective_users: NotRequired[float | None]
+
+
+class TransferRow(TypedDict):
+    """A ``Transfer`` there."""
+
+    task: str
+    metric: str
+    stacked: float | None
+    stacked_lo: float | None
+    stacked_hi: float | None
+    kept: float | None
+    kept_lo: float | None
+    kept_hi: float | None
+    n: int
+
+
+class InputRow(TypedDict):
+    """An ``InputValue`` there."""
+
+    input: str
+    task: str
+    metric: str
+    drop: float | None
+    lo: float | None
+    hi: float | None
+    n: int
+
+
+class EvaluationFile(TypedDict, total=False):
+    """What a model card reads of the JSON that ``Evaluation.to_json`` writes; earlier versions lack some of it."""
+
+    users: int
+    effective_users: float | None
+    results: list[FigureRow]
+    transfer: list[TransferRow]
+    inputs: list[InputRow]
 
 
 _RESULT_COLUMNS = [(n, "string") for n in ("model", "reference", "inputs", "slice", "task", "metric")]

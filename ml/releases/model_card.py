@@ -1,12 +1,13 @@
 """The model card of a release: one HTML file that needs nothing else to be read."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ml.evaluation.outcome import Outcome
+from ml.evaluation.results import EvaluationFile, FigureRow, InputRow
 from ml.releases.manifest import Manifest
 from ml.releases.verdicts import GuardResult, Override, Verdict
 
@@ -18,12 +19,42 @@ _NONE = "\N{EN DASH}"
 _MODELS = ("student", "control", "teacher", "champion", "baseline")
 
 
+class Compared(FigureRow):
+    """A difference to the model ``against``; ``bar`` places its interval on an axis of 0 to 100."""
+
+    against: str
+    bar: NotRequired[dict[str, float]]
+
+
+class OfSlice(TypedDict):
+    """A slice's figure of one task, and the difference to the other ranker."""
+
+    slice: str
+    task: str
+    metric: str
+    own: FigureRow
+    delta: Compared | None
+
+
+class Bar(InputRow):
+    """What an input is worth to a task, and the length of its bar of 100."""
+
+    bar: float
+
+
+class Worth(TypedDict):
+    """What an input is worth, by task."""
+
+    input: str
+    tasks: dict[str, Bar]
+
+
 def render_model_card(
     manifest: Manifest,
     verdict: Verdict,
     *,
     release: str,
-    evaluation: Mapping[str, Any] | None = None,
+    evaluation: EvaluationFile | None = None,
     plots: Mapping[str, bytes] | None = None,
     override: Override | None = None,
 ) -> str:
@@ -67,7 +98,7 @@ def _serving(verdict: Verdict) -> GuardResult | None:
     return None
 
 
-def _quality(results: list[Mapping[str, object]], kind: str) -> list[dict[str, Any]]:
+def _quality(results: Sequence[FigureRow], kind: str) -> list[dict[str, object]]:
     """Return one row per task: each model's primary metric, and the candidate's differences with interval bars."""
     rows = []
     for task, metric in _primaries(results).items():
@@ -77,7 +108,7 @@ def _quality(results: list[Mapping[str, object]], kind: str) -> list[dict[str, A
     return rows
 
 
-def _teacher(results: list[Mapping[str, Any]], evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _teacher(results: Sequence[FigureRow], evaluation: EvaluationFile | None) -> list[dict[str, object]]:
     """Return one row per task: what leaving the teacher out costs, and what could be had from it at least."""
     stacked = {row["task"]: row for row in (evaluation or {}).get("transfer", ())}
     rows = []
@@ -88,21 +119,23 @@ def _teacher(results: list[Mapping[str, Any]], evaluation: Mapping[str, Any] | N
     return rows
 
 
-def _inputs(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _inputs(evaluation: EvaluationFile | None) -> list[Worth]:
     """Return one row per input, the most valuable first, with what it is worth to each task, bars by task."""
-    values = [v for v in (evaluation or {}).get("inputs", ()) if None not in (v["drop"], v["lo"], v["hi"])]
     reach: dict[str, float] = {}
-    for v in values:
-        reach[v["task"]] = max(reach.get(v["task"], 0.0), abs(v["hi"]), abs(v["lo"]))
-    rows: dict[str, dict[str, Any]] = {}
-    for v in values:
-        share = max(v["drop"], 0.0) / (reach[v["task"]] or 1.0)
+    known: list[tuple[InputRow, float]] = []
+    for v in (evaluation or {}).get("inputs", ()):
+        if v["drop"] is not None and v["lo"] is not None and v["hi"] is not None:
+            known.append((v, v["drop"]))
+            reach[v["task"]] = max(reach.get(v["task"], 0.0), abs(v["hi"]), abs(v["lo"]))
+    rows: dict[str, Worth] = {}
+    for v, drop in known:
+        share = max(drop, 0.0) / (reach[v["task"]] or 1.0)
         rows.setdefault(v["input"], {"input": v["input"], "tasks": {}})["tasks"][v["task"]] = {**v, "bar": 100 * share}
     return list(rows.values())
 
 
-def _slices(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    rows = []
+def _slices(results: Sequence[FigureRow], kind: str) -> list[OfSlice]:
+    rows: list[OfSlice] = []
     for name in dict.fromkeys(r["slice"] for r in results if r["slice"] != "all"):
         for task, metric in _primaries(results).items():
             cells = [r for r in results if _is(r, task, metric, name)]
@@ -114,7 +147,7 @@ def _slices(results: list[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]
     return rows
 
 
-def _lost(results: list[Mapping[str, Any]], kind: str) -> list[str]:
+def _lost(results: Sequence[FigureRow], kind: str) -> list[str]:
     """Say in which slices the student's interval against the control lies below 0, beside the figure of all rows."""
     found = []
     for row in _slices(results, kind) if kind == "student" else []:
@@ -126,7 +159,7 @@ def _lost(results: list[Mapping[str, Any]], kind: str) -> list[str]:
     return found
 
 
-def _primaries(results: list[Mapping[str, Any]]) -> dict[str, str]:
+def _primaries(results: Sequence[FigureRow]) -> dict[str, str]:
     found: dict[str, str] = {}
     for r in results:
         if r["metric"] in ("auc", "r2"):
@@ -134,21 +167,21 @@ def _primaries(results: list[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _is(result: Mapping[str, object], task: str, metric: str, name: str) -> bool:
+def _is(result: FigureRow, task: str, metric: str, name: str) -> bool:
     return (result["task"], result["metric"], result["slice"]) == (task, metric, name)
 
 
 def _difference(
-    results: list[Mapping[str, Any]], model: str, reference: str, task: str, metric: str, name: str = "all"
-) -> dict[str, Any] | None:
+    results: Sequence[FigureRow], model: str, reference: str, task: str, metric: str, name: str = "all"
+) -> Compared | None:
     for r in results:
         if not _is(r, task, metric, name) or r["reference"] is None:
             continue
         if (r["model"], r["reference"]) == (model, reference):
             return {**r, "against": reference}
         if (r["model"], r["reference"]) == (reference, model):
-            turned = {"value": _minus(r["value"]), "lo": _minus(r["hi"]), "hi": _minus(r["lo"])}
-            return {**r, **turned, "against": reference}
+            value, lo, hi = _minus(r["value"]), _minus(r["hi"]), _minus(r["lo"])
+            return {**r, "value": value, "lo": lo, "hi": hi, "against": reference}
     return None
 
 
@@ -156,16 +189,17 @@ def _minus(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _with_bars(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_bars(differences: list[Compared]) -> list[Compared]:
     """Place each interval on a common axis of 0 to 100 with zero in the middle."""
-    known = [d for d in differences if None not in (d["lo"], d["hi"], d["value"])]
-    reach = max((abs(d[k]) for d in known for k in ("lo", "hi")), default=0) or 1
-    for d in known:
-        d["bar"] = {k: 50 + 46 * d[k] / reach for k in ("lo", "hi", "value")}
+    ends = {i: {"lo": d["lo"], "hi": d["hi"], "value": d["value"]} for i, d in enumerate(differences)}
+    known = {i: {k: v for k, v in of.items() if v is not None} for i, of in ends.items() if None not in of.values()}
+    reach = max((abs(of[k]) for of in known.values() for k in ("lo", "hi")), default=0) or 1
+    for i, of in known.items():
+        differences[i]["bar"] = {k: 50 + 46 * v / reach for k, v in of.items()}
     return differences
 
 
-def _limits(manifest: Manifest, verdict: Verdict, results: list[Mapping[str, object]]) -> list[str]:
+def _limits(manifest: Manifest, verdict: Verdict, results: Sequence[FigureRow]) -> list[str]:
     found = [
         "Offline figures come from exposures that earlier rankers chose to show; they say how well the model explains "
         "those, not what users would do under it. Only a live experiment does.",

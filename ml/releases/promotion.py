@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
+from ml.evaluation.results import EvaluationFile
 from ml.export.files import MODEL, SCHEMA
 from ml.foundation.artifacts import Artifact
 from ml.foundation.sealed import DamagedError, digest
@@ -36,7 +36,7 @@ class Proposal:
     partition: date
     by: str
     reason: str
-    evaluation: Mapping[str, Any] | None = None
+    evaluation: EvaluationFile | None = None
     plots: Mapping[str, bytes] | None = None
     run_id: str | None = None
 
