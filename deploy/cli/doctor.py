@@ -157,15 +157,18 @@ def _landing(settings: Settings) -> Look:
 
 def _sources(settings: Settings) -> Look:
     from ml.landing.contract import load_contract
-    from ml.landing.databases import faults_of_queries
+    from ml.landing.patterns import STORES
+    from ml.landing.readiness import faults_of_sources
     from ml.landing.sources import load_sources
 
     sources = load_sources(settings, load_contract(settings))
-    if found := list(faults_of_queries(settings)):
+    if found := list(faults_of_sources(settings)):
         return State.BAD, "; ".join(found), "mend what the message names: the query, the variable or the database"
     asked = [name for name, source in sources.tables.items() if source.query]
-    told = f"{', '.join(sources.attach)} answer the queries of {', '.join(asked)}" if asked else "files"
-    return State.GOOD, told
+    buckets = [name for name, source in sources.tables.items() if source.files.startswith(STORES)]
+    told = [f"{', '.join(sources.attach)} answer the queries of {', '.join(asked)}"] if asked else []
+    told += [f"{', '.join(buckets)} can be listed"] if buckets else []
+    return State.GOOD, "; ".join(told) or "files"
 
 
 def _teacher(settings: Settings) -> Look:

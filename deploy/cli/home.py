@@ -24,7 +24,7 @@ def init(
     Refused where a file of the app cannot be used, and where days are there of another source or first day.
     """
     from deploy.home import given, prepare, require_same_data
-    from ml.landing.databases import faults_of_queries
+    from ml.landing.readiness import faults_of_sources
 
     settings = Settings()
     why = "CROSSFADE_HOME" if os.environ.get("CROSSFADE_HOME") else "CROSSFADE_HOME is not set"
@@ -33,7 +33,7 @@ def init(
     if not change:
         require_same_data(settings)
     settings = prepare(settings, given(settings))
-    for fault in faults_of_queries(settings):
+    for fault in faults_of_sources(settings):
         note(fault)
     say(f"ready: {settings.home} (source {settings.source}, first day {settings.first_day})")
 

@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.sealed import digest
 from ml.foundation.settings import Settings
+from ml.landing.buckets import StoreError, listings_kept
 from ml.landing.databases import DatabaseError, engines_kept, question_of
 from ml.landing.late import late_digests
 from ml.landing.ledger import LEDGER
@@ -39,13 +40,13 @@ def changed_days(settings: Settings) -> Changes:
     landed = {(day, table): known for day, table, known in rows}
     changes = Changes({}, {})
     oldest = max((day for day, _ in landed), default=settings.first_day) - timedelta(days=settings.late_horizon_days)
-    with engines_kept():
+    with engines_kept(), listings_kept():
         for day in days_in_zone(settings):
             # A database is not asked for days that nobody would build again.
             settled = {table for own, table in landed if own == day} if day < oldest else set()
             try:
                 _look(settings, day, landed, changes, late.get(day), settled)
-            except DatabaseError as error:
+            except (DatabaseError, StoreError) as error:
                 changes.waiting[day] = [str(error)]
             except OSError as error:
                 # An entry that vanished, or a folder that may not be listed, costs its own day, until the next look.

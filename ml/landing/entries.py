@@ -1,7 +1,10 @@
-"""Entries of a day's folder that are no ordinary files: what is wrong with each, found without opening it."""
+"""Entries of a day: how each is opened, and what is wrong with one that is no ordinary file, found without that."""
 
 import os
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 _KINDS = {
@@ -14,7 +17,35 @@ _KINDS = {
 _REMEDY = "move it out of the landing zone (entries whose names begin with _ or . are skipped)"
 
 
-def shown(path: Path) -> str:
+@dataclass(frozen=True)
+class Entry:
+    """A file of data.
+
+    Attributes:
+        name: Its path, or its address in an object store.
+        label: What ledger and quarantine call it.
+        fetch: Writes an object into a local file; None for a file.
+    """
+
+    name: Path | str
+    label: str
+    fetch: Callable[[Path], None] | None = None
+
+    @contextmanager
+    def opened(self, folder: Path) -> Iterator[Path]:
+        """Give the path of the file, or of a copy in ``folder``, which goes at the end of the block."""
+        if self.fetch is None:
+            yield Path(self.name)
+            return
+        copy = folder / str(self.name).rpartition("/")[2]
+        try:
+            self.fetch(copy)
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+
+def shown(path: Path | str) -> str:
     r"""Return a path as text that any terminal, log and database takes: a byte that is not UTF-8 reads ``\xff``."""
     return os.fsencode(path).decode(errors="backslashreplace")
 

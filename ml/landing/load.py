@@ -23,8 +23,8 @@ from ml.landing.contract import DAY, Contract, ContractError, LandingError, Tabl
 from ml.landing.databases import engines_kept, question_of
 from ml.landing.late import LATE, LATE_COLUMNS, arrived, elsewhere, mark, packed, replace, unpacked
 from ml.landing.ledger import LEDGER, landed_days
-from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, Parsed, Reading, as_json, blamed_on, read_file
-from ml.landing.readiness import data_files, input_hash, input_hash_of, label, landed_tables, place_of
+from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, Parsed, Reading, UnreadableFile, as_json, blamed_on, read_file
+from ml.landing.readiness import Place, entries, input_hash, input_hash_of, landed_tables, place_of
 from ml.landing.sources import load_sources
 from ml.landing.validate import FILE, check_columns, not_ahead, right_types, typed, validate
 
@@ -295,9 +295,10 @@ def _require_tables(settings: Settings, day: date, names: Sequence[str]) -> None
     if lacking := [name for name in absent if name in names and name not in asked]:
         place = place_of(settings, lacking[0])
         marker = place.marker(day)
+        named = "marker" if marker is None else str(marker).rpartition("/")[2]
+        where = place.folder(day) if isinstance(place, Place) else place.where(day)
         raise DayIncomplete(
-            f"{day}: required tables {', '.join(lacking)} have no file and no {marker.name if marker else 'marker'}"
-            f", such as in {place.folder(day)}"
+            f"{day}: required tables {', '.join(lacking)} have no file and no {named}, such as in {where}"
         )
 
 
@@ -314,7 +315,7 @@ def _read_day(
     for _ in range(_LOOKS):
         before = input_hash(settings, day, names)
         try:
-            landed = [_read_table(settings, contract, name, day, surfaces, late[name]) for name in names]
+            landed = [_read_table(settings, contract, name, day, surfaces, late[name], folder) for name in names]
         except (LandingError, FileNotFoundError):
             if input_hash(settings, day, names) == before:
                 raise
@@ -330,12 +331,21 @@ def _read_day(
 
 
 def _read_table(
-    settings: Settings, contract: Contract, name: str, day: date, surfaces: set[str], late: pl.DataFrame
+    settings: Settings,
+    contract: Contract,
+    name: str,
+    day: date,
+    surfaces: set[str],
+    late: pl.DataFrame,
+    folder: Path,
 ) -> _Landed:
-    files = data_files(settings, name, day)
-    judge = _Judge(settings, contract, name, day, frozenset(surfaces), [label(settings, path) for path in files])
+    files = entries(settings, name, day)
+    judge = _Judge(settings, contract, name, day, frozenset(surfaces), [file.label for file in files])
     digest = input_hash(settings, day, [name])
-    parsed = [judge.parse(path) for path in files]
+    parsed = []
+    for file in files:
+        with file.opened(folder) as path:
+            parsed.append((file.name, judge.parse(path, file.name)))
     judge.add(parsed, late)
     return judge.landed(digest, files=len(files))
 
@@ -354,7 +364,7 @@ def _ask_table(
     assert question is not None
     called = f"query of {name} for {day}"
     judge = _Judge(settings, contract, name, day, frozenset(surfaces), [called])
-    check_columns(name, judge.table, judge.named(question.columns()), Path(called), judge.source)
+    check_columns(name, judge.table, judge.named(question.columns()), called, judge.source)
     with TemporaryDirectory(dir=folder) as spool:
         spooled = question.spool(day, Path(spool))
         if not spooled.rows and name not in settings.optional_tables and (why := question.lacks(day)):
@@ -363,7 +373,7 @@ def _ask_table(
         if late.height and spooled.parts > 1:
             parts = question.part_of(spooled, unpacked(late, judge.table).select(judge.table.key))
         for number, path in question.parts(spooled):
-            parsed = [] if path is None else [judge.parse(path, bounded=False)]
+            parsed = [] if path is None else [(called, judge.parse(path, called, bounded=False))]
             judge.add(parsed, late.filter(parts == number), keep=folder if spooled.parts > 1 else None)
     return judge.landed(input_hash_of(name, spooled.digest), files=1)
 
@@ -396,28 +406,31 @@ class _Judge:
         """Return the contract's names of columns."""
         return self._reading.columns(columns, self.table.columns)
 
-    def parse(self, path: Path, *, bounded: bool = True) -> tuple[Path, Parsed]:
-        """Read one file."""
+    def parse(self, path: Path, called: Path | str, *, bounded: bool = True) -> Parsed:
+        """Read one file, which faults call by another name."""
         limit = self._settings.max_unpacked_mb << 20 if bounded else sys.maxsize
-        parsed = read_file(path, self.table.columns, limit, self._reading)
-        check_columns(self._name, self.table, parsed.columns, path, self.source)
-        return path, parsed
+        try:
+            parsed = read_file(path, self.table.columns, limit, self._reading)
+        except UnreadableFile as error:
+            raise UnreadableFile(called, error.reason) from error
+        check_columns(self._name, self.table, parsed.columns, called, self.source)
+        return parsed
 
-    def add(self, files: Sequence[tuple[Path, Parsed]], late: pl.DataFrame, keep: Path | None = None) -> None:
+    def add(self, files: Sequence[tuple[Path | str, Parsed]], late: pl.DataFrame, keep: Path | None = None) -> None:
         """Judge what was read of files, and rows of other days' files.
 
         Args:
-            files: What each holds.
+            files: What each is called, and holds.
             late: As ``late.arrived`` gives them.
             keep: Folder in which the good rows wait; else they wait in memory.
         """
         labels, table = list(self._files), self.table
         sources, frames = [], []
         broken = [pl.DataFrame(schema={FILE: pl.Int32} | BROKEN_SCHEMA)]
-        for index, (path, parsed) in enumerate(files):
+        for index, (called, parsed) in enumerate(files):
             # The parts of a query are numbered through.
             sources.append(parsed.rows.with_columns(pl.col(ROW) + self._read) if keep else parsed.rows)
-            with blamed_on(path):
+            with blamed_on(called):
                 frames.append(typed(sources[-1], table, index, self.source))
             broken.append(parsed.broken.select(pl.lit(index, pl.Int32).alias(FILE), *BROKEN_SCHEMA))
         if not files:

@@ -45,6 +45,8 @@ def faults_of_pattern(text: str, *, day: bool = True) -> Iterator[str]:
         yield f"{odd[0]!r} cannot stand in a pattern; *, ? and ** stand for what differs"
     if day and directives < _DIGITS.keys():
         yield f"it must name the day: {{day}}, or {{day:%Y/%m/%d}} in another form, not {text!r}"
+    if text.startswith(STORES) and not re.match(r"\w+://[^/{}*?]+/[^/]", text):
+        yield f"it must name a bucket and what lies in it, such as s3://bucket/{{table}}/{{day}}/*, not {text!r}"
     if "://" in text and not text.startswith(STORES):
         yield f"{text.split('://')[0]}:// cannot be listed; there are local folders, {', '.join(STORES)}"
 
@@ -59,6 +61,12 @@ class Pattern:
 
     def __str__(self) -> str:
         return self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pattern) and self._text == str(other)
 
     def of(self, day: date) -> str:
         """Return the pattern of one day's files: its folders and their names, which may have wildcards."""
@@ -91,7 +99,7 @@ class Pattern:
     def day_of(self, path: str) -> date | None:
         """Return the day of a path that ``day_glob`` finds, or of a file below it."""
         found = _regex("/".join(self._text.split("/")[: self._depth])).match(path)
-        if found is None:
+        if found is None or path[found.end() :][:1] not in ("", "/"):
             return None
         try:
             return date(*(int(found[part]) for part in _DIGITS))

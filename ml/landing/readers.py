@@ -44,9 +44,9 @@ _TOLD = 500
 class UnreadableFile(LandingError):
     """A landing file that cannot be read at all."""
 
-    def __init__(self, path: Path, reason: object) -> None:
+    def __init__(self, path: Path | str, reason: object) -> None:
         super().__init__(f"cannot read {shown(path)}: {reason}")
-        self.path = path
+        self.path, self.reason = path, reason
 
 
 class Parsed(NamedTuple):
@@ -83,7 +83,7 @@ AS_IS = Reading()
 
 
 @contextmanager
-def blamed_on(path: Path) -> Generator[None]:
+def blamed_on(path: Path | str) -> Generator[None]:
     """Turn whatever foreign bytes make a parser raise, a panic of Rust included, into ``UnreadableFile``.
 
     Interrupts pass: a panic is the only ``BaseException`` that is caught.

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
-from ml.landing.contract import DAY, load_contract
-from ml.landing.databases import queries_of, question_of
-from ml.landing.entries import oddity, shown
-from ml.landing.patterns import DEFAULT, Pattern, fill, has_wildcard
+from ml.landing.buckets import Bucket, bucket_of
+from ml.landing.contract import DAY, LandingError, load_contract
+from ml.landing.databases import faults_of_queries, queries_of, question_of
+from ml.landing.entries import Entry, oddity, shown
+from ml.landing.patterns import DEFAULT, STORES, Pattern, fill, has_wildcard
 from ml.landing.sources import Ready, load_sources
 
 SUCCESS = "_SUCCESS"
@@ -45,6 +46,10 @@ class Place:
     def folder(self, day: date) -> Path:
         """Return the folder of a day's files; where folders have wildcards too, the one above the first of those."""
         return self.root / self.pattern.folder(day)
+
+    def where(self, day: date) -> str:
+        """Return the paths of a day's files."""
+        return str(self.root / self.pattern.of(day))
 
     def marker(self, day: date) -> Path | None:
         """Return the file that says that a day is complete, if there may be one."""
@@ -85,10 +90,12 @@ class Place:
         return max(_changed_at(path) for path in (*beside, *files))
 
 
-def place_of(settings: Settings, table: str) -> Place:
+def place_of(settings: Settings, table: str) -> Place | Bucket:
     """Return where the files of a table lie."""
     assert settings.landing_dir is not None
     source = load_sources(settings, load_contract(settings)).table(table)
+    if source.files.startswith(STORES):
+        return bucket_of(source.files, table, source.ready)
     root = Path("/") if source.files.startswith("/") else settings.landing_dir
     return Place(table, Pattern(source.files.lstrip("/"), table), root, source.ready)
 
@@ -96,11 +103,35 @@ def place_of(settings: Settings, table: str) -> Place:
 def data_files(settings: Settings, table: str, day: date) -> list[Path]:
     """Return what stands for data of one table and day, by name: odd entries too, so that none is lost in silence.
 
-    The table of a query has no files.
+    A query has no files, and what lies in an object store is none here: ``entries`` has it.
     """
-    if question_of(settings, table):
-        return []
-    return place_of(settings, table).files(day)
+    place = None if question_of(settings, table) else place_of(settings, table)
+    return place.files(day) if isinstance(place, Place) else []
+
+
+def is_elsewhere(settings: Settings, table: str) -> bool:
+    """Tell whether the rows of a table lie in a database or an object store, so that no file here holds them."""
+    return question_of(settings, table) is not None or isinstance(place_of(settings, table), Bucket)
+
+
+def entries(settings: Settings, table: str, day: date) -> list[Entry]:
+    """Return the files of one table and day, wherever they lie."""
+    place = place_of(settings, table)
+    if isinstance(place, Bucket):
+        return place.entries(day)
+    return [Entry(path, label(settings, path)) for path in place.files(day)]
+
+
+def faults_of_sources(settings: Settings) -> Iterator[str]:
+    """Ask every database and object store of ``sources.yaml``; say what is wrong with each, changing nothing."""
+    yield from faults_of_queries(settings)
+    for table in load_sources(settings, load_contract(settings)).tables:
+        place = _place(settings, table)
+        if isinstance(place, Bucket):
+            try:
+                next(place.days(), None)
+            except LandingError as error:
+                yield f"{table}: {error}"
 
 
 def label(settings: Settings, path: Path) -> str:
@@ -124,7 +155,7 @@ def strays(settings: Settings) -> list[str]:
     """Say of every entry of the landing zone that no table and no day is, what it may be meant for."""
     assert settings.landing_dir is not None
     tables, found = load_contract(settings).tables, []
-    places = [place_of(settings, table) for table in tables if question_of(settings, table) is None]
+    places = [place for table in tables if isinstance(place := _place(settings, table), Place)]
     declared = [place.root / place.pattern.prefix for place in places if str(place.pattern) != _default(place.table)]
     own = {place.table for place in places if str(place.pattern) == _default(place.table)}
     for folder in _entries(settings.landing_dir):
@@ -137,6 +168,10 @@ def strays(settings: Settings) -> list[str]:
             if _day_of(entry.name) is None:
                 found.append(f"{shown(entry)}: no day; a day's folder is named {DAY}=2026-03-01")
     return found
+
+
+def _place(settings: Settings, table: str) -> Place | Bucket | None:
+    return None if question_of(settings, table) else place_of(settings, table)
 
 
 def _default(table: str) -> str:
@@ -176,7 +211,7 @@ def landed_tables(settings: Settings, day: date, settled: Collection[str] = ()) 
             there = table in settled or question.present(day)
         else:
             place = place_of(settings, table)
-            there = bool(place.files(day)) or place.marked(day)
+            there = bool(entries(settings, table, day)) or place.marked(day)
         if there:
             present.append(table)
         elif table not in settings.optional_tables:
@@ -214,20 +249,23 @@ def missing(settings: Settings, day: date, now: float | None = None) -> list[str
     return reasons
 
 
-def _lacks(settings: Settings, place: Place, day: date, now: float) -> str | None:
+def _lacks(settings: Settings, place: Place | Bucket, day: date, now: float) -> str | None:
     """Say what a table of a day waits for; None if it is complete."""
+    optional = place.table in settings.optional_tables
     if place.ready and place.ready.query:
         why = queries_of(settings, place.table).lacks(day)
-        if why or place.files(day) or place.marked(day) or place.table in settings.optional_tables:
-            return why
-        return f"no file {place.root / place.pattern.of(day)}"
+        there = entries(settings, place.table, day) or place.marked(day)
+        return why if why or there or optional else f"no file {place.where(day)}"
+    if isinstance(place, Bucket):
+        there = place.entries(day) or place.marked(day)
+        return place.lacks(day, now, settings.quiet_minutes) if there or not optional else None
     ready, folder, files = place.ready or Ready(silence=settings.quiet_minutes), place.folder(day), place.files(day)
     there = folder.is_dir() if place.pattern.day_in_folder else bool(files) or place.marked(day)
     if not there:
         # What stands in the folder's place is refused by name when the day is read.
-        if place.table in settings.optional_tables or (place.pattern.day_in_folder and os.path.lexists(folder)):
+        if optional or (place.pattern.day_in_folder and os.path.lexists(folder)):
             return None
-        return f"{folder} does not exist" if not folder.is_dir() else f"no file {place.root / place.pattern.of(day)}"
+        return f"{folder} does not exist" if not folder.is_dir() else f"no file {place.where(day)}"
     if (place.ready is None or ready.marker) and place.marked(day):
         return None
     marker = place.marker(day)
@@ -268,6 +306,9 @@ def input_hash(settings: Settings, day: date, tables: Sequence[str] | None = Non
     for table in tables if tables is not None else load_contract(settings).tables:
         if question := question_of(settings, table):
             digest.update(f"{table}\x1f{question.answer(day).digest}\x1e".encode())
+        elif isinstance(place := place_of(settings, table), Bucket):
+            for found in place.fingerprints(day):
+                digest.update(f"{found}\x1e".encode())
         for path in data_files(settings, table, day):
             digest.update(f"{table}/{shown(Path(path.name))}\x1f{_fingerprint(path)}\x1e".encode())
     return digest.hexdigest()[:32]

@@ -153,7 +153,8 @@ class Source(_Model):
     columns: Mapping[str, Origin] = Field(default={}, description="By the contract's name: what it is in the files")
     files: str = Field(
         default=DEFAULT,
-        description="Pattern of its files, with {day} and {table}, * and **; relative to the landing zone, or absolute",
+        description="Pattern of its files, with {day} and {table}, * and **: below the landing zone, absolute, or "
+        "in a bucket: s3://, gs://, az://",
     )
     query: str | None = Field(
         default=None, description="Rows of a day, in place of files: SQL of DuckDB with {day} and {next_day}, dates"

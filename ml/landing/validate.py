@@ -41,7 +41,9 @@ class Validated(NamedTuple):
     """Rows to quarantine: ``FILE``, ``ROW`` and ``reason``."""
 
 
-def check_columns(table_name: str, table: Table, columns: Iterable[str], path: Path, source: Source = PLAIN) -> None:
+def check_columns(
+    table_name: str, table: Table, columns: Iterable[str], path: Path | str, source: Source = PLAIN
+) -> None:
     """Compare the columns of a file with the contract, and with what ``sources.yaml`` takes from it.
 
     Raises:

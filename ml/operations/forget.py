@@ -20,13 +20,12 @@ from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.inference.snapshot import FeatureSnapshot, current_snapshot, publish
 from ml.landing.contract import load_contract
-from ml.landing.databases import question_of
 from ml.landing.erase import erase_rows, matching_rows, word_pattern
 from ml.landing.late import LATE
 from ml.landing.ledger import LEDGER
 from ml.landing.load import QUARANTINE
 from ml.landing.readers import Reading, read_file
-from ml.landing.readiness import data_files, days_in_zone, input_hash
+from ml.landing.readiness import data_files, days_in_zone, input_hash, is_elsewhere
 from ml.landing.sources import load_sources
 from ml.operations.housekeeping import clean
 from ml.releases.release import Release
@@ -51,7 +50,7 @@ class Forgotten(BaseModel):
     rows: dict[str, int] = Field(description="Rows per table of the lake")
     releases: dict[str, tuple[str, ...]] = Field(description="Releases per surface that were trained on the rows")
     elsewhere: tuple[str, ...] = Field(
-        default=(), description="Tables that are queries of a database, in which nothing was removed"
+        default=(), description="Tables that lie in a database or an object store, in which nothing was removed"
     )
     snapshots_expired: int = Field(description="Past states of the lake that are gone; releases of them train no more")
 
@@ -96,7 +95,7 @@ def forget(settings: Settings, user: str, *, dry_run: bool = False, progress: Pr
             file_rows=sum(len(numbers) for *_, numbers in files),
             rows=rows,
             releases=releases,
-            elsewhere=tuple(table for table in load_contract(settings).tables if question_of(settings, table)),
+            elsewhere=tuple(table for table in load_contract(settings).tables if is_elsewhere(settings, table)),
             snapshots_expired=len(_past(lake)),
         )
         if dry_run:
