@@ -2,10 +2,20 @@
 
 import logging
 from datetime import datetime
+from typing import Any, cast
 
 import numpy as np
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from deploy.serving.engine import Engine, Served
 from deploy.serving.limits import Limits
@@ -15,6 +25,7 @@ from ml.inference.model import SCORE
 from ml.inference.request import RequestError, show
 
 _TOP = 10
+_YEARS_OF_NUMBERS = range(2000, 2100)
 
 
 class Candidate(BaseModel):
@@ -43,13 +54,29 @@ class RankRequest(BaseModel):
         examples=[{"outcomes": ["completed", "skipped"]}],
     )
     ts: datetime | None = Field(
-        default=None, description="Time of the request (UTC unless it says otherwise); default now"
+        default=None,
+        description="Time of the request, UTC unless it says otherwise; a number is seconds or milliseconds",
     )
     candidates: list[dict[str, object]] = Field(
         min_length=1,
         description="Items to rank; `item_id` and the surface's per-candidate `request` inputs, such as `container_id`",
         examples=[[{"item_id": "track-1", "container_id": "new"}]],
     )
+
+    @field_validator("ts", mode="wrap")
+    @classmethod
+    def _time(cls, given: object, read: ValidatorFunctionWrapHandler) -> datetime | None:
+        """Take a number for seconds or milliseconds only where it can be but one of them, and a day for no time."""
+        ts: datetime | None = read(given)
+        if ts is None or isinstance(given, datetime) or (isinstance(given, str) and ":" in given):
+            return ts
+        try:
+            float(cast("Any", given))
+        except ValueError as error:
+            raise ValueError("a day is no time; send 2026-03-01T10:00:00Z") from error
+        if ts.year not in _YEARS_OF_NUMBERS:
+            raise ValueError("as seconds or milliseconds it is no time of 2000 to 2099; send 2026-03-01T10:00:00Z")
+        return ts
 
 
 class RankedItem(BaseModel):

@@ -30,6 +30,7 @@ class Work:
         self._limits = limits
         self._held = 0
         self._spent = 0.0
+        self._reading = asyncio.Semaphore(1)  # JSON is read under the interpreter's lock: two would only wait longer
         self._threads = asyncio.Semaphore(2)
 
     @asynccontextmanager
@@ -60,7 +61,10 @@ class Work:
 
     async def read(self, body: bytes, read: Callable[[], T]) -> T:
         """Do what takes the longer the longer ``body`` is."""
-        return await self.do(read, aside=len(body) > INLINE_BYTES)
+        if len(body) <= INLINE_BYTES:
+            return await self.do(read, aside=False)
+        async with self._reading:
+            return await asyncio.to_thread(read)
 
     async def do(self, work: Callable[[], T], *, aside: bool) -> T:
         """Do some work: ``aside`` in one of few threads, else on the loop once this turn of it has time left."""
