@@ -1,4 +1,4 @@
-"""The optimiser of control and student: AdamW for the layers, row-wise Adagrad for the embeddings of ids."""
+"""The optimiser of control and student: AdamW for the layers, row-wise Adam without momentum for embeddings."""
 
 from dataclasses import dataclass
 from math import log2
@@ -10,25 +10,26 @@ from ml.students.network import Ranker
 from ml.surfaces.spec import Training
 
 _EPSILON = 1e-8
-_STEPS_OF_A_PASS = 350
+_SQUARES_DECAY = 0.999
+_STEPS_OF_A_PASS = 700
 _BATCHES = (32, 4_096)
-_LAYER_RATE, _USUAL_BATCH = 0.006, 512
-_EMBEDDING_RATE = 0.3
+_USUAL_BATCH, _LAYER_RATE, _EMBEDDING_RATE = 256, 0.004, 0.01
+_TAUGHT_SHARE = 2.0
 
 
 class RowwiseOptimizer(torch.optim.AdamW):
     r"""AdamW, but a table with sparse gradients moves only in the rows that a batch names.
 
-    A row w of width d with gradient g in this step keeps the sum of its mean squares:
+    A row w of width d with gradient g in step t, last touched k steps ago, keeps one running mean of its squares:
 
-    .. math:: s \leftarrow s + \tfrac{1}{d} \lVert g \rVert^2, \quad
-              w \leftarrow (1 - \eta\lambda)\, w - \eta\, \frac{g}{\sqrt{s} + 10^{-8}}
+    .. math:: v \leftarrow \beta^k v + \tfrac{1 - \beta}{d} \lVert g \rVert^2, \quad
+              w \leftarrow (1 - \eta\lambda)\, w - \eta\, \frac{g}{\sqrt{v / (1 - \beta^t)} + 10^{-8}}
 
-    so that a step costs what its batch costs, however many ids there are, and a rare id takes long steps when it comes.
-    Exact row-wise Adagrad as in "Deep Learning Recommendation Model for Personalization and Recommendation Systems"
-    (arXiv 1906.00091) and FBGEMM's table-batched embeddings, after Duchi, Hazan and Singer, "Adaptive Subgradient
-    Methods" (JMLR 12, 2011). The decay is decoupled ("Decoupled Weight Decay Regularization", arXiv 1711.05101), for
-    the layers in every step and for a row in the steps that touch it.
+    with beta = 0.999: what Adam ("Adam: A Method for Stochastic Optimization", arXiv 1412.6980) does to a row whose
+    gradient is zero in between, but for the momentum, which would go on to move it there. So a step costs what its
+    batch costs, however many ids there are. One mean per row as in FBGEMM's partially row-wise Adam. The decay is
+    decoupled ("Decoupled Weight Decay Regularization", arXiv 1711.05101), for the layers in every step and for a row in
+    the steps that touch it.
     """
 
     @torch.no_grad()
@@ -47,11 +48,16 @@ class RowwiseOptimizer(torch.optim.AdamW):
         if not state:
             state["step"] = torch.zeros(())  # AdamW asks for one in every state that it loads
             state["squares"] = torch.zeros(len(table), device=table.device)
+            state["touched"] = torch.zeros(len(table), device=table.device)
         state["step"] += 1
-        squares = state["squares"][rows] + values.square().mean(dim=1)
+        step = float(state["step"])
+        kept = _SQUARES_DECAY ** (step - state["touched"][rows])
+        squares = kept * state["squares"][rows] + (1.0 - _SQUARES_DECAY) * values.square().mean(dim=1)
         state["squares"][rows] = squares
+        state["touched"][rows] = step
         moved = table[rows] * (1.0 - rate * decay) if decay else table[rows]
-        table[rows] = moved - rate * values / (squares.sqrt() + _EPSILON).unsqueeze(1)
+        size = (squares / (1.0 - _SQUARES_DECAY**step)).sqrt() + _EPSILON
+        table[rows] = moved - rate * values / size.unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,19 @@ class Recipe:
     def of(cls, training: Training, rows: int) -> "Recipe":
         """Fill in what the surface leaves to the number of rows.
 
-        The batch is such that a pass takes about 350 steps: a power of two from 32 to 4,096. The learning rate of the
+        The batch is such that a pass takes about 700 steps: a power of two from 32 to 4,096. The learning rate of the
         layers grows with its square root ("On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", arXiv
-        2205.10287); that of the embeddings, each of which a step sees once or never, does not.
+        2205.10287); that of the embeddings, each of which a step sees once or never, does not. It is 0.01 in a long
+        pass; in a short one of s steps, where the correction 1 - 0.999^s of the running mean shortens every step, it is
+        larger by the root of that.
         """
         batch = training.batch_size or _batch_size(rows)
         rate = training.learning_rate or _LAYER_RATE * (batch / _USUAL_BATCH) ** 0.5
+        seen = 1.0 - _SQUARES_DECAY ** max(rows / batch, 1.0)
         return cls(
             batch_size=batch,
             learning_rate=rate,
-            embedding_learning_rate=training.embedding_learning_rate or _EMBEDDING_RATE,
+            embedding_learning_rate=training.embedding_learning_rate or _EMBEDDING_RATE / seen**0.5,
             final_rate=training.final_rate,
             weight_decay=training.weight_decay,
             epochs=training.epochs,
@@ -96,8 +105,8 @@ def _batch_size(rows: int) -> int:
 def build_optimizer(ranker: Ranker, recipe: Recipe) -> RowwiseOptimizer:
     """Return the optimiser of a ranker; embeddings have a learning rate of their own.
 
-    Embeddings that only the teacher feeds do not decay: their gradients say nothing about how much the app's own labels
-    need them.
+    Embeddings that only the teacher feeds learn twice as fast, since the soft label of every row says more than the
+    click of few, and do not decay: their gradients say nothing about how much the app's own labels need them.
     """
     tables = {name: module.weight for name, module in ranker.named_modules() if isinstance(module, nn.Embedding)}
     taught_alone = ranker.distillation is not None and ranker.distillation.owns_interaction
@@ -106,7 +115,7 @@ def build_optimizer(ranker: Ranker, recipe: Recipe) -> RowwiseOptimizer:
     groups = [
         {"params": [p for p in ranker.parameters() if not any(p is table for table in tables.values())]},
         {"params": [table for name, table in tables.items() if name not in taught], "lr": rate},
-        {"params": [tables[name] for name in sorted(taught)], "lr": rate, "weight_decay": 0.0},
+        {"params": [tables[name] for name in sorted(taught)], "lr": _TAUGHT_SHARE * rate, "weight_decay": 0.0},
     ]
     given = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay, "fused": True}
     return RowwiseOptimizer([group for group in groups if group["params"]], **given)

@@ -253,7 +253,9 @@ class Training(_Model):
     )
     learning_rate: float | None = Field(default=None, gt=0, description="Of the layers; default from the batch size")
     embedding_learning_rate: float | None = Field(
-        default=None, gt=0, description="Of the embedding tables, each row of which few examples move; default 0.3"
+        default=None,
+        gt=0,
+        description="Of the embedding tables, doubled where the teacher alone feeds them; default from the rows",
     )
     final_rate: float = Field(
         default=0.1,
@@ -657,7 +659,7 @@ def _read(path: Path, seen: tuple[Path, ...], text: str | None = None) -> dict[s
     training = content.get("training")
     if is_object(training) and training.get("optimizer") == "adam":
         raise SpecError(
-            f"{path}: training.optimizer: adam has ended: embeddings of ids are trained by row-wise Adagrad, and rates "
+            f"{path}: training.optimizer: adam has ended: embeddings of ids are trained row by row, and rates "
             "and decays that were tuned for adam mislead it. Write `training: {}`, which takes all of them from the "
             f"number of rows, and look for better ones with `crossfade tune {path.stem}`"
         )

@@ -20,7 +20,7 @@ def informed(settings: Settings, training_set: TrainingSet, surface: Surface) ->
 @pytest.fixture(scope="module")
 def hasty(surface: Surface) -> Surface:
     """The surface with fewer passes over its rows, and shorter steps, than its control needs."""
-    return trained(surface, epochs=1, embedding_learning_rate=0.035)
+    return trained(surface, epochs=1, learning_rate=0.004, embedding_learning_rate=0.007)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_control_that_another_learning_rate_makes_better_gets_no_advice(
     settings: Settings, training_set: TrainingSet, surface: Surface
 ):
     slow = diagnose(
-        settings, training_set, trained(surface, learning_rate=0.001, embedding_learning_rate=0.02, epochs=2), seeds=1
+        settings, training_set, trained(surface, learning_rate=0.001, embedding_learning_rate=0.0005, epochs=2), seeds=1
     )
     reasons = [task.untuned for task in slow.tasks if task.untuned]
     assert any("better with three times its learning rates" in r or "better with 4 epochs" in r for r in reasons)

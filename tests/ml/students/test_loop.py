@@ -51,12 +51,13 @@ def test_ids_that_only_the_validation_days_have_are_unknown_there():
 
 
 @pytest.mark.parametrize(
-    ("rows", "batch"), [(100, 32), (9_000, 32), (29_000, 64), (70_000, 256), (180_000, 512), (10**8, 4_096)]
+    ("rows", "batch"), [(100, 32), (9_000, 32), (29_000, 32), (70_000, 128), (180_000, 256), (10**8, 4_096)]
 )
 def test_batch_and_learning_rate_follow_from_the_rows_unless_they_are_given(rows: int, batch: int):
     recipe = Recipe.of(Training(), rows)
     assert recipe.batch_size == batch
-    assert recipe.learning_rate == pytest.approx(0.006 * (batch / 512) ** 0.5)
+    assert recipe.learning_rate == pytest.approx(0.004 * (batch / 256) ** 0.5)
+    assert recipe.embedding_learning_rate == pytest.approx(0.01 / (1 - 0.999 ** (rows / batch)) ** 0.5)
     given = Recipe.of(Training(batch_size=64, learning_rate=0.1, embedding_learning_rate=0.3), rows)
     assert (given.batch_size, given.learning_rate, given.embedding_learning_rate) == (64, 0.1, 0.3)
 

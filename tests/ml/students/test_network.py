@@ -62,6 +62,7 @@ def test_names_of_module_methods_are_fine_as_inputs_and_tasks(surface: Surface):
     content["tasks"] = {"eval": {"kind": "binary", "label": "label_eval"}}
     content |= {"rank_by": "eval", "distillation": {"technique": "none"}, "gate": content["gate"]}
     content["gate"] |= {"quality": {"eval": {"min": 0.5, "margin": 0.01}}}
+    content["gate"]["data"]["label_rate"] = {"eval": [0.01, 0.9]}
     odd = Surface.model_validate(content)
     columns = {"type": torch.tensor([1, 2, 9])}
     out = Ranker(odd, Preprocessing.fit(odd.inputs, {"type": torch.tensor([1, 2])}), 0)(columns)

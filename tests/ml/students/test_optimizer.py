@@ -28,20 +28,23 @@ def test_a_step_moves_the_rows_of_its_batch_and_no_other(surface: Surface, techn
             assert set(optimizer.state[tables[name]]["squares"].nonzero().squeeze(1).tolist()) <= set(rows.tolist())
 
 
-def test_a_row_takes_the_step_of_rowwise_adagrad_with_decoupled_decay():
+def test_a_row_takes_the_step_of_adam_without_momentum_and_its_mean_square_fades_in_between():
     table = torch.nn.Embedding(5, 2, sparse=True)
     start = table.weight.detach().clone()
     optimizer = RowwiseOptimizer([table.weight], lr=0.5, weight_decay=0.2)
-    gradient = torch.tensor([[3.0, 4.0], [0.0, 2.0], [0.0, 4.0]])
-    for _ in range(2):
-        (table(torch.tensor([1, 3, 3])) * gradient).sum().backward()
+    gradients = {1: torch.tensor([3.0, 4.0]), 3: torch.tensor([0.0, 6.0])}
+    batches = [[1, 3], [3], [1, 3]]
+    for rows in batches:
+        ids = torch.tensor(rows)
+        (table(ids) * torch.stack([gradients[row] for row in rows])).sum().backward()
         optimizer.step()
         assert table.weight.grad is None
-    expected = start.clone()
-    for step in (1, 2):
-        for row, g in ((1, torch.tensor([3.0, 4.0])), (3, torch.tensor([0.0, 6.0]))):
-            squares = step * g.square().mean()
-            expected[row] = 0.9 * expected[row] - 0.5 * g / squares.sqrt()
+    expected, squares = start.clone(), dict.fromkeys(gradients, torch.zeros(()))
+    for step, rows in enumerate(batches, start=1):
+        for row, g in gradients.items():
+            squares[row] = 0.999 * squares[row] + 0.001 * (g.square().mean() if row in rows else 0.0)
+            if row in rows:
+                expected[row] = 0.9 * expected[row] - 0.5 * g / (squares[row] / (1 - 0.999**step)).sqrt()
     torch.testing.assert_close(table.weight.detach(), expected)
 
 
