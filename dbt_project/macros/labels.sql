@@ -75,8 +75,7 @@ qualify row_number() over (
     {%- endfor -%}
     {%- if wanted -%}
         {%- set landed = run_query(
-            'select distinct name from ' ~ relation ~ ' where '
-            ~ built_days(before=60, after=longest_label_window()) ~ ' order by 1'
+            'select distinct name from ' ~ relation ~ ' where day >= ' ~ from_day() ~ ' - 60 order by 1'
         ).columns[0].values() | list -%}
         {%- for surface, label, name in wanted if landed and name not in landed -%}
             {%- set near = run_query(
@@ -84,8 +83,8 @@ qualify row_number() over (
                 ~ in_quotes([name]) ~ ") desc, name limit 1"
             ).columns[0].values() | first -%}
             {{ exceptions.raise_compiler_error(
-                "surface " ~ surface ~ ": labels." ~ label ~ " counts the outcome '" ~ name ~ "', which has not landed in the "
-                ~ "60 days before " ~ var('to_day') ~ "; did you mean '" ~ near ~ "'? Landed were " ~ landed | join(', ')
+                "surface " ~ surface ~ ": labels." ~ label ~ " counts the outcome '" ~ name ~ "', which has not landed since "
+                ~ "60 days before " ~ var('from_day') ~ "; did you mean '" ~ near ~ "'? Landed were " ~ landed | join(', ')
                 ~ ". One that is yet to come stands in outcomes: of the surface's YAML"
             ) }}
         {%- endfor -%}

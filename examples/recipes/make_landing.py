@@ -46,6 +46,11 @@ for day in DAYS:
                 for name, value in {"cooked": 1.0, "rating": stars}.items():
                     evening = ts + timedelta(hours=3)
                     results.append({"exposure_id": exposure, "name": name, "value": value, "ts": evening})
+    if day == DAYS[0]:
+        suggested = [row["exposure_id"] for row in shown[::10]]
+    if day == DAYS[5]:  # five days later, some order what they were shown
+        noon = datetime(day.year, day.month, day.day, 12)
+        results += [{"exposure_id": e, "name": "ordered", "value": 1.0, "ts": noon} for e in suggested]
     write("exposures", day, "parquet", shown)
     write("listens", day, "csv.gz", opened)
     write("outcomes", day, "jsonl", results)

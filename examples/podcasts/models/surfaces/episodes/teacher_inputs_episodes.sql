@@ -1,0 +1,3 @@
+select * exclude (surface)
+from {{ ref('teacher_inputs') }}
+where surface = 'episodes'
