@@ -6,8 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -22,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from deploy.serving import rank, repository
+from deploy.serving.answering import INLINE_ROWS, infer_by, run
 from deploy.serving.engine import Engine, Served, Store
 from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics, Rarely, log
@@ -29,9 +29,6 @@ from deploy.serving.protocol import (
     EXTENSIONS,
     HEADER,
     BadRequest,
-    InferRequest,
-    decode_request,
-    encode_response,
     parse_object,
 )
 from deploy.serving.work import INLINE_BYTES, Work
@@ -41,8 +38,6 @@ from ml.inference.request import show
 JSON = "application/json"
 
 
-_INLINE_ROWS = 256
-"""Up to so many rows are scored on the event loop: handing them to a thread costs more than scoring them."""
 _OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 """Paths that need no token, for probes."""
 
@@ -67,21 +62,28 @@ def create_app(
     limits = limits or Limits()
     metrics = metrics or Metrics()
     engine = Engine(settings, metrics, poll_s=poll_s, store=store)
+    work = Work(limits)
+    token = settings.serve_token.get_secret_value().strip() if settings.serve_token else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(engine.start)
-        yield
+        async with AsyncExitStack() as stack:
+            if settings.serve_grpc_port is not None:
+                from deploy.serving.calls import answering_calls  # only where the messages are installed
+
+                address = f"{settings.serve_grpc_host}:{settings.serve_grpc_port}"
+                calls = answering_calls(engine, work, limits, address=address, token=token or None)
+                app.state.grpc_port = await stack.enter_async_context(calls)
+            yield
         await asyncio.to_thread(engine.stop)
 
     app = FastAPI(title="Crossfade", version=_version(), description=__doc__ or "", lifespan=lifespan, redoc_url=None)
     app.state.engine = engine
-    token = settings.serve_token.get_secret_value().strip() if settings.serve_token else None
     app.add_middleware(_Edge, engine=engine, token=token or None)
     app.add_exception_handler(BadRequest, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.openapi = partial(_openapi, app)
-    work = Work(limits)
     _add_rank(app, engine, metrics, limits, work)  # first: routes are tried in turn
     _add_models(app, engine, metrics, limits, work)
     _add_health(app, engine, metrics)
@@ -148,18 +150,7 @@ def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, 
     @routes(app.get, "", "Inputs and outputs of a surface's champion")
     async def metadata(request: Request) -> Response:
         served = _find(engine, request)
-        return _json(
-            {
-                "name": served.released.surface,
-                "versions": [served.version],
-                "platform": "onnxruntime_onnx",
-                "inputs": [tensor.describe() for tensor in served.released.tensors.values()],
-                "outputs": [
-                    {"name": name, "datatype": "FP32", "shape": [-1]} for name in served.released.model.outputs
-                ],
-                "parameters": served.label,
-            }
-        )
+        return _json(repository.metadata(served))
 
     @routes(app.get, "/ready", "The surface's champion is loaded")
     async def ready(request: Request) -> Response:
@@ -208,7 +199,7 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, wo
                 served = engine.answering(asked.surface, asked.user_id)
                 if served is None:
                     raise BadRequest(f"no surface {show(asked.surface)} is served; {_those(engine)}", status=404)
-                many = len(asked.candidates) > _INLINE_ROWS or len(body) > INLINE_BYTES
+                many = len(asked.candidates) > INLINE_ROWS or len(body) > INLINE_BYTES
                 values, answer = await work.do(lambda: _ranked(asked, served, engine, metrics), aside=many)
         metrics.ranked.labels(asked.surface, served.released.release).inc()
         shadow = engine.shadow(asked.surface, next(requests))
@@ -216,47 +207,13 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, wo
         return Response(answer, media_type=JSON, background=later)
 
 
-@dataclass(frozen=True)
-class Inferred:
-    """What a model gave for one request of the protocol, and the seconds that it ran."""
-
-    served: Served
-    asked: InferRequest
-    values: dict[str, np.ndarray]
-    run_seconds: float
-
-    def encoded(self) -> tuple[bytes, dict[str, str]]:
-        """Return body and headers of the answer."""
-        label, name = self.served.label, self.served.released.surface
-        head = {"model_name": name, "model_version": self.served.version, "parameters": label}
-        return encode_response(head, self.asked, self.values)
-
-
-async def infer_by(
-    served: Served, body: bytes, header_length: str | None, work: Work, metrics: Metrics, limits: Limits
-) -> Inferred:
-    """Read a request of the protocol and let the model answer it."""
-    model = served.released.model
-    read = partial(decode_request, body, header_length, served.released.tensors, model.outputs, limits)
-    asked = await work.read(body, read)
-    names = [name for name, _ in asked.outputs]
-    began = time.perf_counter()
-    values = await work.do(lambda: _run(served, asked.feeds, names, metrics), aside=asked.rows > _INLINE_ROWS)
-    return Inferred(served, asked, values, time.perf_counter() - began)
-
-
 def _ranked(
     asked: rank.RankRequest, served: Served, engine: Engine, metrics: Metrics
 ) -> tuple[dict[str, np.ndarray], bytes]:
     """Return what the model gives, and the answer."""
     feeds = rank.prepare(asked, served, engine, metrics)
-    values = _run(served, feeds, served.released.model.outputs, metrics)
+    values = run(served, feeds, served.released.model.outputs, metrics)
     return values, rank.render(asked, served, values, metrics)
-
-
-def _run(served: Served, feeds: dict[str, np.ndarray], outputs: list[str], metrics: Metrics) -> dict[str, np.ndarray]:
-    metrics.rows.labels(served.released.surface).inc(len(next(iter(feeds.values()))))
-    return served.released.model.run(feeds, outputs)
 
 
 def _those(engine: Engine) -> str:

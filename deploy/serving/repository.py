@@ -7,6 +7,18 @@ from deploy.serving.engine import Served
 _TYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 
 
+def metadata(served: Served) -> dict[str, object]:
+    """Return inputs and outputs of a model, and which release it is."""
+    return {
+        "name": served.released.surface,
+        "versions": [served.version],
+        "platform": "onnxruntime_onnx",
+        "inputs": [tensor.describe() for tensor in served.released.tensors.values()],
+        "outputs": [{"name": name, "datatype": "FP32", "shape": [-1]} for name in served.released.model.outputs],
+        "parameters": served.label,
+    }
+
+
 def config(served: Served) -> dict[str, object]:
     """Return a model's configuration, as Triton would: every dimension is named, the first is that of the batch."""
     released = served.released

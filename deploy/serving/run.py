@@ -39,6 +39,8 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None) 
     configure_logging()
     host = settings.serve_host if host is None else host
     _require_token(settings, host)
+    if settings.serve_grpc_port is not None:
+        _require_token(settings, settings.serve_grpc_host)
     if settings.serve_token is None and not _is_loopback(host):
         log(logging.WARNING, "anybody who reaches this address may ask: CROSSFADE_SERVE_TOKEN is not set", host=host)
     port = settings.serve_port if port is None else port

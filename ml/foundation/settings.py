@@ -195,6 +195,10 @@ class Settings(BaseSettings):
         default=10, gt=0, description="A champion that the server has not taken up for so long is rolled back."
     )
     serve_token: SecretStr | None = Field(default=None, description="Bearer token that the server asks for, if set.")
+    serve_grpc_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port of the protocol over gRPC (EXTRAS=grpc); off without it."
+    )
+    serve_grpc_host: str = Field(default="127.0.0.1", description="Address that gRPC binds to.")
     serve_drain_s: float = Field(
         default=3,
         ge=0,

@@ -18,12 +18,12 @@ from tests.support.tiny_home import DAY, Home, rank_body, tiny_settings, wait_un
 
 
 def first_release(home: Home) -> Path:
-    [path] = (home.settings.artifacts_dir / "releases/homepage").iterdir()
+    [path] = (home.settings.home / "artifacts/releases/homepage").iterdir()
     return path
 
 
 def entry(home: Home) -> Path:
-    [path] = (home.settings.artifacts_dir / "champion/homepage").glob("*.json")
+    [path] = (home.settings.home / "artifacts/champion/homepage").glob("*.json")
     return path
 
 

@@ -1,0 +1,221 @@
+"""Open Inference Protocol v2 over gRPC: the same requests, bounds and answers as over REST, on a port of their own.
+
+The messages are those of ``tritonclient``, which every stock client of the protocol speaks.
+"""
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import orjson
+from google.protobuf.json_format import ParseDict
+
+from deploy.serving import repository
+from deploy.serving.answering import Inferred, infer_by
+from deploy.serving.engine import Engine, Served
+from deploy.serving.limits import Limits
+from deploy.serving.metrics import log
+from deploy.serving.protocol import EXTENSIONS, BadRequest
+from deploy.serving.work import Work
+from ml.inference.request import show
+
+_CODES = {404: grpc.StatusCode.NOT_FOUND, 413: grpc.StatusCode.RESOURCE_EXHAUSTED, 503: grpc.StatusCode.UNAVAILABLE}
+_CALLS_AT_ONCE = 256
+_CONTENTS = {
+    "bool_contents": np.dtype("?"),
+    "int_contents": np.dtype("<i8"),
+    "int64_contents": np.dtype("<i8"),
+    "uint_contents": np.dtype("<u8"),
+    "uint64_contents": np.dtype("<u8"),
+    "fp32_contents": np.dtype("<f4"),
+    "fp64_contents": np.dtype("<f8"),
+}
+_NAMES = {"i": "INT64", "u": "UINT64"}
+
+
+@asynccontextmanager
+async def answering_calls(
+    engine: Engine, work: Work, limits: Limits, *, address: str, token: str | None
+) -> AsyncIterator[int]:
+    """Answer calls while the block runs; yield the port.
+
+    Args:
+        engine: Holds what is served.
+        work: Does the work of requests, those over REST too.
+        limits: Bounds of one request.
+        address: Host and port to bind to; port 0 takes a free one.
+        token: Bearer token to ask for in the metadata; ``None`` asks for none.
+
+    Raises:
+        RuntimeError: The address cannot be bound, or the messages are not installed.
+    """
+    try:
+        from tritonclient.grpc import service_pb2, service_pb2_grpc
+    except ImportError as error:
+        raise RuntimeError(f"gRPC needs packages that are not there: make install EXTRAS=grpc ({error})") from error
+    options = [
+        ("grpc.max_receive_message_length", limits.max_body_bytes),
+        ("grpc.max_metadata_size", limits.max_head_bytes),
+        ("grpc.max_concurrent_streams", 100),
+        ("grpc.server_handshake_timeout_ms", int(1000 * limits.head_s)),
+        ("grpc.so_reuseport", 0),
+    ]
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_CALLS_AT_ONCE)
+    service = _Service(engine, work, limits, service_pb2, token)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
+    port = server.add_insecure_port(address)
+    await server.start()
+    log(logging.INFO, "gRPC", port=port)
+    try:
+        yield port
+    finally:
+        await server.stop(grace=limits.timeout_s)
+
+
+class _Service:
+    """The calls of the protocol. Their names are those of its description."""
+
+    def __init__(self, engine: Engine, work: Work, limits: Limits, messages: Any, token: str | None) -> None:
+        self.engine = engine
+        self.work = work
+        self.limits = limits
+        self.messages = messages
+        self.token = token.encode() if token else None
+
+    def __getattr__(self, name: str) -> Any:
+        async def unknown(_: Any, context: Any) -> None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not answered here")
+
+        if name[:1].isupper():
+            return unknown
+        raise AttributeError(name)
+
+    async def ServerLive(self, _: Any, __: Any) -> Any:
+        return self.messages.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _: Any, __: Any) -> Any:
+        return self.messages.ServerReadyResponse(ready=not self.engine.not_ready())
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:
+        await self._admit(context)
+        served = self.engine.served.get(request.name)
+        ready = served is not None and request.version in ("", served.version)
+        return self.messages.ModelReadyResponse(ready=ready)
+
+    async def ServerMetadata(self, _: Any, context: Any) -> Any:
+        await self._admit(context)
+        return self.messages.ServerMetadataResponse(name="crossfade", extensions=EXTENSIONS)
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        served = await self._served(request.name, request.version, context)
+        return ParseDict(repository.metadata(served), self.messages.ModelMetadataResponse(), ignore_unknown_fields=True)
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:
+        served = await self._served(request.name, request.version, context)
+        return ParseDict({"config": repository.config(served)}, self.messages.ModelConfigResponse())
+
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:
+        if request.name:
+            asked = [await self._served(request.name, request.version, context)]
+        else:
+            await self._admit(context)
+            asked = list(self.engine.served.values())
+        return ParseDict(repository.statistics(asked), self.messages.ModelStatisticsResponse())
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        await self._admit(context)
+        found = repository.index(self.engine.served.values(), [] if request.ready else self.engine.missing())
+        return ParseDict({"models": found}, self.messages.RepositoryIndexResponse())
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        served = await self._served(request.model_name, request.model_version, context)
+        try:
+            return await self._infer(served, request)
+        except BadRequest as error:
+            await context.abort(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), str(error))
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request was not answered in time")
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async for request in requests:
+            served = await self._served(request.model_name, request.model_version, context)
+            try:
+                answer = await self._infer(served, request)
+                yield self.messages.ModelStreamInferResponse(infer_response=answer)
+            except (BadRequest, TimeoutError) as error:
+                yield self.messages.ModelStreamInferResponse(error_message=str(error) or "not answered in time")
+
+    async def _admit(self, context: Any) -> None:
+        if self.token is None:
+            return
+        given = dict(context.invocation_metadata()).get("authorization", "")
+        scheme, _, told = given.partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(told.encode(), self.token):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is needed")
+
+    async def _served(self, name: str, version: str, context: Any) -> Served:
+        await self._admit(context)
+        served = self.engine.served.get(name)
+        if served is None or version not in ("", served.version):
+            those = ", ".join(f"{one} in version {item.version}" for one, item in self.engine.served.items())
+            told = f"no model {show(name)} in version {show(version)} is served; served are {those or 'none'}"
+            await context.abort(grpc.StatusCode.NOT_FOUND, told)
+        assert served is not None
+        return served
+
+    async def _infer(self, served: Served, request: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
+                head, raw = _as_rest(request)
+                answer = await infer_by(served, head + raw, str(len(head)), self.work, self.engine.metrics, self.limits)
+        except (BadRequest, TimeoutError):
+            served.released.counts.failed(time.perf_counter() - began)
+            raise
+        served.released.counts.answered(answer.asked.rows, time.perf_counter() - began, answer.run_seconds)
+        return self._response(answer)
+
+    def _response(self, answer: Inferred) -> Any:
+        served, response = answer.served, self.messages.ModelInferResponse()
+        response.model_name, response.model_version = served.released.surface, served.version
+        response.id = answer.asked.id or ""
+        for key, value in served.label.items():
+            response.parameters[key].string_param = str(value or "")
+        for name, _ in answer.asked.outputs:
+            response.outputs.add(name=name, datatype="FP32", shape=answer.values[name].shape)
+            response.raw_output_contents.append(answer.values[name].astype("<f4", copy=False).tobytes())
+        return response
+
+
+def _as_rest(request: Any) -> tuple[bytes, bytes]:
+    """Return head and binary tensors of the same request over REST, which is checked there."""
+    inputs, raw = [], list(request.raw_input_contents)
+    if raw and len(raw) != len(request.inputs):
+        raise BadRequest(f"{len(raw)} raw contents for {len(request.inputs)} inputs")
+    for i, tensor in enumerate(request.inputs):
+        datatype = tensor.datatype
+        if "shared_memory_region" in tensor.parameters:
+            raise BadRequest(f"input {show(tensor.name)} uses shared memory, which this server has not")
+        if not raw or len(raw) == i:
+            filled = [name for name in _CONTENTS if len(getattr(tensor.contents, name))]
+            if len(filled) != 1 or len(tensor.contents.bytes_contents):
+                raise BadRequest(f"input {show(tensor.name)} has neither raw contents nor one list of numbers")
+            kind = _CONTENTS[filled[0]]
+            datatype = _NAMES.get(kind.kind, datatype) if datatype != "BOOL" else datatype
+            content = np.array(getattr(tensor.contents, filled[0]), kind).tobytes()
+            request.raw_input_contents.append(content)
+        size = len(request.raw_input_contents[i])
+        shape = [int(n) for n in tensor.shape]
+        inputs.append(
+            {"name": tensor.name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": size}}
+        )
+    head: dict[str, object] = {"inputs": inputs, "outputs": [{"name": output.name} for output in request.outputs]}
+    if request.id:
+        head["id"] = request.id
+    return orjson.dumps(head), b"".join(request.raw_input_contents)
