@@ -15,6 +15,7 @@ from deploy.cli import (
     lineage,
     new,
     operating_curve,
+    plan,
     release,
     serve,
     students,
@@ -25,6 +26,7 @@ from deploy.cli.terminal import fail
 COMMANDS = {
     "init": home.init,
     "check": check.check,
+    "plan": plan.plan,
     "doctor": doctor.doctor,
     "quarantine": landing.quarantine,
     "tidy": home.tidy,

@@ -1,0 +1,135 @@
+"""What a change of SQL, YAML or contract would build again: days of tables, soft labels, students; nothing is done."""
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.foundation.settings import Settings
+from ml.stages.artifacts import artifact_name
+from ml.surfaces.spec import Surface, load_surfaces
+from ml.teacher.contract import ContractError, teacher_contract
+from ml.teacher.labels import soft_labels_table, unlabelled_days
+
+Manifest = Mapping[str, Any]
+"""What dbt's parser wrote."""
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Something that would be built again.
+
+    Attributes:
+        what: Table, soft labels or students.
+        days: How many days, or partitions, of it there are.
+        first: The first of them.
+        last: The last of them.
+        why: What changed.
+    """
+
+    what: str
+    days: int
+    first: date
+    last: date
+    why: str
+
+
+def changed_models(before: Manifest, now: Manifest) -> dict[str, str]:
+    """Return {model of ``now``: why} of those that would hold other rows: changed ones, and all that read them.
+
+    A model changes with its SQL, with a macro that it calls, however deep, and with what its feature table declares.
+    """
+    macros = _changed_macros(before["macros"], now["macros"])
+    old = before["nodes"]
+    why: dict[str, str] = {}
+    nodes = {id: node for id, node in now["nodes"].items() if node["resource_type"] == "model"}
+    for id, node in nodes.items():
+        if id not in old:
+            why[id] = "it is new"
+        elif old[id]["raw_code"] != node["raw_code"]:
+            why[id] = "its SQL"
+        elif called := macros & set(node["depends_on"]["macros"]):
+            why[id] = f"macro {min(called).split('.')[-1]}"
+        elif _declared(old[id]) != _declared(node):
+            why[id] = "what its YAML declares"
+    waiting = list(why)
+    while waiting:
+        parent = waiting.pop()
+        for id, node in nodes.items():
+            if id not in why and parent in node["depends_on"]["nodes"]:
+                why[id] = f"it reads {nodes[parent]['name']}"
+                waiting.append(id)
+    return {nodes[id]["name"]: reason for id, reason in why.items()}
+
+
+def _changed_macros(before: Mapping[str, Any], now: Mapping[str, Any]) -> Set[str]:
+    """Return the macros whose text differs, and those that call them."""
+    changed = {id for id, macro in now.items() if id not in before or before[id]["macro_sql"] != macro["macro_sql"]}
+    while more := {
+        id for id, macro in now.items() if id not in changed and changed & set(macro["depends_on"]["macros"])
+    }:
+        changed |= more
+    return changed
+
+
+def _declared(node: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what a model says of itself as a feature table."""
+    meta = node["config"].get("meta") or {}
+    names = {name: (column.get("meta") or {}).get("as") for name, column in node["columns"].items()}
+    entity = meta.get("entity")
+    return (entity, meta.get("as"), meta.get("default"), names if entity else None)
+
+
+def plan(settings: Settings, changed: Mapping[str, str]) -> Iterator[Rebuild]:
+    """Yield what would be built again of what the home holds.
+
+    Args:
+        settings: The home, with the app's files as they are now.
+        changed: {model: why}, as ``changed_models`` returns it.
+    """
+    surfaces = load_surfaces(settings)
+    with Lake(settings) as lake:
+        for name, why in sorted(changed.items()):
+            yield from _days_of(lake, f"{FEATURES}.{name}", why)
+        for surface in surfaces:
+            if why := changed.get(f"teacher_inputs_{surface}"):
+                told = f"rows whose teacher inputs change: {why}"
+                yield from _days_of(lake, soft_labels_table(surface), told)
+    for surface in surfaces.values():
+        yield from _labels(settings, surface)
+        yield from _students(settings, surface, changed)
+
+
+def _days_of(lake: Lake, table: str, why: str) -> Iterator[Rebuild]:
+    if not lake.table_exists(table):
+        return
+    row = lake.connection.execute(f"select count(distinct day), min(day), max(day) from {ALIAS}.{table}").fetchone()
+    if row and row[0]:
+        yield Rebuild(table, row[0], row[1], row[2], why)
+
+
+def _labels(settings: Settings, surface: Surface) -> Iterator[Rebuild]:
+    """Yield the labelled days that the teacher of now has not labelled."""
+    try:
+        contract = teacher_contract(settings)
+    except ContractError:  # a demo teacher that was not trained yet
+        return
+    last = settings.last_day or date.max
+    if days := unlabelled_days(settings, [surface.name], contract, settings.first_day, last):
+        why = f"no label of {contract.name} {contract.version} with this contract and model"
+        yield Rebuild(soft_labels_table(surface.name), len(days), days[0], days[-1], why)
+
+
+def _students(settings: Settings, surface: Surface, changed: Mapping[str, str]) -> Iterator[Rebuild]:
+    store, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface, "student")
+    why = changed.get(f"examples_{surface.name}") or changed.get(f"teacher_inputs_{surface.name}")
+    found: dict[str, list[date]] = {}
+    for partition in store.partitions(name):
+        artifact = store.latest(name, partition)
+        other = artifact is not None and artifact.meta.get("surface_digest") != surface.digest
+        if reason := "the surface's YAML" if other else f"its rows: {why}" if why else "":
+            found.setdefault(reason, []).append(date.fromisoformat(partition))
+    for reason, days in found.items():
+        yield Rebuild(f"{surface.name}/student", len(days), min(days), max(days), reason)
