@@ -15,6 +15,7 @@ from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, Figur
 from ml.evaluation.outcome import Outcome
 from ml.evaluation.results import RANKING
 from ml.releases.verdicts import Check
+from ml.surfaces.expression import parse
 from ml.surfaces.spec import ONE_LOOK, RANKING_MARGIN, Looks, QualityGate, Surface
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def judge(subject: Subject) -> Found:
     checks = gx.validate(rows, suite(gate, rows, looks)) + gx.validate(
         [{"stated": chosen, "found": kind}], choice_suite(chosen)
     )
+    checks += trained_enough(subject.stated, subject.surface)
     notes = [] if champion else [FIRST]
     if gx.worst(checks) is Outcome.INCONCLUSIVE:
         notes.append(_more_days(rows, gate, len(subject.manifest.eval_days), looks))
@@ -88,6 +90,27 @@ def suite(gate: dict[str, QualityGate], rows: Sequence[FigureRow], looks: Looks 
     counts = Counter(row["comparison"] for row in rows)
     expected = [_expectation(gate, row, counts[row["comparison"]], looks) for row in rows]
     return gx.suite("quality", expected)
+
+
+def trained_enough(evaluation: "Evaluation", surface: Surface) -> list[Check]:
+    """Return a check per task that ranks: a control below a linear model of its inputs by its interval is a warning.
+
+    A student's gain over a control that was stopped too early says little.
+    """
+    ranked = parse(surface.rank_by, surface.tasks).names
+    return [
+        Check(
+            name=f"{gain.task}_{gain.metric}_linear_minus_control",
+            outcome=Outcome.WARN if gain.undertrained else Outcome.PASS,
+            value=gain.gain,
+            threshold="not above 0 by its interval",
+            interval=(gain.lo, gain.hi),
+            n=gain.n,
+            detail=str(gain) if gain.undertrained else "",
+        )
+        for gain in evaluation.linear
+        if gain.task in ranked
+    ]
 
 
 def choice_suite(chosen: str) -> "ExpectationSuite":

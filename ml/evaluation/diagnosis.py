@@ -2,9 +2,9 @@
 
 Five questions, each with an interval over users and initialisations:
 
-1. Is the control worth beating? It must not lie below its baseline or the mean label, no other learning rate or number
-   of epochs of a small sweep may do better, and labels that know nothing may not help. A control that could do better
-   without a teacher makes any teacher look good, so nothing is advised then.
+1. Is the control worth beating? It must not lie below its baseline, the mean label or a linear model of its inputs, no
+   other learning rate or number of epochs of a small sweep may do better, and labels that know nothing may not help. A
+   control that could do better without a teacher makes any teacher look good, so nothing is advised then.
 2. What does the teacher know? Its zero-shot figure on the validation days.
 3. What does it know that the control does not? The gain of the stacked teacher: see ``ml/evaluation/transfer.py``.
 4. What do its logits differ by, and which technique fits that? See ``ml/evaluation/teacher_parts.py``.
@@ -22,6 +22,7 @@ import numpy as np
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import CONFIDENCE, Interval, UserWeights, interval
 from ml.evaluation.frame import history_slices
+from ml.evaluation.linear import linear_scores
 from ml.evaluation.over_worlds import over_seeds, quantile
 from ml.evaluation.page import write_pages
 from ml.evaluation.plots import Mark, finish, forest
@@ -209,6 +210,7 @@ def diagnose(
         found = predict(ranker, {name: column.numpy() for name, column in held_out.inputs.items()})
         scores.setdefault(variant, []).append(found)
         progress(Step(f"diagnose {surface.name}", done, len(trainings)))
+    linear = linear_scores(data, held_out, surface)
     labelled = np.mean([~np.isnan(label.numpy()) for label in data.soft_labels.values()])
     judge = _Judge(held_out, surface, settings.seed, data.user_id.numpy())
     return Diagnosis(
@@ -221,7 +223,7 @@ def diagnose(
         seeds=seeds,
         tried=tuple(other_settings(surface, len(data))),
         tasks=tuple(
-            judge.task(name, {variant: [s[name] for s in found] for variant, found in scores.items()})
+            judge.task(name, {variant: [s[name] for s in found] for variant, found in scores.items()}, linear.get(name))
             for name in surface.tasks
             if judge.can(name)
         ),
@@ -287,8 +289,8 @@ class _Judge:
         labels = self._labels(task)[rows]
         return len(np.unique(labels[np.isfinite(labels)])) > 1
 
-    def task(self, name: str, scores: dict[str, list[np.ndarray]]) -> TaskDiagnosis:
-        """Diagnose one task from the scores of every variant, one array [n] per initialisation."""
+    def task(self, name: str, scores: dict[str, list[np.ndarray]], linear: np.ndarray | None = None) -> TaskDiagnosis:
+        """Diagnose one task from scores [n] of every variant, one array per initialisation, and of a linear model."""
         spec, labels = self.surface.tasks[name], self._labels(name)
         rows = np.isfinite(labels)
         figures = {variant: [self._figure(name, s, rows) for s in found] for variant, found in scores.items()}
@@ -300,6 +302,8 @@ class _Judge:
         teacher, ratio = self._teacher(name, rows)
         baseline = self._baseline(name, rows)
         untuned = self._untuned(name, figures, baseline, gains["shuffled"])
+        if not untuned and linear is not None:
+            untuned = self._below(control, self._figure(name, linear, rows))
         return TaskDiagnosis(
             task=name,
             metric="auc" if spec.kind == "binary" else "r2",
@@ -377,6 +381,12 @@ class _Judge:
         if shuffled.estimate >= MATTERS and shuffled.lo > 0:
             return f"{100 * shuffled.estimate:.2f} better with labels that know nothing"
         return ""
+
+    def _below(self, control: list[tuple[float, np.ndarray]], linear: tuple[float, np.ndarray]) -> str:
+        """Return that the control is below a linear model of the same inputs by its interval, or an empty text."""
+        gain = self._gain([linear] * len(control), control)
+        below = gain.estimate >= MATTERS and gain.lo > 0
+        return f"{100 * gain.estimate:.2f} better with a linear model of the same inputs" if below else ""
 
     def _stack(
         self, task: str, control: np.ndarray, rows: np.ndarray

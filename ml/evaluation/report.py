@@ -53,6 +53,7 @@ def surface_report(
         "parameters": dict(parameters),
         "tasks": _tasks(evaluation, surface, ALL),
         "slices": {name: _tasks(evaluation, surface, name) for name in evaluation.slices if name != ALL},
+        "undertrained": undertrained(evaluation),
         "verdict": None if verdict is None else dict(verdict),
         "release": None if release is None else dict(release),
     }
@@ -76,8 +77,14 @@ def markdown_summary(evaluation: Evaluation, surface: Surface) -> str:
             lines.append("| " + " | ".join(str(cell).strip().replace("*", "\\*") for cell in cells) + " |")
     told = [transfer_text(task, figures) for task, figures in _tasks(evaluation, surface, ALL).items()]
     lines += ["", *(f"- {text}" for text in told if text)]
+    lines += [f"- {text}" for text in undertrained(evaluation)]
     lost = _lost({name: _tasks(evaluation, surface, name) for name in evaluation.slices if name != ALL})
     return "\n".join([*lines, *(f"- {text}" for text in lost)])
+
+
+def undertrained(evaluation: Evaluation) -> list[str]:
+    """Say of which tasks the control lies below a linear model of the same inputs by its interval."""
+    return [str(gain) for gain in evaluation.linear if gain.undertrained]
 
 
 def _lost(slices: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
@@ -226,7 +233,8 @@ def _outcome(surface: Mapping[str, Any]) -> list[Text]:
     facts += [f"{100 * share:.0f} % of teacher inputs at their default"] if share is not None else []
     if facts:
         lines.append(Text("  " + ", ".join(facts), style="dim"))
-    lines += [Text(f"  {line}", style="red") for line in _lost(surface.get("slices", {}))]
+    weak = [*_lost(surface.get("slices", {})), *surface.get("undertrained", ())]
+    lines += [Text(f"  {line}", style="red") for line in weak]
     verdict, release = surface.get("verdict"), surface.get("release")
     if verdict:
         passed = verdict["decision"] in ("pass", "warn")

@@ -164,6 +164,43 @@ Curve = TypeVar("Curve", Calibration, Histogram)
 
 
 @dataclass(frozen=True)
+class LinearGain:
+    """A linear model against the control on one task.
+
+    Attributes:
+        task: Name of the task.
+        metric: ``auc`` or ``r2``.
+        linear: Figure of the linear model.
+        control: Figure of the control.
+        gain: The first less the second.
+        lo: Lower end of its 95 % interval over users.
+        hi: Upper end.
+        n: Labelled rows.
+    """
+
+    task: str
+    metric: str
+    linear: float
+    control: float
+    gain: float
+    lo: float
+    hi: float
+    n: int
+
+    @property
+    def undertrained(self) -> bool:
+        """Whether the control lies below by the interval."""
+        return self.lo > 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task}: the control is undertrained, a linear model of the same inputs has "
+            f"{self.metric.upper()} {100 * self.linear:.2f}, the control {100 * self.control:.2f} "
+            f"({100 * self.gain:+.2f} [{100 * self.lo:+.2f}, {100 * self.hi:+.2f}]): `crossfade tune`"
+        )
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All figures of one partition of one surface, with look-ups.
 
@@ -184,6 +221,7 @@ class Evaluation:
         inputs: What each input is worth to the candidate, the most valuable first; empty before it was chosen.
         history: {slice by a user's number of training rows: the numbers of its users}, such as ``4 to 11``.
         effective_users: Users with equally many exposures who would say as much; None of an earlier version.
+        linear: A linear model of the same inputs against the control; empty of an earlier version.
     """
 
     surface: str
@@ -202,6 +240,7 @@ class Evaluation:
     inputs: tuple[InputValue, ...] = field(default=(), repr=False)
     history: dict[str, str] = field(default_factory=dict)
     effective_users: float | None = None
+    linear: tuple[LinearGain, ...] = field(default=(), repr=False)
 
     @cached_property
     def _index(self) -> dict[tuple[str | None, ...], Result]:
@@ -282,7 +321,7 @@ class Evaluation:
         content = asdict(self)
         content["partition"] = self.partition.isoformat()
         content["days"] = [d.isoformat() for d in self.days]
-        for part in ("results", "transfer", "inputs"):
+        for part in ("results", "transfer", "inputs", "linear"):
             content[part] = [{k: _null(v) for k, v in row.items()} for row in content[part]]
         return json.dumps(content, allow_nan=False)
 
@@ -296,6 +335,7 @@ class Evaluation:
             **content
             | {
                 "transfer": tuple(Transfer(**_nan(row)) for row in content.get("transfer", ())),
+                "linear": tuple(LinearGain(**_nan(row)) for row in content.get("linear", ())),
                 "inputs": tuple(InputValue(**_nan(row)) for row in content.get("inputs", ())),
                 "partition": date.fromisoformat(content["partition"]),
                 "days": tuple(map(date.fromisoformat, content["days"])),
@@ -354,6 +394,19 @@ class InputRow(TypedDict):
     n: int
 
 
+class LinearRow(TypedDict):
+    """A ``LinearGain`` there."""
+
+    task: str
+    metric: str
+    linear: float
+    control: float
+    gain: float
+    lo: float | None
+    hi: float | None
+    n: int
+
+
 class EvaluationFile(TypedDict, total=False):
     """What a model card reads of the JSON that ``Evaluation.to_json`` writes; earlier versions lack some of it."""
 
@@ -362,6 +415,7 @@ class EvaluationFile(TypedDict, total=False):
     results: list[FigureRow]
     transfer: list[TransferRow]
     inputs: list[InputRow]
+    linear: list[LinearRow]
 
 
 _RESULT_COLUMNS = [(n, "string") for n in ("model", "reference", "inputs", "slice", "task", "metric")]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ml.evaluation.outcome import Outcome
-from ml.evaluation.results import EvaluationFile, FigureRow, InputRow
+from ml.evaluation.results import EvaluationFile, FigureRow, InputRow, LinearGain
 from ml.releases.manifest import Manifest
 from ml.releases.verdicts import GuardResult, Override, Verdict
 
@@ -82,7 +82,7 @@ def render_model_card(
         teacher=_teacher(results, evaluation),
         inputs=_inputs(evaluation),
         images=images,
-        limits=_limits(manifest, verdict, results),
+        limits=[*_limits(manifest, verdict, results), *_undertrained(evaluation)],
         train_rows=sum(d.rows for d in manifest.examples if d.day in manifest.train_days),
         eval_rows=sum(d.rows for d in manifest.examples if d.day in manifest.eval_days),
         label_rows=sum(d.rows for d in manifest.soft_labels),
@@ -218,6 +218,16 @@ def _limits(manifest: Manifest, verdict: Verdict, results: Sequence[FigureRow]) 
         found.append(f"The student loses by its interval against the control: {'; '.join(lost)}.")
     if manifest.overrides:
         found.append(f"Trained with settings other than the surface's: {manifest.overrides}.")
+    return found
+
+
+def _undertrained(evaluation: EvaluationFile | None) -> list[str]:
+    """Say of which tasks the control lies below a linear model of the same inputs, by its interval."""
+    found: list[str] = []
+    for row in (evaluation or {}).get("linear", ()):
+        lo, hi = row["lo"], row["hi"]
+        if lo is not None and hi is not None and lo > 0:
+            found.append(str(LinearGain(**{**row, "lo": lo, "hi": hi})))
     return found
 
 

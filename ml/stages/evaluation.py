@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from ml.evaluation.choice import choose_candidate
 from ml.evaluation.evaluate import evaluate
 from ml.evaluation.importance import input_values
+from ml.evaluation.linear import MAX_ROWS, against_control, linear_scores
 from ml.evaluation.plots import data_uri, figures
 from ml.evaluation.predictions import (
     INPUTS,
@@ -30,7 +31,7 @@ from ml.evaluation.predictions import (
     write_predictions,
 )
 from ml.evaluation.report import markdown_summary
-from ml.evaluation.results import Evaluation, InputValue
+from ml.evaluation.results import Evaluation, InputValue, LinearGain
 from ml.export.onnx import session_of
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted
@@ -43,7 +44,7 @@ from ml.stages.training import load_ranker
 from ml.stages.widening import ROWS, rows_to_evaluate
 from ml.students.checkpoint import predict
 from ml.students.columns import to_arrays
-from ml.students.dataset import TrainingSet, TrainingSetError, load
+from ml.students.dataset import Dataset, TrainingSet, TrainingSetError, load
 from ml.surfaces.spec import Role, Surface
 from ml.teacher.contract import Contract, teacher_contract
 
@@ -97,7 +98,13 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
             days=training_set.eval_days,
         )
     _, score = rankers[choose_candidate(evaluation, surface)]
-    evaluation = replace(evaluation, inputs=tuple(_input_values(settings, surface, training_set, score)))
+    judged = load(settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking="serving")
+    _, control = rankers["control"]
+    evaluation = replace(
+        evaluation,
+        inputs=tuple(_input_values(settings, surface, judged, score)),
+        linear=_linear(settings, surface, training_set, judged, control),
+    )
     widened = len(training_set.eval_days) > surface.window.eval_days
     plots = figures(evaluation)
     stored = ArtifactStore(settings.artifacts_dir).put(
@@ -203,12 +210,25 @@ def checkpoint_ranker(checkpoint: Artifact) -> Ranker:
     return checkpoint.digest, partial(predict, ranker)
 
 
-def _input_values(settings: Settings, surface: Surface, training_set: TrainingSet, score: Scoring) -> list[InputValue]:
+def _linear(
+    settings: Settings, surface: Surface, training_set: TrainingSet, judged: Dataset, control: Scoring
+) -> tuple[LinearGain, ...]:
+    """Hold the control against a linear model of the same inputs, which learns from the newest training days."""
+    days: list[date] = []
+    for day in reversed(training_set.train_days):
+        if sum(training_set.rows[taken] for taken in days) < MAX_ROWS:
+            days.insert(0, day)
+    newest = load(settings, training_set, surface, days, soft_labels=False)
+    with threadpool_limits(1):
+        scores = control({name: column.numpy() for name, column in judged.inputs.items()})
+        return against_control(linear_scores(newest, judged, surface), scores, judged, surface, settings.seed)
+
+
+def _input_values(settings: Settings, surface: Surface, data: Dataset, score: Scoring) -> list[InputValue]:
     """Return what every input that is known before ranking is worth to a ranker on the evaluation days.
 
     On one thread, like training: the same figures on any number of cores, and small batches gain nothing from more.
     """
-    data = load(settings, training_set, surface, training_set.eval_days, soft_labels=False, after_ranking="serving")
     with threadpool_limits(1):
         found = input_values(
             score,

@@ -14,8 +14,22 @@ from tests.checks.spoilt import Bench, blocked, figure, of
 from tests.support.shop import Shop
 
 
-def test_a_sound_candidate_passes(bench: Bench) -> None:
+def trained(bench: Bench) -> Bench:
+    """The bench with a control that a linear model does not beat; in its world, which is linear, one does."""
+    fine = tuple(replace(gain, gain=-0.01, lo=-0.02, hi=0.01) for gain in bench.evaluation.linear)
+    assert fine
+    return bench.but(evaluation=replace(bench.evaluation, linear=fine))
+
+
+def test_a_control_below_a_linear_model_of_its_inputs_is_a_warning(bench: Bench) -> None:
     result = bench.ask(quality.GUARD)
+    assert (result.outcome, blocked(result)) == (Outcome.WARN, set())
+    [check] = [check for check in result.checks if check.name == "ctr_auc_linear_minus_control"]
+    assert check.outcome is Outcome.WARN and "ctr: the control is undertrained" in check.detail
+
+
+def test_a_sound_candidate_passes(bench: Bench) -> None:
+    result = trained(bench).ask(quality.GUARD)
     assert (result.outcome, result.means, result.to_do) == (Outcome.PASS, "", "")
     assert result.reason == "the first candidate: no champion to compare with"
     assert result.checks[-1].outcome is Outcome.NOT_EVALUATED, "no reference"
@@ -141,6 +155,7 @@ def test_against_the_reference_an_own_margin_holds_where_it_is_set(world) -> Non
 
 def test_an_undecided_candidate_is_told_how_many_more_days_it_would_take(champion: Bench) -> None:
     open_one = dict(value=0.01, lo=-0.11, hi=0.13)
+    champion = trained(champion)
     kind, told = champion.manifest.kind, champion.evaluation
     beside = [
         replace(r, model=kind, reference="champion", value=0.0, lo=-1e-3, hi=1e-3)

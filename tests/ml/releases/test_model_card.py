@@ -67,7 +67,23 @@ def test_the_card_shows_figures_guards_days_and_limits_and_is_well_formed(shop) 
     assert parser.open == []
     for told in ("0.8123", "+0.0112", "+0.0040 to +0.0180", "2026-01-27", "score shift", "guard 6", "3 rows, fewer"):
         assert told in page
-    assert "0.9999" not in page
+    assert "0.9999" not in page and "undertrained" not in page
+
+
+def test_the_card_says_that_the_control_is_undertrained(shop) -> None:
+    below = {
+        "task": "ctr",
+        "metric": "auc",
+        "linear": 0.7,
+        "control": 0.66,
+        "gain": 0.04,
+        "lo": 0.02,
+        "hi": 0.06,
+        "n": 9,
+    }
+    fine = below | {"task": "trail", "lo": -0.02}
+    page = _card(shop, evaluation=EVALUATION | {"linear": [below, fine]})
+    assert "ctr: the control is undertrained" in page and "trail: the control" not in page
 
 
 def test_the_card_says_what_leaving_the_teacher_out_costs_and_how_much_more_there_was_to_take(shop) -> None:

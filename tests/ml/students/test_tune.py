@@ -80,7 +80,11 @@ def test_every_setting_can_be_written_and_nothing_else_in_the_file_changes(path:
     surface = load_surface(path, text)
     control = ControlSpace(surface, 30_000)
     student = StudentSpace(surface)
-    settings = [(space, s) for space in (control, student) for s in [*space.first(), *space.around(space.first()[0])]]
+    settings = [
+        (space, s)
+        for space in (control, student)
+        for s in [*space.first(), *space.around(space.first()[0]), *space.last()]
+    ]
     assert len(settings) > 20
     for space, setting in settings:
         after = space.surface_of(setting)
