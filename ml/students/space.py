@@ -60,6 +60,10 @@ class ControlSpace:
         changes += [{"epochs": epochs} for epochs in (1, Training().epochs)]
         return _others(best, changes)
 
+    def last(self) -> list[Setting]:
+        """Return what is tried where nothing around the best is better."""
+        return []
+
     def surface_of(self, setting: Setting) -> Surface:
         """Return the surface with a setting."""
         content = self.surface.model_dump(mode="json", by_alias=True)
@@ -131,14 +135,17 @@ class StudentSpace:
         return found
 
     def first(self) -> list[Setting]:
-        """Return what is tried first: the file's setting, then every technique, centred and not."""
+        """Return what is tried first: the file's setting, then the two techniques that most teachers suit."""
         users = "user_id" if "user_id" in self.centres else None
         usual = [("interaction", 1.0, users), ("interaction", 1.0, None), ("auxiliary", 0.3, None)]
-        usual += [("auxiliary", 1.0, users), ("non_serving", 0.3, None), ("direct", 0.3, None)]
-        usual += [(name, 0.3, None) for name in self.names if name not in {technique for technique, *_ in usual}]
+        usual += [("auxiliary", 3.0, None), ("auxiliary", 1.0, users)]
         present = self.present
         named = [self._with(*each) for each in usual if each[0] in self.names]
         return _distinct([*([present] if present else []), *named])
+
+    def last(self) -> list[Setting]:
+        """Return what is tried where nothing around the best is better: the other techniques."""
+        return [self._with(name, 0.3, None) for name in self.names if name not in ("interaction", "auxiliary")]
 
     def around(self, best: Setting) -> list[Setting]:
         """Return the settings that differ from one in what is done with a single output."""

@@ -2,8 +2,9 @@
 
 A student is only as convincing as the control that it beats, so the control has half of the budget, and no teacher.
 Both searches try a declared first list, then every setting that differs from the best so far in one value, and go on
-from where one is better, until none is (compass search: Kolda, Lewis and Torczon, "Optimization by Direct Search", SIAM
-Review 45, 2003). One initialisation each; the best few are trained with further ones beside the file's own.
+from where one is better; where none is, what a last list has. This is compass search (Kolda, Lewis and Torczon,
+"Optimization by Direct Search", SIAM Review 45, 2003). One initialisation each; the best few are trained with further
+ones beside the file's own.
 
 What is there stays unless another is better by more than its standard error ("the 1 SE rule" of Breiman, Friedman,
 Olshen and Stone, "Classification and Regression Trees", 1984), and a teacher is listened to only where a student beats
@@ -328,12 +329,14 @@ class _Search:
             self._trial(stage, space, asked, self.seed)
 
     def _next(self, stage: Stage, space: Space) -> Iterator[Setting]:
-        """Yield what was not tried: of the first list, then around the best."""
+        """Yield what was not tried: of the first list, around the best, of the last list."""
         tried = self._settings(stage)
-        yield from (setting for setting in space.first() if _key(setting) not in tried)
+        around: list[Setting] = []
         if tried:
-            best = min(tried.values(), key=lambda trial: trial.unexplained).setting
-            yield from (setting for setting in space.around(best) if _key(setting) not in tried)
+            around = space.around(min(tried.values(), key=lambda trial: trial.unexplained).setting)
+        for setting in (*space.first(), *around, *space.last()):
+            if _key(setting) not in tried:
+                yield setting
 
     def _settings(self, stage: Stage) -> dict[str, Trial]:
         """Return the trials with the first seed by setting."""
