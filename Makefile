@@ -21,6 +21,7 @@ HALF_OPEN ?= 1000
 DAYS ?= 30
 SERVERS ?=
 EXTRAS ?=
+SIZE ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ FAST := tests/ml tests/deploy/serving tests/test_project.py
 export CROSSFADE_HOME ?= $(HOME_DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load attack healthy night backfills chaos bench lint lock image digests clean
+.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load attack healthy night backfills chaos apps teachers bench lint lock image digests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -107,6 +108,12 @@ backfills: $(BIN)/.dev ## Run overlapping backfills of DAYS=30 beside sensors an
 
 chaos: $(BIN)/.dev ## Kill workers, daemon, webserver, Postgres and the machine at CHAOS_KILLS=100 random instants, landing to release
 	CHAOS_KILLS=$(CHAOS_KILLS) $(BIN)/python -m pytest -s --timeout=21600 tests/campaigns/campaign_chaos.py
+
+apps: $(BIN)/.dev ## Tune three scaffolded apps as a new user would, the gain beside the best that is known: SIZE=3k, 30k or 300k for one
+	@$(BIN)/python -m benchmarks.apps $(if $(SIZE),--size $(SIZE)) $(ARGS)
+
+teachers: $(BIN)/.dev ## Show what is advised, chosen and gained with teachers of users, items, pairs and nothing
+	@$(BIN)/python -m benchmarks.apps --teachers
 
 bench: $(BIN)/.dev ## Run the benchmarks beside their references, and write docs/results/benchmarks.md: ARGS="--quick", or "--home a/demo/home"
 	$(BIN)/python -m benchmarks all $(ARGS)

@@ -17,9 +17,10 @@ from pathlib import Path
 from ml.foundation.settings import PROJECT_ROOT
 
 ALONE = ("definitions", "landing", "queries", "features", "labelling", "training", "vocabulary", "parameters", "graph")
+OF_STUDENTS = ("apps",)
 WITH_HOME = ("serving", "distilled", "servers", "alternatives")
 WITH_RAY = ("nodes",)
-STAGES = (*ALONE, *WITH_HOME, *WITH_RAY)
+STAGES = (*ALONE, *OF_STUDENTS, *WITH_HOME, *WITH_RAY)
 
 
 def main(arguments: Sequence[str]) -> int:

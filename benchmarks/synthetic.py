@@ -17,6 +17,7 @@ from ml.surfaces.spec import Input, Surface
 
 OUTPUTS = ("click", "watch", "continue", "like")
 TEACHER_VERSION, CONTRACT_HASH = "1", "c0ffee"
+PARTS = ("user", "item", "pair")
 
 
 def write_world(
@@ -30,6 +31,8 @@ def write_world(
     items: int = 200,
     teacher_noise: float = 0.5,
     popularity: float = 0.0,
+    activity: float = 0.0,
+    knows: Collection[str] = PARTS,
     seed: int = 0,
 ) -> None:
     """Write ``features.examples_<surface>`` and ``ml.soft_labels_<surface>`` for some days.
@@ -44,9 +47,12 @@ def write_world(
         items: Items that there are.
         teacher_noise: Deviation of the noise on the teacher's logits, whose signal has deviation 1.
         popularity: Deviation of what an item is to everybody, beside each one's taste; a rank that is learnt soon.
+        activity: Deviation of what a user clicks whatever is shown.
+        knows: Which of these the teacher sees: ``user``, ``item``, ``pair``; none of them is a teacher of noise.
         seed: Seed of everything.
     """
     of = {"users": users, "items": items, "teacher_noise": teacher_noise, "popularity": popularity, "seed": seed}
+    of |= {"activity": activity, "knows": knows}
     examples, soft_labels = world(surface, first_day, days, rows_per_day, **of)
     all_days = [first_day + timedelta(days=d) for d in range(days)]
     lake.replace_days(f"{FEATURES}.examples_{surface.name}", examples, all_days)
@@ -73,6 +79,8 @@ def world(
     items: int,
     teacher_noise: float,
     popularity: float = 0.0,
+    activity: float = 0.0,
+    knows: Collection[str] = PARTS,
     seed: int,
 ) -> tuple[pa.Table, pa.Table]:
     """Return examples and soft labels as Arrow tables; see ``write_world``."""
@@ -80,8 +88,12 @@ def world(
     n = days * rows_per_day
     taste, appeal = rng.normal(size=(users, 4)), rng.normal(size=(items, 4))
     user, item = rng.integers(users, size=n), (items * rng.random(n) ** 1.5).astype(int)
-    affinity = (taste[user] * appeal[item]).sum(1) / 2.0
-    affinity += popularity * np.random.default_rng(seed + 1).normal(size=items)[item]
+    parts = {
+        "user": activity * np.random.default_rng(seed + 2).normal(size=users)[user],
+        "item": popularity * np.random.default_rng(seed + 1).normal(size=items)[item],
+        "pair": (taste[user] * appeal[item]).sum(1) / 2.0,
+    }
+    affinity = parts["pair"] + parts["item"] + parts["user"]
     day = np.repeat(np.arange(days), rows_per_day)
     start = np.datetime64(first_day, "us")
     ts = start + (day * 86_400_000_000 + rng.integers(86_400_000_000, size=n)).astype("timedelta64[us]")
@@ -107,8 +119,9 @@ def world(
         else:
             value = 4.0 + 0.7 * affinity + rng.normal(size=n)
             columns[task.label] = pa.array(np.where(clicked, value, np.nan), from_pandas=True)
-    scale = affinity.std()
-    scores = np.stack([-1.0 + affinity / scale + teacher_noise * rng.normal(size=n) for _ in OUTPUTS], axis=1)
+    known = sum((part for name, part in parts.items() if name in knows), np.zeros(n))
+    scale = known.std() or 1.0
+    scores = np.stack([-1.0 + known / scale + teacher_noise * rng.normal(size=n) for _ in OUTPUTS], axis=1)
     order = rng.permutation(n)
     soft_labels = pa.table(
         {
