@@ -10,7 +10,7 @@ from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
 from ml.landing.ledger import landed_days
 from ml.landing.load import init_tables, load_days
-from ml.landing.readiness import data_files, days_in_zone, landed_tables, missing, strays
+from ml.landing.readiness import days_in_zone, missing, strays
 from ml.operations.app_files import surface_file
 from ml.operations.findings import Examinations, Finding, Look, State, examine
 from ml.surfaces.condition import condition
@@ -21,9 +21,6 @@ from ml.teacher.labels import label_days
 from ml.teacher.runtime import open_teacher
 from ml.teacher.vocabulary import vocabularies
 
-_NEWEST = 7
-"""The sample day is the smallest of so many complete days."""
-
 
 def trial_settings(settings: Settings, home: Path) -> Settings:
     """Return the settings of a trial: the app's, with everything that is written below ``home``."""
@@ -32,14 +29,11 @@ def trial_settings(settings: Settings, home: Path) -> Settings:
 
 
 def sample_day(settings: Settings) -> date | None:
-    """Return a small complete day of the landing zone, or None where it has none."""
-    complete = [day for day in reversed(days_in_zone(settings)) if not missing(settings, day)][:_NEWEST]
-    return min(complete, key=lambda day: (_bytes(settings, day), day), default=None)
+    """Return the first complete day of the landing zone, or None where it has none.
 
-
-def _bytes(settings: Settings, day: date) -> int:
-    present, _ = landed_tables(settings, day)
-    return sum(path.stat().st_size for table in present for path in data_files(settings, table, day) if path.is_file())
+    Tables of which later days hold only what changed, such as the items, are whole on the first.
+    """
+    return next((day for day in days_in_zone(settings) if not missing(settings, day)), None)
 
 
 def examine_trial(settings: Settings, spoilt: Collection[str]) -> Iterator[Finding]:
