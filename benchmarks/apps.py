@@ -131,7 +131,7 @@ def boosted_scores(app: App) -> np.ndarray:
     encoder = TargetEncoder()
     learnt = np.hstack([encoder.fit_transform(learn[0].numpy(), labels), learn[1].numpy()])
     shown = np.hstack([encoder.transform(judge[0].numpy()), judge[1].numpy()])
-    model = HistGradientBoostingClassifier(random_state=0, early_stopping=True).fit(learnt, labels)
+    model = HistGradientBoostingClassifier(random_state=0, early_stopping=True).fit(learnt, labels)  # pyright: ignore[reportArgumentType]
     return model.decision_function(shown)
 
 
@@ -231,7 +231,7 @@ def _note(text: str) -> None:
 
 def main() -> None:
     """Run what the arguments ask for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=list(APPS), action="append")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--teachers", action="store_true")

@@ -165,6 +165,8 @@ class LiveWorld:
                 tell,
             )
         bound = surface.labels.get("discovery_trail_bound", 0.0)
+        if not isinstance(bound, (int, float)):
+            raise TypeError(f"{surface.name}: labels.discovery_trail_bound is {bound!r}, not a number of seconds")
         shown = np.take_along_axis(slots, own[None, :, None], axis=0)[0]
         drawn = outcomes(self.world, requests, shown, discovery_bound=bound, expected=False)
         tables = [
