@@ -15,7 +15,6 @@ from ml.foundation.cluster import connected
 from ml.foundation.lake import ALIAS, Lake, lake_id
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.landing.contract import load_contract
-from ml.landing.readiness import days_in_zone, missing, strays
 from ml.landing.sources import load_sources
 from ml.operations.app_files import FILES, landing_fault
 from ml.operations.app_files import REMEDIES as OF_FILES
@@ -144,6 +143,8 @@ def _landing(settings: Settings) -> Look:
     asked = {name for name, source in load_sources(settings, contract).tables.items() if source.query}
     if not settings.landing_dir.is_dir() and contract.tables.keys() - asked - set(settings.optional_tables):
         return State.DOUBTFUL, f"{settings.landing_dir} is not there", "set CROSSFADE_LANDING_DIR, or let it be filled"
+    from ml.landing.readiness import days_in_zone, missing, strays
+
     if found := strays(settings):
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         return State.DOUBTFUL, "; ".join(found[:3]) + more, "rename it, or move it out of the landing zone"
@@ -158,10 +159,13 @@ def _landing(settings: Settings) -> Look:
 def _sources(settings: Settings) -> Look:
     from ml.landing.contract import load_contract
     from ml.landing.patterns import STORES
-    from ml.landing.readiness import faults_of_sources
     from ml.landing.sources import load_sources
 
     sources = load_sources(settings, load_contract(settings))
+    if not sources.tables:
+        return State.GOOD, "files"
+    from ml.landing.readiness import faults_of_sources
+
     if found := list(faults_of_sources(settings)):
         return State.BAD, "; ".join(found), "mend what the message names: the query, the variable or the database"
     asked = [name for name, source in sources.tables.items() if source.query]
