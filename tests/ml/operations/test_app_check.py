@@ -43,7 +43,7 @@ def test_names_that_feature_tables_and_teacher_have_not_are_found_in_the_files(t
             "teacher_output: continue": "teacher_output: go_on",
         },
     )
-    (app / "contract.yaml").write_text("tabels: {}\n", encoding="utf-8")
+    (app / "contract.yaml").write_text("tablez: {}\n", encoding="utf-8")
     (app / "surface").mkdir()
     found = {finding.what: finding for finding in examine_files(settings)}
     names = found["names"].told
@@ -54,11 +54,11 @@ def test_names_that_feature_tables_and_teacher_have_not_are_found_in_the_files(t
     )
     assert "no feature table 'feat_usr'; did you mean 'feat_user'?" in names
     assert "distillation.heads.0.teacher_output: the teacher has no output 'go_on'; there are click, " in names
-    assert f"{app}/contract.yaml: unknown key 'tabels'; did you mean 'tables'?" in found["landing contract"].told
+    assert f"{app}/contract.yaml: unknown key 'tablez'; did you mean 'tables'?" in found["landing contract"].told
     assert found["app"].told == f"{app}/surface: not read; did you mean 'surfaces'?"
     with pytest.raises(ValueError) as refused:
         require_files(settings)
-    assert "age_dais" in str(refused.value) and "tabels" in str(refused.value)
+    assert "age_dais" in str(refused.value) and "tablez" in str(refused.value)
 
 
 def test_a_landing_zone_that_was_named_and_is_not_there_is_refused(tmp_path: Path) -> None:
