@@ -77,7 +77,7 @@ def test_an_app_that_is_not_there_or_says_where_a_home_is_is_refused_by_its_path
 def test_every_fault_of_the_settings_is_told_at_once_with_what_gave_it(
     tmp_path: Path, app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (app / "crossfade.toml").write_text('seed = 1\nsorce = "files"\nquiet_minutes = -1\n', encoding="utf-8")
+    (app / "crossfade.toml").write_text('seed = 1\nsourze = "files"\nquiet_minutes = -1\n', encoding="utf-8")
     for name, value in {"FIRST_DAY": "01/05/2026", "SOURCE": "file", "LANDING_DR": "x", "DEMO": "perhaps"}.items():
         monkeypatch.setenv(f"CROSSFADE_{name}", value)
     with pytest.raises(SettingsError) as refused:
@@ -87,7 +87,7 @@ def test_every_fault_of_the_settings_is_told_at_once_with_what_gave_it(
         "CROSSFADE_FIRST_DAY: must be a day such as 2026-03-01, not '01/05/2026'",
         "CROSSFADE_SOURCE: must be 'simulator', 'kuairand' or 'files', not 'file'; did you mean 'files'?",
         "CROSSFADE_DEMO: must be true or false, not 'perhaps'",
-        f"{app}/crossfade.toml line 2: sorce: unknown key; did you mean 'source'?",
+        f"{app}/crossfade.toml line 2: sourze: unknown key; did you mean 'source'?",
         f"{app}/crossfade.toml line 3: quiet_minutes: must be greater than or equal to 0, not -1",
     }
 

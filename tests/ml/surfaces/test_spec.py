@@ -44,7 +44,7 @@ def test_names_that_nothing_has_are_all_told_with_the_nearest(tmp_path: Path) ->
 
 def test_every_file_of_a_folder_is_told_and_two_of_one_name_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        (tmp_path / f"{name}.yaml").write_text("nam: x\n", encoding="utf-8")
+        (tmp_path / f"{name}.yaml").write_text("namez: x\n", encoding="utf-8")
     with pytest.raises(SpecError) as refused:
         load_surfaces(Settings(home=tmp_path, surfaces_dir=tmp_path))
     assert [text.split(":")[0] for text in str(refused.value).splitlines()] == [
