@@ -55,6 +55,8 @@ APPS: Mapping[str, dict[str, Any]] = {
 }
 TEACHERS = {"users": ("user",), "items": ("item",), "pairs": ("pair",), "nothing": ()}
 SEEDS, REPLICATES, SWEEP = 2, 200, 30
+WORLD = 1
+"""Seed of the worlds. Those of seed 0 were looked at while the order of the search was chosen."""
 NOISE = 0.4
 
 
@@ -146,7 +148,7 @@ def best_surface(app: App, tuned: Tuned, size: str) -> Surface:
 def run(size: str) -> str:
     """Tune, train and judge one app; return its line."""
     with tempfile.TemporaryDirectory() as folder:
-        app = make_app(Path(folder), APPS[size])
+        app = make_app(Path(folder), APPS[size], WORLD)
         tuned = tuned_app(app)
         for line in tuned.lines():
             _note(f"{size}: {line}")

@@ -85,6 +85,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _refused)
     app.openapi = partial(_openapi, app)
     _add_rank(app, engine, metrics, limits, work)  # first: routes are tried in turn
+    _add_repository(app, engine, limits, work)
     _add_models(app, engine, metrics, limits, work)
     _add_health(app, engine, metrics)
     return app
@@ -112,17 +113,7 @@ def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
 
-def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, work: Work) -> None:
-    def routes(method: Callable[..., Any], path: str, summary: str, **more: Any) -> Callable[[Any], Any]:
-        """Register a handler with and without the version in the path."""
-
-        def register(handler: Any) -> Any:
-            for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-                method(prefix + path, tags=["protocol v2"], summary=summary, **more)(handler)
-            return handler
-
-        return register
-
+def _add_repository(app: FastAPI, engine: Engine, limits: Limits, work: Work) -> None:
     @app.get("/v2/models/stats", tags=["protocol v2"], summary="What all models have answered")
     async def all_statistics() -> Response:
         return _json(repository.statistics(engine.served.values()))
@@ -138,6 +129,18 @@ def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, 
     async def load(request: Request) -> Response:
         model = show(request.path_params["model"])
         raise BadRequest(f"what serves {model} is its champion: crossfade release promote or rollback changes it")
+
+
+def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, work: Work) -> None:
+    def routes(method: Callable[..., Any], path: str, summary: str, **more: Any) -> Callable[[Any], Any]:
+        """Register a handler with and without the version in the path."""
+
+        def register(handler: Any) -> Any:
+            for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+                method(prefix + path, tags=["protocol v2"], summary=summary, **more)(handler)
+            return handler
+
+        return register
 
     @routes(app.get, "/config", "Configuration, as Triton's tools read it")
     async def config(request: Request) -> Response:

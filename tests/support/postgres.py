@@ -4,6 +4,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 PASSWORD = "a-secret-of-the-tests"
 _START_S = 120
 
@@ -21,7 +23,9 @@ class Postgres:
 
     def database(self, name: str) -> str:
         """Make a database and return its address."""
-        self.server.psql(f"create database {name}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PGPASSWORD", PASSWORD)  # a lake that was opened since may have put its own in place
+            self.server.psql(f"create database {name}")
         sockets = self.server.get_uri().split("host=")[1]
         return f"postgresql://postgres:{PASSWORD}@/{name}?host={sockets}"
 
