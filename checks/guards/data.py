@@ -9,7 +9,7 @@ from checks.days import shown_days
 from checks.guard import Daily, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
 from ml.features.tables import CREATOR_OF, feature_tables
-from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import DataGate, Input, Surface
 
@@ -62,14 +62,14 @@ def measure(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str
     }
     for task, spec in surface.tasks.items():
         if spec.kind == "binary":
-            selected[f"label_rate_{task}"] = f"avg({_quote(spec.label)}::double)"
-        selected[f"labelled_{task}"] = f"count({_quote(spec.label)})"
-    nulls = {n: f"count(*) filter (where {_quote(n)} is null)" for n, i in surface.inputs.items() if not i.sparse}
-    columns = [f"{sql} as {_quote(name)}" for name, sql in selected.items()]
-    columns += [f"{sql} as {_quote('nulls of ' + name)}" for name, sql in nulls.items()]
+            selected[f"label_rate_{task}"] = f"avg({quoted(spec.label)}::double)"
+        selected[f"labelled_{task}"] = f"count({quoted(spec.label)})"
+    nulls = {n: f"count(*) filter (where {quoted(n)} is null)" for n, i in surface.inputs.items() if not i.sparse}
+    columns = [f"{sql} as {quoted(name)}" for name, sql in selected.items()]
+    columns += [f"{sql} as {quoted('nulls of ' + name)}" for name, sql in nulls.items()]
     query = f"""
         with days as (select unnest(?::date[]) as day)
-        select d.day, {", ".join(f"e.{_quote(name)}" for name in (*selected, *("nulls of " + n for n in nulls)))}
+        select d.day, {", ".join(f"e.{quoted(name)}" for name in (*selected, *("nulls of " + n for n in nulls)))}
         from days as d left join (
             select day, {", ".join(columns)} from {ALIAS}.{FEATURES}.examples_{surface.name}
             where day in (select unnest(?::date[])) group by day
@@ -99,12 +99,12 @@ def measure_trailing(lake: Lake, surface: Surface, measured: Sequence[dict[str, 
     if not tasks or not measured:
         return list(measured)
     sums = "".join(
-        f", count({_quote(t.label)}) as {_quote('n ' + name)}, sum({_quote(t.label)}::double) as {_quote('of ' + name)}"
+        f", count({quoted(t.label)}) as {quoted('n ' + name)}, sum({quoted(t.label)}::double) as {quoted('of ' + name)}"
         for name, t in tasks.items()
     )
     usual = ", ".join(
-        f"if(count(*) filter (where {_quote('n ' + name)} > 0) >= {_FEW_DAYS} and sum({_quote('of ' + name)}) > 0, "
-        f"sum({_quote('of ' + name)}) / sum({_quote('n ' + name)}), null) as {_quote('usual_rate_' + name)}"
+        f"if(count(*) filter (where {quoted('n ' + name)} > 0) >= {_FEW_DAYS} and sum({quoted('of ' + name)}) > 0, "
+        f"sum({quoted('of ' + name)}) / sum({quoted('n ' + name)}), null) as {quoted('usual_rate_' + name)}"
         for name in tasks
     )
     days = [row["day"] for row in measured]
@@ -193,7 +193,7 @@ def _with_freshness(measured: Sequence[dict[str, Any]], days: Sequence[date]) ->
 
 def _join(table: str, keys: Sequence[str]) -> str:
     """Return the SQL that joins a feature table by its keys; two parameters bound the days whose files are opened."""
-    pairs = [f"{table}.{k} = {CREATOR_OF if k == 'creator_id' else 'e'}.{_quote(k)}" for k in keys]
+    pairs = [f"{table}.{k} = {CREATOR_OF if k == 'creator_id' else 'e'}.{quoted(k)}" for k in keys]
     rows = f"(select * from {ALIAS}.{FEATURES}.{table} where day between ? and ?)"
     return f"left join {rows} as {table} on {' and '.join([f'{table}.day = e.day', *pairs])}"
 
@@ -202,22 +202,22 @@ def _differs(name: str, spec: Input, kind: str, defaults: Mapping[str, float]) -
     """Return the SQL condition that an example's value is not its feature's, cast as the examples hold it."""
     source = str(spec.source)
     table, column = source.split(".")
-    feature = f"{table}.{_quote(column)}"
+    feature = f"{table}.{quoted(column)}"
     if source in defaults:
         feature = f"coalesce({feature}, {defaults[source]})"
-    values = [f"e.{_quote(name)}", f"{feature}::{kind}"]
+    values = [f"e.{quoted(name)}", f"{feature}::{kind}"]
     if spec.type == "number":
         values = [f"coalesce({value}::double, {float(spec.default)})" for value in values]
     return f"{values[0]} is distinct from {values[1]}"
 
 
 def _bad_label(kind: str, label: str) -> str:
-    column = f"{_quote(label)}::double"
+    column = f"{quoted(label)}::double"
     return f"{column} not in (0, 1)" if kind == "binary" else f"not isfinite({column})"
 
 
 def _bad_value(name: str, spec: Input) -> str:
-    column = _quote(name)
+    column = quoted(name)
     match spec.type:
         case "number":
             return f"not isfinite({column}::double)"
@@ -231,10 +231,6 @@ def _bad_value(name: str, spec: Input) -> str:
 
 def _sum(terms: Iterable[str]) -> str:
     return " + ".join(terms) or "0"
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 GUARD = Guard(

@@ -228,7 +228,7 @@ class Connection(HttpToolsProtocol):
             self.abort("answer not read")
         elif self.flow.read_paused:
             self._wait_for(self.phase)
-        elif self.phase is Phase.HEAD and self._answers_nobody() and not self.transport.is_closing():
+        elif self.phase is Phase.HEAD and self._unanswered is None and not self.transport.is_closing():
             self._refuse(408, f"the head of the request did not arrive within {self.limits.head_s:g} s")
         else:
             self.abort({Phase.HEAD: "head too slow", Phase.BODY: "body too slow"}.get(self.phase, self.phase.value))
@@ -245,8 +245,10 @@ class Connection(HttpToolsProtocol):
         self.door.moved(self, phase)
         self.phase = phase
 
-    def _answers_nobody(self) -> bool:
-        return self._answering is None or self._answering.response_complete
+    @property
+    def _unanswered(self) -> RequestResponseCycle | None:
+        """The request whose answer is on its way."""
+        return None if self._answering is None or self._answering.response_complete else self._answering
 
     def _stop_at(self, status: int, reason: str) -> None:
         """Leave the parser, which knows errors only by what it was called with."""
@@ -256,7 +258,7 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int, reason: str) -> None:
         """Answer what cannot be read, unless another answer is on its way, and let the connection end."""
         self.door.ended(str(status))
-        if self._answering is None or self._answering.response_complete or not self._answering.response_started:
+        if (one := self._unanswered) is None or not one.response_started:
             body = orjson.dumps({"error": reason})
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
@@ -275,10 +277,10 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
 
     def _end_after_answer(self) -> None:
-        if self._answering is None or self._answering.response_complete:
+        if (one := self._unanswered) is None:
             self.transport.close()
         else:
-            self.cycle.keep_alive = self._answering.keep_alive = False
+            self.cycle.keep_alive = one.keep_alive = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle  # ``cycle`` of uvicorn is the last one that came, which may wait for its turn

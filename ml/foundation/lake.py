@@ -46,12 +46,12 @@ class Lake:
         os.environ.update(lake_environment(settings))
         self.connection = connect(extensions(settings))
         for name, value in duckdb_settings(settings).items():
-            self.connection.execute(f"set {name} = '{_quote(str(value))}'")
+            self.connection.execute(f"set {name} = '{escaped(str(value))}'")
         options = attach_options(settings)
         if snapshot is not None:
             options |= {"snapshot_version": str(snapshot)}
-        listed = ", ".join(f"{k} '{_quote(v)}'" for k, v in options.items())
-        self.connection.execute(f"attach '{_quote(attach_path(settings))}' as {ALIAS} ({listed})")
+        listed = ", ".join(f"{k} '{escaped(v)}'" for k, v in options.items())
+        self.connection.execute(f"attach '{escaped(attach_path(settings))}' as {ALIAS} ({listed})")
         if snapshot is None:
             for schema in {LANDING, FEATURES, ML} - self._schemas():
                 self.retry(lambda s=schema: self.connection.execute(f"create schema if not exists {ALIAS}.{s}"))
@@ -438,7 +438,8 @@ def install_extension(name: str) -> None:
     duckdb_extensions.import_extension(name)
 
 
-def _quote(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text as it stands between the quotes of SQL."""
     return text.replace("'", "''")
 
 

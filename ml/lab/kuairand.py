@@ -33,10 +33,12 @@ from pathlib import Path
 
 import duckdb
 
+from ml.foundation.lake import escaped
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.landing.contract import LandingError
-from ml.landing.readiness import SUCCESS, table_folder
+from ml.landing.patterns import SUCCESS
+from ml.landing.readiness import table_folder
 
 SKIP_SECONDS = 3.0
 SESSION_GAP_MINUTES = 30
@@ -228,7 +230,7 @@ def write_landing(settings: Settings, progress: Progress = silent) -> dict[str, 
     totals = dict.fromkeys(_TABLES, 0)
     with duckdb.connect(config={"threads": settings.threads, "memory_limit": settings.memory_limit}) as connection:
         spill = settings.home / "scratch"
-        connection.execute(f"set temp_directory = '{_quote(spill)}'")
+        connection.execute(f"set temp_directory = '{escaped(str(spill))}'")
         _load(connection, data, logs, settings)
         days = [day for (day,) in connection.execute("select day from wanted order by day").fetchall()]
         for done, day in enumerate(days, 1):
@@ -295,7 +297,7 @@ def _scan(connection: duckdb.DuckDBPyConnection, file: Path, columns: dict[str, 
     Raises:
         LandingError: The file lacks a column; names both.
     """
-    scan = f"read_csv('{_quote(file)}', header = true, delim = ',', quote = '\"', all_varchar = true)"
+    scan = f"read_csv('{escaped(str(file))}', header = true, delim = ',', quote = '\"', all_varchar = true)"
     present = {row[0] for row in _execute(connection, file, f"describe select * from {scan}").fetchall()}
     for column in columns:
         if column not in present:
@@ -318,11 +320,7 @@ def _write(connection: duckdb.DuckDBPyConnection, settings: Settings, table: str
     scratch, target = folder / ".kuairand.parquet", folder / "kuairand.parquet"
     # COPY takes no parameters; the day is a date of our own.
     text = query.replace("$day", f"date '{day.isoformat()}'")
-    (rows,) = connection.execute(f"copy ({text}) to '{_quote(scratch)}' (format parquet)").fetchone() or (0,)
+    (rows,) = connection.execute(f"copy ({text}) to '{escaped(str(scratch))}' (format parquet)").fetchone() or (0,)
     scratch.replace(target)
     (folder / SUCCESS).touch()
     return int(rows)
-
-
-def _quote(path: Path) -> str:
-    return str(path).replace("'", "''")

@@ -20,7 +20,7 @@ from obstore.store import from_url
 
 from ml.landing.contract import LandingError
 from ml.landing.entries import Entry
-from ml.landing.patterns import Pattern, fill, matches
+from ml.landing.patterns import Pattern, marker_name, matches
 from ml.landing.sources import Ready
 
 _VARIABLES = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
@@ -49,10 +49,8 @@ class Bucket:
 
     def marker(self, day: date) -> str | None:
         """Return the key of the object that says that a day is complete, if there may be one."""
-        named = (self.ready.marker if self.ready else None) or "_SUCCESS"
-        if named == "_SUCCESS" and not self.pattern.day_in_folder:
-            return None
-        return f"{self.pattern.folder(day)}/{fill(named, self.table, day)}".lstrip("/")
+        name = marker_name(self.pattern, self.ready.marker if self.ready else None, self.table, day)
+        return None if name is None else f"{self.pattern.folder(day)}/{name}".lstrip("/")
 
     def marked(self, day: date) -> bool:
         """Tell whether that object is there."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from ml.foundation.lake import connect, endpoint, install_extension, quoted
+from ml.foundation.lake import connect, endpoint, escaped, install_extension, quoted
 from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
 from ml.landing.contract import LandingError, load_contract
@@ -157,22 +157,22 @@ class Engine:
             "preserve_insertion_order": "false",
             "TimeZone": "UTC",
         }.items():
-            self.connection.execute(f"set {name} = '{_escaped(value)}'")
+            self.connection.execute(f"set {name} = '{escaped(value)}'")
         for kind, options in _object_store_secrets(text).items():
-            listed = "".join(f", {name} '{_escaped(value)}'" for name, value in options.items())
+            listed = "".join(f", {name} '{escaped(value)}'" for name, value in options.items())
             self.connection.execute(f"create secret {kind}_of_environment (type {kind}{listed})")
 
     def _attach(self, name: str, database: Database, address: str) -> None:
         try:
             if scan := _SCANS.get(database.type):
                 place = _metadata(address) if database.type == "iceberg" else address
-                self.connection.execute(f"create view {quoted(name)} as select * from {scan}('{_escaped(place)}')")
+                self.connection.execute(f"create view {quoted(name)} as select * from {scan}('{escaped(place)}')")
                 return
             prefix = "ducklake:" if database.type == "ducklake" else ""
             kind = "" if prefix else f"type {database.type}, "
             if database.type in ("sqlite", "duckdb") and not Path(address).is_file():
                 raise FileNotFoundError(f"there is no file {address}")
-            self.connection.execute(f"attach '{prefix}{_escaped(address)}' as {quoted(name)} ({kind}read_only)")
+            self.connection.execute(f"attach '{prefix}{escaped(address)}' as {quoted(name)} ({kind}read_only)")
         except (duckdb.Error, OSError) as error:
             told = f"attach.{name}: {database.type} cannot be reached: {self.harmless(error)}"
             where = f"; {database.env} holds its address" if database.env else ""
@@ -444,7 +444,7 @@ class Question:
                 for name, kind in columns.items()
             )
             selected = f"select {shown}, {_row_fingerprint(columns)} as {_FINGERPRINT} from ({query}) as t"
-            copy = f"copy ({selected}) to '{_escaped(str(folder / 'all.parquet'))}' (format parquet, {_QUICK})"
+            copy = f"copy ({selected}) to '{escaped(str(folder / 'all.parquet'))}' (format parquet, {_QUICK})"
             engine.execute(copy, _days(day), self._what("query"))
         with _local(self.settings) as connection:
             counted = f"select count(*), sum({_FINGERPRINT}::hugeint)::varchar from read_parquet(?)"
@@ -471,18 +471,18 @@ class Question:
                 number = f"{_bucket(spooled.keys, spooled.parts)} as {_PART}"
                 target = spooled.folder / "parts"
                 options = f"format parquet, partition_by ({_PART}), {_QUICK}"
-                query = f"select *, {number} from read_parquet('{_escaped(str(whole))}')"
-                connection.execute(f"copy ({query}) to '{_escaped(str(target))}' ({options})")
+                query = f"select *, {number} from read_parquet('{escaped(str(whole))}')"
+                connection.execute(f"copy ({query}) to '{escaped(str(target))}' ({options})")
                 folders = [target / f"{_PART}={n}" / "*.parquet" for n in range(spooled.parts)]
             for n, path in enumerate(folders):
                 if spooled.parts > 1 and not path.parent.is_dir():
                     yield n, None
                     continue
                 extra = f"{_FINGERPRINT}, {_PART}" if spooled.parts > 1 else _FINGERPRINT
-                read = f"read_parquet('{_escaped(str(path))}', hive_partitioning = {str(spooled.parts > 1).lower()})"
+                read = f"read_parquet('{escaped(str(path))}', hive_partitioning = {str(spooled.parts > 1).lower()})"
                 query = f"select * exclude ({extra}) from {read} order by {_FINGERPRINT}"
                 part = spooled.folder / f"part-{n}.parquet"
-                connection.execute(f"copy ({query}) to '{_escaped(str(part))}' (format parquet, {_QUICK})")
+                connection.execute(f"copy ({query}) to '{escaped(str(part))}' (format parquet, {_QUICK})")
                 yield n, part
                 part.unlink()
 
@@ -508,7 +508,7 @@ _MOST_ANSWERS = 10_000
 def _local(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an engine for files of our own."""
     with duckdb.connect(config={"threads": settings.threads, "memory_limit": settings.memory_limit}) as connection:
-        connection.execute(f"set temp_directory = '{_escaped(str(settings.lake_dir / 'spill'))}'")
+        connection.execute(f"set temp_directory = '{escaped(str(settings.lake_dir / 'spill'))}'")
         connection.execute("set preserve_insertion_order = false")
         connection.execute("set partitioned_write_flush_threshold = 20480")
         yield connection
@@ -557,7 +557,3 @@ def _bucket(keys: Sequence[str], parts: int) -> str:
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:32]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("'", "''")

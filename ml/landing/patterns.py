@@ -13,6 +13,8 @@ from ml.foundation.names import nearest
 
 DEFAULT = "{table}/day={day}/*"
 """The landing zone's own layout."""
+SUCCESS = "_SUCCESS"
+"""The file that says that a day is complete, unless another is named."""
 STORES = ("s3://", "gs://", "az://")
 """What the address of an object store begins with."""
 
@@ -121,6 +123,13 @@ def matches(path: str, pattern: str) -> bool:
 def fill(text: str, table: str, day: date) -> str:
     """Return a name with a table and a day in their places."""
     return _filled(text.replace("{table}", table), day)
+
+
+def marker_name(pattern: Pattern, named: str | None, table: str, day: date) -> str | None:
+    """Return the name of the file that says that a day is complete; None where one would say so of every day."""
+    if named in (None, SUCCESS) and not pattern.day_in_folder:
+        return None
+    return fill(named or SUCCESS, table, day)
 
 
 def has_wildcard(text: str) -> bool:

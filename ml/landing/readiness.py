@@ -21,10 +21,8 @@ from ml.landing.buckets import Bucket, bucket_of
 from ml.landing.contract import DAY, LandingError, load_contract
 from ml.landing.databases import faults_of_queries, queries_of, question_of
 from ml.landing.entries import Entry, oddity, shown
-from ml.landing.patterns import DEFAULT, STORES, Pattern, fill, has_wildcard
+from ml.landing.patterns import DEFAULT, STORES, SUCCESS, Pattern, has_wildcard, marker_name
 from ml.landing.sources import Ready, load_sources
-
-SUCCESS = "_SUCCESS"
 
 
 def table_folder(settings: Settings, table: str, day: date) -> Path:
@@ -53,10 +51,8 @@ class Place:
 
     def marker(self, day: date) -> Path | None:
         """Return the file that says that a day is complete, if there may be one."""
-        named = (self.ready.marker if self.ready else None) or SUCCESS
-        if named == SUCCESS and not self.pattern.day_in_folder:
-            return None  # it would say so of every day
-        return self.folder(day) / fill(named, self.table, day)
+        name = marker_name(self.pattern, self.ready.marker if self.ready else None, self.table, day)
+        return None if name is None else self.folder(day) / name
 
     def marked(self, day: date) -> bool:
         """Tell whether that file is there."""
@@ -105,13 +101,13 @@ def data_files(settings: Settings, table: str, day: date) -> list[Path]:
 
     A query has no files, and what lies in an object store is none here: ``entries`` has it.
     """
-    place = None if question_of(settings, table) else place_of(settings, table)
+    place = _place(settings, table)
     return place.files(day) if isinstance(place, Place) else []
 
 
 def is_elsewhere(settings: Settings, table: str) -> bool:
     """Tell whether the rows of a table lie in a database or an object store, so that no file here holds them."""
-    return question_of(settings, table) is not None or isinstance(place_of(settings, table), Bucket)
+    return not isinstance(_place(settings, table), Place)
 
 
 def entries(settings: Settings, table: str, day: date) -> list[Entry]:

@@ -76,11 +76,11 @@ class ControlSpace:
             for spec in content["inputs"].values():
                 if spec["type"] == "id":
                     spec["embedding"] = setting["embedding"]
-        for name in ("bottom", "tower"):
-            widths = content["network"][name]
-            content["network"][name] = [max(_LEAST_WIDTH, round(float(setting["width"] or 1) * w)) for w in widths]
-        if setting["width"] == 1:
-            content["network"] = self.surface.network.model_dump(mode="json")
+        width = float(setting["width"] or 1.0)
+        if width != 1:  # else a narrow layer would become one of the least width
+            network = content["network"]
+            for name in ("bottom", "tower"):
+                network[name] = [max(_LEAST_WIDTH, round(width * w)) for w in network[name]]
         return Surface.model_validate(content)
 
     @property

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite, sqrt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -74,10 +74,10 @@ class Trial:
     seconds: float
 
     @classmethod
-    def from_json(cls, line: str) -> "Trial":
-        """Read what ``json.dumps`` made of its fields."""
-        content = json.loads(line)
-        return cls(**content | {"groups": tuple(content["groups"])})
+    def from_json(cls, content: dict[str, Any]) -> "Trial":
+        """Take what JSON kept of its fields."""
+        fields: dict[str, Any] = content | {"groups": tuple(content["groups"])}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class TrialLog:
             except ValueError:  # the line that a kill broke off
                 continue
             if content.get("identity") == self.identity:
-                self.trials.append(Trial.from_json(json.dumps(content["trial"])))
+                self.trials.append(Trial.from_json(content["trial"]))
 
     def add(self, trial: Trial) -> None:
         """Keep a trial."""

@@ -14,7 +14,7 @@ from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.lab.simulator.write import write_landing
-from ml.landing.readiness import SUCCESS
+from ml.landing.patterns import SUCCESS
 from ml.releases.store import ReleaseStore
 from tests.support.instance import FIRST, daemon, day, wait
 

@@ -26,7 +26,7 @@ from ml.lab.simulator.write import write_landing
 from ml.landing.changes import changed_days
 from ml.landing.ledger import NotFinal, require_final
 from ml.landing.load import init_tables, load_days
-from ml.landing.readiness import SUCCESS
+from ml.landing.patterns import SUCCESS
 from ml.releases.store import ReleaseStore
 from ml.stages import widening
 from ml.surfaces.spec import load_surfaces

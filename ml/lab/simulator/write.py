@@ -13,7 +13,8 @@ from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.lab.simulator.tables import TABLES
 from ml.lab.simulator.world import World, tables_of
-from ml.landing.readiness import SUCCESS, table_folder
+from ml.landing.patterns import SUCCESS
+from ml.landing.readiness import table_folder
 
 MARKER = ".simulator.json"
 """File in the landing zone that names the world in it."""

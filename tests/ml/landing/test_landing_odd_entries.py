@@ -30,8 +30,8 @@ from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
 from ml.landing.contract import LandingError
 from ml.landing.load import DaysFailed, init_tables, load_days
+from ml.landing.patterns import SUCCESS
 from ml.landing.readers import UnreadableFile, read_file
-from ml.landing.readiness import SUCCESS
 from ml.operations.forget import forget
 from tests.ml.landing.rows import DAY, SURFACES, exposures, put, to_csv, to_parquet
 

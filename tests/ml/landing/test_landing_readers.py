@@ -15,8 +15,8 @@ from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
 from ml.landing.contract import ContractError, LandingError
 from ml.landing.load import DaysFailed, init_tables, load_days
+from ml.landing.patterns import SUCCESS
 from ml.landing.readers import UnreadableFile
-from ml.landing.readiness import SUCCESS
 from tests.ml.landing.rows import (
     ALL_TABLES,
     DAY,
