@@ -18,6 +18,9 @@ from tests.support.postgres import PASSWORD, Postgres
 
 for name in [name for name in os.environ if name.startswith("CROSSFADE_") and name != "CROSSFADE_PICTURES"]:
     del os.environ[name]
+# Every worker and each process that a test starts would compile all of its imports otherwise, for seconds.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
     os.environ.setdefault(name, "1")  # a worker per core already; threads that wait for each other spin
 
