@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _CONNECT_S = 10
+_TRIES = 3
+"""Of a connection from elsewhere. The head starts a process for each, which a busy or short machine may lose."""
 
 
 class ClusterError(RuntimeError):
@@ -39,7 +41,7 @@ def connected(address: str) -> Iterator[Any]:
         if address != "auto":  # Ray alone would try for minutes
             host = urlsplit(address if "://" in address else f"//{address}")
             socket.create_connection((host.hostname, host.port), timeout=_CONNECT_S).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        _init(ray, address)
     except Exception as error:  # ray raises ConnectionError, RuntimeError, ValueError and its own
         ray.shutdown()  # what is left of a failed connection would break the next one of this process
         raise ClusterError(f"CROSSFADE_RAY_ADDRESS={address} cannot be reached: {error}") from error
@@ -50,3 +52,13 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _init(ray: Any, address: str) -> None:
+    for left in reversed(range(_TRIES)):
+        try:
+            return ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except ConnectionAbortedError:  # what a client raises where the process that the head started for it has died
+            if not left:
+                raise
+            ray.shutdown()

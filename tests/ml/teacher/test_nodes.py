@@ -287,3 +287,23 @@ def test_a_failed_connection_leaves_nothing_behind_that_breaks_the_next_one(
         pass
     with connected(cluster.address) as ray:
         assert ray.get(ray.put("here")) == "here"
+
+
+def test_a_head_that_loses_the_process_of_a_client_is_asked_again_and_not_for_ever(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.util.client.worker import Worker
+
+    init, lost = Worker._server_init, [True, False, True, True, True]
+
+    def loses(worker: Any, *args: Any) -> None:
+        if lost.pop(0):
+            raise ConnectionAbortedError("Starting Ray client server failed")
+        init(worker, *args)
+
+    monkeypatch.setattr(Worker, "_server_init", loses)
+    with connected(cluster.client_address) as ray:
+        assert ray.get(ray.put("here")) == "here"
+    with pytest.raises(ClusterError, match="Starting Ray client server failed"), connected(cluster.client_address):
+        pass
+    assert lost == []
