@@ -27,6 +27,7 @@ from assets.manifest import (
 from assets.names import LAKE_WRITER, OWNER
 from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
 from ml.features.build import build_ranges, dbt_vars, excluded_surfaces, stream_dbt
+from ml.features.contracts import Contract, contracts
 from ml.features.projects import all_projects
 from ml.features.tables import feature_tables
 from ml.foundation.lake import FEATURES, Lake
@@ -64,6 +65,7 @@ class Translator(DagsterDbtTranslator):
         surfaces: Their owners own their examples and teacher inputs too.
         columns: Descriptions of each model's columns.
         projects: Folders of the dbt projects by name.
+        types: Declared types of each model's columns, of those that have a contract.
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class Translator(DagsterDbtTranslator):
         surfaces: Mapping[str, Surface],
         columns: Mapping[str, Mapping[str, str]],
         projects: Mapping[str, Path],
+        types: Mapping[str, Contract],
     ) -> None:
         super().__init__(DagsterDbtTranslatorSettings(enable_asset_checks=True))
         self.window_days, self.surfaces, self.columns, self.projects = window_days, surfaces, columns, projects
+        self.types = types
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, object]) -> dg.AssetKey:
         """Return ``<surface>/examples`` and the like for a surface's models, ``features/<model>`` for the others."""
@@ -100,12 +104,16 @@ class Translator(DagsterDbtTranslator):
         return super().get_description({**dbt_resource_props, "description": told})
 
     def get_metadata(self, dbt_resource_props: Mapping[str, object]) -> Mapping[str, object]:
-        """Return the described columns, and where the SQL is, for the UI's link to an editor."""
+        """Return columns with their declared types and descriptions, and where the SQL is, for the UI's link to it."""
         node = _node(dbt_resource_props)
         sql = dg.LocalFileCodeReference(file_path=str(self.projects[node["package_name"]] / node["original_file_path"]))
         columns = node["columns"]
         if texts := self.columns.get(node["name"]):
-            columns = {name: {"name": name, "description": text} for name, text in texts.items()}
+            types = self.types.get(node["name"], {})
+            columns = {
+                name: {"name": name, "description": text, "data_type": types.get(name, "any")}
+                for name, text in texts.items()
+            }
         described = super().get_metadata({**dbt_resource_props, "columns": columns})
         return {**described, "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[sql])}
 
@@ -173,7 +181,9 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
     parsed, tables = read_manifest(manifest), feature_tables(settings)
     require_built(parsed, tables)
     described = described_columns(parsed, tables)
-    translator = Translator(settings.feature_window_days, surfaces, described, all_projects(settings))
+    translator = Translator(
+        settings.feature_window_days, surfaces, described, all_projects(settings), contracts(settings, surfaces)
+    )
     left = excluded_surfaces(settings, surfaces)
     waiting = {surface.name: _labelled(parsed, surface) for surface in surfaces.values() if waits(surface)}
 

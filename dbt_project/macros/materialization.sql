@@ -19,6 +19,7 @@ insert into {{ arg_dict['target_relation'] }} by name select * from {{ arg_dict[
   held twice. No model reads itself, so the view gives the same rows after the delete.
 #}
 {% macro duckdb__create_table_as(temporary, relation, compiled_code, language='sql', partitioned_by=none, sorted_by=none) -%}
+{%- if model.resource_type == 'model' -%}{{ require_contract(compiled_code, temporary) }}{%- endif -%}
 {%- if temporary and language == 'sql' and model.resource_type == 'model' -%}
     create temporary view {{ relation.include(database=false, schema=false) }} as (
         {{ compiled_code }}

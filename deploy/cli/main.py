@@ -6,6 +6,7 @@ import typer
 
 from deploy.cli import (
     check,
+    columns,
     demo,
     doctor,
     experiment,
@@ -27,6 +28,7 @@ COMMANDS = {
     "init": home.init,
     "check": check.check,
     "plan": plan.plan,
+    "columns": columns.columns,
     "doctor": doctor.doctor,
     "quarantine": landing.quarantine,
     "tidy": home.tidy,

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, Literal
 
+from ml.features import contracts
 from ml.features.projects import DBT_PROJECT_DIR, app_projects, link_packages, packages_dir
 from ml.features.tables import feature_tables, for_dbt
 from ml.foundation.lake import (
@@ -81,6 +82,8 @@ def dbt_vars(settings: Settings, surfaces: Mapping[str, Surface], from_day: date
         "label_window_days": {
             name: surface.label_window_days for name, surface in surfaces.items() if surface.label_window_days > 1
         },
+        "column_types": contracts.TYPES,
+        "contracts": contracts.for_dbt(settings, surfaces),
     }
 
 

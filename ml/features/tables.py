@@ -29,10 +29,19 @@ ENTITIES: tuple[Entity, ...] = get_args(Entity)
 CREATOR_OF = "feat_item"
 """The feature table that says whose an item is."""
 
-_OWN = frozenset({
-    "day", "exposure_id", "ts", "surface", "user_id", "session_id", "item_id", "container_id", "seed_item_id", "row",
-    "column", "hour", "session_outcomes",
-})  # fmt: skip
+ColumnType = Literal["boolean", "integer", "number", "integer[]", "number[]", "date", "timestamp", "any"]
+"""What a column must be; see ``ml.features.contracts``."""
+
+EXPOSURE_COLUMNS: Mapping[str, ColumnType] = {
+    "day": "date",
+    "exposure_id": "integer",
+    "ts": "timestamp",
+    "surface": "any",
+    **dict.fromkeys(("user_id", "session_id", "item_id", "container_id", "seed_item_id"), "integer"),
+    **dict.fromkeys(("row", "column"), "number"),
+    "hour": "integer",
+    "session_outcomes": "integer[]",
+}
 """Columns of the examples that come from the exposure itself (``exposure_inputs``)."""
 
 
@@ -89,21 +98,26 @@ def read_tables(folders: tuple[Path, ...]) -> Mapping[str, FeatureTable]:
     """
     found: dict[str, FeatureTable] = {}
     files: dict[str, Path] = {}
-    for path in (path for folder in folders for path in sorted(folder.rglob("*.yml"))):
-        for model in (load_yaml(path) or {}).get("models", []):
-            meta = _meta(model)
-            if "entity" not in meta:
-                continue
-            name = model["name"]
-            if name in found:
-                raise DeclarationError(f"{path}: feature table {name} is declared in {files[name]} too; rename one")
-            found[name], files[name] = _table(path, model, meta), path
+    for path, model, meta in models_of(folders):
+        if "entity" not in meta:
+            continue
+        name = model["name"]
+        if name in found:
+            raise DeclarationError(f"{path}: feature table {name} is declared in {files[name]} too; rename one")
+        found[name], files[name] = _table(path, model, meta), path
     _require_distinct(found)
     if CREATOR_OF not in found and any("creator_id" in table.entity for table in found.values()):
         raise DeclarationError(
             f"a feature table is about creator_id, but {CREATOR_OF}, which says whose an item is, is not declared"
         )
     return dict(sorted(found.items(), key=lambda entry: (entry[0] != CREATOR_OF, entry[0])))
+
+
+@cache
+def models_of(folders: tuple[Path, ...]) -> list[tuple[Path, Mapping[str, Any], Mapping[str, Any]]]:
+    """Return (file, what it says, its ``meta``) of each model that the YAML files of these folders describe."""
+    paths = (path for folder in folders for path in sorted(folder.rglob("*.yml")))
+    return [(path, model, _meta(model)) for path in paths for model in (load_yaml(path) or {}).get("models", [])]
 
 
 def for_dbt(tables: Mapping[str, FeatureTable]) -> list[dict[str, object]]:
@@ -157,7 +171,7 @@ def _table(path: Path, model: Mapping[str, Any], meta: Mapping[str, Any]) -> Fea
 
 
 def _require_distinct(tables: Mapping[str, FeatureTable]) -> None:
-    taken = dict.fromkeys(_OWN, "the exposure")
+    taken = dict.fromkeys(EXPOSURE_COLUMNS, "the exposure")
     for table in tables.values():
         for column in table.columns:
             if column.alias in taken:

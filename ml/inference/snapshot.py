@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml.features.contracts import TYPES, Contract, contracts, faults
 from ml.features.tables import CREATOR_OF, FeatureTable, feature_tables
 from ml.foundation.files import Files, sha256_bytes
 from ml.foundation.ids import NO_ID
@@ -43,7 +44,7 @@ KEEP = 3
 
 FOLDER, POINTER, MANIFEST = "features", "features/current.json", "manifest.json"
 
-_NUMERIC = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|BOOLEAN|DECIMAL\(.*\)")
+_KEPT = re.compile(f"{TYPES['number']}|{TYPES['number[]']}")
 
 
 class SnapshotError(RuntimeError):
@@ -80,18 +81,19 @@ def publish(
     Args:
         lake: Holds the feature tables; all are read as of one lake snapshot.
         settings: Names the home.
-        surfaces: Their `daily` inputs must all exist as columns.
+        surfaces: Their `daily` inputs must all exist as columns of their types.
         day: Day whose exposures the features are for.
         keep: Snapshots that stay, newest days first, beside this one and the one pointed to.
 
     Raises:
-        SnapshotError: A table or column is missing, a key is null or repeated, or the day has no features at all.
+        SnapshotError: A table or column is missing or of another type, a key is null or repeated, or the day has no
+            features at all.
     """
     tables = feature_tables(settings)
     lake.connection.begin()
     try:
         queries = {name: _query(lake, table, day) for name, table in tables.items()}
-        _require_columns(lake, surfaces, tables)
+        _require_columns(lake, settings, surfaces, tables)
         hashed = {name: lake.content_hash(f"({query})") for name, query in queries.items()}
         rows = {name: count for name, (count, _) in hashed.items()}
         if not any(rows.values()):
@@ -318,22 +320,18 @@ def _query(lake: Lake, table: FeatureTable, day: date) -> str:
     kinds = lake.columns(name)
     if missing := [key for key in keys if key not in kinds]:
         raise SnapshotError(f"{name} has no column {', '.join(missing)}")
-    values = [c for c, kind in kinds.items() if c not in keys and _NUMERIC.fullmatch(re.sub(r"\[\d*\]$", "", kind))]
+    values = [column for column, kind in kinds.items() if column not in keys and _KEPT.fullmatch(kind)]
     listed = ", ".join([*(f"{key}::bigint as {key}" for key in keys), *(f'"{value}"' for value in values)])
     return f"select {listed} from {ALIAS}.{name} where day = date '{day}'"
 
 
-def _require_columns(lake: Lake, surfaces: Mapping[str, Surface], tables: Iterable[str]) -> None:
-    columns = {name: lake.columns(f"{FEATURES}.{name}") for name in tables}
-    for surface in surfaces.values():
-        for name, item in surface.inputs.items():
-            if item.source is None:
-                continue
-            table, column = item.source.split(".")
-            if column not in columns.get(table, {}):
-                raise SnapshotError(
-                    f"input {name!r} of surface {surface.name!r} reads {item.source}, which is not there"
-                )
+def _require_columns(lake: Lake, settings: Settings, surfaces: Mapping[str, Surface], tables: Iterable[str]) -> None:
+    """Refuse tables that lack a column which a surface reads, or have it with another type."""
+    declared = contracts(settings, surfaces)
+    for table in tables:
+        read: Contract = {column: kind for column, kind in declared[table].items() if kind != "any"}
+        if found := list(faults(read, lake.columns(f"{FEATURES}.{table}"))):
+            raise SnapshotError(f"{table}: {'; '.join(found)}; build its day again, or mend its SQL")
 
 
 def _content(

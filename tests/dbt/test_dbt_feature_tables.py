@@ -1,5 +1,6 @@
 """A feature table of the app is its SQL and its description: no line elsewhere names it."""
 
+import json
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from assets.features import build_features
-from assets.manifest import parse_project
+from assets.manifest import PARSED, parse_project
 from checks.guards.data import measure_features
+from ml.features.build import DbtError, dbt_vars, run_dbt
 from ml.features.tables import DeclarationError
 from ml.foundation.lake import Lake
 from ml.foundation.settings import EXAMPLES, Settings
@@ -179,6 +181,35 @@ def test_the_graph_builds_and_publishes_the_tables_of_the_app(declared: SimpleNa
     assert mine <= set(snapshot.asset_deps[snapshot.key])
     likes = ranking.specs_by_key[dg.AssetKey(["homepage", "examples"])].metadata["dagster/column_schema"]
     assert "Likes in the days before (`feat_user_likes.likes`)" in {column.description for column in likes.columns}
+    types = {column.name: column.type for column in likes.columns}
+    assert (types["item_ctr"], types["session_outcomes"], types["user_likes"]) == ("number", "integer[]", "any")
+
+
+def test_a_table_that_breaks_its_contract_is_refused_by_column_and_type_and_stays_as_it_was(
+    declared: SimpleNamespace, tmp_path: Path
+) -> None:
+    parsed = parse_project(declared.settings).with_name(PARSED)
+    home = shutil.copytree(declared.settings.home, tmp_path / "home")
+    settings = declared.settings.model_copy(update={"home": home})
+    surface = load_surfaces(settings)["radio"]
+    inputs = {name: number(f"feat_user_likes.{name}", default=0) for name in ("likes", "liked_at", "mood")}
+    surfaces = {"radio": surface.model_copy(update={"inputs": {**surface.inputs, **inputs}})}
+    with Lake(settings) as lake:
+        table, past = "lake.features.feat_user_likes", "select * replace (likes > 0 as likes)"
+        lake.connection.execute(f"create or replace table {table} as {past} from {table}")
+        before = lake.content_hash(table)
+    variables = json.dumps(dbt_vars(settings, surfaces, declared.day, declared.day))
+    with pytest.raises(DbtError) as refused:
+        run_dbt(settings, ["run", "--select", "feat_user_likes", "--vars", variables], parsed=parsed)
+    for told in (
+        "feat_user_likes: ",
+        "column likes is BIGINT, in the table BOOLEAN",
+        "column liked_at is TIMESTAMP, declared as number",
+        "no column mood, declared as number",
+    ):
+        assert told in str(refused.value)
+    with Lake(settings) as lake:
+        assert lake.content_hash(table) == before
 
 
 def test_a_feature_table_that_no_stage_builds_is_refused(declared: SimpleNamespace, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_each_model_has_a_key_test_a_stage_and_the_group_of_its_layer_or_surface
         assert set(node["tags"]) & {"base", "ranking"}, name
     columns = columns_of(manifest)
     translator = Translator(
-        built.settings.feature_window_days, load_surfaces(built.settings), columns, all_projects(built.settings)
+        built.settings.feature_window_days, load_surfaces(built.settings), columns, all_projects(built.settings), {}
     )
     specs = {
         name: translator.get_asset_spec(manifest, node["unique_id"], None)

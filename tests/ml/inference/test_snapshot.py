@@ -125,7 +125,10 @@ def test_a_day_without_features_is_refused(home: Home) -> None:
     [
         ("insert into lake.features.feat_item from lake.features.feat_item limit 1", "feat_item repeats the key"),
         ("update lake.features.feat_user_creator set creator_id = null", "feat_user_creator has a null key"),
-        ("alter table lake.features.feat_creator drop column ctr", "reads feat_creator.ctr, which is not there"),
+        (
+            "alter table lake.features.feat_creator drop column ctr",
+            "feat_creator: it has no column ctr, declared",
+        ),
         ("drop table lake.features.feat_user", "the lake has no table features.feat_user"),
     ],
 )
