@@ -58,13 +58,14 @@ def unpacked(late: pl.DataFrame, table: Table) -> pl.DataFrame:
     return late.select(pl.col("content").str.json_decode(shape), pl.col("row_number").alias(ROW)).unnest("content")
 
 
-def arrived(lake: Lake, day: date, name: str) -> pl.DataFrame:
-    """Return the rows of a day that came in the folders of others: those columns of ``LATE``, in order."""
+def arrived(lake: Lake, day: date, names: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Return the rows of a day that came in the folders of others, by table: those columns of ``LATE``, in order."""
     query = (
-        f"select source_day, file, row_number, content from {ALIAS}.{LATE} where {DAY} = ? and table_name = ? "
-        "and source_day <> ? order by all"
+        f"select table_name, source_day, file, row_number, content from {ALIAS}.{LATE} "
+        f"where {DAY} = ? and list_contains(?::varchar[], table_name) and source_day <> ? order by all"
     )
-    return pl.DataFrame(lake.sql(query, [day, name, day]))
+    rows = pl.DataFrame(lake.sql(query, [day, list(names), day]))
+    return {name: rows.filter(pl.col("table_name") == name).drop("table_name") for name in names}
 
 
 def replace(

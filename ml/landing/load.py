@@ -273,7 +273,7 @@ def _load_day(
     with TemporaryDirectory(prefix="landing-", dir=settings.lake_dir / "spill") as folder, engines_kept():
         try:
             _require_tables(settings, day, names)
-            late = {name: arrived(lake, day, name) for name in names}
+            late = arrived(lake, day, names)
             landed = _read_day(settings, contract, late, day, surfaces, Path(folder))
         except LandingError:
             raise
