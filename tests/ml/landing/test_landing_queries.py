@@ -38,14 +38,14 @@ QUERY = "select * from {} where started{} >= {{day}} and started{} < {{next_day}
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Callable[[str], Settings]:
+def app(tmp_path: Path, home: Path) -> Callable[[str], Settings]:
     """Settings of a home whose app says something of its sources."""
 
     def make(sources: str, **given: object) -> Settings:
         (tmp_path / "app").mkdir(exist_ok=True)
         (tmp_path / "app" / "sources.yaml").write_text(sources)
         told = {"optional_tables": ALL_TABLES, "max_quarantine_share": 1.0, "first_day": FIRST, "last_day": DAYS[-1]}
-        return Settings(home=tmp_path / "home", app=tmp_path / "app", threads=1, **{**told, **given})
+        return Settings(home=home, app=tmp_path / "app", threads=1, **{**told, **given})
 
     return make
 

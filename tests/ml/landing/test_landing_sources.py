@@ -25,14 +25,14 @@ NEXT = DAY + timedelta(days=1)
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Callable[[str], Settings]:
+def app(tmp_path: Path, home: Path) -> Callable[[str], Settings]:
     """Settings of a home whose app says something of its sources."""
 
     def make(sources: str) -> Settings:
         (tmp_path / "app").mkdir(exist_ok=True)
         (tmp_path / "app" / "sources.yaml").write_text(sources)
         return Settings(
-            home=tmp_path / "home",
+            home=home,
             app=tmp_path / "app",
             first_day=DAY,
             optional_tables=ALL_TABLES,
