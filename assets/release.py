@@ -78,7 +78,7 @@ def _build_promotion(surface: Surface, partitions: dg.PartitionsDefinition) -> d
     )
     def release(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
         released = promote_candidate(settings, surface, partition_day(context), by=f"dagster run {context.run_id}")
-        history = ReleaseStore(settings.artifacts_dir).history(surface.name)
+        history = ReleaseStore.of(settings).history(surface.name)
         return dg.MaterializeResult(
             metadata={
                 "release": released.id,

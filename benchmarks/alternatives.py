@@ -98,7 +98,7 @@ def compiled(ranker: Any, batches: Batches, surface: Surface) -> Callable[[], No
 
 def serving(settings: Settings, surface: str, repeats: int) -> list[Row]:
     """Compare sessions of the champion, and of smaller models made of it."""
-    champion = ReleaseStore(settings.artifacts_dir).champion(surface)
+    champion = ReleaseStore.of(settings).champion(surface)
     if champion is None:
         raise SystemExit(f"{settings.home} has no champion of {surface}; run `make demo` first")
     path = champion.release.path / MODEL

@@ -69,7 +69,7 @@ def main() -> None:
     if options.turns:
         parser.error(f"--turns {options.turns}: this option is called --runs")
     settings = Settings(**({"home": options.home.absolute()} if options.home else {}))
-    champion = ReleaseStore(settings.artifacts_dir).champion(options.surface)
+    champion = ReleaseStore.of(settings).champion(options.surface)
     if champion is None:
         parser.error(f"{options.surface} has no champion in {settings.home}; run `make demo`")
     model = champion.release.path / MODEL

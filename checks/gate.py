@@ -46,8 +46,10 @@ def judge(
 
     Raises:
         DamagedError: The candidate's files are not what their hashes say: there is nothing to judge.
+        UnusableKey: Only what is signed counts here, and no key can sign the verdict.
     """
-    store = store or ReleaseStore(settings.artifacts_dir)
+    store = store or ReleaseStore.of(settings)
+    _ = store.keys.signer
     candidate.verify()
     key = store.verdict_key(surface, candidate)
     with ExitStack() as lakes:

@@ -196,7 +196,7 @@ class Subject:
     def reference(self) -> Release | None:
         """Return the reference release, where it is another one than the champion."""
         name = self.store.reference(self.surface.name)
-        return None if name in (None, self.key.champion) else self.store.release(self.surface.name, name)
+        return None if name in (None, self.key.champion) else self.store.trusted_release(self.surface.name, name)
 
 
 class Thresholds(BaseModel):

@@ -34,6 +34,8 @@ OF_A_PROCESS = {
     "serve_host",
     "serve_port",
     "serve_token",
+    "signing_key",
+    "signing_key_file",
     "alert_url",
     "catalog_url",
     "dagster_url",

@@ -5,19 +5,24 @@ tiny`` in ``/srv/crossfade``, both candidates promoted by ``crossfade release ov
 less ``training/`` and ``spool/``. A change of a stored format brings its upgrade step and is tried on these.
 """
 
+import re
+import shlex
 import tarfile
 from datetime import date
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from deploy.cli.doctor import EXAMINATIONS, State, examine
+from deploy.cli.main import app
 from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
 from ml.evaluation.evaluate import evaluate
 from ml.foundation.lake import Lake
 from ml.foundation.sealed import DamagedError
-from ml.foundation.settings import Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.signing import UnusableKey
 from ml.landing.late import waiting
 from ml.landing.ledger import totals
 from ml.landing.load import init_tables
@@ -144,3 +149,68 @@ def test_the_next_entry_of_a_log_carries_the_hash_of_those_before(stored: Settin
     with Lake(stored) as lake:
         owner = owner_of(store.files)
         assert owner is not None and owner.lake == lake.id()
+
+
+def steps_of(title: str) -> list[list[str]]:
+    """The words of each command below a heading of the page about keys."""
+    page = (PROJECT_ROOT / "docs/how-to/sign.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", page, re.M | re.S)
+    return [shlex.split(line) for block in re.findall(r"```sh\n(.*?)```", section, re.S) for line in block.splitlines()]
+
+
+def test_the_steps_of_the_page_for_the_first_a_lost_and_a_leaked_key(
+    untouched: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What version 0.1 made is unsigned; each step of the page is done as it stands there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CROSSFADE_HOME", str(untouched.home))
+    monkeypatch.setenv("USER", "ann")
+
+    def crossfade(*words: str) -> str:
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == 0, (words, done.exception)
+        return " ".join(done.output.split())
+
+    def follow(title: str, *, until: str | None = None, since: str | None = None) -> None:
+        for command, *words in steps_of(title):
+            words = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
+            line = " ".join(words)
+            if since is not None:
+                since = None if since in line else since
+            if until is not None and until in line:
+                return
+            if since is None and command == "export":
+                name, _, value = words[0].partition("=")
+                monkeypatch.setenv(name, str(Path(value).expanduser()))
+            elif since is None and command == "rm":
+                Path(words[0]).unlink()
+            elif since is None:
+                assert command == ".venv/bin/crossfade"
+                crossfade(*words)
+
+    def served() -> dict[str, str]:
+        engine = Engine(Settings(), Metrics())
+        engine.refresh()
+        return {name: found.label["release"] for name, found in engine.served.items()}
+
+    assert served() == RELEASES and "signature unsigned" in crossfade("release", "show", "homepage")
+    assert "no key is set" in EXAMINATIONS["signatures"](Settings())[1] and "no key is set" in crossfade("verify")
+    follow("Begin to sign", until="release sign")
+    assert served() == {} and "signature unsigned" in crossfade("release", "show", "homepage")
+    [finding] = [found for found in examine(Settings()) if found.what == "signatures"]
+    assert finding.state is State.BAD and "release sign homepage" in finding.told and "sign.md" in finding.remedy
+    follow("Begin to sign", since="release sign")
+    assert served() == RELEASES and "signed by team-2026" in crossfade("release", "show", "homepage")
+
+    follow("A key was lost, or you change it")
+    crossfade("release", "confirm", "homepage", "--reason", "looked at")
+    assert served() == RELEASES and "signed by team-2027" in crossfade("release", "list", "homepage")
+
+    follow("A key leaked", until="release sign")
+    assert served()["radio"] == RELEASES["radio"] and "homepage" not in served()
+    monkeypatch.setenv("CROSSFADE_SIGNING_KEY_FILE", str(tmp_path / "keys/team-2027.pem"))
+    with pytest.raises(UnusableKey, match="not among those of"):
+        ReleaseStore.of(Settings()).confirm("radio", by="Eve", reason="mine")
+    monkeypatch.setenv("CROSSFADE_SIGNING_KEY_FILE", str(tmp_path / "keys/team-2027b.pem"))
+    follow("A key leaked", since="release sign")
+    assert served() == RELEASES and EXAMINATIONS["signatures"](Settings())[0] is State.GOOD

@@ -32,7 +32,7 @@ def unserved(settings: Settings) -> list[Unserved]:
     """Return the champions that the server at ``serve_url`` does not answer with, a server that is down included."""
     import httpx
 
-    store, found = ReleaseStore(settings.artifacts_dir), []
+    store, found = ReleaseStore.of(settings), []
     headers = {}
     if settings.serve_token is not None:
         headers["Authorization"] = f"Bearer {settings.serve_token.get_secret_value()}"

@@ -7,7 +7,7 @@ import dagster as dg
 from assets.names import LAKE_WRITER
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
-from ml.operations.verify import verify
+from ml.operations.verify import require_signatures, verify
 
 _BATCH = 100
 
@@ -46,18 +46,19 @@ def housekeeping_schedule(settings: Settings) -> dg.ScheduleDefinition:
 
 @dg.op
 def verify_files(context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings]) -> None:
-    """Read the files whose turn it is tonight, and compare them with the hashes that they were written with."""
+    """Read the files whose turn it is tonight, compare them with their hashes, and ask who signed what serves."""
     from ml.operations.alerts import send
 
     try:
         found = verify(settings, night=datetime.now(UTC).date())
+        require_signatures(settings)
     except DamagedError as error:
         send(settings, [{"check": "files_of_the_lake", "passed": False, "description": str(error)}])
         raise
     context.add_output_metadata({"files": found.files, "bytes": found.bytes, "recorded": found.recorded})
 
 
-@dg.job(description="Compare a part of the lake's files with the hashes that they were written with.")
+@dg.job(description="Compare a part of the lake's files with their hashes, and ask who signed what serves.")
 def verify_job() -> None:
     """Look for damage before anybody learns from it."""
     verify_files()

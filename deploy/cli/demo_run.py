@@ -170,7 +170,7 @@ def peak_rss_mb() -> float:
 
 
 def _released(settings: Settings, surfaces: Iterable[str]) -> list[str]:
-    store = ReleaseStore(settings.artifacts_dir)
+    store = ReleaseStore.of(settings)
     return [name for name in surfaces if store.champion(name) is not None]
 
 

@@ -20,6 +20,7 @@ from ml.operations.app_files import FILES, landing_fault
 from ml.operations.app_files import REMEDIES as OF_FILES
 from ml.operations.findings import Examinations, Finding, Look, State
 from ml.operations.findings import examine as examine_each
+from ml.operations.verify import require_signatures
 from ml.releases.ownership import owner_of
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surfaces
@@ -189,23 +190,33 @@ def _teacher(settings: Settings) -> Look:
 
 
 def _releases(settings: Settings) -> Look:
-    store = ReleaseStore(settings.artifacts_dir)
+    store = ReleaseStore.of(settings)
     owner = owner_of(store.files)
     if owner is not None and owner.lake != (lake := lake_id(settings)):
         told = f"artifacts and releases belong to lake {owner.lake}, this is lake {lake}"
         return State.BAD, told, "set CROSSFADE_ARTIFACTS_URL, or crossfade release adopt"
     for name in store.surfaces():
         store.history(name)
-    champions = {name: store.champion(name) for name in load_surfaces(settings)}
-    told = ", ".join(f"{name}: {found.release.id if found else 'none'}" for name, found in champions.items())
+    champions = {name: store.champions.read(name).champion for name in load_surfaces(settings)}
+    for name, champion in champions.items():
+        if champion is not None:
+            store.release(name, champion)
+    told = ", ".join(f"{name}: {champion or 'none'}" for name, champion in champions.items())
     if not all(champions.values()):
         return State.DOUBTFUL, told, "materialize the surface up to its release"
     return State.GOOD, told
 
 
+def _signatures(settings: Settings) -> Look:
+    found = require_signatures(settings)
+    if not found.required:
+        return State.GOOD, f"no key is set: {found.documents} entries and releases count, whoever signed them"
+    return State.GOOD, f"{found.documents} entries and releases are signed by {', '.join(found.keys) or 'nobody yet'}"
+
+
 def _references(settings: Settings) -> Look:
-    store = ReleaseStore(settings.artifacts_dir)
-    ages = {surface: store.champions.state(surface).reference_age for surface in store.surfaces()}
+    store = ReleaseStore.of(settings)
+    ages = {surface: store.champions.read(surface).reference_age for surface in store.surfaces()}
     told = ", ".join(f"{surface}: {days} days older than what serves" for surface, days in ages.items())
     if old := [surface for surface, days in ages.items() if days > settings.reference_days]:
         return State.DOUBTFUL, told, f"look at what serves, then: crossfade release confirm {old[0]} --reason ..."
@@ -261,6 +272,7 @@ EXAMINATIONS: Examinations = {
     "landing": _landing,
     "teacher": _teacher,
     "releases": _releases,
+    "signatures": _signatures,
     "references": _references,
     "features": _features,
     "server": _server,
@@ -275,6 +287,7 @@ REMEDIES = {
     "landing": "mend the contract that the message names",
     "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
     "releases": "crossfade release recover SURFACE, or put back from a backup what the message names",
+    "signatures": "see docs/how-to/sign.md",
     "references": "restore the release from a backup, or: crossfade release confirm SURFACE --reason ...",
     "features": "materialize features/serving_snapshot",
     "server": "start crossfade serve there, or unset CROSSFADE_SERVE_URL",

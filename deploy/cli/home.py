@@ -57,13 +57,21 @@ def tidy(
 
 
 def verify() -> None:
-    """Read every data file of the lake and compare it with the hash that it was written with."""
+    """Read every data file of the lake and compare it with its hash; ask who signed what serves."""
+    from ml.operations.verify import require_signatures
     from ml.operations.verify import verify as run
 
-    found = run(home_settings())
+    settings = home_settings()
+    found = run(settings)
     say(f"{found.files:,} files, {found.bytes / 1e6:,.0f} MB, are as they were written")
     if found.recorded:
         say(f"{found.recorded:,} of them had no recorded hash, and were taken as they are now")
+    signed = require_signatures(settings)
+    count = f"{signed.documents:,} releases and entries of champion logs"
+    if signed.required:
+        say(f"{count} are signed by {', '.join(signed.keys) or 'nobody yet'}")
+    else:
+        say(f"{count}; unsigned or not compared: {len(signed.untrusted):,}, since no key is set")
 
 
 def forget(

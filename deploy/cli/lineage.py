@@ -25,7 +25,7 @@ def lineage(
 ) -> None:
     """Show everything that a release depends on, down to lake snapshot, landed files and teacher."""
     settings = home_settings()
-    found = find_release(ReleaseStore(settings.artifacts_dir), release)
+    found = find_release(ReleaseStore.of(settings), release)
     root = trace(settings, found)
     if as_json:
         typer.echo(json.dumps(asdict(root), indent=1))
@@ -46,7 +46,7 @@ def reproduce_release(release: Release) -> None:
     from ml.operations.reproduce import TOLERANCE, reproduce
 
     settings = home_settings()
-    found = reproduce(settings, find_release(ReleaseStore(settings.artifacts_dir), release), reporter())
+    found = reproduce(settings, find_release(ReleaseStore.of(settings), release), reporter())
     show_table(
         f"{found.release}, released and trained again",
         [

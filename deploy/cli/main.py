@@ -12,6 +12,7 @@ from deploy.cli import (
     experiment,
     home,
     inputs,
+    keys,
     landing,
     lineage,
     new,
@@ -49,7 +50,7 @@ COMMANDS = {
     "reproduce": lineage.reproduce_release,
 }
 """In the order of `crossfade --help`."""
-SUBJECTS = {"release": release.app, "new": new.app, "study": study.app, "experiment": experiment.app}
+SUBJECTS = {"release": release.app, "keys": keys.app, "new": new.app, "study": study.app, "experiment": experiment.app}
 """Those that have commands of their own, listed after them."""
 
 app = typer.Typer(

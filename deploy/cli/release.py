@@ -17,7 +17,7 @@ from ml.releases.ownership import adopt
 from ml.releases.recovery import recover
 from ml.releases.release import CARD
 from ml.releases.store import ReleaseStore
-from ml.releases.verdicts import Override, VerdictStore
+from ml.releases.verdicts import Override
 from ml.stages.artifacts import artifact_name
 from ml.stages.release import challenge_champion, promote_candidate
 
@@ -30,7 +30,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at releases, and move the cha
 @app.command("list")
 def release_list(surface: Surface, as_json: AsJson = False) -> None:
     """List the entries of the champion log, newest first."""
-    found = entries(ReleaseStore(home_settings().artifacts_dir), surface)
+    found = entries(ReleaseStore.of(home_settings()), surface)
     if as_json:
         show_json(found)
     else:
@@ -45,14 +45,11 @@ def release_show(
 ) -> None:
     """Print a release on a page: its state, its verdict, its gain over the control, what it was made of."""
     settings = home_settings()
-    store = ReleaseStore(settings.artifacts_dir)
-    champion = store.champion(surface)
-    if release:
-        shown = store.release(surface, release)
-    elif champion is not None:
-        shown = champion.release
-    else:
+    store = ReleaseStore.of(settings)
+    name = release or store.champions.read(surface).champion
+    if name is None:
         raise ValueError(f"{surface} has no champion")
+    shown = store.release(surface, name)
     if manifest:
         typer.echo(json.dumps(shown.manifest.model_dump(mode="json"), indent=2))
         return
@@ -88,7 +85,7 @@ def release_verdict(
         raise ValueError(
             f"{surface} has no candidate of {day or 'any day'}; there are {', '.join(partitions) or 'none'}"
         )
-    judged = VerdictStore(settings.artifacts_dir).of_candidate(surface, candidate.digest)
+    judged = ReleaseStore.of(settings).verdicts.of_candidate(surface, candidate.digest)
     if not judged:
         raise ValueError(f"the gate never judged the candidate of {day}; materialize {surface}/onnx with its checks")
     verdict = judged[-1].verdict
@@ -110,6 +107,7 @@ def release_verdict(
         show_table("checks that did not pass", kept_back)
     if advised := [{"guard": guard.name, "what to do": guard.to_do} for guard in verdict.guards if guard.to_do]:
         show_table("what to do", advised)
+    say(f"signature: {judged[-1].signed}")
     note(f"read {judged[-1].path}")
 
 
@@ -119,7 +117,7 @@ def release_diff(
     after: Annotated[str, typer.Argument(help="Id of another, or a surface for its champion.")],
 ) -> None:
     """Print what differs between two releases: what they were made of, and what the gate measured."""
-    store = ReleaseStore(home_settings().artifacts_dir)
+    store = ReleaseStore.of(home_settings())
     pair = [find_release(store, name) for name in (before, after)]
     rows = difference(*pair)
     show_table(f"{pair[0].id} and {pair[1].id}", rows)
@@ -221,6 +219,17 @@ def release_recover(
     """Make a damaged champion log, and releases that were lost, usable again; what may have been barred is barred."""
     done = recover(ReleaseStore.of(home_settings()), surface, by=by, reason=reason, to=to)
     for told in done or [f"the log and the releases of {surface} are whole; nothing was changed"]:
+        say(told)
+
+
+@app.command("sign")
+def release_sign(surface: Surface, reason: Reason, by: By) -> None:
+    """Sign what of a surface no trusted key answers for: made before there was a key, or by one that counts no more.
+
+    You answer for it: look first at `crossfade release list` and `release show`.
+    """
+    done = ReleaseStore.of(home_settings()).sign(surface, by=by, reason=reason)
+    for told in done or [f"trusted keys answer for all of {surface}; nothing was changed"]:
         say(told)
 
 

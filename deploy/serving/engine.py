@@ -78,8 +78,8 @@ class Store(Protocol):
         """Return what serves a surface; polled."""
         ...
 
-    def release(self, surface: str, release: str) -> Files:
-        """Return the checked files of one release."""
+    def trusted_release(self, surface: str, release: str) -> Files:
+        """Return the checked files of one release; whoever signed them is trusted."""
         ...
 
 
@@ -179,7 +179,7 @@ class Engine:
         self.settings = settings
         self.metrics = metrics
         self.poll_s = poll_s
-        self.store: Store = store or ReleaseStore(settings.artifacts_dir)
+        self.store: Store = store or ReleaseStore.of(settings)
         self.served: dict[str, Served] = {}
         self.challengers: dict[str, Challenging] = {}
         self.troubles = Troubles(metrics)
@@ -341,7 +341,7 @@ class Engine:
         surface, snapshot, old = pointer.surface, self._snapshot, self.served.get(pointer.surface)
         wanted = (pointer.release, str(pointer.version), snapshot.id if snapshot else None)
         if old is not None and old.identity == wanted:
-            check = partial(self.store.release, surface, pointer.release)
+            check = partial(self.store.trusted_release, surface, pointer.release)
             self._check_files(old.released.path, f"release of {surface}", check)
             return
         name = f"{surface}/{pointer.release} with features {wanted[2]}"
@@ -390,7 +390,7 @@ class Engine:
     def _load(self, surface: str, name: str, version: str, known: Served | None) -> Served:
         if known is not None:
             return self._bound(known.released, version)
-        release = self.store.release(surface, name)
+        release = self.store.trusted_release(surface, name)
         model = Model(release.model.read_bytes(), (release.path / SCHEMA).read_bytes())
         self._stamps[release.path] = stamp(release.path)
         released = Released(surface, name, release.path, model)

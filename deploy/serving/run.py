@@ -94,7 +94,7 @@ def request_example(settings: Settings, surface: str, candidates: int = 20) -> d
     Raises:
         LookupError: No champion, no feature snapshot, or no landed exposure of a known user.
     """
-    champion, path = ReleaseStore(settings.artifacts_dir).champion(surface), current_snapshot(settings)
+    champion, path = ReleaseStore.of(settings).champion(surface), current_snapshot(settings)
     if champion is None or path is None:
         raise LookupError(f"{surface} has no {'champion' if champion is None else 'published features'}")
     inputs = FeatureSchema.parse((champion.release.path / SCHEMA).read_bytes()).inputs

@@ -35,7 +35,7 @@ SETTINGS_FILE = "crossfade.toml"
 CPU = "CPUExecutionProvider"
 """What onnxruntime calls this machine's CPUs."""
 _PREFIX = "CROSSFADE_"
-_PATHS = ("landing_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir")
+_PATHS = ("landing_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir", "trusted_keys")
 
 
 def home_from_environment() -> Path:
@@ -169,6 +169,19 @@ class Settings(BaseSettings):
         description="s3://bucket/prefix of artifacts, verdicts and releases in place of $CROSSFADE_HOME/artifacts; "
         "credentials, region and endpoint come from the AWS_* variables.",
     )
+    signing_key_file: Path | None = Field(
+        default=None,
+        description="Private key (PEM, mode 600) that signs verdicts, releases and the champion log; `crossfade keys "
+        "new` makes one.",
+    )
+    signing_key: SecretStr | None = Field(
+        default=None, description="The private key itself, in place of `signing_key_file`."
+    )
+    trusted_keys: Path | None = Field(
+        default=None,
+        description="Folder of the public keys (`<name>.pub`) whose signatures count; default: the key that signs. "
+        "Where any key is set, what no trusted key signed is neither promoted, served, rolled back to nor reproduced.",
+    )
     keep_snapshots_days: float = Field(
         default=7, ge=0, description="Housekeeping keeps younger snapshots of the lake, and those that a release names."
     )
@@ -232,6 +245,8 @@ class Settings(BaseSettings):
             "surfaces_dir": (self.surfaces_dir or app / "surfaces").absolute(),
             "teacher": (self.teacher or home / "teacher" / "contract.yaml").absolute(),
             "teacher_spec": (self.teacher_spec or app / "teacher" / "demo.yaml").absolute(),
+            "signing_key_file": self.signing_key_file and self.signing_key_file.absolute(),
+            "trusted_keys": self.trusted_keys and self.trusted_keys.absolute(),
         }
         for name, value in defaults.items():
             object.__setattr__(self, name, value)

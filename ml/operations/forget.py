@@ -288,7 +288,7 @@ def _purge_past(lake: Lake) -> None:
 
 def _trained_on(lake: Lake, settings: Settings, user: str) -> dict[str, tuple[str, ...]]:
     """Return the stored releases whose training days had rows of the person, at the snapshot that they name."""
-    store = ReleaseStore(settings.artifacts_dir)
+    store = ReleaseStore.of(settings)
     found = {
         surface: tuple(
             r for r in store.releases(surface) if _learnt_from(lake, settings, store.release(surface, r), user)

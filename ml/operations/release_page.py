@@ -25,18 +25,18 @@ _MOVED = {
 
 def state_of(store: ReleaseStore, release: Release) -> str:
     """Return what a release is now, in the words of the champion log."""
-    surface = release.manifest.surface
-    last = store.pointer(surface)
+    log = store.champions.read(release.manifest.surface)
+    last = log.last if log.champion else None
     found = "never served"
     if last is not None and last.release == release.id:
         found = f"champion, version {last.version}"
     elif last is not None and last.challenger is not None and last.challenger.release == release.id:
         found = f"{last.challenger.mode}, share {last.challenger.share:g}"
-    elif release.id in store.barred(surface):
+    elif release.id in log.barred:
         found = "barred"
-    elif any(entry.moves and entry.release == release.id for entry in store.history(surface)):
+    elif any(entry.moves and entry.release == release.id for entry in log.entries):
         found = "an earlier champion"
-    return f"{found}; the reference" if store.reference(surface) == release.id else found
+    return f"{found}; the reference" if log.reference == release.id else found
 
 
 def standing(store: ReleaseStore, release: Release) -> dict[str, str]:
@@ -49,6 +49,7 @@ def standing(store: ReleaseStore, release: Release) -> dict[str, str]:
         "model": f"{manifest.kind} of {manifest.partition}"
         + (f", technique {manifest.technique}" if manifest.kind == "student" else ""),
         "made": _minute(release.record.created_at),
+        "signature": str(release.signed),
         "gain over control": gain(release.verdict) or "not in its verdict",
     }
     moves = [entry for entry in store.history(manifest.surface) if entry.moves and entry.release == release.id]
@@ -61,6 +62,7 @@ def standing(store: ReleaseStore, release: Release) -> dict[str, str]:
 
 def entries(store: ReleaseStore, surface: str) -> list[dict[str, str]]:
     """Return a row per entry of the champion log, newest first, with the columns that any of them fills."""
+    log = store.champions.read(surface)
     rows = [
         {
             "number": str(entry.number),
@@ -69,12 +71,13 @@ def entries(store: ReleaseStore, surface: str) -> list[dict[str, str]]:
             "release": entry.release,
             "by": entry.by,
             "reason": entry.reason,
+            "signature": str(log.signed[entry.number]),
             "gain over control": _gain_of(store, surface, entry.release),
             "beside it": f"{entry.challenger.mode} {entry.challenger.release}" if entry.challenger else "",
             "barred": ", ".join(entry.barred),
             "retired": ", ".join(entry.retired),
         }
-        for entry in reversed(store.history(surface))
+        for entry in reversed(log.entries)
     ]
     filled = {name for row in rows for name, value in row.items() if value}
     return [{name: value for name, value in row.items() if name in filled} for row in rows]

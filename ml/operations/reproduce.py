@@ -16,9 +16,10 @@ from ml.foundation.files import sha256_file
 from ml.foundation.lake import Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
+from ml.foundation.signing import Keyring
 from ml.operations.trace import checkpoint_of
 from ml.releases.manifest import Manifest
-from ml.releases.release import Release
+from ml.releases.release import Release, require_trusted
 from ml.stages.candidate import LIBRARIES
 from ml.stages.evaluation import scoring
 from ml.stages.training import load_ranker
@@ -91,8 +92,9 @@ def reproduce(settings: Settings, release: Release, progress: Progress = silent)
 
     Raises:
         NotReproducible: Checkpoint, training set, snapshot or the recorded rows are gone.
+        UntrustedError: A key is set, and no trusted one signed the release.
     """
-    manifest = release.manifest
+    manifest = require_trusted(Keyring.of(settings), release).manifest
     checkpoint = checkpoint_of(settings, manifest)
     if checkpoint is None:
         raise NotReproducible(f"{release.id}: its checkpoint {manifest.checkpoint_sha256} is no longer stored")

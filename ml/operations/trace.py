@@ -45,17 +45,17 @@ class Node:
 
 
 def find_release(store: ReleaseStore, name: str) -> Release:
-    """Return a release by its id, or the champion of a surface by the surface's name.
+    """Return a release by its id, or the champion of a surface by the surface's name, whoever signed it.
 
     Raises:
         ValueError: There is none, or the id stands under two surfaces.
     """
     surfaces = store.surfaces()
     if name in surfaces:
-        champion = store.champion(name)
+        champion = store.champions.read(name).champion
         if champion is None:
             raise ValueError(f"{name} has no champion")
-        return champion.release
+        return store.release(name, champion)
     homes = [surface for surface in surfaces if name in store.releases(surface)]
     if len(homes) != 1:
         known = [f"{surface}: {', '.join(store.releases(surface)) or 'none'}" for surface in surfaces]
@@ -100,6 +100,7 @@ def trace(settings: Settings, release: Release) -> Node:
     signed = release.record.override
     facts = {
         "partition": str(manifest.partition),
+        "signature": str(release.signed),
         "created at": release.record.created_at.isoformat(timespec="seconds"),
         "path": str(release.path),
     }

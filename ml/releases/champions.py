@@ -8,18 +8,23 @@ What an entry bars or gives up holds for ever, so a log that lost one may bring 
 therefore read whole or not at all: numbers without a gap, every entry sealed, and each carries the hash of all entries
 before it. ``heads/<surface>.json`` says how far the log reached, so that a lost end is seen too. A log that is not
 whole is refused until a person says what holds (``ml.releases.recovery``).
+
+Whoever can write can make a log that is whole. Where a key is set, entries and head are signed, and a log counts only
+if a trusted key signed its head and each entry, or a later one by which a person answers for all before it (``sign``).
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import partial
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from ml.foundation.files import FileStore, sha256_bytes
-from ml.foundation.sealed import DamagedError, seal, unseal
+from ml.foundation.sealed import DamagedError, seal, unseal_signed
+from ml.foundation.signing import UNSIGNED, Keyring, Signed, UntrustedError
 from ml.releases.manifest import Record
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.verdicts import now
@@ -49,7 +54,7 @@ class Pointer(Record):
     release: str
     partition: date
     onnx_sha256: str
-    action: Literal["promote", "override", "rollback", "reference", "retire", "challenge", "recover", "vacate"]
+    action: Literal["promote", "override", "rollback", "reference", "retire", "challenge", "recover", "vacate", "sign"]
     at: datetime
     by: str
     reason: str
@@ -76,6 +81,20 @@ class State:
     entries: tuple[Pointer, ...]
     hash: str = ""
     """Of all entries; the next one carries it."""
+    signed: Mapping[int, Signed] = field(default_factory=dict)
+    """Who signed each entry, by number."""
+    head: Signed = UNSIGNED
+    """Who signed how far the log reaches."""
+
+    @property
+    def untrusted(self) -> dict[str, Signed]:
+        """What no trusted key answers for: entries by key, and the head."""
+        answered = [e.number for e in self.entries if e.action == "sign" and not self.signed[e.number].fault]
+        after = max(answered, default=0)
+        found = {_key(e.surface, e.number): self.signed[e.number] for e in self.entries if e.number > after}
+        if self.last is not None:
+            found[f"heads/{self.last.surface}.json"] = self.head
+        return {key: signed for key, signed in found.items() if signed.fault}
 
     @property
     def last(self) -> Pointer | None:
@@ -121,6 +140,12 @@ class State:
         for entry in self.entries:
             found = (found - {entry.release} if entry.moves else found) | set(entry.retired)
         return frozenset(found)
+
+    @property
+    def returnable(self) -> frozenset[str]:
+        """Return the releases that serve, challenge, or may come back."""
+        named = {e.release for e in self.entries} | {e.challenger.release for e in self.entries if e.challenger}
+        return frozenset(named - self.barred - self.retired)
 
     @property
     def reference(self) -> str | None:
@@ -176,10 +201,17 @@ _NO_HEAD = Head(number=0, hash="")
 
 
 class ChampionLog:
-    """The champion logs of all surfaces below one root."""
+    """The champion logs of all surfaces below one root.
 
-    def __init__(self, files: FileStore) -> None:
+    Args:
+        files: Where they lie.
+        keys: Who signs entries, and whose signatures count.
+    """
+
+    def __init__(self, files: FileStore, keys: Keyring | None = None) -> None:
         self.files = files
+        self.keys = keys or Keyring()
+        self._trusted: dict[str, str] = {}
 
     def surfaces(self) -> list[str]:
         """Return the surfaces that have a champion log, or had one, sorted."""
@@ -191,17 +223,39 @@ class ChampionLog:
 
         Raises:
             DamagedError: The end of the log was lost or changed.
+            UntrustedError: A key is set, and no trusted one signed it.
         """
-        numbers, head = self._numbers(surface), self._head(surface)
+        numbers, (head, _) = self._numbers(surface), self._head(surface)
         last = self._slot(surface, numbers[-1]) if numbers == list(range(1, len(numbers) + 1)) and numbers else None
         entry = last.entry if last else None
         stated = entry.predecessor if entry else None
-        if last is None or stated is None or head != Head(number=last.number, hash=_after(stated, last.found)):
+        read = not self.keys.required or self._trusted.get(surface) == head.hash
+        told = Head(number=last.number, hash=_after(stated, last.found)) if last and stated is not None else None
+        if head != told or not read:
             entry = self.state(surface).last
         return None if entry is None or entry.vacant else entry
 
     def state(self, surface: str) -> State:
         """Return every entry, folded.
+
+        Raises:
+            DamagedError: The log is not whole.
+            UntrustedError: A key is set, and no trusted one answers for all of it.
+        """
+        state = self.read(surface)
+        if self.keys.required and state.untrusted:
+            key, signed = next(iter(state.untrusted.items()))
+            more = f" and {len(state.untrusted) - 1} more" if len(state.untrusted) > 1 else ""
+            raise UntrustedError(
+                f"the champion log of {surface} is not trusted: {key}: {signed}{more}. Look at it: crossfade release "
+                f"list {surface}. Where it is right: crossfade release sign {surface}. Where it is not, put "
+                f"champion/{surface} and heads/{surface}.json back from a backup"
+            )
+        self._trusted[surface] = state.hash
+        return state
+
+    def read(self, surface: str) -> State:
+        """Return every entry, folded, whoever signed it: to look at.
 
         Raises:
             DamagedError: The log is not whole.
@@ -216,9 +270,9 @@ class ChampionLog:
 
     def inspect(self, surface: str) -> Damage:
         """Return what can be read of a log and what is wrong with it; the log is whole where nothing is."""
-        told, head = list[str](), _NO_HEAD
+        told, head, signed = list[str](), _NO_HEAD, UNSIGNED
         try:
-            head = self._head(surface)
+            head, signed = self._head(surface)
         except DamagedError as error:
             told.append(str(error))
         numbers = self._numbers(surface)
@@ -230,7 +284,10 @@ class ChampionLog:
             log.doubt(head.number, f"heads/{surface}.json")
         told += [log.wrong[number] for number in sorted(log.wrong)]
         entries = tuple(log.entries[number] for number in sorted(log.entries))
-        return Damage(State(entries, log.hashes.get(last, "")), log.found, tuple(told))
+        if head.number == 0 and last > 1:  # the one that the first entry found, put back
+            signed = UNSIGNED
+        signers = {number: log.slots[number].signed for number in log.entries}
+        return Damage(State(entries, log.hashes.get(last, ""), signers, signed), log.found, tuple(told))
 
     def append(self, entry: Pointer, read: State) -> Pointer:
         """Create ``entry`` as the next one after the state it was decided on: compare and swap.
@@ -241,14 +298,14 @@ class ChampionLog:
             PromotionRefused: The champion changed meanwhile, or the log gave up what the entry needs.
             DamagedError: The log is not whole.
         """
-        state = read
+        state, look = read, self.read if entry.action == "sign" else self.state
         _require_kept(entry, state)
         while not self._create(placed := _placed(entry, state), state.hash):
-            state = self.state(entry.surface)
+            state = look(entry.surface)
             if (state.version, state.champion) != (read.version, read.champion):
                 message = f"the champion of {entry.surface} changed to {state.champion} meanwhile"
                 raise PromotionRefused(Refusal.SUPERSEDED, message)
-            if state.last is not None and entry.action in ("reference", "retire"):
+            if state.last is not None and entry.action in ("reference", "retire", "sign"):
                 entry = entry.model_copy(update={"challenger": state.last.challenger})
             _require_kept(entry, state)
         return placed
@@ -277,7 +334,7 @@ class ChampionLog:
         self,
         state: State,
         surface: str,
-        action: Literal["reference", "retire", "challenge", "vacate"],
+        action: Literal["reference", "retire", "challenge", "vacate", "sign"],
         by: str,
         reason: str,
         *,
@@ -286,10 +343,27 @@ class ChampionLog:
         **changes: object,
     ) -> Pointer:
         """Append an entry that moves nothing to the state it was decided on; what it does not change stands."""
-        if state.last is None or state.champion is None:
+        if state.last is None or (state.champion is None and action != "sign"):
             raise PromotionRefused(Refusal.NO_CHAMPION, f"{surface} has no champion")
         told = {"action": action, "at": now(), "by": by, "reason": reason, "retired": retired, "barred": barred}
         return self.append(state.last.model_copy(update={"run_id": None, "replaced": {}, **told, **changes}), state)
+
+    def sign(self, surface: str, by: str, reason: str) -> list[str]:
+        """Answer for all of a log that no trusted key answers for: append an entry of this home's key, sign the head.
+
+        Returns:
+            What no trusted key answered for.
+
+        Raises:
+            DamagedError: The log is not whole.
+        """
+        state = self.read(surface)
+        found = [f"{key} was {signed}" for key, signed in state.untrusted.items()]
+        if any(key.startswith("champion/") for key in state.untrusted):
+            self.note(state, surface, "sign", by, reason)
+        elif found:
+            self._witness(surface, Head(number=state.number, hash=state.hash))
+        return found
 
     def witness(self, surface: str) -> None:
         """Record how far the log reaches."""
@@ -299,38 +373,43 @@ class ChampionLog:
 
     def _create(self, entry: Pointer, before: str) -> bool:
         """Create an entry after those of hash ``before`` unless its number is taken."""
-        content = seal(entry.model_dump(mode="json"))
-        if not self.files.create(_key(entry.surface, entry.number), content):
+        key, head = _key(entry.surface, entry.number), f"heads/{entry.surface}.json"
+        content = seal(entry.model_dump(mode="json"), partial(self.keys.sign_document, key))
+        if self.keys.required and entry.number == 1:  # a log without a head may have lost its end
+            self.files.create(head, seal(_NO_HEAD.model_dump(), partial(self.keys.sign_document, head)))
+        if not self.files.create(key, content):
             return False
         self._witness(entry.surface, Head(number=entry.number, hash=_after(before, sha256_bytes(content))))
         return True
 
     def _witness(self, surface: str, head: Head) -> None:
-        self.files.replace(f"heads/{surface}.json", seal(head.model_dump()))
+        key = f"heads/{surface}.json"
+        self.files.replace(key, seal(head.model_dump(), partial(self.keys.sign_document, key)))
         if self._numbers(surface)[-1] > head.number:  # somebody has appended since, and may have recorded it before us
             self.witness(surface)
 
     def _numbers(self, surface: str) -> list[int]:
         return sorted(int(name[:-5]) for name in self.files.names(f"champion/{surface}") if _ENTRY.fullmatch(name))
 
-    def _head(self, surface: str) -> Head:
+    def _head(self, surface: str) -> tuple[Head, Signed]:
         key = f"heads/{surface}.json"
         try:
-            return Head.model_validate(unseal(self.files.read(key), key)[0])
+            content, content_hash, signature = unseal_signed(self.files.read(key), key)
+            return Head.model_validate(content), self.keys.of_document(key, content_hash, signature)
         except FileNotFoundError:
-            return _NO_HEAD
+            return _NO_HEAD, UNSIGNED
         except ValidationError as error:
             raise DamagedError(f"{key} names no entry: {error.errors()[0]['msg']}") from error
 
-    def _entry(self, surface: str, number: int) -> Pointer:
-        """Return one entry.
+    def _entry(self, surface: str, number: int) -> tuple[Pointer, Signed]:
+        """Return one entry, and who signed it.
 
         Raises:
             DamagedError: It is missing, or is not what it says.
         """
         key = _key(surface, number)
         try:
-            content, _ = unseal(self.files.read(key), key)
+            content, content_hash, signature = unseal_signed(self.files.read(key), key)
             entry = Pointer.model_validate(content)
         except FileNotFoundError as error:
             raise DamagedError(f"{key} is missing") from error
@@ -338,18 +417,18 @@ class ChampionLog:
             raise DamagedError(f"{key} is no entry: {error.errors()[0]['loc']} {error.errors()[0]['msg']}") from error
         if (entry.surface, entry.number) != (surface, number):
             raise DamagedError(f"{key} says that it is {entry.surface} {entry.number}")
-        return entry
+        return entry, self.keys.of_document(key, content_hash, signature)
 
     def _slot(self, surface: str, number: int) -> "_Slot":
         key = _key(surface, number)
         try:
             found = sha256_bytes(self.files.read(key))
         except FileNotFoundError:
-            return _Slot(number, key, _LOST, None, f"{key} is missing")
+            return _Slot(number, key, _LOST, None, wrong=f"{key} is missing")
         try:
-            return _Slot(number, key, found, self._entry(surface, number))
+            return _Slot(number, key, found, *self._entry(surface, number))
         except DamagedError as error:
-            return _Slot(number, key, found, None, str(error))
+            return _Slot(number, key, found, None, wrong=str(error))
 
 
 @dataclass(frozen=True)
@@ -360,6 +439,7 @@ class _Slot:
     key: str
     found: str
     entry: Pointer | None
+    signed: Signed = UNSIGNED
     wrong: str = ""
 
 

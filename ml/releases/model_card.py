@@ -57,6 +57,7 @@ def render_model_card(
     evaluation: EvaluationFile | None = None,
     plots: Mapping[str, bytes] | None = None,
     override: Override | None = None,
+    signing_key: str | None = None,
 ) -> str:
     """Return the model card as HTML.
 
@@ -67,6 +68,7 @@ def render_model_card(
         evaluation: ``json.loads(Evaluation.to_json())``; without it the card shows the guards only.
         plots: PNG images by title.
         override: A person's decision against the gate.
+        signing_key: Id of the key that signs the release.
     """
     results = [r for r in (evaluation or {}).get("results", ()) if r["inputs"] == "serving"]
     images = {t: base64.b64encode(png).decode() for t, png in (plots or {}).items()}
@@ -75,6 +77,7 @@ def render_model_card(
         verdict=verdict,
         release=release,
         override=override,
+        signing_key=signing_key,
         evaluation=evaluation,
         quality=_quality(results, manifest.kind),
         slices=_slices(results, manifest.kind),

@@ -59,6 +59,9 @@ def objections(
     exact = [s for s in judged if s.verdict.key == key]
     stored = exact[-1] if exact else judged[-1]
     verdict = stored.verdict
+    if verdicts.keys.required and stored.signed.fault:
+        told = f"{stored.path} is {stored.signed}" if stored.signed.key is None else f"{stored.path}: {stored.signed}"
+        return None, [(Refusal.UNTRUSTED, f"{told}. Judge again: materialize `onnx` with its checks")]
     if verdict.judged != dict(candidate.files):
         return None, [(Refusal.OTHER_BYTES, f"{stored.path} judged other files than those of {candidate.path}")]
     about = (verdict.key.snapshot, verdict.key.eval_days, verdict.partition)

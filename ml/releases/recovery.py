@@ -14,7 +14,7 @@ from ml.releases.promotion import Proposal
 from ml.releases.publishing import publish
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.release import MANIFEST, Release, release_id
-from ml.releases.signature import require_signed
+from ml.releases.signer import require_named
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override, StoredVerdict, now
 
@@ -41,7 +41,7 @@ def recover(store: ReleaseStore, surface: str, *, by: str, reason: str, to: str 
     Raises:
         PromotionRefused: ``to`` is missing, or cannot serve; nothing was changed.
     """
-    require_signed(by=by, reason=reason)
+    require_named(by=by, reason=reason)
     store.require_owner()
     done = list[str]()
     damage = store.champions.inspect(surface)
@@ -62,9 +62,11 @@ def _entry(store: ReleaseStore, surface: str, damage: Damage, to: str | None, by
     state, stored = damage.state, _readable(store, surface)
     if away := [told for told in damage.told if told.endswith("move it away")]:
         raise PromotionRefused(Refusal.UNKNOWN_RELEASE, away[0])
-    fit = sorted(set(stored) - state.barred)
+    counted = {name for name, release in stored.items() if not (store.keys.required and release.signed.fault)}
+    fit = sorted(counted - state.barred)
     if to not in fit:
-        told = f"the log does not say what serves; name it with --to, one of {', '.join(fit) or 'none that is whole'}"
+        known = ", ".join(fit) or "none that is whole and trusted"
+        told = f"the log does not say what serves; name it with --to, one of {known}"
         raise PromotionRefused(Refusal.UNKNOWN_RELEASE, f"{to!r}: {told}" if to else told)
     manifest = stored[to].manifest
     return Pointer(
@@ -121,7 +123,7 @@ def _mend(store: ReleaseStore, surface: str, release: str, by: str, reason: str)
         store.files.remove_folder(f"releases/{surface}/{release}")
         manifest = store.manifest(candidate)
         asked = Proposal(candidate, verdict.verdict.key, manifest.partition, by, reason)
-        publish(store.files, asked, verdict, manifest, override, overruled)
+        publish(store.files, store.keys, asked, verdict, manifest, override, overruled)
         return f"{release} was made again from its candidate and verdict"
     state = store.champions.state(surface)
     if release == state.champion:
@@ -159,6 +161,7 @@ def _sources(
             judged = store.verdicts.of_candidate(surface, candidate.digest)
         except UNREADABLE:
             continue
+        judged = [stored for stored in judged if not (store.keys.required and stored.signed.fault)]
         for verdict in judged if MANIFEST in candidate.files else ():
             for override in (None, *signed):
                 day = store.manifest(candidate).partition

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from ml.export.files import CONFIG, MODEL, SCHEMA
-from ml.foundation.files import FileStore, sha256_file
+from ml.foundation.files import FileStore, sha256_bytes, sha256_file
 from ml.foundation.sealed import DamagedError, digest, unseal
+from ml.foundation.signing import Keyring, Signed
 from ml.releases.champions import Pointer
 from ml.releases.manifest import Manifest, Record
 from ml.releases.verdicts import Override, Verdict, read_verdict
@@ -22,6 +23,8 @@ CANDIDATE = (*SERVED, MANIFEST)
 """Files that every candidate holds."""
 CARD, VERDICT, RELEASE = "model_card.html", "verdict.json", "release.json"
 """Files that promotion adds."""
+SIGNATURE = "model.sig"
+"""Signature of all of them, in the format of OpenSSF model signing."""
 
 
 class ReleaseRecord(Record):
@@ -36,6 +39,11 @@ class ReleaseRecord(Record):
     overruled: tuple[str, ...] = Field(default=(), description="Refusals that the override overruled")
     files: dict[str, str] = Field(description="SHA-256 of every other file")
     created_at: datetime
+    signing_key: str | None = Field(default=None, description="Id of the key that signed it when it was made")
+
+    def signed_files(self, content: bytes) -> dict[str, str]:
+        """Return what a signature is about: SHA-256 of every file, this record, stored as ``content``, among them."""
+        return {**self.files, RELEASE: sha256_bytes(content)}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Release:
     record: ReleaseRecord
     manifest: Manifest
     path: Path
+    signed: Signed
 
     @property
     def id(self) -> str:
@@ -75,8 +84,8 @@ class Champion:
     release: Release
 
 
-def read_release(files: FileStore, surface: str, release: str) -> Release:
-    """Return one release after checking every file.
+def read_release(files: FileStore, surface: str, release: str, keys: Keyring) -> Release:
+    """Return one release after checking every file; who signed it stands in it, and is not asked for here.
 
     Raises:
         FileNotFoundError: No such release.
@@ -84,7 +93,8 @@ def read_release(files: FileStore, surface: str, release: str) -> Release:
     """
     key = f"releases/{surface}/{release}"
     try:
-        content, _ = unseal(files.read(f"{key}/{RELEASE}"), f"{key}/{RELEASE}")
+        data = files.read(f"{key}/{RELEASE}")
+        content, _ = unseal(data, f"{key}/{RELEASE}")
     except FileNotFoundError as error:
         if not files.names(key):
             raise FileNotFoundError(f"no release {release!r} of {surface}") from error
@@ -101,9 +111,25 @@ def read_release(files: FileStore, surface: str, release: str) -> Release:
     _, verdict = unseal((path / VERDICT).read_bytes(), f"{key}/{VERDICT}")
     candidate = digest({name: record.files[name] for name in CANDIDATE if name in record.files})
     named = release_id(record.partition, candidate, verdict, record.override)
-    if (named, manifest.onnx_sha256) != (release, record.files[MODEL]):
+    if (named, manifest.onnx_sha256, record.surface) != (release, record.files[MODEL], surface):
         raise DamagedError(f"{key} holds the files of another release, {named}: they were exchanged after promotion")
-    return Release(record, manifest, path)
+    try:
+        bundle = files.read(f"{key}/{SIGNATURE}")
+    except FileNotFoundError:
+        bundle = None
+    return Release(record, manifest, path, keys.of_files(release, record.signed_files(data), bundle))
+
+
+def require_trusted(keys: Keyring, release: Release) -> Release:
+    """Return a release that a trusted key signed, or any where no key is set.
+
+    Raises:
+        UntrustedError: With what to do.
+    """
+    surface = release.record.surface
+    todo = f"Look at it (crossfade release show {surface} {release.id}), then: crossfade release sign {surface}"
+    keys.require(release.signed, f"releases/{surface}/{release.id}", todo)
+    return release
 
 
 def release_id(partition: date, candidate: str, verdict: str, override: Override | None) -> str:

@@ -12,16 +12,17 @@ from ml.foundation.files import Bucket
 from ml.foundation.lake import lake_id
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
+from ml.foundation.signing import Keyring, UntrustedError, UnusableKey
 from ml.releases.champions import Challenger, ChampionLog, Pointer, State
 from ml.releases.manifest import Manifest
 from ml.releases.ownership import require_owner
 from ml.releases.promotion import Proposal, checked_manifest, objections
 from ml.releases.publishing import publish
 from ml.releases.refusals import OVERRIDABLE, PromotionRefused, Refusal
-from ml.releases.release import MANIFEST, SERVED, Champion, Release, read_release
+from ml.releases.release import MANIFEST, RELEASE, SERVED, SIGNATURE, Champion, Release, read_release, require_trusted
 from ml.releases.repository import ModelRepository
 from ml.releases.retention import retire
-from ml.releases.signature import require_signed
+from ml.releases.signer import require_named
 from ml.releases.verdicts import Override, VerdictKey, VerdictStore, now
 from ml.surfaces.spec import Surface
 
@@ -35,20 +36,22 @@ class ReleaseStore:
         root: The folder, or a place in an object store.
         lake: Returns the id of the lake whose releases these are. A store that was opened without one reads what
             belongs to a lake, and moves nothing there.
+        keys: Who signs, and whose signatures count. A store that was opened without them takes what is unsigned.
     """
 
-    def __init__(self, root: Path | Bucket, lake: Callable[[], str] | None = None) -> None:
+    def __init__(self, root: Path | Bucket, lake: Callable[[], str] | None = None, keys: Keyring | None = None) -> None:
         self.root = root
         self._lake = lake
         self.files = open_files(root)
-        self.verdicts = VerdictStore(root)
-        self.champions = ChampionLog(self.files)
+        self.keys = keys or Keyring()
+        self.verdicts = VerdictStore(root, self.keys)
+        self.champions = ChampionLog(self.files, self.keys)
         self.repository = ModelRepository(self.files)
 
     @classmethod
     def of(cls, settings: Settings) -> "ReleaseStore":
-        """Return the store of a home, which moves champions for the home's lake."""
-        return cls(settings.artifacts_dir, partial(lake_id, settings))
+        """Return the store of a home, which moves champions for the home's lake and signs with its key."""
+        return cls(settings.artifacts_dir, partial(lake_id, settings), Keyring.of(settings))
 
     def require_owner(self) -> None:
         """Refuse to move anything in artifacts that belong to another lake.
@@ -67,20 +70,23 @@ class ReleaseStore:
         return self.champions.pointer(surface)
 
     def history(self, surface: str) -> list[Pointer]:
-        """Return every entry of the champion log, oldest first."""
-        return list(self.champions.state(surface).entries)
+        """Return every entry of the champion log, oldest first, whoever signed it."""
+        return list(self.champions.read(surface).entries)
 
     def champion(self, surface: str) -> Champion | None:
         """Return what serves now, its files checked; None before the first promotion.
 
         Raises:
             DamagedError: A file of the release is missing or was changed.
+            UntrustedError: A key is set, and no trusted one signed the release or the log.
         """
         pointer = self.pointer(surface)
         if pointer is None:
             return None
         try:
-            return Champion(pointer, self.release(surface, pointer.release))
+            return Champion(pointer, self.trusted_release(surface, pointer.release))
+        except UntrustedError:
+            raise
         except (DamagedError, FileNotFoundError) as error:
             told = f"{surface} serves {pointer.release}, which cannot be read: {error}"
             todo = f"put releases/{surface} back from a backup, or: crossfade release recover {surface}"
@@ -93,7 +99,7 @@ class ReleaseStore:
     def past_reference(self, surface: str) -> Release | None:
         """Return the reference release, its files checked, where it is another one than the champion."""
         state = self.champions.state(surface)
-        return None if state.reference in (None, state.champion) else self.release(surface, state.reference)
+        return None if state.reference in (None, state.champion) else self.trusted_release(surface, state.reference)
 
     def barred(self, surface: str) -> frozenset[str]:
         """Return the releases that must not come back."""
@@ -110,7 +116,46 @@ class ReleaseStore:
             FileNotFoundError: No such release.
             DamagedError: A file is missing or was changed.
         """
-        return read_release(self.files, surface, release)
+        return read_release(self.files, surface, release, self.keys)
+
+    def trusted_release(self, surface: str, release: str) -> Release:
+        """Return one release after checking every file, and who signed them.
+
+        Raises:
+            FileNotFoundError: No such release.
+            DamagedError: A file is missing or was changed.
+            UntrustedError: A key is set, and no trusted one signed it.
+        """
+        return require_trusted(self.keys, self.release(surface, release))
+
+    def sign(self, surface: str, *, by: str, reason: str) -> list[str]:
+        """Sign what of a surface no trusted key answers for: releases that the log names, then the log.
+
+        For what was there before a key was set, and after a key is no longer trusted. A person answers for it.
+
+        Returns:
+            What was signed, and what it was before, one line each.
+
+        Raises:
+            PromotionRefused: The name or the reason prints nothing.
+            DamagedError: The log or a release is not whole.
+            UnusableKey: There is no key to sign with.
+        """
+        require_named(by=by, reason=reason)
+        self.require_owner()
+        if self.keys.signer is None:
+            raise UnusableKey("no key is set that could sign: CROSSFADE_SIGNING_KEY_FILE, or CROSSFADE_SIGNING_KEY")
+        done = list[str]()
+        for name in sorted(self.champions.read(surface).returnable.intersection(self.releases(surface))):
+            found = self.release(surface, name)
+            if not found.signed.fault:
+                continue
+            key = f"releases/{surface}/{name}"
+            bundle = self.keys.sign_files(name, found.record.signed_files(self.files.read(f"{key}/{RELEASE}")))
+            if bundle is not None:
+                self.files.replace(f"{key}/{SIGNATURE}", bundle)
+                done.append(f"{key} was {found.signed}")
+        return [*done, *self.champions.sign(surface, by, reason)]
 
     def pinned_snapshots(self, surfaces: list[str]) -> frozenset[int]:
         """Return the lake snapshots that stored releases were made from; housekeeping must keep them.
@@ -170,7 +215,7 @@ class ReleaseStore:
         self.require_owner()
         state = self.champions.state(surface)
         for signer in (proposal, *([override] if override else [])):
-            require_signed(by=signer.by, reason=signer.reason)
+            require_named(by=signer.by, reason=signer.reason)
         manifest = checked_manifest(surface, proposal.candidate, proposal.partition)
         if state.last is not None and state.champion and self._serves(state.last, proposal):
             self.sync_repository(surface)
@@ -182,7 +227,7 @@ class ReleaseStore:
             raise PromotionRefused(Refusal.NO_VERDICT, f"the gate never judged {proposal.candidate.digest}")
 
         overruled = tuple(code.value for code, _ in found)
-        release = publish(self.files, proposal, stored, manifest, override, overruled)
+        release = publish(self.files, self.keys, proposal, stored, manifest, override, overruled)
         entry = Pointer(
             surface=surface,
             number=state.next_number,
@@ -210,7 +255,7 @@ class ReleaseStore:
             PromotionRefused: Nothing to roll back, no release to return to, ``to`` unknown, barred or damaged, or the
                 pointer moved meanwhile.
         """
-        require_signed(by=by, reason=reason)
+        require_named(by=by, reason=reason)
         self.require_owner()
         state = self.champions.state(surface)
         if state.last is None:
@@ -237,7 +282,7 @@ class ReleaseStore:
 
     def confirm(self, surface: str, *, by: str, reason: str) -> Pointer:
         """Make the champion the reference release, which before is the first one promoted."""
-        require_signed(by=by, reason=reason)
+        require_named(by=by, reason=reason)
         self.require_owner()
         return self.champions.note(self.champions.state(surface), surface, "reference", by, reason)
 
@@ -257,7 +302,7 @@ class ReleaseStore:
         Raises:
             PromotionRefused: There is no champion, or the candidate would not be promoted.
         """
-        require_signed(by=proposal.by, reason=proposal.reason)
+        require_named(by=proposal.by, reason=proposal.reason)
         self.require_owner()
         state = self.champions.state(surface)
         if state.champion is None:
@@ -267,7 +312,7 @@ class ReleaseStore:
         if found:
             raise PromotionRefused(*found[0])
         assert stored is not None, "without a verdict there is an objection"
-        release = publish(self.files, proposal, stored, manifest)
+        release = publish(self.files, self.keys, proposal, stored, manifest)
         challenger = Challenger(release=release, onnx_sha256=manifest.onnx_sha256, mode=mode, share=share)
         return self.champions.note(
             state, surface, "challenge", proposal.by, proposal.reason, challenger=challenger, run_id=proposal.run_id
@@ -279,7 +324,7 @@ class ReleaseStore:
         Raises:
             PromotionRefused: There is none.
         """
-        require_signed(by=by, reason=reason)
+        require_named(by=by, reason=reason)
         self.require_owner()
         state = self.champions.state(surface)
         if state.last is None or state.last.challenger is None:
@@ -305,7 +350,7 @@ class ReleaseStore:
         if release == state.champion:
             raise PromotionRefused(Refusal.NO_PREVIOUS, f"{release!r} serves already")
         try:
-            self.release(surface, release)
+            self.trusted_release(surface, release)
         except (DamagedError, FileNotFoundError) as error:
             raise PromotionRefused(Refusal.RELEASE_DAMAGED, str(error)) from error
         return target
@@ -315,7 +360,7 @@ class ReleaseStore:
             if entry.release in state.barred | state.retired | {state.champion}:
                 continue
             try:
-                self.release(surface, entry.release)
+                self.trusted_release(surface, entry.release)
             except (DamagedError, FileNotFoundError) as error:
                 log.warning("rollback passes over release %s: %s", entry.release, error)
                 continue
@@ -325,7 +370,7 @@ class ReleaseStore:
     def _serves(self, pointer: Pointer, proposal: Proposal) -> bool:
         """Tell whether the champion is this candidate; another run that made it again differs in its manifest alone."""
         try:
-            files = self.release(pointer.surface, pointer.release).record.files
+            files = self.trusted_release(pointer.surface, pointer.release).record.files
             return pointer.partition == proposal.partition and all(
                 files[n] == proposal.candidate.files[n] for n in SERVED
             )

@@ -7,6 +7,7 @@ under the candidate, none is ever changed, and the newest one of a key holds.
 import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,8 @@ from pydantic import Field, ValidationError, field_validator
 from ml.evaluation.outcome import BLOCKING, Outcome, worst_outcome
 from ml.foundation.file_stores import open_files
 from ml.foundation.files import Bucket
-from ml.foundation.sealed import DamagedError, digest, seal, unseal
+from ml.foundation.sealed import DamagedError, digest, seal, unseal_signed
+from ml.foundation.signing import Keyring, Signed
 from ml.releases.manifest import Record
 
 FOLDER = "verdicts"
@@ -125,22 +127,24 @@ class StoredVerdict(Record):
     verdict: Verdict
     content_hash: str
     path: Path
+    signed: Signed
 
 
 class VerdictStore:
     """Verdicts below ``<root>/verdicts/<surface>/<candidate>/<number>.json``."""
 
-    def __init__(self, root: Path | Bucket) -> None:
+    def __init__(self, root: Path | Bucket, keys: Keyring | None = None) -> None:
         self.files = open_files(root)
+        self.keys = keys or Keyring()
 
     def write(self, verdict: Verdict) -> StoredVerdict:
         """Store a verdict under the next free number of its candidate."""
         folder = _folder(verdict.key.surface, verdict.key.candidate)
-        content = seal(verdict.model_dump(mode="json"))
+        content = verdict.model_dump(mode="json")
         while True:
             taken = self.files.names(folder)
             key = f"{folder}/{_number(taken[-1]) + 1 if taken else 1:06d}.json"
-            if self.files.create(key, content):
+            if self.files.create(key, seal(content, partial(self.keys.sign_document, key))):
                 return self._read(key)
 
     def of_candidate(self, surface: str, candidate: str) -> list[StoredVerdict]:
@@ -153,10 +157,12 @@ class VerdictStore:
         return [self._read(f"{folder}/{name}") for name in self.files.names(folder)]
 
     def _read(self, key: str) -> StoredVerdict:
-        verdict, content_hash = read_verdict(self.files.read(key), key)
+        data = self.files.read(key)
+        verdict, content_hash = read_verdict(data, key)
         if key.rsplit("/", 1)[0] != _folder(verdict.key.surface, verdict.key.candidate):
             raise DamagedError(f"{key} holds a verdict about {verdict.key.surface} {verdict.key.candidate}")
-        return StoredVerdict(verdict=verdict, content_hash=content_hash, path=self.files.path(key))
+        signed = self.keys.of_document(key, content_hash, unseal_signed(data, key).signature)
+        return StoredVerdict(verdict=verdict, content_hash=content_hash, path=self.files.path(key), signed=signed)
 
 
 def read_verdict(data: bytes, name: str) -> tuple[Verdict, str]:
@@ -165,7 +171,7 @@ def read_verdict(data: bytes, name: str) -> tuple[Verdict, str]:
     Raises:
         DamagedError: The document was edited, is no verdict, or its decision does not follow from its guards.
     """
-    content, content_hash = unseal(data, name)
+    content, content_hash, _ = unseal_signed(data, name)
     try:
         verdict = Verdict.model_validate(content)
     except ValidationError as error:

@@ -75,7 +75,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
     contract = teacher_contract(settings)
     checkpoints = {role: find(settings, surface, role, partition) for role in get_args(Role)}
     rankers: dict[str, Ranker] = {role: checkpoint_ranker(checkpoint) for role, checkpoint in checkpoints.items()}
-    store = ReleaseStore(settings.artifacts_dir)
+    store = ReleaseStore.of(settings)
     rankers |= released_models(store.champion(surface.name), store.past_reference(surface.name))
     with Lake(settings, snapshot=training_set.snapshot) as lake:
         scored = score_rows(lake, surface, training_set.eval_days, rankers)

@@ -7,7 +7,6 @@ from ml.evaluation.report import surface_report
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
-from ml.releases.verdicts import VerdictStore
 from ml.stages.artifacts import find
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training_set import read_training_set
@@ -24,11 +23,11 @@ def surface_summary(
     contract = teacher_contract(settings)
     candidate = find(settings, surface, "onnx", partition)
     checkpoint = find(settings, surface, "student", partition).json("checkpoint.json")
-    verdicts = VerdictStore(settings.artifacts_dir).of_candidate(surface.name, candidate.digest)
-    pointer = ReleaseStore(settings.artifacts_dir).pointer(surface.name)
+    store = ReleaseStore.of(settings)
+    verdicts, pointer = store.verdicts.of_candidate(surface.name, candidate.digest), store.pointer(surface.name)
     released = None
     if pointer is not None and pointer.partition == partition:
-        released = ReleaseStore(settings.artifacts_dir).release(surface.name, pointer.release)
+        released = store.release(surface.name, pointer.release)
     return surface_report(
         read_evaluation(settings, surface, partition),
         surface,

@@ -139,7 +139,7 @@ def _checkpoints(settings: Settings, surface: Surface, partition: date) -> dict[
 
 def _standing(settings: Settings, surface: Surface, candidate: Artifact) -> Standing:
     """Tell what the newest verdict leaves of a candidate; another champion than it is about closes it."""
-    store = ReleaseStore(settings.artifacts_dir)
+    store = ReleaseStore.of(settings)
     try:
         judged, champion = store.verdicts.of_candidate(surface.name, candidate.digest), store.pointer(surface.name)
         if champion is None or date.fromisoformat(candidate.partition) <= champion.partition:

@@ -17,6 +17,7 @@ from ml.evaluation.outcome import Outcome
 from ml.export.schema import feature_schema
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.files import Bucket, sha256_bytes
+from ml.foundation.signing import Keyring
 from ml.releases import retention
 from ml.releases.manifest import DayContent, Manifest
 from ml.releases.promotion import Proposal
@@ -37,14 +38,19 @@ class Shop:
     root: Path | Bucket
     surface: Surface
     lake: str | None = None
+    keys: Keyring | None = None
 
     @property
     def store(self) -> ReleaseStore:
-        return ReleaseStore(self.root, (lambda lake=self.lake: lake) if self.lake else None)
+        return ReleaseStore(self.root, (lambda lake=self.lake: lake) if self.lake else None, self.keys)
 
     def of_lake(self, lake: str) -> "Shop":
         """The same folder, used by a lake."""
         return replace(self, lake=lake)
+
+    def with_keys(self, keys: Keyring | None) -> "Shop":
+        """The same folder, used with other keys, or none."""
+        return replace(self, keys=keys)
 
     def candidate(
         self, day: int, model: bytes = b"", tamper: Callable[[dict[str, Any]], None] | None = None

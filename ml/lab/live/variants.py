@@ -81,7 +81,7 @@ class VariantStore:
         """Return the variant of that name."""
         return self._variants.get(surface)
 
-    def release(self, surface: str, release: str) -> VariantFiles:
+    def trusted_release(self, surface: str, release: str) -> VariantFiles:
         """Return the files of a variant after checking them.
 
         Raises:

@@ -196,7 +196,7 @@ def test_an_override_needs_a_name_and_a_reason_and_is_recorded_in_the_release(sh
     candidate = shop.candidate(0)
     shop.judge(candidate, Outcome.FAIL)
     for unsigned in (Override(by=" ", reason="x"), Override(by="Ada", reason="")):
-        with _refused(Refusal.UNSIGNED):
+        with _refused(Refusal.UNNAMED):
             shop.promote(candidate, override=unsigned)
     pointer = shop.promote(candidate, override=SIGNED)
     record = shop.store.release("homepage", pointer.release).record

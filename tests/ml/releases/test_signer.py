@@ -48,7 +48,7 @@ def test_no_command_takes_a_name_or_a_reason_that_prints_nothing_or_something_el
         partial(recover, store, "homepage"),
     ]
     for command, (by, reason) in product(commands, ((blank, "because"), ("Ada", blank))):
-        with _refused(Refusal.UNSIGNED):
+        with _refused(Refusal.UNNAMED):
             command(by=by, reason=reason)
     assert store.history("homepage") == before
 

@@ -11,7 +11,7 @@ _TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Characters that show others in another order than they are written."""
 
 
-def require_signed(*, by: str, reason: str) -> None:
+def require_named(*, by: str, reason: str) -> None:
     """Refuse a name or a reason that prints nothing, or prints as something else than it is.
 
     Raises:
@@ -19,10 +19,10 @@ def require_signed(*, by: str, reason: str) -> None:
     """
     for what, text in (("name", by), ("reason", reason)):
         if not any(unicodedata.category(c)[0] in "LN" and c not in _BLANK_LETTERS for c in text):
-            raise PromotionRefused(Refusal.UNSIGNED, f"the {what} {text!a} prints nothing: give a {what}")
+            raise PromotionRefused(Refusal.UNNAMED, f"the {what} {text!a} prints nothing: give a {what}")
         if hidden := [c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c in _TURNING]:
             told = f"the {what} {text[:100]!a} holds {hidden[0]!a}, which cannot be seen"
-            raise PromotionRefused(Refusal.UNSIGNED, told)
+            raise PromotionRefused(Refusal.UNNAMED, told)
         if len(text) > MAX_LENGTH:
             told = f"the {what} has {len(text):,} characters; at most {MAX_LENGTH:,} are kept"
-            raise PromotionRefused(Refusal.UNSIGNED, told)
+            raise PromotionRefused(Refusal.UNNAMED, told)

@@ -1,0 +1,359 @@
+"""Signatures: which key signed a document or a folder of files, and whether it is one that is trusted here.
+
+Keys are ECDSA over P-256 in PEM. A folder is signed in the format of OpenSSF model signing, so that ``model_signing
+verify key`` reads ours and we read its: an in-toto statement of every file's SHA-256, in a DSSE envelope, in a Sigstore
+bundle. A sealed document carries a DSSE signature of a statement that names its place and its hash; the statement is
+not stored, since the reader knows both. So a signed document says nothing in another place than its own.
+
+That library itself brings fourteen packages for signing without keys, which nothing here does; ``cryptography`` is
+there already.
+
+Source: DSSE v1.0 protocol, https://github.com/secure-systems-lab/dsse; https://github.com/sigstore/model-transparency.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ml.foundation.sealed import DamagedError, canonical
+from ml.foundation.settings import Settings
+
+SUFFIX = ".pub"
+"""Of the files of a folder of trusted keys."""
+_ALGORITHM = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+_IN_TOTO = "application/vnd.in-toto+json"
+_STATEMENT = "https://in-toto.io/Statement/v1"
+_OF_FILES = "https://model_signing/signature/v1.0"
+_OF_DOCUMENT = "urn:crossfade:sealed:v1"
+_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_SHOWN = 12
+"""Characters of a key's id that are shown."""
+
+
+class UnusableKey(ValueError):
+    """A key that cannot be used; the message never holds what the key's file or variable holds."""
+
+
+class UntrustedError(DamagedError):
+    """What a key must vouch for is unsigned, or signed by a key that is not trusted here."""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """Who signed something.
+
+    Attributes:
+        key: Id of the key that the signature names; None where there is no signature.
+        name: Name of that key here.
+        fault: Why the signature counts for nothing; empty where a trusted key signed exactly this.
+    """
+
+    key: str | None
+    name: str | None = None
+    fault: str = ""
+
+    def __str__(self) -> str:
+        """Say it for people."""
+        return self.fault or f"signed by {self.name} ({str(self.key)[:_SHOWN]})"
+
+
+UNSIGNED = Signed(None, fault="unsigned")
+
+
+class Keyring:
+    """The key that signs here, and the keys that are trusted.
+
+    Args:
+        private: PEM of the private key.
+        private_file: File of it, in place of ``private``.
+        trusted: Folder of the trusted public keys, ``<name>.pub``; default: the one that signs.
+    """
+
+    def __init__(
+        self, private: str | None = None, private_file: Path | None = None, trusted: Path | None = None
+    ) -> None:
+        self._pem, self._file, self._folder = private, private_file, trusted
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Keyring":
+        """Return the keys of a home."""
+        key = None if settings.signing_key is None else settings.signing_key.get_secret_value()
+        return cls(key, settings.signing_key_file, settings.trusted_keys)
+
+    @property
+    def required(self) -> bool:
+        """Whether any key is set, so that only what a trusted key signed counts."""
+        return any(given is not None for given in (self._pem, self._file, self._folder))
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether a key to sign with is set."""
+        return self._pem is not None or self._file is not None
+
+    @cached_property
+    def trusted(self) -> dict[str, tuple[str, ec.EllipticCurvePublicKey]]:
+        """{id: (name, key)} of the trusted keys.
+
+        Raises:
+            UnusableKey: There is none, or one cannot be read.
+        """
+        if self._folder is None:
+            own = self._private
+            return {key_id(own.public_key()): ("this key", own.public_key())} if own else {}
+        found = {}
+        for path in trusted_files(self._folder):
+            key = public_key(path)
+            found[key_id(key)] = (path.stem, key)
+        if not found:
+            raise UnusableKey(f"{self._folder} (trusted_keys) holds no public key <name>{SUFFIX}: nothing is trusted")
+        return found
+
+    @cached_property
+    def signer(self) -> str | None:
+        """Id of the key that signs here; None where no key is set at all.
+
+        Raises:
+            UnusableKey: Keys are trusted and none is there to sign with, or the one that signs is not among them.
+        """
+        if not self.required:
+            return None
+        if self._private is None:
+            raise UnusableKey(
+                "nothing can be signed here, and only what is signed counts (trusted_keys is set): set "
+                "CROSSFADE_SIGNING_KEY_FILE, or CROSSFADE_SIGNING_KEY"
+            )
+        signer = key_id(self._private.public_key())
+        if signer not in self.trusted:
+            raise UnusableKey(
+                f"the key that signs here, {signer[:_SHOWN]}, is not among those of {self._folder} (trusted_keys): "
+                f"add its {SUFFIX}, or sign with one that is"
+            )
+        return signer
+
+    def sign_document(self, name: str, content_hash: str) -> dict[str, str] | None:
+        """Return the signature of a sealed document at its place, or None where no key is set."""
+        signer = self.signer
+        if signer is None:
+            return None
+        return {"keyid": signer, "sig": self._sign(_document(name, content_hash))}
+
+    def of_document(self, name: str, content_hash: str, signature: object) -> Signed:
+        """Tell who signed a sealed document.
+
+        Args:
+            name: Its key in the store.
+            content_hash: Its hash, compared with its content.
+            signature: What it carries as its signature.
+        """
+        if not isinstance(signature, Mapping):
+            return UNSIGNED
+        return self._examined(signature.get("keyid"), signature.get("sig"), _document(name, content_hash))
+
+    def sign_files(self, name: str, files: Mapping[str, str]) -> bytes | None:
+        """Return the bundle that signs the files of a folder, or None where no key is set.
+
+        Args:
+            name: Name of the folder.
+            files: SHA-256 by path in it.
+        """
+        signer = self.signer
+        if signer is None:
+            return None
+        payload = _files(name, files)
+        bundle = {
+            "mediaType": _BUNDLE,
+            "verificationMaterial": {"publicKey": {"hint": signer}, "tlogEntries": []},
+            "dsseEnvelope": {
+                "payload": base64.b64encode(payload).decode(),
+                "payloadType": _IN_TOTO,
+                "signatures": [{"sig": self._sign(payload), "keyid": ""}],
+            },
+        }
+        return (json.dumps(bundle, indent=1) + "\n").encode()
+
+    def of_files(self, name: str, files: Mapping[str, str], bundle: bytes | None) -> Signed:
+        """Tell who signed the files of a folder: whether by ``sign_files`` or by ``model_signing sign key``."""
+        if bundle is None:
+            return UNSIGNED
+        try:
+            content = json.loads(bundle)
+            envelope = content["dsseEnvelope"]
+            if (content["mediaType"], envelope["payloadType"]) != (_BUNDLE, _IN_TOTO):
+                return Signed(None, fault="its signature is no bundle of model signing")
+            payload = base64.b64decode(envelope["payload"], validate=True)
+            hint, signature = content["verificationMaterial"]["publicKey"]["hint"], envelope["signatures"][0]["sig"]
+            statement = json.loads(payload)
+            stated = {item["name"]: item["digest"] for item in statement["predicate"]["resources"]}
+            about = (statement["predicateType"], [subject["name"] for subject in statement["subject"]])
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            return Signed(None, fault="its signature is no bundle of model signing")
+        found = self._examined(hint, signature, payload)
+        if not found.fault and (about != (_OF_FILES, [name]) or stated != dict(files)):
+            other = ", ".join(sorted({file for file, _ in stated.items() ^ files.items()})) or f"the name {about[1]}"
+            return Signed(found.key, found.name, f"signed by {found.name}, but with other files: {other}")
+        return found
+
+    def require(self, signed: Signed, what: str, todo: str) -> None:
+        """Refuse what no trusted key signed, where a key is set.
+
+        Raises:
+            UntrustedError: With what is wrong and what to do.
+        """
+        if self.required and signed.fault:
+            raise UntrustedError(f"{what}: {signed.fault}. {todo}")
+
+    def _examined(self, key: object, signature: object, payload: bytes) -> Signed:
+        if not isinstance(key, str) or not isinstance(signature, str):
+            return UNSIGNED
+        shown = key[:_SHOWN]
+        if not self.required:
+            return Signed(key, fault=f"signed by {shown!a}, and no key is trusted here to compare it with")
+        if key not in self.trusted:
+            return Signed(key, fault=f"signed by {shown!a}, which is no trusted key")
+        name, public = self.trusted[key]
+        try:
+            public.verify(base64.b64decode(signature, validate=True), _pae(payload), _ALGORITHM)
+        except (InvalidSignature, binascii.Error, ValueError):
+            return Signed(key, name, fault=f"its signature by {name} ({shown}) is not of this content")
+        return Signed(key, name)
+
+    @cached_property
+    def _private(self) -> ec.EllipticCurvePrivateKey | None:
+        if self._pem is not None and self._file is not None:
+            raise UnusableKey("CROSSFADE_SIGNING_KEY and CROSSFADE_SIGNING_KEY_FILE are both set: unset one of them")
+        if self._pem is not None:
+            return _private_key(self._pem.encode(), "CROSSFADE_SIGNING_KEY")
+        return None if self._file is None else _private_key(_read_private(self._file), str(self._file))
+
+    def _sign(self, payload: bytes) -> str:
+        assert self._private is not None
+        return base64.b64encode(self._private.sign(_pae(payload), _ALGORITHM)).decode()
+
+
+def key_id(key: ec.EllipticCurvePublicKey) -> str:
+    """Return the id of a public key: the SHA-256 of its PEM, in hex."""
+    return hashlib.sha256(_public_pem(key)).hexdigest()
+
+
+def public_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """Read a public key.
+
+    Raises:
+        UnusableKey: It is none on P-256, or anybody may exchange it.
+    """
+    if path.stat().st_mode & stat.S_IWOTH:
+        raise UnusableKey(f"anybody may write to {path}: chmod o-w {path}")
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UnusableKey(f"{path} holds no public key in PEM") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise UnusableKey(f"{path} holds no key on P-256; make one: crossfade keys new")
+    return key
+
+
+def trusted_files(folder: Path) -> list[Path]:
+    """Return the files of the public keys of a folder, sorted.
+
+    Raises:
+        UnusableKey: The folder is not there, or anybody may add a key.
+    """
+    if not folder.is_dir():
+        raise UnusableKey(f"{folder} (trusted_keys) is no folder")
+    if folder.stat().st_mode & stat.S_IWOTH:
+        raise UnusableKey(f"anybody may add a key to {folder} (trusted_keys): chmod o-w {folder}")
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def new_key(path: Path, public: Path) -> str:
+    """Make a key: the private one at ``path``, for its owner alone, the public one at ``public``; return its id.
+
+    Raises:
+        UnusableKey: One of the files is there.
+    """
+    for taken in (path, public):
+        if taken.exists():
+            raise UnusableKey(f"{taken} is there: a key is never replaced; choose another name")
+    private = ec.generate_private_key(ec.SECP256R1())
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    for file, content, mode in ((path, pem, 0o600), (public, _public_pem(private.public_key()), 0o644)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
+            handle.write(content)
+    return key_id(private.public_key())
+
+
+def _read_private(path: Path) -> bytes:
+    """Return the content of a private key's file that its owner alone may read."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UnusableKey(f"{path} (signing_key_file) cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UnusableKey(f"{path} (signing_key_file) is no file")
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UnusableKey(f"others may use {path}, mode {stat.S_IMODE(found.st_mode):o}: chmod 600 {path}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnusableKey(f"{path} (signing_key_file) cannot be read: {error.strerror}") from error
+
+
+def _private_key(pem: bytes, where: str) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # Not from its cause: what that says may quote the key.
+        raise UnusableKey(f"{where} holds no private key in PEM without a password") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise UnusableKey(f"{where} holds no key on P-256; make one: crossfade keys new")
+    return key
+
+
+def _public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _document(name: str, content_hash: str) -> bytes:
+    """Return the statement that a document of this hash stands in this place."""
+    subject = [{"name": name, "digest": {"sha256": content_hash}}]
+    return canonical({"_type": _STATEMENT, "subject": subject, "predicateType": _OF_DOCUMENT, "predicate": {}})
+
+
+def _files(name: str, files: Mapping[str, str]) -> bytes:
+    """Return the statement of model signing about the files of a folder."""
+    of_all = hashlib.sha256(b"".join(bytes.fromhex(files[file]) for file in sorted(files))).hexdigest()
+    statement: dict[str, Any] = {
+        "_type": _STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": of_all}}],
+        "predicateType": _OF_FILES,
+        "predicate": {
+            "serialization": {
+                "method": "files",
+                "hash_type": "sha256",
+                "allow_symlinks": False,
+                "ignore_paths": ["model.sig"],
+            },
+            "resources": [{"name": file, "algorithm": "sha256", "digest": files[file]} for file in sorted(files)],
+        },
+    }
+    return canonical(statement)
+
+
+def _pae(payload: bytes) -> bytes:
+    """Return what DSSE signs: ``DSSEv1``, type and payload, each with its length."""
+    return b" ".join([b"DSSEv1", str(len(_IN_TOTO)).encode(), _IN_TOTO.encode(), str(len(payload)).encode(), payload])
