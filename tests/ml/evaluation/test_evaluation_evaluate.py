@@ -93,6 +93,7 @@ def by_scikit_learn(metric: str, e: pd.DataFrame) -> float | None:
             return None
 
 
+@pytest.mark.slow
 def test_every_figure_of_every_model_is_recomputed_from_the_predictions(world: Any) -> None:
     checked = 0
     for r in world.evaluation.results:

@@ -109,6 +109,7 @@ def test_nothing_about_the_machine_stays_in_the_file(exported: Export):
         assert trace not in content
 
 
+@pytest.mark.slow
 def test_another_process_exports_the_same_bytes(student: Path, exported: Export, tmp_path: Path):
     script = (
         "from pathlib import Path; from ml.export.onnx import export; "

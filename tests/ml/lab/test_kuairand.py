@@ -268,6 +268,7 @@ def test_repeats_of_one_event_are_duplicates_and_repeats_with_other_labels_confl
     assert kept == [{"user_id": "1"}]
 
 
+@pytest.mark.slow
 def test_row_order_the_random_log_and_a_second_run_change_nothing(settings: Settings, lake: Lake) -> None:
     land(settings, lake)
     tables = ("exposures", "listens", "outcomes", "items", "users", "source_impressions", "source_user_profiles")

@@ -29,6 +29,8 @@ from tests.ml.landing.rows import (
     to_tsv,
 )
 
+pytestmark = pytest.mark.slow
+
 NEXT = DAY + timedelta(days=1)
 PACK = {
     "": bytes,

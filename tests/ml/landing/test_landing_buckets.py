@@ -27,6 +27,8 @@ from ml.landing.readers import UnreadableFile
 from ml.landing.readiness import missing
 from tests.ml.landing.rows import ALL_TABLES, DAY, SURFACES, listens, to_csv, to_parquet
 
+pytestmark = pytest.mark.slow
+
 NEXT = DAY + timedelta(days=1)
 Put = Callable[[str, bytes], None]
 

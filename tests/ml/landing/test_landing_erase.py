@@ -39,7 +39,7 @@ def content(path: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(USERS, NOTES), min_size=1, max_size=12), user=st.sampled_from(["u1", "ü"]))
 def test_the_rows_of_one_user_go_and_all_others_stay(
     name: str, rows: list[tuple[str, str]], user: str, tmp_path: Path

@@ -176,6 +176,7 @@ def test_every_type_of_value_survives_the_way_to_its_day(tmp_path: Path) -> None
         assert late["taste"] == rows["taste"].to_list()[0] and late["seed_item_id"] is None
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     folders=st.lists(st.lists(st.sampled_from(DAYS[:3]), max_size=3), min_size=3, max_size=3),

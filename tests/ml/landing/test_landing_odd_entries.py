@@ -169,6 +169,7 @@ def test_an_odd_entry_costs_its_own_day_by_its_name_and_the_day_beside_it_lands(
     assert NEXT not in again.ready
 
 
+@pytest.mark.slow
 def test_the_landing_sensor_answers_while_odd_entries_lie_there_and_says_so(
     zone: Settings, prepared_home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

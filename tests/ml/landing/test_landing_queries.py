@@ -24,6 +24,8 @@ from ml.landing.load import DayIncomplete, LandingReport, init_tables, load_days
 from ml.landing.sources import load_sources
 from tests.ml.landing.rows import ALL_TABLES, SURFACES, listens, put, to_csv
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2026, 1, 1)
 DAYS = [FIRST + timedelta(days=n) for n in range(30)]
 DAY = DAYS[1]

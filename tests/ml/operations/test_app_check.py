@@ -87,6 +87,7 @@ def test_columns_that_the_examples_lack_are_told_with_the_nearest() -> None:
     assert f"inputs.item_age_days: {near}" in faults and f"slices.new_releases: {near}" in faults
 
 
+@pytest.mark.slow
 def test_sql_that_cannot_be_built_is_found_on_an_empty_day_without_a_lake(tmp_path: Path, app: Path) -> None:
     models = app / "models" / "surfaces" / "radio"
     edit(models / "examples_radio.sql", **{"listens.outcome": "listens.outcom"})

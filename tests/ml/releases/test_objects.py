@@ -26,6 +26,8 @@ from ml.surfaces.spec import load_surface
 from tests.support.shop import Shop, opens_valid, served_version, synced
 from tests.support.tiny_home import Home, rank_body, tiny_settings
 
+pytestmark = pytest.mark.slow
+
 SURFACE = PROJECT_ROOT / "examples" / "simulator" / "surfaces" / "homepage.yaml"
 
 

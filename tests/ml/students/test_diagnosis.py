@@ -57,6 +57,7 @@ def test_a_judgement_says_what_was_shown_then_what_could_be_then_what_cannot_be_
     assert judgement(student, stacked, "below its baseline") == "control untuned"
 
 
+@pytest.mark.slow
 def test_a_control_that_is_below_its_baseline_gets_no_advice(untuned: Diagnosis, tmp_path: Path):
     of = {task.task: task for task in untuned.tasks}
     assert of["ctr"].baseline is not None and of["ctr"].control < of["ctr"].baseline
@@ -67,6 +68,7 @@ def test_a_control_that_is_below_its_baseline_gets_no_advice(untuned: Diagnosis,
     assert "**No advice: the control is not tuned" in markdown.read_text()
 
 
+@pytest.mark.slow
 def test_a_control_that_another_learning_rate_makes_better_gets_no_advice(
     settings: Settings, training_set: TrainingSet, surface: Surface
 ):
@@ -100,6 +102,7 @@ def test_a_teacher_that_knows_is_found_to_help_and_its_shuffled_labels_are_not(i
     assert ctr.kept.estimate == pytest.approx(ctr.student.estimate / ctr.stacked.estimate)
 
 
+@pytest.mark.slow
 def test_the_gain_is_shown_for_users_with_few_some_and_many_training_rows(informed: Diagnosis, tmp_path: Path):
     for task in informed.tasks:
         assert [part.name.split("_")[0] for part in task.slices] == ["few", "some", "many"]
@@ -111,6 +114,7 @@ def test_the_gain_is_shown_for_users_with_few_some_and_many_training_rows(inform
     assert "## Whom it helps" in text and "| few training rows |" in text
 
 
+@pytest.mark.slow
 def test_a_teacher_that_knows_nothing_is_not_advised(tmp_path: Path, settings: Settings, surface: Surface):
     home = settings.model_copy(update={"home": tmp_path})
     with Lake(home) as lake:
@@ -124,6 +128,7 @@ def test_a_teacher_that_knows_nothing_is_not_advised(tmp_path: Path, settings: S
     assert ctr.stacked is not None and ctr.stacked.lo < 0.002
 
 
+@pytest.mark.slow
 def test_the_diagnosis_reads_no_evaluation_day(
     tmp_path: Path, untuned: Diagnosis, settings: Settings, hasty: Surface, surface: Surface
 ):
@@ -141,6 +146,7 @@ def test_the_diagnosis_reads_no_evaluation_day(
     assert diagnose(home, poisoned, hasty, seeds=1) == untuned
 
 
+@pytest.mark.slow
 def test_the_page_tells_the_advice_and_every_gain(informed: Diagnosis, tmp_path: Path):
     markdown, page, plot = write_diagnosis(informed, tmp_path / "diagnosis_homepage.md")
     text = markdown.read_text()

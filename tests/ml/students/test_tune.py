@@ -36,6 +36,7 @@ def rows(settings, training_set: TrainingSet, surface: Surface) -> tuple[Dataset
     return data, load(settings, training_set, surface, days[3:4], soft_labels=False, after_ranking="serving")
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_trials_and_the_same_choice(
     rows: tuple[Dataset, Dataset], surface: Surface, tmp_path: Path
 ):
