@@ -36,7 +36,7 @@ OF_A_PROCESS = {
     "serve_token",
     "signing_key",
     "signing_key_file",
-    "alert_url",
+    "alerts",
     "catalog_url",
     "dagster_url",
     "ray_address",

@@ -4,6 +4,6 @@ Files that arrive or change become their days' base tables (`landing_sensor`; `l
 one that did not land), those the ranking tables and soft labels of every day that can see them (`ranking_sensor`).
 Another teacher relabels what students train on (`teacher_sensor`). Once a day each surface gets a student of its
 newest final day (`<surface>_release_schedule`), where the declared conditions (`conditions.py`) made none as
-soon as its data was there. Failed checks leave a run green, so `failed_check_sensor` tells of them;
+soon as its data was there. `alert_sensor` tells people of whatever needs one, failed checks of green runs included;
 `serving_health_sensor` takes back a champion that the server does not load. All are off until somebody turns them on.
 """

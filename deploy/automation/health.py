@@ -33,10 +33,7 @@ def unserved(settings: Settings) -> list[Unserved]:
     import httpx
 
     store, found = ReleaseStore.of(settings), []
-    headers = {}
-    if settings.serve_token is not None:
-        headers["Authorization"] = f"Bearer {settings.serve_token.get_secret_value()}"
-    with httpx.Client(base_url=str(settings.serve_url), headers=headers, timeout=_TIMEOUT_S) as client:
+    with httpx.Client(base_url=str(settings.serve_url), headers=_headers(settings), timeout=_TIMEOUT_S) as client:
         for surface in store.surfaces():
             pointer = store.pointer(surface)
             if pointer is None:
@@ -50,6 +47,29 @@ def unserved(settings: Settings) -> list[Unserved]:
             if serves != pointer.release:
                 found.append(Unserved(surface, pointer, serves, reason))
     return found
+
+
+def unready(settings: Settings) -> tuple[str, dict[str, str]]:
+    """Return why the server at ``serve_url`` is not ready, empty where it is, and what it says is wrong."""
+    import httpx
+
+    url = f"{settings.serve_url}/v2/health/ready"
+    try:
+        answer = httpx.get(url, headers=_headers(settings), timeout=_TIMEOUT_S)
+    except httpx.HTTPError as error:
+        return f"{settings.serve_url} does not answer: {error}", {}
+    try:
+        told = answer.json()
+        troubles = {str(what): str(of) for what, of in told.get("details", {}).items()}
+    except (ValueError, AttributeError):
+        return f"{url} answers {answer.status_code} and no JSON", {}
+    reason = "" if answer.status_code == 200 else str(told.get("error") or f"it answers {answer.status_code}")
+    return reason, troubles
+
+
+def _headers(settings: Settings) -> dict[str, str]:
+    token = settings.serve_token
+    return {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
 
 
 def overdue(missing: list[Unserved], cursor: str | None, now: float, patience_s: float) -> tuple[list[Unserved], str]:

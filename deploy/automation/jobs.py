@@ -18,6 +18,7 @@ RELEASE_CHAIN = ("training_set", "control", "student", "evaluation", "onnx", "re
 WIDENED_CHAIN = RELEASE_CHAIN[RELEASE_CHAIN.index("evaluation") :]
 """Assets of a candidate whose evaluation widens: nothing is trained again."""
 
+ALERT_SENSOR = "alert_sensor"
 BASE_JOB, RANKING_JOB, LABELS_JOB = "base_tables_job", "ranking_tables_job", "soft_labels_job"
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 NOT_ENDED = [status for status in dg.DagsterRunStatus if status not in ENDED]

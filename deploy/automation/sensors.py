@@ -1,6 +1,5 @@
 """The sensors of a home: what they look at, and which runs they ask for."""
 
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -12,8 +11,8 @@ from assets.features import labelled_name, waits
 from deploy.automation.days import affected, range_tags, ranges, span_of
 from deploy.automation.health import overdue, unserved
 from deploy.automation.jobs import (
+    ALERT_SENSOR,
     BASE_JOB,
-    ENDED,
     LABELS_JOB,
     NOT_ENDED,
     RANKING_JOB,
@@ -30,8 +29,6 @@ from ml.foundation.settings import Settings
 from ml.landing.ledger import LABEL_TABLE, landed_days
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import ContractError, teacher_contract
-
-_LOOK_BACK = timedelta(minutes=10)
 
 Asked = dg.SensorResult | dg.RunRequest | dg.SkipReason
 Decorator = Callable[..., Callable[[Callable[..., Asked]], dg.SensorDefinition]]
@@ -60,7 +57,7 @@ def build_sensors(
             for surface in filter(waits, surfaces.values())
         ),
         _teacher_sensor(sensor, labels, window, surfaces),
-        _failed_check_sensor(sensor),
+        _alert_sensor(sensor),
         _serving_health_sensor(sensor, jobs),
         *(_widening_sensor(sensor, surface, jobs) for surface in surfaces.values()),
     ]
@@ -233,19 +230,19 @@ def _widening_sensor(sensor: Decorator, surface: Surface, jobs: Sequence[Job]) -
     return widening_sensor
 
 
-def _failed_check_sensor(sensor: Decorator) -> dg.SensorDefinition:
+def _alert_sensor(sensor: Decorator) -> dg.SensorDefinition:
     @sensor(
-        description="Failed checks of runs that have ended: into reports/alerts.jsonl, and to CROSSFADE_ALERT_URL.",
+        name=ALERT_SENSOR,
+        description="What somebody should hear of, once: into reports/alerts.jsonl, and to CROSSFADE_ALERTS.",
     )
-    def failed_check_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SkipReason:
-        from ml.operations.alerts import send
+    def alert_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SkipReason:
+        from deploy.automation.alerting import look
 
-        alerts, cursor = _failed_checks(context.instance, context.cursor)
-        send(settings, alerts)
+        told, cursor = look(settings, context.instance, context.cursor, datetime.now(UTC))
         context.update_cursor(cursor)
-        return dg.SkipReason(f"{len(alerts)} failed checks were told" if alerts else "no check failed")
+        return dg.SkipReason(told)
 
-    return failed_check_sensor
+    return alert_sensor
 
 
 def _serving_health_sensor(sensor: Decorator, jobs: Sequence[Job]) -> dg.SensorDefinition:
@@ -299,38 +296,3 @@ def _beyond_horizon(settings: Settings, changed: Collection[date]) -> set[date]:
         return set()
     horizon = max(landed) - timedelta(days=settings.late_horizon_days)
     return {day for day in changed if day in landed and day < horizon}
-
-
-def _failed_checks(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[dict[str, object]], str]:
-    """Return the failed checks of the runs that ended since the last look, and the cursor to go on from.
-
-    The first look tells of nothing old. Runs are asked for, not events: event ids have no order across runs in the
-    embedded storage. Ended runs are looked for a little further back than the last look, since several machines write.
-    """
-    seen = json.loads(cursor) if cursor else None
-    since = datetime.fromisoformat(seen["looked"]) if seen else datetime.now(UTC)
-    looked = datetime.now(UTC)
-    ended = dg.RunsFilter(statuses=ENDED, updated_after=since - _LOOK_BACK)
-    runs = [r.dagster_run.run_id for r in instance.get_run_records(ended, order_by="update_timestamp", ascending=True)]
-    alerts = [alert for run in runs if seen and run not in seen["told"] for alert in _alerts(instance, run)]
-    return alerts, json.dumps({"looked": looked.isoformat(), "told": runs})
-
-
-def _alerts(instance: dg.DagsterInstance, run_id: str) -> list[dict[str, object]]:
-    """Return the failed checks of one run, in the order in which they failed."""
-    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
-    found = []
-    for record in records:
-        evaluation = record.event_log_entry.get_dagster_event().asset_check_evaluation_data
-        if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR:
-            found.append(
-                {
-                    "at": record.event_log_entry.timestamp,
-                    "asset": evaluation.asset_key.to_user_string(),
-                    "check": evaluation.check_name,
-                    "partition": evaluation.partition,
-                    "reason": evaluation.description,
-                    "run_id": run_id,
-                }
-            )
-    return found

@@ -5,6 +5,7 @@ import os
 import typer
 
 from deploy.cli import (
+    alert,
     check,
     columns,
     demo,
@@ -31,6 +32,8 @@ COMMANDS = {
     "plan": plan.plan,
     "columns": columns.columns,
     "doctor": doctor.doctor,
+    "alert": alert.alert,
+    "watch": alert.watch,
     "quarantine": landing.quarantine,
     "tidy": home.tidy,
     "verify": home.verify,

@@ -18,6 +18,7 @@ from deploy.cli.main import app
 from ml.foundation.documents import load_yaml
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.landing.sources import Database, Origin, Ready, Source
+from ml.operations.causes import CAUSES
 from ml.surfaces.techniques import techniques
 
 HERE = Path(__file__).parent
@@ -32,7 +33,21 @@ def pages() -> dict[str, str]:
         "data_contract.md": data_contract(),
         "techniques.md": technique_page(),
         "sources.md": sources_page(),
+        "../how-to/alerts.md": alerts_page(),
     }
+
+
+def alerts_page() -> str:
+    """Return the page of alerts with its table of causes; the rest of it is written by hand."""
+    begin, end = "<!-- causes -->\n", "<!-- end of causes -->"
+    page = (HERE / ".." / "how-to" / "alerts.md").read_text(encoding="utf-8")
+    before, after = page.split(begin)[0], page.split(end)[1]
+    rows = [
+        (cause.title, cause.means, cause.to_do, "at once" if cause.urgent else "in the morning")
+        for cause in CAUSES.values()
+    ]
+    lines = table(("what", "when it is told", "what to do", "somebody is needed"), rows)
+    return before + begin + "\n".join(["", *lines]) + "\n" + end + after
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:

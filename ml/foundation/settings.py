@@ -146,7 +146,17 @@ class Settings(BaseSettings):
     sensor_seconds: int = Field(default=60, ge=1, description="Least seconds between two looks of a sensor.")
     release_cron: str = Field(default="0 5 * * *", description="When the schedule asks for a release of each surface.")
     release_timezone: str = Field(default="UTC", description="Time zone of `release_cron`.")
-    alert_url: SecretStr | None = Field(default=None, description="Webhook that failed checks are posted to, as JSON.")
+    alerts: SecretStr | None = Field(
+        default=None,
+        description="Addresses that alerts go to, apart by blanks: Slack, Teams, PagerDuty, mail, webhooks; "
+        "docs/how-to/alerts.md has one of each. Secret: give it in the environment.",
+    )
+    ui_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="Address of the Dagster UI, for the links of alerts."
+    )
+    late_after_hours: float = Field(
+        default=24, gt=0, description="A day that has not landed so many hours after it ended (UTC) is told of."
+    )
     catalog_url: SecretStr | None = Field(
         default=None,
         description="postgresql://user:password@host:port/database of the lake's catalog, in place of the SQLite file "

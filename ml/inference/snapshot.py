@@ -124,6 +124,12 @@ def current_snapshot(settings: Settings) -> Path | None:
     return None if name is None else files.path(f"{FOLDER}/{name}")
 
 
+def published_day(settings: Settings) -> date | None:
+    """Return the day of the features that serving is pointed to, by name alone; ``None`` before the first."""
+    name = _pointed(snapshot_files(settings))
+    return None if name is None else _day_of(name)
+
+
 class FeatureSnapshot:
     """The features of one day, in memory; see ``bind`` for looking them up.
 

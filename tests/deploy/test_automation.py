@@ -18,7 +18,7 @@ from assets.landing import build_landing
 from assets.progress import ProgressResource
 from deploy.automation.days import RANGE_END, RANGE_START, affected, range_tags, ranges
 from deploy.automation.jobs import BASE_JOB, RANKING_JOB, widening_job_name
-from deploy.automation.sensors import _beyond_horizon, _failed_checks
+from deploy.automation.sensors import _beyond_horizon
 from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
@@ -373,40 +373,6 @@ def test_another_pinned_teacher_relabels_the_days_that_students_see(tiny_demo: P
         [asked] = tick(other, "teacher_sensor", instance).run_requests
     assert asked.tags[RANGE_START] == str(home.first_day)
     assert date.fromisoformat(asked.tags[RANGE_END]) >= present(home.last_day) - timedelta(days=1)
-
-
-def test_a_failed_check_is_told_once_and_a_passed_one_never(settings: Settings, prepared_home: Path):
-    @dg.asset
-    def table() -> None:
-        pass
-
-    def check(name: str, passed: bool, severity: dg.AssetCheckSeverity) -> dg.AssetChecksDefinition:
-        @dg.asset_check(asset=table, name=name)
-        def run() -> dg.AssetCheckResult:
-            return dg.AssetCheckResult(passed=passed, severity=severity, description=f"{name} because")
-
-        return run
-
-    error, warn = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
-    checks = [check("bad", False, error), check("doubtful", False, warn), check("good", True, error)]
-    # The storage on disk, as a home has it: it orders events otherwise than the one in memory.
-    with dg.DagsterInstance.from_config(str(prepared_home / "dagster")) as instance:
-        dg.materialize([table, *checks], instance=instance)
-        old, cursor = _failed_checks(instance, None)
-        assert old == [], "the first look tells of nothing that lies before it"
-        dg.materialize([table, *checks], instance=instance)
-        told, cursor = _failed_checks(instance, cursor)
-        assert [(a["asset"], a["check"], a["reason"]) for a in told] == [("table", "bad", "bad because")]
-        for _ in range(2):
-            again, cursor = _failed_checks(instance, cursor)
-            assert again == []
-
-    from ml.operations.alerts import send
-
-    send(settings, told)
-    send(settings, [])
-    lines = (settings.reports_dir / "alerts.jsonl").read_text().splitlines()
-    assert [json.loads(line)["check"] for line in lines] == ["bad"]
 
 
 def test_a_champion_that_the_server_never_takes_up_is_rolled_back_once(tiny_demo: Path):

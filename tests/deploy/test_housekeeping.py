@@ -8,16 +8,14 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
-from functools import partial
 from pathlib import Path
 
 import dagster as dg
 import duckdb
-import pyarrow as pa
 import pytest
 from dagster import DagsterInstance
 
-from deploy.automation.housekeeping import housekeeping_job, verify_job
+from deploy.automation.housekeeping import housekeeping_job
 from deploy.definitions import build_definitions
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.sealed import DamagedError
@@ -105,19 +103,6 @@ def test_a_release_that_cannot_be_read_stops_it_before_anything_goes(settings: S
         tidy(settings, grace=NOW)
     assert snapshots(settings) == before
     path.write_bytes(whole)
-
-
-def test_the_nightly_look_tells_of_a_lost_file_and_fails(tmp_path: Path) -> None:
-    small = Settings(home=tmp_path / "home", verify_nights=1, threads=1)
-    with Lake(small) as lake:
-        lake.append("ml.notes", pa.table({"note": ["kept"]}), "a note")
-        [file] = lake.files.named()
-    run = partial(verify_job.execute_in_process, resources={"settings": small}, raise_on_error=False)
-    assert run().success
-    (small.lake_dir / "data" / file.path).unlink()
-    assert not run().success
-    [alert] = (small.reports_dir / "alerts.jsonl").read_text().splitlines()
-    assert file.path in alert
 
 
 def test_killed_at_any_moment_every_named_row_is_there(settings: Settings) -> None:
