@@ -31,6 +31,7 @@ from ml.features.contracts import Contract, contracts
 from ml.features.projects import all_projects
 from ml.features.tables import feature_tables
 from ml.foundation.lake import FEATURES, Lake
+from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
 from ml.landing.ledger import require_final
 from ml.surfaces.spec import Surface
@@ -82,8 +83,7 @@ class Translator(DagsterDbtTranslator):
 
     def get_asset_key(self, dbt_resource_props: Mapping[str, object]) -> dg.AssetKey:
         """Return ``<surface>/examples`` and the like for a surface's models, ``features/<model>`` for the others."""
-        node = _node(dbt_resource_props)
-        return dg.AssetKey(_told(node).get("asset_key") or ["features", node["name"]])
+        return _key(_node(dbt_resource_props))
 
     def get_group_name(self, dbt_resource_props: Mapping[str, object]) -> str | None:
         """Return the surface that the model's meta names, or the layer: the model's folder."""
@@ -212,6 +212,19 @@ def waits(surface: Surface) -> bool:
 def labelled_name(surface: Surface) -> str:
     """Return the name of the step that builds the tables of a surface whose labels wait."""
     return f"{surface.name}_labelled_tables"
+
+
+def model_key(settings: Settings, name: str) -> dg.AssetKey:
+    """Return the key of a model.
+
+    Raises:
+        ValueError: No project of the home has it; says which one is near.
+    """
+    nodes = [n for n in read_manifest(manifest_path(settings))["nodes"].values() if n["resource_type"] == "model"]
+    found = next((node for node in nodes if node["name"] == name), None)
+    if found is None:
+        raise ValueError(f"no model {name!r}{nearest(name, [node['name'] for node in nodes])}")
+    return _key(found)
 
 
 def _labelled(manifest: DbtManifest, surface: Surface) -> list[str]:
@@ -373,6 +386,11 @@ def _table_of(context: dg.AssetExecutionContext, key: dg.AssetKey) -> str:
 def _node(properties: Mapping[str, object]) -> DbtNode:
     """Return what dagster-dbt hands over of a node, by its type."""
     return cast(DbtNode, properties)
+
+
+def _key(node: DbtNode) -> dg.AssetKey:
+    """Return the key that a model's meta names, or ``features/<model>``."""
+    return dg.AssetKey(_told(node).get("asset_key") or ["features", node["name"]])
 
 
 def _told(node: DbtNode) -> DbtDagsterMeta:

@@ -13,6 +13,7 @@ from assets.experiment import build_experiment  # noqa: E402
 from assets.features import build_features  # noqa: E402
 from assets.landing import build_landing  # noqa: E402
 from assets.progress import ProgressResource  # noqa: E402
+from assets.rankings import build_rankings  # noqa: E402
 from assets.release import build_release  # noqa: E402
 from assets.soft_labels import build_soft_labels  # noqa: E402
 from assets.students import build_students  # noqa: E402
@@ -51,6 +52,7 @@ def build_definitions(
         assets.append(build_evaluation(settings, surface))
         assets.append(build_experiment(settings, surface))
         assets += build_release(settings, surface)
+        assets += build_rankings(settings, surface)
     assets.append(build_study())
     return dg.Definitions(
         assets=dg.with_source_code_references(declare(assets, settings, surfaces)),

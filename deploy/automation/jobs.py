@@ -76,7 +76,16 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
         )
         for surface in surfaces.values()
     ]
-    return [*days, *releases, *widenings, rollback_job, housekeeping_job, verify_job]
+    rankings = [
+        dg.define_asset_job(
+            rankings_job_name(surface),
+            selection=dg.AssetSelection.assets(surface_key(surface.name, "rankings")),
+            description=f"The declared candidates of {surface.name} of the days asked for, ranked by the champion.",
+        )
+        for surface in surfaces.values()
+        if surface.rankings
+    ]
+    return [*days, *releases, *widenings, *rankings, rollback_job, housekeeping_job, verify_job]
 
 
 def release_job_name(surface: Surface) -> str:
@@ -92,6 +101,11 @@ def labelled_job_name(surface: Surface) -> str:
 def widening_job_name(surface: Surface) -> str:
     """Return the name of the job that widens the evaluation of one surface's undecided candidate."""
     return f"{surface.name}_widening_job"
+
+
+def rankings_job_name(surface: Surface) -> str:
+    """Return the name of the job that ranks the declared candidates of one surface."""
+    return f"{surface.name}_rankings_job"
 
 
 def named(jobs: Sequence[Job], name: str) -> Job:

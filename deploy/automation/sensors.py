@@ -20,6 +20,7 @@ from deploy.automation.jobs import (
     labelled_job_name,
     move_pointer_back,
     named,
+    rankings_job_name,
     rollback_job,
     widening_job_name,
 )
@@ -27,6 +28,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.sealed import digest
 from ml.foundation.settings import Settings
 from ml.landing.ledger import LABEL_TABLE, landed_days
+from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import ContractError, teacher_contract
 
@@ -60,6 +62,7 @@ def build_sensors(
         _alert_sensor(sensor),
         _serving_health_sensor(sensor, jobs),
         *(_widening_sensor(sensor, surface, jobs) for surface in surfaces.values()),
+        *(_rankings_sensor(sensor, surface, jobs) for surface in surfaces.values() if surface.rankings),
     ]
 
 
@@ -228,6 +231,29 @@ def _widening_sensor(sensor: Decorator, surface: Surface, jobs: Sequence[Job]) -
         return dg.RunRequest(run_key=key, partition_key=found.partition.isoformat())
 
     return widening_sensor
+
+
+def _rankings_sensor(sensor: Decorator, surface: Surface, jobs: Sequence[Job]) -> dg.SensorDefinition:
+    @sensor(
+        name=f"{surface.name}_rankings_sensor",
+        job=named(jobs, rankings_job_name(surface)),
+        description=f"Features of a newer day, or another champion: the declared candidates of {surface.name} by it.",
+    )
+    def rankings_sensor(
+        context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
+    ) -> dg.RunRequest | dg.SkipReason:
+        from ml.inference.snapshot import current_snapshot
+
+        pointer, features = ReleaseStore.of(settings).pointer(surface.name), current_snapshot(settings)
+        if pointer is None:
+            return dg.SkipReason(f"{surface.name} has no champion yet")
+        if features is None:
+            return dg.SkipReason("no features are published yet")
+        day = features.name[:10]
+        # The same features and champion are asked for once; what failed is tried again with others, or by a person.
+        return dg.RunRequest(run_key=f"{surface.name} {features.name} {pointer.release}", partition_key=day)
+
+    return rankings_sensor
 
 
 def _alert_sensor(sensor: Decorator) -> dg.SensorDefinition:

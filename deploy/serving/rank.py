@@ -21,7 +21,7 @@ from deploy.serving.engine import Engine, Served
 from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics, log
 from deploy.serving.protocol import BadRequest, parse_object
-from ml.inference.model import SCORE
+from ml.inference.model import SCORE, order_of
 from ml.inference.request import RequestError, show
 
 _TOP = 10
@@ -160,7 +160,7 @@ def compare(
     metrics.shadowed.labels(*labels, "scored").inc()
     metrics.shadow_shift.labels(*labels).observe(float(np.abs(scores - answered).mean()))
     top = min(_TOP, len(answered))
-    first = [set(np.argsort(-s, kind="stable")[:top].tolist()) for s in (answered, scores)]
+    first = [set(order_of(s)[:top].tolist()) for s in (answered, scores)]
     metrics.shadow_overlap.labels(*labels).observe(len(first[0] & first[1]) / top)
 
 
@@ -169,7 +169,7 @@ def render(request: RankRequest, served: Served, values: dict[str, np.ndarray], 
     scores = values[SCORE]
     if bad := scores.size - int(np.count_nonzero(np.isfinite(scores))):
         metrics.not_finite.labels(request.surface).inc(bad)
-    order = np.argsort(-scores, kind="stable")
+    order = order_of(scores)
     items = [{"item_id": request.candidates[place]["item_id"], "index": place} for place in order.tolist()]
     for name in (SCORE, *(name for name in values if name != SCORE)):
         for item, value in zip(items, values[name].take(order).tolist(), strict=True):

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -214,6 +215,28 @@ class Files(FileStore):
         scratch.write_bytes(content)
         _sync_file(scratch)
         return scratch
+
+
+@contextmanager
+def scratch_folder(base: Path, prefix: str) -> Iterator[Path]:
+    """Yield an empty folder below ``base``; remove it afterwards, and what a killed run left there a day ago."""
+    base.mkdir(parents=True, exist_ok=True)
+    _sweep(base)
+    with tempfile.TemporaryDirectory(dir=base, prefix=f"{prefix}-{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Copy a file to a place of any file system, whose readers see the old or the new one, never half of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        shutil.copyfile(source, scratch)
+        _sync_file(scratch)
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    _sync_folder(target.parent)
 
 
 def sha256_bytes(content: bytes) -> str:

@@ -78,6 +78,11 @@ class Model:
                     raise ModelError(f"output {name!r} of {rows} rows is {value.dtype} {value.shape}: {value[:3]}")
 
 
+def order_of(scores: np.ndarray) -> np.ndarray:
+    """Return the places of scores [n] by falling score; equal ones keep their order, what is no number comes last."""
+    return np.argsort(-scores, kind="stable")
+
+
 def _session(onnx: bytes) -> "InferenceSession":
     import onnxruntime
 

@@ -28,7 +28,7 @@ from ml.foundation.settings import Settings
 from ml.students.columns import to_arrays
 from ml.surfaces.spec import Input, Surface
 
-_KNOWN = {"user_id": "feat_user", "item_id": "feat_item"}
+KNOWN = {"user_id": "feat_user", "item_id": "feat_item"}
 """Tables that have a row of every user and item known by the day."""
 
 _KEYS_OF_OLD = {
@@ -94,11 +94,7 @@ def publish(
     try:
         queries = {name: _query(lake, table, day) for name, table in tables.items()}
         _require_columns(lake, settings, surfaces, tables)
-        hashed = {name: lake.content_hash(f"({query})") for name, query in queries.items()}
-        rows = {name: count for name, (count, _) in hashed.items()}
-        if not any(rows.values()):
-            raise SnapshotError(f"no features of {day}: {', '.join(tables)} have no row of that day")
-        digest = hashlib.sha256(json.dumps([day.isoformat(), hashed, _declared(tables)]).encode()).hexdigest()[:16]
+        rows, digest = _identity(lake, queries, tables, day)
         files = snapshot_files(settings)
         name = f"{day}-{digest}"
         if not files.exists(f"{FOLDER}/{name}"):
@@ -115,6 +111,29 @@ def publish(
             files.replace(POINTER, json.dumps({"id": name, "day": day.isoformat()}).encode())
         _prune(files, {name, current}, keep)
     return Published(files.path(f"{FOLDER}/{name}"), day, digest, rows)
+
+
+def features_of(lake: Lake, settings: Settings, day: date) -> "FeatureSnapshot":
+    """Return the features of any day that the lake holds, the same that ``publish`` gives the server for it.
+
+    Args:
+        lake: Holds the feature tables, as of one lake snapshot.
+        settings: Names the app that declares them.
+        day: Day whose exposures the features are for.
+
+    Raises:
+        SnapshotError: A table is missing, a key is null or repeated, or the day has no features at all.
+    """
+    tables = feature_tables(settings)
+    queries = {name: _query(lake, table, day) for name, table in tables.items()}
+    _, digest = _identity(lake, queries, tables, day)
+    return FeatureSnapshot(
+        f"{day}-{digest}",
+        day,
+        {name: _sorted(lake, query, tables[name]) for name, query in queries.items()},
+        {name: list(table.entity) for name, table in tables.items()},
+        {name: dict(table.defaults) for name, table in tables.items()},
+    )
 
 
 def current_snapshot(settings: Settings) -> Path | None:
@@ -170,7 +189,7 @@ class FeatureSnapshot:
             defaults = {name: entry.get("defaults", {}) for name, entry in entries.items()}
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise SnapshotError(f"feature snapshot {path} cannot be read: {error}") from error
-        if missing := set(_KNOWN.values()) - tables.keys():
+        if missing := set(KNOWN.values()) - tables.keys():
             raise SnapshotError(f"feature snapshot {path} lacks {', '.join(sorted(missing))}")
         return cls(path.name, date.fromisoformat(manifest["day"]), tables, keys, defaults)
 
@@ -229,7 +248,7 @@ class BoundFeatures:
             {``feat_user`` or ``feat_item``: how many of the ids it lacks}, tables that lack none left out.
         """
         rows = len(item_ids)
-        known = {"user_id": self._find(_KNOWN["user_id"], user_ids), "item_id": self._find(_KNOWN["item_id"], item_ids)}
+        known = {"user_id": self._find(KNOWN["user_id"], user_ids), "item_id": self._find(KNOWN["item_id"], item_ids)}
         ids = {"user_id": user_ids, "item_id": item_ids, "creator_id": self._creators[known["item_id"]]}
         found: dict[str, np.ndarray] = {}
         for table, packs in self._packs.items():
@@ -242,7 +261,7 @@ class BoundFeatures:
                 else:
                     found[names[0]] = matrix[0].take(positions, axis=0)
         lacking = {
-            _KNOWN[entity]: int(np.count_nonzero(positions == len(self._keys[_KNOWN[entity]][0])))
+            KNOWN[entity]: int(np.count_nonzero(positions == len(self._keys[KNOWN[entity]][0])))
             for entity, positions in known.items()
         }
         return found, {table: count for table, count in lacking.items() if count}
@@ -252,11 +271,11 @@ class BoundFeatures:
         return self._find(table, ids) < len(self._keys[table][0])
 
     def _positions(self, table: str, ids: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the rows of a table [1] or [n] by the ids of its entity; ``known`` holds those of ``_KNOWN``."""
+        """Return the rows of a table [1] or [n] by the ids of its entity; ``known`` holds those of ``KNOWN``."""
         first, *second = self._entities[table]
         if second:
             return self._find_pairs(table, ids[first], ids[second[0]])
-        return known[first] if _KNOWN.get(first) == table else self._find(table, ids[first])
+        return known[first] if KNOWN.get(first) == table else self._find(table, ids[first])
 
     def _find(self, table: str, ids: np.ndarray) -> np.ndarray:
         [keys] = self._keys[table]
@@ -318,6 +337,24 @@ def _declared(tables: Mapping[str, FeatureTable]) -> dict[str, dict[str, Any]]:
     return {name: {"keys": list(table.entity), "defaults": table.defaults} for name, table in tables.items()}
 
 
+def _identity(
+    lake: Lake, queries: Mapping[str, str], tables: Mapping[str, FeatureTable], day: date
+) -> tuple[dict[str, int], str]:
+    """Return the rows of each table, and the hash of all that a snapshot of the day holds."""
+    hashed = {name: lake.content_hash(f"({query})") for name, query in queries.items()}
+    rows = {name: count for name, (count, _) in hashed.items()}
+    if not any(rows.values()):
+        raise SnapshotError(f"no features of {day}: {', '.join(tables)} have no row of that day")
+    content = json.dumps([day.isoformat(), hashed, _declared(tables)])
+    return rows, hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _sorted(lake: Lake, query: str, table: FeatureTable) -> pa.Table:
+    found = lake.sql(f"{query} order by {', '.join(table.entity)}").combine_chunks()
+    _check_keys(table.name, found, table.entity)
+    return found
+
+
 def _query(lake: Lake, table: FeatureTable, day: date) -> str:
     name = f"{FEATURES}.{table.name}"
     if not lake.table_exists(name):
@@ -347,9 +384,7 @@ def _content(
     content: dict[str, bytes] = {}
     tables: dict[str, Any] = _declared(declared)
     for name, query in queries.items():
-        keys = declared[name].entity
-        table = lake.sql(f"{query} order by {', '.join(keys)}").combine_chunks()
-        _check_keys(name, table, keys)
+        table = _sorted(lake, query, declared[name])
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)

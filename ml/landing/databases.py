@@ -99,10 +99,13 @@ class Engine:
         settings: Threads, memory and where it spills.
         sources: What there is to attach.
         texts: The queries.
+        written: Name of the one database that may be written to; None for none.
     """
 
-    def __init__(self, settings: Settings, sources: Sources, texts: Sequence[str]) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, sources: Sources, texts: Sequence[str], *, written: str | None = None
+    ) -> None:
+        self._settings, self._written = settings, written
         self._secrets = [v for n, v in os.environ.items() if v and re.search("SECRET|PASSWORD|TOKEN|CONNECTION_STR", n)]
         words = set(re.findall(r"\w+", " ".join(texts)))
         used = {name: database for name, database in sources.attach.items() if name in words}
@@ -172,7 +175,8 @@ class Engine:
             kind = "" if prefix else f"type {database.type}, "
             if database.type in ("sqlite", "duckdb") and not Path(address).is_file():
                 raise FileNotFoundError(f"there is no file {address}")
-            self.connection.execute(f"attach '{prefix}{escaped(address)}' as {quoted(name)} ({kind}read_only)")
+            mode = "read_write" if name == self._written else "read_only"
+            self.connection.execute(f"attach '{prefix}{escaped(address)}' as {quoted(name)} ({kind}{mode})")
         except (duckdb.Error, OSError) as error:
             told = f"attach.{name}: {database.type} cannot be reached: {self.harmless(error)}"
             where = f"; {database.env} holds its address" if database.env else ""
@@ -512,6 +516,61 @@ def _local(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute("set preserve_insertion_order = false")
         connection.execute("set partitioned_write_flush_threshold = 20480")
         yield connection
+
+
+WRITABLE = ("postgres", "sqlite", "duckdb")
+"""Types of databases that rows may be written to."""
+
+
+def fault_of_target(sources: Sources, name: str) -> str | None:
+    """Say why no rows can be written to a database; None if they can."""
+    found = sources.attach.get(name)
+    if found is None:
+        return f"{SOURCES_FILE} attaches no {name!r}{nearest(name, sources.attach)}"
+    if found.type not in WRITABLE:
+        return f"attach.{name} is of type {found.type}; rows are written to {', '.join(WRITABLE)}"
+    return None
+
+
+def replace_rows(settings: Settings, database: str, table: str, file: Path, keys: Mapping[str, str]) -> None:
+    """Replace the rows of a database's table that have some keys by those of a file, in one transaction.
+
+    Args:
+        settings: Names the app's sources.
+        database: Name under ``attach``.
+        table: ``schema.table`` or ``table``; made with the columns of the file if it is not there.
+        file: Rows as Parquet, all of these keys.
+        keys: {column: value as text}.
+
+    Raises:
+        DatabaseError: The database cannot be written to, or its table lacks a column; no row was changed.
+    """
+    sources = load_sources(settings, load_contract(settings))
+    if fault := fault_of_target(sources, database):
+        raise DatabaseError(fault)
+    engine = Engine(settings, sources, [database], written=database)
+    target = ".".join(map(quoted, [database, *table.split(".")]))
+    rows = f"read_parquet('{escaped(str(file))}')"
+    same = " and ".join(f"{quoted(name)} = '{escaped(value)}'" for name, value in keys.items())
+    try:
+        engine.connection.execute("begin")
+        engine.connection.execute(f"create table if not exists {target} as select * from {rows} limit 0")
+        wanted, there = (
+            [name for name, *_ in engine.connection.execute(f"describe {of}").fetchall()]
+            for of in (f"select * from {rows}", target)
+        )
+        if lacking := [name for name in wanted if name not in there]:
+            raise DatabaseError(
+                f"table {table} of {database} has no column {lacking[0]!r}{nearest(lacking[0], there)}; add it, or "
+                "name a table that is not there yet"
+            )
+        engine.connection.execute(f"delete from {target} where {same}")
+        engine.connection.execute(f"insert into {target} by name select * from {rows}")
+        engine.connection.execute("commit")
+    except duckdb.Error as error:
+        raise DatabaseError(f"table {table} of {database}: {engine.harmless(error)}") from None
+    finally:
+        engine.connection.close()
 
 
 def faults_of_queries(settings: Settings) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ml.features.projects import app_projects
+from ml.features.projects import app_projects, model_folders
 from ml.features.tables import feature_tables
 from ml.foundation.documents import is_object, load_yaml
 from ml.foundation.names import near_name, nearest
@@ -58,6 +58,30 @@ def surface_file(settings: Settings, surface: Surface) -> Path:
         return own
     named = (f for f in sorted(settings.surfaces_dir.glob("*.yaml")) if load_yaml(f).get("name") == surface.name)
     return next(named, own)
+
+
+def faults_of_rankings(settings: Settings) -> Iterator[str]:
+    """Say of every surface's rankings which candidates are not there, and which place cannot be written to."""
+    from ml.landing.databases import fault_of_target
+    from ml.stages.to_rank import RankingError, candidates_of
+
+    sources = load_sources(settings, load_contract(settings))
+    for surface in load_surfaces(settings).values():
+        rankings, file = surface.rankings, surface_file(settings, surface)
+        if rankings is None:
+            continue
+        if rankings.model is None:
+            try:
+                candidates_of(settings, rankings, settings.first_day)
+            except RankingError as error:
+                yield f"{file}: rankings.candidates: {error}"
+        else:
+            models = [path.stem for folder in model_folders(settings) for path in folder.rglob("*.sql")]
+            if rankings.model not in models:
+                told = f"no model {rankings.model!r}{nearest(rankings.model, models)}"
+                yield f"{file}: rankings.candidates: {told}"
+        if rankings.to.database and (fault := fault_of_target(sources, rankings.to.database)):
+            yield f"{file}: rankings.to.database: {fault}"
 
 
 def _output_faults(surface: Surface, outputs: Collection[str]) -> Iterator[str]:
@@ -123,6 +147,17 @@ def _names(settings: Settings) -> Look:
     return State.GOOD, "feature tables and teacher have what the surfaces name"
 
 
+def _rankings(settings: Settings) -> Look:
+    try:
+        faults = list(faults_of_rankings(settings))
+        declared = [f"{s.name}: {s.rankings}" for s in load_surfaces(settings).values() if s.rankings]
+    except ValueError:
+        return State.DOUBTFUL, "not looked at: a file that is named above cannot be read", "mend that first"
+    if faults:
+        return State.BAD, "\n".join(faults), "mend the keys that are named"
+    return State.GOOD, ", ".join(declared) or "none declared"
+
+
 FILES: Examinations = {
     "app": _app,
     "surfaces": _surfaces,
@@ -130,6 +165,7 @@ FILES: Examinations = {
     "feature tables": _features,
     "teacher contract": _teacher,
     "names": _names,
+    "rankings": _rankings,
 }
 """Looks at an app's files."""
 REMEDIES = dict.fromkeys(FILES, "mend the file that the message names")

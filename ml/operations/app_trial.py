@@ -13,6 +13,7 @@ from ml.landing.load import init_tables, load_days
 from ml.landing.readiness import days_in_zone, missing, strays
 from ml.operations.app_files import surface_file
 from ml.operations.findings import Examinations, Finding, Look, State, examine
+from ml.stages.to_rank import candidates_of, faults_of_columns
 from ml.surfaces.condition import condition
 from ml.surfaces.spec import Surface, load_surfaces
 from ml.teacher.columns import InputColumns
@@ -44,8 +45,10 @@ def examine_trial(settings: Settings, spoilt: Collection[str]) -> Iterator[Findi
         spoilt: Looks at the app's files that found something bad; what needs these files is not tried.
     """
     of_teacher = {"teacher", "teacher inputs", "sample labels"}
-    left_out = of_teacher if "teacher contract" in spoilt else set[str]()
+    left_out = set(of_teacher) if "teacher contract" in spoilt else set[str]()
     day = None
+    if "rankings" in spoilt:
+        left_out |= {"candidates to rank"}
     if {"app", "surfaces", "landing contract", "feature tables"} & set(spoilt):
         left_out |= TRIALS.keys() - {"teacher"}
     else:
@@ -177,6 +180,24 @@ def _labels(settings: Settings) -> Look:
     return State.GOOD, "\n".join(told)
 
 
+def _rankings(settings: Settings) -> Look:
+    told, faults = [], []
+    with Lake(settings) as lake:
+        for surface in load_surfaces(settings).values():
+            if surface.rankings is None:
+                continue
+            if not lake.table_exists(f"{FEATURES}.examples_{surface.name}"):
+                return State.DOUBTFUL, "not looked at: the SQL above was not built", "mend that first"
+            candidates = candidates_of(settings, surface.rankings, settings.first_day)
+            found = list(faults_of_columns(surface.inputs, candidates.columns(lake)))
+            faults += [f"{candidates.name}: {fault}" for fault in found]
+            if not found:
+                told.append(f"{surface.name}: {candidates.count(lake):,} candidates on {settings.first_day}")
+    if faults:
+        return State.BAD, "\n".join(faults), "mend the query of candidates"
+    return State.GOOD, ", ".join(told) or "none declared"
+
+
 TRIALS: Examinations = {
     "teacher": _teacher,
     "sample day": _landing,
@@ -184,6 +205,7 @@ TRIALS: Examinations = {
     "columns": _columns,
     "teacher inputs": _teacher_inputs,
     "sample labels": _labels,
+    "candidates to rank": _rankings,
 }
 """What is tried, in the order in which one needs the other."""
 REMEDIES = {
@@ -193,5 +215,6 @@ REMEDIES = {
     "columns": "mend the YAML or the SQL",
     "teacher inputs": "mend teacher_inputs_<surface>.sql or the contract",
     "sample labels": "mend teacher_inputs_<surface>.sql or the contract",
+    "candidates to rank": "mend the query of candidates, or the key rankings",
 }
 """What to do where a trial raised."""

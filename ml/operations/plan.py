@@ -100,6 +100,7 @@ def plan(settings: Settings, changed: Mapping[str, str]) -> Iterator[Rebuild]:
     for surface in surfaces.values():
         yield from _labels(settings, surface)
         yield from _students(settings, surface, changed)
+        yield from _ranked(settings, surface, changed)
 
 
 def _days_of(lake: Lake, table: str, why: str) -> Iterator[Rebuild]:
@@ -120,6 +121,26 @@ def _labels(settings: Settings, surface: Surface) -> Iterator[Rebuild]:
     if days := unlabelled_days(settings, [surface.name], contract, settings.first_day, last):
         why = f"no label of {contract.name} {contract.version} with this contract and model"
         yield Rebuild(soft_labels_table(surface.name), len(days), days[0], days[-1], why)
+
+
+def _ranked(settings: Settings, surface: Surface, changed: Mapping[str, str]) -> Iterator[Rebuild]:
+    """Yield the ranked days whose candidates or place were declared otherwise; the next ranked day is as of now."""
+    if surface.rankings is None:
+        return
+    from ml.stages.rankings import RANKED_DAYS, declared
+
+    now, model = declared(settings, surface), surface.rankings.model
+    with Lake(settings) as lake:
+        if not lake.table_exists(RANKED_DAYS):
+            return
+        query = f"select day, declared from {ALIAS}.{RANKED_DAYS} where surface = ? order by day"
+        days = [(day, before) for day, before in lake.connection.execute(query, [surface.name]).fetchall()]
+    for why, found in {
+        "its candidates' query, top_k or place": [day for day, before in days if before != now],
+        f"model {model}: {changed.get(model or '')}": [day for day, _ in days if model in changed],
+    }.items():
+        if found:
+            yield Rebuild(f"{surface.name}/rankings", len(found), found[0], found[-1], why)
 
 
 def _students(settings: Settings, surface: Surface, changed: Mapping[str, str]) -> Iterator[Rebuild]:

@@ -19,12 +19,13 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
 from ml.foundation.documents import DocumentError, digest, is_object, load_yaml, parse_yaml
-from ml.foundation.names import faults_of, nearest
+from ml.foundation.names import faults_of, near_name, nearest
 from ml.foundation.settings import Settings
 from ml.surfaces.condition import ConditionError, condition
 from ml.surfaces.expression import ExpressionError, parse
@@ -403,6 +404,85 @@ class Gate(_Model):
         return digest(self.model_dump(mode="json"))
 
 
+IN_LAKE = "lake"
+_PLACES = "lake, {parquet: out/{day}.parquet} or {database: shop, table: rankings}"
+RANKING_COLUMNS = ("day", "surface", "user_id", "rank", "item_id", "score", "release", "features_day")
+"""What a ranked row has beside the outputs of its tasks."""
+
+
+class Destination(_Model):
+    """Where rankings are written: the lake unless it says otherwise."""
+
+    parquet: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File of each day, with {day}: an absolute path, or one below the instance directory",
+    )
+    database: str | None = Field(default=None, description="Name under `attach` of `sources.yaml`; with `table`")
+    table: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?$",
+        description="Table of that database, `schema.table` or `table`; made if it is not there",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: object) -> object:
+        if given == IN_LAKE:
+            return {}
+        if isinstance(given, str):
+            near = f"did you mean {IN_LAKE!r}?" if near_name(given, [IN_LAKE]) else f"there are {_PLACES}"
+            raise ValueError(f"{given!r} is no place of rankings; {near}")
+        return given
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.database is None) != (self.table is None) or (self.parquet and self.database):
+            raise ValueError(f"rankings have one place: {_PLACES}")
+        if self.parquet is not None:
+            if "{day}" not in self.parquet:
+                raise ValueError(f"parquet: {self.parquet!r} has no {{day}}: each day's file replaces its own")
+            if "://" in self.parquet or set(re.findall(r"\{\w*\}", self.parquet)) != {"{day}"}:
+                raise ValueError(f"parquet: {self.parquet!r} is no path of a local file with {{day}} and no other")
+        return self
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, str]:
+        written = {name: value for name, value in dict(self).items() if value is not None}
+        return written or IN_LAKE
+
+    def __str__(self) -> str:
+        return self.parquet or (f"{self.database}.{self.table}" if self.database else IN_LAKE)
+
+
+class Rankings(_Model):
+    """What is ranked each day without a server, for whom, and where the first of it goes."""
+
+    candidates: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$",
+        description="A query in the app's folder, such as `rankings/homepage.sql`, or the name of a model with `day`",
+    )
+    top_k: int = Field(default=50, ge=1, le=10_000, description="Items of each user that are written")
+    to: Destination = Destination()
+
+    @field_validator("candidates")
+    @classmethod
+    def _inside(cls, name: str) -> str:
+        if not name.endswith(".sql") and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"{name!r} is neither a file *.sql of the app's folder nor the name of a model")
+        if ".." in name.split("/"):
+            raise ValueError(f"{name!r} leads out of the app's folder")
+        return name
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model that holds the candidates; None where a query gives them."""
+        return None if self.candidates.endswith(".sql") else self.candidates
+
+    def __str__(self) -> str:
+        return f"the first {self.top_k} of {self.candidates} to {self.to}"
+
+
 class Surface(_Model):
     """One surface; see ``homepage.yaml`` for the meaning of every key."""
 
@@ -428,11 +508,16 @@ class Surface(_Model):
         default=(), description="Names of outcomes that may land; a label that counts another is refused"
     )
     gate: Gate
+    rankings: Rankings | None = Field(
+        default=None, description="Candidates that are ranked for a day's users without a server; none by default"
+    )
 
     @model_validator(mode="after")
     def _references(self) -> Self:
         faults = [*self._input_faults(), *self._head_faults(), *self._task_faults(), *self._slice_faults()]
         faults += self._label_faults()
+        if self.rankings and (taken := sorted(set(RANKING_COLUMNS) & self.tasks.keys())):
+            faults.append(f"tasks.{taken[0]}: rankings have a column of this name; choose another")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -508,7 +593,7 @@ class Surface(_Model):
     @model_serializer(mode="wrap")
     def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave keys out that are not set: a surface without them has the digest that it had before there were any."""
-        unset: dict[str, tuple[object, ...]] = {"label_window_days": (1,), "outcomes": ((), [])}
+        unset: dict[str, tuple[object, ...]] = {"label_window_days": (1,), "outcomes": ((), []), "rankings": (None,)}
         return {name: value for name, value in dump(self).items() if value not in unset.get(name, ())}
 
     @property
@@ -523,13 +608,13 @@ class Surface(_Model):
 
     @property
     def digest(self) -> str:
-        """Content hash of the whole specification."""
-        return digest(self.model_dump(mode="json", by_alias=True))
+        """Content hash of the whole specification, but for what only says where answers are written."""
+        return digest(self.model_dump(mode="json", by_alias=True, exclude={"rankings"}))
 
     @property
     def ranker_digest(self) -> str:
         """Content hash of what rankers and their figures depend on: all but description, owner, gate and widening."""
-        content = self.model_dump(mode="json", by_alias=True, exclude={"description", "owner", "gate"})
+        content = self.model_dump(mode="json", by_alias=True, exclude={"description", "owner", "gate", "rankings"})
         content["window"].pop("e_max", None)
         return digest(content)
 

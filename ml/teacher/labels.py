@@ -4,14 +4,11 @@ Rows are streamed from ``features.teacher_inputs_<surface>``, scored, spooled to
 transaction, so that memory does not grow with the rows and a killed run leaves the table as it was.
 """
 
-import os
 import re
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from ml.foundation.files import scratch_folder
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
@@ -41,7 +39,6 @@ BATCH_ROWS = 8_192
 _HELD_ROWS = 16_384
 """Rows of a partition that DuckDB may hold before it writes them; by default half a million per thread."""
 
-_STALE_SPOOL_SECONDS = 24 * 3600
 _SPOOL_SCHEMA = pa.schema(
     [
         ("day", pa.date32()),
@@ -526,16 +523,8 @@ def _defaulted_by_day(lake: Lake, table: str, contract: Contract, days: list[dat
     return dict(lake.connection.execute(query, [days, contract.version, contract.contract_hash]).fetchall())
 
 
-@contextmanager
-def _spool_folder(settings: Settings) -> Iterator[Path]:
-    """Yield an empty folder of the home; remove it afterwards, and what a killed run left there a day ago."""
-    base = settings.home / "spool"
-    base.mkdir(parents=True, exist_ok=True)
-    for old in base.iterdir():
-        if time.time() - old.stat().st_mtime > _STALE_SPOOL_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=base, prefix=f"labels-{os.getpid()}-") as folder:
-        yield Path(folder)
+def _spool_folder(settings: Settings) -> AbstractContextManager[Path]:
+    return scratch_folder(settings.home / "spool", "labels")
 
 
 @contextmanager

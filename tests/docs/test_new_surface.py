@@ -158,6 +158,7 @@ def rank(port: int, user: str) -> dict[str, Any]:
         "surface": "suggestions",
         "user_id": user,
         "guests": 2,
+        "hour": 18,
         "candidates": [{"item_id": f"r{n}"} for n in range(50)],
     }
     return httpx.post(f"http://127.0.0.1:{port}/rank", json=request).raise_for_status().json()
@@ -241,3 +242,14 @@ def test_the_server_ranks_and_the_planted_taste_shows(followed: Followed) -> Non
         greener.append(np.mean(greens[:10]) - np.mean(greens[-10:]))
     hearty, vegetarian = greener
     assert vegetarian > 0.2 > -0.2 > hearty, json.dumps(greener)
+
+
+def test_the_table_of_rankings_has_the_servers_order_and_scores(followed: Followed) -> None:
+    with Lake(followed.settings) as lake:
+        rows = pl.DataFrame(lake.sql("select * from lake.ml.rankings_suggestions order by user_id, rank"))
+    assert len(rows) == 200 * 10 and set(rows["release"]) == {release_of(followed).id}
+    for user, answer in followed.ranked.items():
+        own, first = rows.filter(pl.col("user_id") == user), answer["items"][:10]
+        assert own["item_id"].to_list() == [item["item_id"] for item in first]
+        for name in ("score", "cooked", "rating"):
+            np.testing.assert_allclose(own[name], [item[name] for item in first], atol=1e-5)
