@@ -6,14 +6,14 @@ import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from packaging.markers import Marker
 from packaging.specifiers import SpecifierSet
 
 from assets.manifest import manifest_path
 from deploy.cli.findings import require_good, show_findings
 from ml.foundation.cluster import connected
+from ml.foundation.code import LOCK, locked_packages
 from ml.foundation.lake import ALIAS, Lake, lake_id
-from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import Settings
 from ml.landing.contract import load_contract
 from ml.landing.sources import load_sources
 from ml.operations.app_files import FILES, landing_fault
@@ -26,7 +26,6 @@ from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import teacher_contract
 
-LOCK = PROJECT_ROOT / "uv.lock"
 MIN_FREE_GB = 5.0
 
 
@@ -40,19 +39,6 @@ def _python(settings: Settings) -> Look:
     if found not in SpecifierSet(wanted):
         return State.DOUBTFUL, f"{found}; the lock is for {wanted}", "make clean install PYTHON=python3.11"
     return State.GOOD, found
-
-
-def locked_packages() -> dict[str, str]:
-    """Read from the lock what the runtime needs on this machine, with versions."""
-    packages = {package["name"]: package for package in tomllib.loads(LOCK.read_text(encoding="utf-8"))["package"]}
-    needed, waiting = set[str](), ["crossfade"]
-    while waiting:
-        for dependency in packages[waiting.pop()].get("dependencies", ()):
-            name = dependency["name"]
-            if name not in needed and ("marker" not in dependency or Marker(dependency["marker"]).evaluate()):
-                needed.add(name)
-                waiting.append(name)
-    return {name: packages[name]["version"] for name in sorted(needed)}
 
 
 def _packages(settings: Settings) -> Look:

@@ -1,12 +1,18 @@
-"""Which code made a thing: hashes of source files and of values, and the commit of the checkout."""
+"""Which code made a thing: hashes of source files and of values, the commit of the checkout, the locked packages."""
 
 import hashlib
 import subprocess
+import tomllib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+
+from packaging.markers import Marker
 
 from ml.foundation.documents import digest
 from ml.foundation.settings import PROJECT_ROOT
+
+LOCK = PROJECT_ROOT / "uv.lock"
 
 
 def code_hash(places: Sequence[str]) -> str:
@@ -25,3 +31,17 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+@cache
+def locked_packages() -> dict[str, str]:
+    """Read from the lock what the runtime needs on this machine, with versions."""
+    packages = {package["name"]: package for package in tomllib.loads(LOCK.read_text(encoding="utf-8"))["package"]}
+    needed, waiting = set[str](), ["crossfade"]
+    while waiting:
+        for dependency in packages[waiting.pop()].get("dependencies", ()):
+            name = dependency["name"]
+            if name not in needed and ("marker" not in dependency or Marker(dependency["marker"]).evaluate()):
+                needed.add(name)
+                waiting.append(name)
+    return {name: packages[name]["version"] for name in sorted(needed)}

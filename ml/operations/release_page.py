@@ -8,7 +8,7 @@ from ml.evaluation.results import Evaluation
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
-from ml.releases.release import CARD, Release
+from ml.releases.release import BOM, CARD, Release
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import GAIN, Check, Verdict
 
@@ -134,6 +134,8 @@ def provenance(release: Release) -> dict[str, str]:
         "model.onnx": f"sha256 {manifest.onnx_sha256}",
         "card": str(release.path / CARD),
     }
+    if BOM in release.record.files:
+        facts["bill of materials"] = str(release.path / BOM)
     if manifest.overrides:
         facts["settings of this run"] = ", ".join(f"{name} {value}" for name, value in manifest.overrides.items())
     return facts

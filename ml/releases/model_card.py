@@ -58,6 +58,7 @@ def render_model_card(
     plots: Mapping[str, bytes] | None = None,
     override: Override | None = None,
     signing_key: str | None = None,
+    bom: str | None = None,
 ) -> str:
     """Return the model card as HTML.
 
@@ -69,6 +70,7 @@ def render_model_card(
         plots: PNG images by title.
         override: A person's decision against the gate.
         signing_key: Id of the key that signs the release.
+        bom: File of the bill of materials, beside the card.
     """
     results = [r for r in (evaluation or {}).get("results", ()) if r["inputs"] == "serving"]
     images = {t: base64.b64encode(png).decode() for t, png in (plots or {}).items()}
@@ -78,6 +80,7 @@ def render_model_card(
         release=release,
         override=override,
         signing_key=signing_key,
+        bom=bom,
         evaluation=evaluation,
         quality=_quality(results, manifest.kind),
         slices=_slices(results, manifest.kind),

@@ -1,13 +1,15 @@
-"""Publishing a release: the candidate's files, its verdict and its model card, in one folder that appears at once."""
+"""Publishing a release: candidate, verdict, model card and bill of materials, in one folder that appears at once."""
 
 from ml.foundation.files import FileStore, sha256_bytes
 from ml.foundation.sealed import DamagedError, seal
 from ml.foundation.signing import Keyring, UntrustedError
+from ml.releases.bill_of_materials import bill_of_materials
 from ml.releases.manifest import Manifest
 from ml.releases.model_card import render_model_card
 from ml.releases.promotion import Proposal
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.release import (
+    BOM,
     CANDIDATE,
     CARD,
     RELEASE,
@@ -49,6 +51,7 @@ def publish(
     release = release_id(manifest.partition, candidate.digest, stored.content_hash, overridden)
     content = {name: candidate.read(name) for name in CANDIDATE} | {
         CARD: _card(proposal, stored, manifest, release, overridden, keys.signer),
+        BOM: bill_of_materials(manifest, stored.verdict, release=release, card=CARD),
         VERDICT: stored.path.read_bytes(),
     }
     record = ReleaseRecord(
@@ -92,4 +95,5 @@ def _card(
         plots=proposal.plots,
         override=override,
         signing_key=signing_key,
+        bom=BOM,
     ).encode()

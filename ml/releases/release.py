@@ -23,6 +23,8 @@ CANDIDATE = (*SERVED, MANIFEST)
 """Files that every candidate holds."""
 CARD, VERDICT, RELEASE = "model_card.html", "verdict.json", "release.json"
 """Files that promotion adds."""
+BOM = "bom.cdx.json"
+"""Bill of materials, as CycloneDX; version 0.1 made none."""
 SIGNATURE = "model.sig"
 """Signature of all of them, in the format of OpenSSF model signing."""
 

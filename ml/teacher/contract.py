@@ -336,6 +336,7 @@ class Contract(_Model):
             outputs=self.tasks,
             trained_through=self.trained_through,
             parameters=parameters,
+            license=self.license,
         )
 
 
@@ -348,6 +349,7 @@ class Teacher(_Model):
     outputs: tuple[str, ...]
     trained_through: date | None
     parameters: int | None = Field(default=None, description="Numbers in the model's weights; null if unknown")
+    license: str | None = Field(default=None, description="As its contract says; version 0.1 did not record it")
 
 
 def load_contract(path: Path) -> Contract:

@@ -34,6 +34,7 @@ def test_the_first_candidate_that_passes_becomes_champion_with_a_complete_releas
         "schema.json",
         "manifest.json",
         "model_card.html",
+        "bom.cdx.json",
         "verdict.json",
         "release.json",
     }

@@ -1,0 +1,152 @@
+"""The bill of materials of a release: its model, its teacher, its data and its software, as CycloneDX 1.6 JSON.
+
+The model is described by the model card of CycloneDX; the teacher and the days that the model learnt from are
+components of their own. The bytes follow from manifest, verdict and lock alone.
+
+Source: https://cyclonedx.org/docs/1.6/json/; its Python library has no model cards.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from ml.export.files import MODEL
+from ml.foundation.code import locked_packages
+from ml.releases.manifest import DayContent, Manifest
+from ml.releases.verdicts import Check, Verdict
+
+_Component = dict[str, Any]
+
+
+def bill_of_materials(manifest: Manifest, verdict: Verdict, *, release: str, card: str) -> bytes:
+    """Return the bill of materials of a release as CycloneDX JSON.
+
+    Args:
+        manifest: What the model was made of.
+        verdict: What the gate measured.
+        release: Id of the release.
+        card: File of its model card, beside this one.
+    """
+    model = _model(manifest, verdict, release, card)
+    parts = [*_teacher(manifest), *_data(manifest), *_software(manifest)]
+    bom = {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'crossfade:{manifest.surface}/{release}')}",
+        "version": 1,
+        "metadata": {"timestamp": verdict.judged_at.isoformat(), "component": model},
+        "components": parts,
+        "dependencies": [
+            {"ref": model["bom-ref"], "dependsOn": [part["bom-ref"] for part in parts]},
+            *({"ref": part["bom-ref"], "dependsOn": []} for part in parts),
+        ],
+    }
+    return (json.dumps(bom, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _model(manifest: Manifest, verdict: Verdict, release: str, card: str) -> _Component:
+    measured = [check for guard in verdict.guards for check in guard.checks if check.interval is not None]
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": "model",
+        "name": f"{manifest.surface} ranker",
+        "version": release,
+        "hashes": [{"alg": "SHA-256", "content": manifest.onnx_sha256}],
+        "externalReferences": [{"type": "model-card", "url": card}, {"type": "distribution", "url": MODEL}],
+        "properties": _properties(
+            {
+                "kind": manifest.kind,
+                "git_commit": manifest.git_commit,
+                "lake_snapshot": manifest.snapshot,
+                "seed": manifest.seed,
+                "parameters": manifest.parameters,
+                "verdict": verdict.decision,
+            }
+        ),
+        "modelCard": {
+            "modelParameters": {
+                "approach": {"type": "supervised"},
+                "task": "ranking",
+                "modelArchitecture": f"{manifest.kind}, technique {manifest.technique}",
+                "datasets": [{"ref": part["bom-ref"]} for part in _data(manifest)],
+            },
+            "quantitativeAnalysis": {"performanceMetrics": [_metric(check) for check in measured]},
+        },
+    }
+
+
+def _metric(check: Check) -> dict[str, Any]:
+    assert check.interval is not None
+    low, high = check.interval
+    interval = {"lowerBound": str(low), "upperBound": str(high)}
+    return {"type": check.name, "value": str(check.value), "confidenceInterval": interval}
+
+
+def _teacher(manifest: Manifest) -> list[_Component]:
+    """Return the teacher whose soft labels were learnt or reported."""
+    teacher = manifest.teacher
+    if teacher is None:
+        return []
+    return [
+        {
+            "type": "machine-learning-model",
+            "bom-ref": "teacher",
+            "name": teacher.name,
+            "version": teacher.version,
+            **({"licenses": [{"license": {"name": teacher.license}}]} if teacher.license else {}),
+            "properties": _properties(
+                {
+                    "contract_hash": teacher.contract_hash,
+                    "trained_through": teacher.trained_through,
+                    "parameters": teacher.parameters,
+                }
+            ),
+        }
+    ]
+
+
+def _data(manifest: Manifest) -> list[_Component]:
+    """Return the days that the model was trained and evaluated on, and its soft labels."""
+    days = {"training": manifest.train_days, "evaluation": manifest.eval_days}
+    found = {f"{name} examples": [d for d in manifest.examples if d.day in of] for name, of in days.items()}
+    found["soft labels"] = list(manifest.soft_labels)
+    return [_dataset(manifest.surface, name, content) for name, content in found.items() if content]
+
+
+def _dataset(surface: str, name: str, days: list[DayContent]) -> _Component:
+    hashes = {f"content_hash:{day.day}": day.content_hash for day in days}
+    return {
+        "type": "data",
+        "bom-ref": name.replace(" ", "-"),
+        "name": f"{surface} {name}",
+        "data": [{"type": "dataset", "name": name}],
+        "properties": _properties({"rows": sum(day.rows for day in days), **hashes}),
+    }
+
+
+def _software(manifest: Manifest) -> list[_Component]:
+    """Return what the lock installs, in the versions that the model was made with where the manifest knows them."""
+    versions = locked_packages() | {_normal(name): version for name, version in manifest.libraries.items()}
+    return [
+        {
+            "type": "library",
+            "bom-ref": f"pkg:pypi/{name}@{version}",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:pypi/{name}@{version.replace('+', '%2B')}",
+        }
+        for name, version in sorted(versions.items())
+    ]
+
+
+def _normal(name: str) -> str:
+    """Return a package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _properties(facts: dict[str, object]) -> list[dict[str, str]]:
+    known: Iterable[tuple[str, object]] = ((name, value) for name, value in facts.items() if value is not None)
+    return [{"name": f"crossfade:{name}", "value": str(value)} for name, value in known]
