@@ -155,7 +155,7 @@ def test_addresses_and_secrets_come_from_secrets_alone() -> None:
 
 def test_a_command_is_one_that_the_command_line_takes() -> None:
     commands = [pod_of(name)[1]["command"] for name in WORKLOADS if "triton" not in name]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for program, *arguments in commands:
         assert program == "crossfade"
         assert_taken(arguments)
