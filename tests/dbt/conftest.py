@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from assets.manifest import PARSED, parse_project
 from ml.features.build import Stage, build_arguments, run_dbt
-from ml.features.projects import DBT_PROJECT_DIR
+from ml.features.projects import DBT_PROJECT_DIR, project_hash
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import load_surfaces
@@ -122,26 +123,35 @@ def land_world(
     run("drop table shown")
 
 
-def build(
-    settings: Settings,
-    from_day: date,
-    to_day: date,
-    *,
-    stages: tuple[Stage, ...] = ("base", "ranking"),
-    tests: bool = False,
-    project_dir: Path = DBT_PROJECT_DIR,
-) -> None:
-    """Build (and test) the stages for the days [from_day, to_day]."""
-    surfaces = load_surfaces(settings)
-    arguments = build_arguments(settings, surfaces, stages, from_day, to_day)
-    if not tests:
-        arguments += ["--exclude-resource-types", "test"]
-    run_dbt(settings, arguments, project_dir=project_dir)
-
-
 @pytest.fixture(scope="session")
-def build_days() -> Callable[..., None]:
-    """Return ``build``."""
+def build_days(once: Once) -> Callable[..., None]:
+    """Return a function that builds (and tests) the stages for the days [from_day, to_day].
+
+    As in the product, dbt gets the project parsed: each state of it is parsed once for all workers.
+    """
+
+    def parsed(settings: Settings) -> Path:
+        def make(folder: Path) -> None:
+            shutil.copytree(parse_project(settings).parent, folder)
+
+        return once(f"parsed-{project_hash(settings)}", make) / PARSED
+
+    def build(
+        settings: Settings,
+        from_day: date,
+        to_day: date,
+        *,
+        stages: tuple[Stage, ...] = ("base", "ranking"),
+        tests: bool = False,
+        project_dir: Path = DBT_PROJECT_DIR,
+    ) -> None:
+        surfaces = load_surfaces(settings)
+        arguments = build_arguments(settings, surfaces, stages, from_day, to_day)
+        if not tests:
+            arguments += ["--exclude-resource-types", "test"]
+        known = parsed(settings) if project_dir == DBT_PROJECT_DIR else None
+        run_dbt(settings, arguments, project_dir=project_dir, parsed=known)
+
     return build
 
 
@@ -179,13 +189,18 @@ def home(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
 
 
 @pytest.fixture(scope="session")
-def built(once: Once, home: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def built(
+    once: Once,
+    home: Callable[..., Settings],
+    build_days: Callable[..., None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SimpleNamespace:
     """A home of 6 days that were built and tested in one range."""
     days = [FIRST_DAY + timedelta(days=i) for i in range(6)]
 
     def make(folder: Path) -> None:
         shutil.copytree(home(len(days)).home, folder)
-        build(_settings(folder), days[0], days[-1], tests=True)
+        build_days(_settings(folder), days[0], days[-1], tests=True)
 
     folder = shutil.copytree(once("built", make), tmp_path_factory.mktemp("built") / "home")
     return SimpleNamespace(settings=_settings(folder), days=days)
