@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from benchmarks.process import free_port, running
 from deploy.cli.configuration import rows
-from deploy.cli.main import app
+from deploy.cli.main import app, main
 from deploy.home import given
 from ml.foundation.settings import Settings, write_settings_file
 from tests.support.commands import home_environment
@@ -26,6 +27,21 @@ def run(home: Path, *arguments: str, environment: dict[str, str] | None = None) 
     full = {**os.environ, "CROSSFADE_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})}
     command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", *arguments]
     return subprocess.run(command, env=full, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str]]:
+    """A function that runs the command line in this process and returns exit status and what it told."""
+
+    def made(home: Path, *arguments: str) -> tuple[object, str]:
+        for name, value in home_environment(home, COLUMNS="200").items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["crossfade", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err
+
+    return made
 
 
 def test_who_ends_the_ui_ends_its_webserver_and_daemon(prepared_home: Path) -> None:
@@ -119,18 +135,22 @@ def test_a_command_that_runs_no_graph_starts_light(tmp_path: Path, arguments: tu
         ),
     ],
 )
-def test_a_wrong_call_is_one_line_with_the_value(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    result = run(tmp_path, *arguments)
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_a_wrong_call_is_one_line_with_the_value(
+    tmp_path: Path, call: Callable[..., tuple[object, str]], arguments: tuple[str, ...], message: str
+) -> None:
+    code, told = call(tmp_path, *arguments)
+    assert code == 1
+    assert message in told
+    assert "Traceback" not in told
 
 
-def test_a_home_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+def test_a_home_that_is_not_there_is_refused_and_not_made(
+    tmp_path: Path, call: Callable[..., tuple[object, str]]
+) -> None:
     home = tmp_path / "none"
     for arguments in (("release", "list", "homepage"), ("serve",), ("quarantine",)):
-        refused = run(home, *arguments)
-        assert refused.returncode == 1 and f"no instance directory at {home}" in refused.stderr
+        code, told = call(home, *arguments)
+        assert code == 1 and f"no instance directory at {home}" in told
     assert not home.exists()
 
 
