@@ -8,12 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from benchmarks.process import free_port, running
 from deploy.cli.configuration import rows
 from deploy.cli.main import app, main
 from deploy.home import given
@@ -42,21 +40,6 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return ended.value.code, capsys.readouterr().err
 
     return made
-
-
-def test_who_ends_the_ui_ends_its_webserver_and_daemon(prepared_home: Path) -> None:
-    port = free_port()
-    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "ui", "--port", str(port)]
-    environment = home_environment(prepared_home)
-    with (
-        pytest.raises(RuntimeError, match="ended with"),
-        running(command, lambda _: f"http://127.0.0.1:{port}", "/server_info", environment=environment) as (_, ui),
-    ):
-        started = ui.children(recursive=True)
-        assert {"dagster_webserver", "dagster._daemon"} <= {word for p in started for word in p.cmdline()}
-        ui.terminate()
-        _, alive = psutil.wait_procs([ui, *started], timeout=90)
-        assert not alive
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:

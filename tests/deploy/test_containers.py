@@ -5,17 +5,19 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dagster as dg
+import psutil
 import pytest
 
 from benchmarks.process import free_port, running
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from tests.support.commands import home_environment
 from tests.support.image import COPIED, DOCKERFILE, SERVICES, Installed
+from tests.support.instance import wait
 
 IMAGES = PROJECT_ROOT / "deploy" / "images.env"
 COMPOSE = (PROJECT_ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
@@ -109,7 +111,9 @@ def test_an_image_has_what_the_lock_says_and_torch_as_its_build_for_cpus_unless_
     assert torch.strip() in tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 
 
-def test_health_checks_tell_a_service_that_works_from_one_that_does_not(prepared_home: Path) -> None:
+def test_health_checks_tell_a_service_that_works_and_who_ends_the_ui_ends_its_webserver_and_daemon(
+    prepared_home: Path,
+) -> None:
     port, environment = free_port(), home_environment(prepared_home)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
 
@@ -121,11 +125,20 @@ def test_health_checks_tell_a_service_that_works_from_one_that_does_not(prepared
 
     assert not healthy("webserver") and not healthy("daemon")
     command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "ui", "--port", str(port)]
-    with running(command, lambda _: f"http://127.0.0.1:{port}", "/server_info", environment=environment):
+    with (
+        pytest.raises(RuntimeError, match="ended with"),
+        running(command, lambda _: f"http://127.0.0.1:{port}", "/server_info", environment=environment) as (_, ui),
+    ):
         assert healthy("webserver")
-        end = time.monotonic() + 120
-        while not healthy("daemon"):
-            assert time.monotonic() < end, "no heartbeat of the daemon"
+        with dg.DagsterInstance.from_config(str(prepared_home / "dagster")) as instance:
+            daemons = set(instance.get_required_daemon_types())
+            wait("heartbeats of the daemons", lambda: daemons <= instance.get_daemon_heartbeats().keys(), 120)
+        assert healthy("daemon")
+        started = ui.children(recursive=True)
+        assert {"dagster_webserver", "dagster._daemon"} <= {word for p in started for word in p.cmdline()}
+        ui.terminate()
+        _, alive = psutil.wait_procs([ui, *started], timeout=90)
+        assert not alive
     assert not healthy("webserver")
 
 

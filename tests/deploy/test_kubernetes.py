@@ -2,9 +2,9 @@
 
 import copy
 import re
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ml.foundation.settings import EXAMPLES, PROJECT_ROOT, Settings
 from tests.support.command_line import assert_taken
 from tests.support.commands import home_environment
 from tests.support.image import DOCKERFILE, SERVICES
+from tests.support.instance import wait
 
 FOLDER = PROJECT_ROOT / "deploy" / "kubernetes"
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())}
@@ -214,6 +215,11 @@ def test_the_instance_has_the_pools_of_one_machine_and_starts_lost_runs_again(tm
         assert pools.default_pool_limit == 1
 
 
+def accepts(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_the_code_location_serves_the_graph_with_the_values_arguments(prepared_home: Path) -> None:
     port, dagster = str(free_port()), str(Path(sys.executable).parent / "dagster")
     environment = home_environment(prepared_home)
@@ -221,9 +227,8 @@ def test_the_code_location_serves_the_graph_with_the_values_arguments(prepared_h
     health = [dagster, "api", "grpc-health-check", "--host", "127.0.0.1", "--port", port]
     with subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stderr=subprocess.DEVNULL) as server:
         try:
-            end = time.monotonic() + 120
-            while subprocess.run(health, env=environment, cwd=PROJECT_ROOT, capture_output=True).returncode:
-                assert server.poll() is None and time.monotonic() < end
+            wait("the port of the code location", lambda: server.poll() is not None or accepts(int(port)), 120)
+            assert subprocess.run(health, env=environment, cwd=PROJECT_ROOT, capture_output=True).returncode == 0
         finally:
             server.kill()  # what a pod gets whose grace period is over
 
