@@ -119,6 +119,12 @@ def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Setting
     return settings
 
 
+def instance_file(settings: Settings) -> str:
+    """Return the content of Dagster's instance file, ``dagster.yaml``."""
+    written = (PROJECT_ROOT / "deploy" / "dagster.yaml").read_text(encoding="utf-8")
+    return written + (_POSTGRES_STORAGE if settings.dagster_url else "")
+
+
 def prepare_instance(settings: Settings) -> None:
     """Write Dagster's instance file, create its storage and set the pool limits before any run."""
     from dagster import DagsterInstance
@@ -126,8 +132,7 @@ def prepare_instance(settings: Settings) -> None:
     folder = settings.dagster_home
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f"dagster.yaml.{os.getpid()}.tmp"
-    instance_file = (PROJECT_ROOT / "deploy" / "dagster.yaml").read_text(encoding="utf-8")
-    scratch.write_text(instance_file + (_POSTGRES_STORAGE if settings.dagster_url else ""), encoding="utf-8")
+    scratch.write_text(instance_file(settings), encoding="utf-8")
     scratch.replace(folder / "dagster.yaml")
     with DagsterInstance.from_config(str(folder)) as instance:
         for pool in (LAKE_WRITER, TRAINING):

@@ -7,25 +7,30 @@ less ``training/`` and ``spool/``. A change of a stored format brings its upgrad
 
 import re
 import shlex
+import sqlite3
 import tarfile
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from deploy.cli.doctor import EXAMINATIONS, State, examine
 from deploy.cli.main import app
 from deploy.serving.engine import Engine
 from deploy.serving.metrics import Metrics
+from deploy.upgrade import UpgradeRefused, copy_state, pending, upgrade
 from ml.evaluation.evaluate import evaluate
-from ml.foundation.lake import Lake
+from ml.foundation.lake import LANDING, Lake, OldCatalog
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.foundation.signing import UnusableKey
 from ml.landing.late import waiting
-from ml.landing.ledger import totals
+from ml.landing.ledger import LEDGER, totals
 from ml.landing.load import init_tables
+from ml.operations.backup import restore
 from ml.operations.trace import as_page, trace
 from ml.operations.verify import verify
 from ml.releases.ownership import owner_of
@@ -127,6 +132,73 @@ def test_a_flipped_bit_in_what_examples_were_built_from_stops_the_next_training(
         assert finding.state is State.BAD and path.name in finding.told and "backup" in finding.remedy
         path.write_bytes(whole)
     assert make_training_set(untouched, surface, PARTITION) == made
+
+
+def _contents(settings: Settings) -> dict[str, tuple[int, str]]:
+    with Lake(settings) as lake:
+        names = [f"lake.{schema}.{table}" for schema, table in lake.tables() if schema == LANDING]
+        return {name: lake.content_hash(name) for name in names if name != f"lake.{LEDGER}"}
+
+
+def _revise(database: Path, statement: str) -> None:
+    with closing(sqlite3.connect(database)) as opened, opened:
+        opened.execute(statement)
+
+
+def test_an_upgrade_says_what_it_will_do_does_that_once_and_can_be_taken_back(untouched: Settings) -> None:
+    told = {step.what: lines for step, lines in pending(untouched)}
+    assert "landing.ledger: column rows_routed" in told["tables of the landing"]
+    assert list(told) == ["data files", "tables of the landing", "artifacts", "Dagster's instance"]
+    assert EXAMINATIONS["version"](untouched)[::2] == (State.DOUBTFUL, "crossfade upgrade")
+    assert {step.what: lines for step, lines in pending(untouched)} == told, "looking changes nothing"
+
+    copy = copy_state(untouched, untouched.home / "backups")
+    before = _contents(untouched)
+    killed = upgrade(untouched)
+    assert next(killed)[0].what == "data files"
+    killed.close()
+    assert [step.what for step, _ in upgrade(untouched)] == list(told)[1:]
+    assert not list(pending(untouched)) and not list(upgrade(untouched))
+    assert EXAMINATIONS["version"](untouched)[0] is State.GOOD
+    assert {name: held for name, held in _contents(untouched).items() if name in before} == before
+
+    [catalog] = copy.glob("catalog-*.sqlite")
+    restore(untouched, catalog)
+    assert [step.what for step, _ in pending(untouched)] == ["data files", "tables of the landing"]
+    assert (copy / "dagster" / "dagster.yaml").exists() and (copy / "dagster" / "history" / "runs.db").exists()
+
+
+def test_a_catalog_of_an_earlier_ducklake_is_refused_until_it_is_upgraded(untouched: Settings) -> None:
+    before = _contents(untouched)
+    _revise(untouched.catalog_path, "update ducklake_metadata set value = '0.4' where key = 'version'")
+    with pytest.raises(OldCatalog, match=r"format 0\.4 of DuckLake, 1\.0 is wanted: run `crossfade upgrade`"):
+        Lake(untouched)
+    assert EXAMINATIONS["lake"](untouched)[::2] == (State.BAD, "crossfade upgrade")
+    first, *others = pending(untouched)
+    assert first[0].what == "catalog of the lake" and "0.4" in first[1][0]
+    assert ["is looked at when the catalog is of this version"] in [lines for _, lines in others]
+    steps = [step.what for step, _ in upgrade(untouched)]
+    assert steps[0] == "catalog of the lake" and not list(pending(untouched))
+    assert {name: held for name, held in _contents(untouched).items() if name in before} == before
+
+
+def test_dagsters_tables_of_an_earlier_revision_are_brought_along(untouched: Settings) -> None:
+    _revise(untouched.dagster_home / "history" / "runs.db", "update alembic_version set version_num = '7e2f3204cf8e'")
+    (untouched.dagster_home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n", encoding="utf-8")
+    told = {step.what: lines for step, lines in pending(untouched)}["Dagster's instance"]
+    assert told[0] == "dagster.yaml is another" and told[1].startswith("tables of runs are of revision 7e2f3204cf8e")
+    assert "Dagster's instance" in [step.what for step, _ in upgrade(untouched)]
+    assert not list(pending(untouched))
+
+
+def test_a_catalog_that_has_tools_of_its_own_is_upgraded_only_when_somebody_says_that_it_was_copied(
+    untouched: Settings,
+) -> None:
+    elsewhere = untouched.model_copy(update={"dagster_url": SecretStr("postgresql://nobody@127.0.0.1:9/none")})
+    with pytest.raises(UpgradeRefused, match="pg_dump, then say --backed-up"):
+        copy_state(elsewhere, untouched.home / "backups")
+    with pytest.raises(UpgradeRefused, match=r"catalog\.sqlite is not there; `crossfade init` makes"):
+        list(pending(Settings(home=untouched.home / "none")))
 
 
 def test_champions_serve(stored: Settings) -> None:

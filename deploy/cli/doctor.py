@@ -12,7 +12,7 @@ from assets.manifest import manifest_path
 from deploy.cli.findings import require_good, show_findings
 from ml.foundation.cluster import connected
 from ml.foundation.code import LOCK, locked_packages
-from ml.foundation.lake import ALIAS, Lake, lake_id
+from ml.foundation.lake import ALIAS, Lake, OldCatalog, lake_id
 from ml.foundation.settings import Settings
 from ml.landing.contract import load_contract
 from ml.landing.sources import load_sources
@@ -84,9 +84,24 @@ def _memory(settings: Settings) -> Look:
 def _catalog(settings: Settings) -> Look:
     if not settings.catalog_url and not settings.catalog_path.exists():
         return State.BAD, f"{settings.catalog_path} is not there", "crossfade init"
-    with Lake(settings) as lake:
+    try:
+        lake = Lake(settings)
+    except OldCatalog as old:
+        return State.BAD, str(old), "crossfade upgrade"
+    with lake:
         tables = lake.sql("select count(*) as n from information_schema.tables where table_catalog = ?", [ALIAS])
         return State.GOOD, f"snapshot {lake.snapshot()}, {tables['n'][0].as_py()} tables"
+
+
+def _version(settings: Settings) -> Look:
+    if not settings.catalog_url and not settings.catalog_path.exists():
+        return State.DOUBTFUL, "there is no lake"
+    from deploy.upgrade import pending
+
+    found = [f"{step.what}: {'; '.join(told)}" for step, told in pending(settings)]
+    if found:
+        return State.DOUBTFUL, "\n".join(found), "crossfade upgrade"
+    return State.GOOD, "the instance directory is of this version"
 
 
 def _files(settings: Settings) -> Look:
@@ -251,6 +266,7 @@ EXAMINATIONS: Examinations = {
     "memory": _memory,
     **FILES,
     "lake": _catalog,
+    "version": _version,
     "data files": _files,
     "dagster": _instance,
     "dbt": _dbt,

@@ -45,7 +45,7 @@ def tidy(
     from ml.operations.housekeeping import tidy as run
 
     settings = home_settings()
-    _require_idle(settings)
+    require_idle(settings)
     tidied = run(settings, dry_run=dry_run, progress=reporter())
     for surface, ids in tidied.releases_retired.items():
         say(f"retired    {surface}: {', '.join(ids)}")
@@ -85,7 +85,7 @@ def forget(
     from ml.operations.forget import forget as run
 
     settings = home_settings()
-    _require_idle(settings)
+    require_idle(settings)
     told = run(settings, user, dry_run=dry_run, progress=reporter())
     if not told.known:
         say("no file and no table names this user")
@@ -101,7 +101,7 @@ def forget(
     say("nothing was changed (--dry-run)" if dry_run else "done")
 
 
-def _require_idle(settings: Settings) -> None:
+def require_idle(settings: Settings) -> None:
     """Refuse while a run of the home is under way: it may write what is being removed."""
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
@@ -123,7 +123,7 @@ def restore(copy: Annotated[Path, typer.Argument(help="A copy that `crossfade ba
     from ml.operations.backup import restore as run
 
     settings = Settings()
-    _require_idle(settings)
+    require_idle(settings)
     aside = run(settings, copy)
     say(f"restored; the catalog that was there is now {aside}. What landed since then will land again.")
 

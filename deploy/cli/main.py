@@ -23,6 +23,7 @@ from deploy.cli import (
     serve,
     students,
     study,
+    upgrade,
 )
 from deploy.cli.terminal import fail
 
@@ -40,6 +41,7 @@ COMMANDS = {
     "forget": home.forget,
     "backup": home.backup,
     "restore": home.restore,
+    "upgrade": upgrade.upgrade,
     "settings": home.settings,
     "demo": demo.demo,
     "simulate": inputs.simulate,

@@ -6,6 +6,7 @@ short transaction; a conflict with another writer is retried as a whole.
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +30,24 @@ LANDING, FEATURES, ML = "landing", "features", "ml"
 """Schemas: landed tables, dbt models, tables written by ``ml``."""
 
 _CONFLICTS = ("conflict", "database is locked", "could not serialize", "concurrent")
+_OTHER_FORMAT = re.compile(r"catalog version is ([\d.]+\S*), but the extension requires version (\d[\d.]*\d)")
 T = TypeVar("T")
+
+
+class OldCatalog(RuntimeError):
+    """A catalog in the format of an earlier DuckLake.
+
+    Attributes:
+        version: The format that it has.
+        wanted: The format that this version's DuckLake reads and writes.
+    """
+
+    def __init__(self, version: str, wanted: str) -> None:
+        self.version, self.wanted = version, wanted
+        super().__init__(
+            f"the lake's catalog has format {version} of DuckLake, {wanted} is wanted: run `crossfade upgrade`, which "
+            "makes a backup first"
+        )
 
 
 class Lake:
@@ -38,9 +56,13 @@ class Lake:
     Args:
         settings: Names the catalog and the data folder.
         snapshot: Read the lake as of this snapshot id (read-only); ``None`` follows the newest commit.
+        migrate: Bring the catalog of an earlier DuckLake to the format of this one.
+
+    Raises:
+        OldCatalog: The catalog has the format of an earlier DuckLake, and ``migrate`` is not set.
     """
 
-    def __init__(self, settings: Settings, *, snapshot: int | None = None) -> None:
+    def __init__(self, settings: Settings, *, snapshot: int | None = None, migrate: bool = False) -> None:
         self.settings = settings
         settings.lake_dir.mkdir(parents=True, exist_ok=True)
         os.environ.update(lake_environment(settings))
@@ -50,13 +72,26 @@ class Lake:
         options = attach_options(settings)
         if snapshot is not None:
             options |= {"snapshot_version": str(snapshot)}
-        listed = ", ".join(f"{k} '{escaped(v)}'" for k, v in options.items())
-        self.connection.execute(f"attach '{escaped(attach_path(settings))}' as {ALIAS} ({listed})")
+        if migrate:
+            options |= {"automatic_migration": "1"}
+        self._attach(attach_path(settings), options)
         if snapshot is None:
             for schema in {LANDING, FEATURES, ML} - self._schemas():
                 self.retry(lambda s=schema: self.connection.execute(f"create schema if not exists {ALIAS}.{s}"))
         self.connection.execute(f"use {ALIAS}")
         self.files = LakeFiles(self.connection, settings)
+
+    def _attach(self, path: str, options: dict[str, str]) -> None:
+        import duckdb
+
+        listed = ", ".join(f"{k} '{escaped(v)}'" for k, v in options.items())
+        try:
+            self.connection.execute(f"attach '{escaped(path)}' as {ALIAS} ({listed})")
+        except duckdb.InvalidInputException as error:
+            self.connection.close()
+            if found := _OTHER_FORMAT.search(str(error)):
+                raise OldCatalog(*found.groups()) from error
+            raise
 
     def __enter__(self) -> "Lake":
         return self

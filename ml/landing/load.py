@@ -121,6 +121,35 @@ def init_tables(lake: Lake) -> None:
     Raises:
         ContractError: A landed column has another type than the contract now says.
     """
+    statements = [statement for change in _changes(lake) for statement in change.statements]
+    if not statements:
+        return
+
+    def step() -> None:
+        with lake.transaction("landing: create tables") as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    lake.retry(step)
+
+
+def lacking(lake: Lake) -> list[str]:
+    """Return the tables and columns that ``init_tables`` would add.
+
+    Raises:
+        ContractError: A landed column has another type than the contract now says.
+    """
+    return [change.what for change in _changes(lake)]
+
+
+@dataclass(frozen=True)
+class _Change:
+    what: str
+    statements: tuple[str, ...]
+
+
+def _changes(lake: Lake) -> list[_Change]:
+    """Return what the landing tables of the lake lack."""
     wanted = {QUARANTINE: QUARANTINE_COLUMNS, LEDGER: LEDGER_COLUMNS, LATE: LATE_COLUMNS}
     for name, table in load_contract(lake.settings).tables.items():
         wanted[f"{LANDING}.{name}"] = {DAY: "DATE"} | {n: c.sql_type for n, c in table.columns.items()}
@@ -133,28 +162,21 @@ def init_tables(lake: Lake) -> None:
     )
     for name, column, kind in described.fetchall():
         present.setdefault(f"{LANDING}.{name}", {})[column] = kind
-    statements = []
+    changes = []
     for name, columns in wanted.items():
         landed = present.get(name)
         if landed is None:
             listed = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
-            statements.append(f"create table {ALIAS}.{name} ({listed})")
-            statements.append(f"alter table {ALIAS}.{name} set partitioned by ({DAY})")
+            create = f"create table {ALIAS}.{name} ({listed})"
+            changes.append(_Change(name, (create, f"alter table {ALIAS}.{name} set partitioned by ({DAY})")))
             continue
         for column, kind in columns.items():
             if column not in landed:
-                statements.append(f'alter table {ALIAS}.{name} add column "{column}" {kind}')
+                add = f'alter table {ALIAS}.{name} add column "{column}" {kind}'
+                changes.append(_Change(f"{name}: column {column}", (add,)))
             elif landed[column] != kind:
                 raise ContractError(f"{name}.{column} is landed as {landed[column]}, the contract says {kind}")
-    if not statements:
-        return
-
-    def step() -> None:
-        with lake.transaction("landing: create tables") as connection:
-            for statement in statements:
-                connection.execute(statement)
-
-    lake.retry(step)
+    return changes
 
 
 def load_days(
