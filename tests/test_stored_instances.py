@@ -234,7 +234,6 @@ def test_the_steps_of_the_page_for_the_first_a_lost_and_a_leaked_key(
     untouched: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What version 0.1 made is unsigned; each step of the page is done as it stands there."""
-    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CROSSFADE_HOME", str(untouched.home))
     monkeypatch.setenv("USER", "ann")
 
@@ -245,7 +244,7 @@ def test_the_steps_of_the_page_for_the_first_a_lost_and_a_leaked_key(
 
     def follow(title: str, *, until: str | None = None, since: str | None = None) -> None:
         for command, *words in steps_of(title):
-            words = [str(Path(word).expanduser()) if word.startswith("~") else word for word in words]
+            words = [word.replace("~", str(tmp_path)) for word in words]
             line = " ".join(words)
             if since is not None:
                 since = None if since in line else since
@@ -253,7 +252,7 @@ def test_the_steps_of_the_page_for_the_first_a_lost_and_a_leaked_key(
                 return
             if since is None and command == "export":
                 name, _, value = words[0].partition("=")
-                monkeypatch.setenv(name, str(Path(value).expanduser()))
+                monkeypatch.setenv(name, value)
             elif since is None and command == "rm":
                 Path(words[0]).unlink()
             elif since is None:
