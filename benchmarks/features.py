@@ -120,7 +120,7 @@ def measure(way: str, settings: Settings) -> dict[str, float]:
         only = ["--select", "path:models/features", "--exclude-resource-types", "unit_test", "--vars", variables]
         parsed = manifest_path(settings).with_name(PARSED)
         began = time.process_time()
-        results = run_dbt(settings, ["build", *only], parsed=parsed).results
+        results = run_dbt(settings, ["build", *only], parsed=parsed)
         taken = time.process_time() - began
         parts = {
             name: sum(result.execution_time for result in results if result.node.resource_type == kind)

@@ -7,7 +7,8 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ml.evaluation.outcome import Outcome, worst_outcome
 from ml.releases.verdicts import Check
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
     from great_expectations.core.batch_definition import BatchDefinition
     from great_expectations.expectations.expectation import Expectation
+
+
+class Named(TypedDict):
+    """The keyword argument of an expectation that says which check it is."""
+
+    meta: dict[str, str]
 
 
 def suite(name: str, expectations: "Iterable[Expectation]") -> "ExpectationSuite":
@@ -43,12 +50,12 @@ def bounded(
     return suite(name, wanted)
 
 
-def named(check: str, threshold: str) -> dict[str, Any]:
+def named(check: str, threshold: str) -> Named:
     """Return the keyword argument that names an expectation's check and states its threshold for people."""
     return {"meta": {"check": check, "threshold": threshold}}
 
 
-def expectations() -> Any:
+def expectations() -> ModuleType:
     """Return ``great_expectations.expectations``, the built-in classes."""
     _gx()
     import great_expectations.expectations as gxe
@@ -86,17 +93,18 @@ def worst(checks: Iterable[Check]) -> Outcome:
     return worst_outcome(check.outcome for check in checks)
 
 
-def _check(meta: Mapping[str, Any], result: "ExpectationValidationResult | None", severity: str) -> Check:
-    base = {"name": meta["check"], "threshold": meta["threshold"]}
+def _check(meta: Mapping[str, str], result: "ExpectationValidationResult | None", severity: str) -> Check:
+    name, threshold = meta["check"], meta["threshold"]
     if result is None:
-        return Check(**base, outcome=Outcome.FAIL, detail="the expectation gave no result")
+        return Check(name=name, threshold=threshold, outcome=Outcome.FAIL, detail="the expectation gave no result")
     if error := _exception(result.exception_info):
-        return Check(**base, outcome=Outcome.FAIL, detail=f"could not be evaluated: {error}")
+        return Check(name=name, threshold=threshold, outcome=Outcome.FAIL, detail=f"could not be evaluated: {error}")
     details = result.result.get("details") or {}
     on_failure = Outcome.WARN if severity == "warning" else Outcome.FAIL
     outcome = Outcome.PASS if result.success else on_failure
     return Check(
-        **base,
+        name=name,
+        threshold=threshold,
         outcome=Outcome(details.get("outcome") or outcome),
         value=_value(result.result),
         interval=details.get("interval"),
@@ -155,7 +163,7 @@ def _batch_definition() -> "BatchDefinition[Any]":
 
 
 @lru_cache(maxsize=1)
-def _gx() -> Any:
+def _gx() -> ModuleType:
     import great_expectations
 
     return great_expectations

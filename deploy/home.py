@@ -3,7 +3,6 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from assets.manifest import parse_project
 from assets.names import LAKE_WRITER, TRAINING
@@ -56,7 +55,7 @@ storage:
 """
 
 
-def given(settings: Settings) -> dict[str, Any]:
+def given(settings: Settings) -> dict[str, object]:
     """Return the settings that somebody gave and that say what the home holds, for every process to agree on them.
 
     What the app's own file says is left to it: a change there holds in every home of the app.
@@ -94,7 +93,7 @@ def require_same_data(settings: Settings) -> None:
         )
 
 
-def prepare(settings: Settings, values: dict[str, Any] | None = None) -> Settings:
+def prepare(settings: Settings, values: dict[str, object] | None = None) -> Settings:
     """Make a home ready for use; safe to call again, and after a kill.
 
     Args:

@@ -76,8 +76,7 @@ def _expectation(gate: CalibrationGate, row: FigureRow, looks: Looks) -> "Expect
     if row["comparison"] != ABSOLUTE:
         margin = gate.log_loss_margin
         named = gx.named(f"{name}_{_NAMES[row['comparison']]}", f"whole interval of the share gained > {-margin:g}")
-        counted = {"first_days": looks.first, "most_days": looks.most}
-        return ExpectIntervalAbove(where=where, margin=margin, **counted, **named)
+        return ExpectIntervalAbove(where=where, margin=margin, first_days=looks.first, most_days=looks.most, **named)
     if row["metric"] == RELATIVE_ECE:
         most = gate.max_relative_ece
         return ExpectNotClearlyAbove(where=where, max_value=most, **gx.named(name, gx.between(high=most)))

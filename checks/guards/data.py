@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from checks import gx
 from checks.days import shown_days
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 UNLIKE_FEATURES = "values_unlike_their_features"
 """Name of the check that compares examples with feature tables."""
+
+Measured = dict[str, Any]
+"""What was measured of a day; some of its columns are named by the surface's tasks."""
+
+
+class Compared(TypedDict):
+    """Examples of a day beside their feature tables."""
+
+    day: date
+    rows: int
+    other_values: int
+
 
 _FEW_DAYS = 7
 _NO_FEATURES = "the lake lacks the feature tables of the surface's daily inputs: nothing to compare with"
@@ -42,7 +54,7 @@ def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check
     return checks + gx.validate([{**row, "day": str(row["day"])} for row in compared], features_suite())
 
 
-def measure(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str, Any]]:
+def measure(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Measured]:
     """Measure the examples of each day.
 
     Returns:
@@ -88,7 +100,7 @@ def measure(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str
     return found
 
 
-def measure_trailing(lake: Lake, surface: Surface, measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def measure_trailing(lake: Lake, surface: Surface, measured: Sequence[Measured]) -> list[Measured]:
     """Add to each measured day the mean label of the days before it.
 
     Returns:
@@ -119,7 +131,7 @@ def measure_trailing(lake: Lake, surface: Surface, measured: Sequence[dict[str, 
     return [{**row, **found[row["day"]]} for row in measured]
 
 
-def measure_features(lake: Lake, surface: Surface, days: Sequence[date]) -> list[dict[str, Any]] | None:
+def measure_features(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Compared] | None:
     """Compare the daily inputs of the examples with the feature tables that the surface takes them from.
 
     Returns:
@@ -184,7 +196,7 @@ def features_suite() -> "ExpectationSuite":
     return gx.suite("features", [ExpectMeasureBetween(column="other_values", **bounds, **named)])
 
 
-def _with_freshness(measured: Sequence[dict[str, Any]], days: Sequence[date]) -> list[dict[str, Any]]:
+def _with_freshness(measured: Sequence[Measured], days: Sequence[date]) -> list[Measured]:
     """Add how many days the newest examples lag behind the days asked for."""
     newest = max((row["day"] for row in measured if row["rows"]), default=None)
     behind = (max(days) - newest).days if newest is not None else None

@@ -103,13 +103,14 @@ def suite(limits: Evidence, rows: Sequence[CountRow]) -> "ExpectationSuite":
 
     least = {"positive_users": limits.min_users, "effective_users": limits.min_effective_users}
     names = {"positive_users": "users_with_a_positive", "effective_users": "effective_users"}
-    undecided = {"beyond": Outcome.INCONCLUSIVE.value, "label": "said", "count": "n"}
     expected = [
         ExpectMeasureBetween(
             column=column,
             min_value=least[column],
             where={"task": row["task"]},
-            **undecided,
+            beyond=Outcome.INCONCLUSIVE.value,
+            label="said",
+            count="n",
             **gx.named(f"{row['task']}_{names[column]}", gx.between(least[column])),
         )
         for row in rows

@@ -143,8 +143,14 @@ def _expectation(gate: dict[str, QualityGate], row: FigureRow, comparisons: int,
     margin = _margin(gate, row)
     days = f", over all looks up to {looks.most} days" if looks.most > looks.first else ""
     named = gx.named(f"{name}_minus_{comparison}", f"whole interval > {-margin:g}{days}")
-    counted = {"comparisons": comparisons, "first_days": looks.first, "most_days": looks.most}
-    return ExpectIntervalAbove(where=where, margin=margin, **counted, **named)
+    return ExpectIntervalAbove(
+        where=where,
+        margin=margin,
+        comparisons=comparisons,
+        first_days=looks.first,
+        most_days=looks.most,
+        **named,
+    )
 
 
 def _more_days(rows: Sequence[FigureRow], gate: dict[str, QualityGate], days: int, looks: Looks) -> str:

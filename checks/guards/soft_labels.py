@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from checks import gx
 from checks.days import shown_days
@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
 RESCORE = "rescore_difference"
+
+
+class Labelled(TypedDict):
+    """Soft labels of a day; see ``measure``."""
+
+    day: date
+    examples: int
+    labels: int
+    coverage: float | None
+    duplicates: int
+    strangers: int
+    non_finite: int
+    wrong_width: int
+    other_teacher: int
+    defaulted_share: float | None
+    users: int
 
 
 def judge(subject: Subject) -> Found:
@@ -45,7 +61,7 @@ def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check
     return checks + gx.validate([{"difference": difference, "n": n}], rescore_suite(gate))
 
 
-def measure(lake: Lake, surface: Surface, days: Sequence[date], contract: Contract) -> list[dict[str, Any]]:
+def measure(lake: Lake, surface: Surface, days: Sequence[date], contract: Contract) -> list[Labelled]:
     """Measure the soft labels of one teacher, day by day, against the examples.
 
     Args:

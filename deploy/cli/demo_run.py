@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 from dagster import DagsterInstance
@@ -22,6 +21,7 @@ from deploy.cli.steps import TerminalProgress, terminal_logger
 from deploy.cli.terminal import console, reporter
 from deploy.definitions import build_definitions
 from deploy.home import prepare, rebuild, require_rebuildable
+from ml.evaluation.report import Report, SurfaceReport
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings, home_from_environment, write_settings_file
 from ml.lab.simulator.presets import load_preset
@@ -57,7 +57,7 @@ class DemoFailed(RuntimeError):
     """The graph did not run to its end; the message names the step."""
 
 
-def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int) -> dict[str, Any]:
+def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int) -> dict[str, object]:
     """Return the settings that a demo keeps in its home.
 
     Args:
@@ -72,7 +72,7 @@ def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int
         if kuairand_dir is None:
             raise ValueError("SOURCE=kuairand needs KUAIRAND_DIR=path/to/KuaiRand-Pure, the unpacked archive")
         first, last = log_days(kuairand_dir)
-        extra: dict[str, Any] = {"kuairand_dir": str(kuairand_dir.absolute())}
+        extra: dict[str, object] = {"kuairand_dir": str(kuairand_dir.absolute())}
     else:
         first = date(2026, 1, 1)
         last = first + timedelta(days=load_preset(preset).days - 1)
@@ -80,7 +80,7 @@ def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int
     return {"source": source, "first_day": first, "last_day": last, "demo": True, "seed": seed, **extra}
 
 
-def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "demo", seed: int = 1) -> dict[str, Any]:
+def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "demo", seed: int = 1) -> Report:
     """Run the demo in ``CROSSFADE_HOME`` and write ``reports/demo.json``.
 
     Returns:
@@ -136,7 +136,7 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     return report
 
 
-def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping[str, Any]) -> dict[str, Any]:
+def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping[str, Mapping[str, object]]) -> Report:
     """Return the content of demo.json from what the graph recorded."""
     from ml.lab.demo_teacher import read_card
     from ml.lab.study.spread import expected_spreads
@@ -148,10 +148,12 @@ def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping
     spreads = expected_spreads(settings.simulator_preset if settings.source == "simulator" else settings.source)
     with Lake(settings) as lake:
         landing = totals(lake)
-        surfaces = {
-            name: surface_summary(lake, settings, surface, settings.last_day, parameters)
-            | {"answer": answers.get(name)}
-            | {"spread": {task: found.deviation for task, found in spreads.get(name, {}).items()}}
+        surfaces: dict[str, SurfaceReport] = {
+            name: {
+                **surface_summary(lake, settings, surface, settings.last_day, parameters),
+                "answer": answers.get(name),
+                "spread": {task: found.deviation for task, found in spreads.get(name, {}).items()},
+            }
             for name, surface in load_surfaces(settings).items()
         }
     return {

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import orjson
@@ -36,6 +36,7 @@ from ml.foundation.settings import Settings
 from ml.inference.request import show
 
 JSON = "application/json"
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
 
 _OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
@@ -132,10 +133,12 @@ def _add_repository(app: FastAPI, engine: Engine, limits: Limits, work: Work) ->
 
 
 def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, work: Work) -> None:
-    def routes(method: Callable[..., Any], path: str, summary: str, **more: Any) -> Callable[[Any], Any]:
+    def routes(
+        method: Callable[..., Callable[[Handler], Handler]], path: str, summary: str, **more: Unpack[_Described]
+    ) -> Callable[[Handler], Handler]:
         """Register a handler with and without the version in the path."""
 
-        def register(handler: Any) -> Any:
+        def register(handler: Handler) -> Handler:
             for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
                 method(prefix + path, tags=["protocol v2"], summary=summary, **more)(handler)
             return handler
@@ -232,6 +235,13 @@ def _find(engine: Engine, request: Request) -> Served:
     if asked is not None and asked != served.version:
         raise BadRequest(f"model {model!r} is served in version {served.version}, not {show(asked)}", status=404)
     return served
+
+
+class _Described(TypedDict, total=False):
+    """What the OpenAPI description says of a route beyond its summary."""
+
+    description: str
+    responses: dict[int | str, dict[str, object]]
 
 
 class _Edge:

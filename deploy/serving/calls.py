@@ -7,14 +7,17 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, MutableSequence, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 import grpc
 import numpy as np
 import orjson
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+from grpc.aio import ServicerContext
 
 from deploy.serving import repository
 from deploy.serving.answering import Inferred, infer_by
@@ -78,49 +81,91 @@ async def answering_calls(
         await server.stop(grace=limits.timeout_s)
 
 
+class _OfModel(Protocol):
+    """A request about a model, or about all where it has no name."""
+
+    name: str
+    version: str
+
+
+class _OfRepository(Protocol):
+    """A request for the repository's models."""
+
+    ready: bool
+
+
+class _Named(Protocol):
+    name: str
+
+
+class _Tensor(Protocol):
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    parameters: Collection[str]
+    contents: "_Contents"
+
+
+class _Contents(Protocol):
+    """Numbers by the names of ``_CONTENTS``, or these."""
+
+    bytes_contents: Sequence[bytes]
+
+
+class _OfInference(Protocol):
+    """A request for an inference."""
+
+    model_name: str
+    model_version: str
+    id: str
+    inputs: Sequence[_Tensor]
+    outputs: Sequence[_Named]
+    raw_input_contents: MutableSequence[bytes]
+
+
 class _Service:
     """The calls of the protocol. Their names are those of its description."""
 
-    def __init__(self, engine: Engine, work: Work, limits: Limits, messages: Any, token: str | None) -> None:
+    def __init__(self, engine: Engine, work: Work, limits: Limits, messages: ModuleType, token: str | None) -> None:
         self.engine = engine
         self.work = work
         self.limits = limits
         self.messages = messages
         self.token = token.encode() if token else None
 
-    def __getattr__(self, name: str) -> Any:
-        async def unknown(_: Any, context: Any) -> None:
+    def __getattr__(self, name: str) -> Callable[[Message, ServicerContext], Awaitable[None]]:
+        async def unknown(_: Message, context: ServicerContext) -> None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not answered here")
 
         if name[:1].isupper():
             return unknown
         raise AttributeError(name)
 
-    async def ServerLive(self, _: Any, __: Any) -> Any:
+    async def ServerLive(self, _: Message, __: ServicerContext) -> Message:
         return self.messages.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, _: Any, __: Any) -> Any:
+    async def ServerReady(self, _: Message, __: ServicerContext) -> Message:
         return self.messages.ServerReadyResponse(ready=not self.engine.not_ready())
 
-    async def ModelReady(self, request: Any, context: Any) -> Any:
+    async def ModelReady(self, request: _OfModel, context: ServicerContext) -> Message:
         await self._admit(context)
         served = self.engine.served.get(request.name)
         ready = served is not None and request.version in ("", served.version)
         return self.messages.ModelReadyResponse(ready=ready)
 
-    async def ServerMetadata(self, _: Any, context: Any) -> Any:
+    async def ServerMetadata(self, _: Message, context: ServicerContext) -> Message:
         await self._admit(context)
         return self.messages.ServerMetadataResponse(name="crossfade", extensions=EXTENSIONS)
 
-    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+    async def ModelMetadata(self, request: _OfModel, context: ServicerContext) -> Message:
         served = await self._served(request.name, request.version, context)
         return ParseDict(repository.metadata(served), self.messages.ModelMetadataResponse(), ignore_unknown_fields=True)
 
-    async def ModelConfig(self, request: Any, context: Any) -> Any:
+    async def ModelConfig(self, request: _OfModel, context: ServicerContext) -> Message:
         served = await self._served(request.name, request.version, context)
         return ParseDict({"config": repository.config(served)}, self.messages.ModelConfigResponse())
 
-    async def ModelStatistics(self, request: Any, context: Any) -> Any:
+    async def ModelStatistics(self, request: _OfModel, context: ServicerContext) -> Message:
         if request.name:
             asked = [await self._served(request.name, request.version, context)]
         else:
@@ -128,12 +173,12 @@ class _Service:
             asked = list(self.engine.served.values())
         return ParseDict(repository.statistics(asked), self.messages.ModelStatisticsResponse())
 
-    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+    async def RepositoryIndex(self, request: _OfRepository, context: ServicerContext) -> Message:
         await self._admit(context)
         found = repository.index(self.engine.served.values(), [] if request.ready else self.engine.missing())
         return ParseDict({"models": found}, self.messages.RepositoryIndexResponse())
 
-    async def ModelInfer(self, request: Any, context: Any) -> Any:
+    async def ModelInfer(self, request: _OfInference, context: ServicerContext) -> Message:
         served = await self._served(request.model_name, request.model_version, context)
         try:
             return await self._infer(served, request)
@@ -142,7 +187,9 @@ class _Service:
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the request was not answered in time")
 
-    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async def ModelStreamInfer(
+        self, requests: AsyncIterator[_OfInference], context: ServicerContext
+    ) -> AsyncIterator[Message]:
         async for request in requests:
             served = await self._served(request.model_name, request.model_version, context)
             try:
@@ -151,15 +198,15 @@ class _Service:
             except (BadRequest, TimeoutError) as error:
                 yield self.messages.ModelStreamInferResponse(error_message=str(error) or "not answered in time")
 
-    async def _admit(self, context: Any) -> None:
+    async def _admit(self, context: ServicerContext) -> None:
         if self.token is None:
             return
-        given = dict(context.invocation_metadata()).get("authorization", "")
-        scheme, _, told = given.partition(" ")
+        given: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
+        scheme, _, told = str(given.get("authorization", "")).partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(told.encode(), self.token):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is needed")
 
-    async def _served(self, name: str, version: str, context: Any) -> Served:
+    async def _served(self, name: str, version: str, context: ServicerContext) -> Served:
         await self._admit(context)
         served = self.engine.served.get(name)
         if served is None or version not in ("", served.version):
@@ -169,7 +216,7 @@ class _Service:
         assert served is not None
         return served
 
-    async def _infer(self, served: Served, request: Any) -> Any:
+    async def _infer(self, served: Served, request: _OfInference) -> Message:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(self.limits.timeout_s):
@@ -181,7 +228,7 @@ class _Service:
         served.released.counts.answered(answer.asked.rows, time.perf_counter() - began, answer.run_seconds)
         return self._response(answer)
 
-    def _response(self, answer: Inferred) -> Any:
+    def _response(self, answer: Inferred) -> Message:
         served, response = answer.served, self.messages.ModelInferResponse()
         response.model_name, response.model_version = served.released.surface, served.version
         response.id = answer.asked.id or ""
@@ -193,7 +240,7 @@ class _Service:
         return response
 
 
-def _as_rest(request: Any) -> tuple[bytes, bytes]:
+def _as_rest(request: _OfInference) -> tuple[bytes, bytes]:
     """Return head and binary tensors of the same request over REST, which is checked there."""
     inputs, raw = [], list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):

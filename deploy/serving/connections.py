@@ -7,7 +7,7 @@ and then refuses everybody, health included. Here the connection that has kept i
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from itertools import islice
 from socket import socket
@@ -336,7 +336,7 @@ class Server(uvicorn.Server):
             self.door.sweep()
             await asyncio.sleep(_SWEEP_S)
 
-    def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def _failed(self, _: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
         """Say what went wrong in the loop, once a minute: without a descriptor, each attempt to accept does."""
         told = f"{context.get('message')}: {context.get('exception')!r}"
         if (before := self._told.due(told[:120])) is not None:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypedDict
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -17,12 +17,21 @@ _DIFFERENCES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _SHARES = tuple(step / 10 for step in range(11))
 
 
+class _Common(TypedDict):
+    registry: CollectorRegistry
+    namespace: str
+
+
+class _Labelled(_Common):
+    labelnames: list[str]
+
+
 class Metrics:
     """Everything that the server counts."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        common: dict[str, Any] = {"registry": self.registry, "namespace": "crossfade"}
+        common: _Common = {"registry": self.registry, "namespace": "crossfade"}
         self.requests = Counter("requests", "HTTP requests", ["route", "status"], **common)
         self.seconds = Histogram("request_seconds", "Time to answer", ["route"], buckets=_SECONDS, **common)
         self.in_flight = Gauge("requests_in_flight", "Requests being answered", **common)
@@ -40,7 +49,7 @@ class Metrics:
         self.challenger = Gauge(
             "challenger_share", "Share of the release beside the champion", ["surface", "release", "mode"], **common
         )
-        shadow: dict[str, Any] = {"labelnames": ["surface", "release"], **common}
+        shadow: _Labelled = {"labelnames": ["surface", "release"], **common}
         self.shadowed = Counter("shadow", "Requests that a shadow scored", ["surface", "release", "outcome"], **common)
         self.shadow_shift = Histogram(
             "shadow_score_difference", "Mean of |shadow - champion| over a request", buckets=_DIFFERENCES, **shadow

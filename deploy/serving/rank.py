@@ -2,7 +2,7 @@
 
 import logging
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import orjson
@@ -71,7 +71,7 @@ class RankRequest(BaseModel):
         if ts is None or isinstance(given, datetime) or (isinstance(given, str) and ":" in given):
             return ts
         try:
-            float(cast("Any", given))
+            float(cast("float | str", given))
         except ValueError as error:
             raise ValueError("a day is no time; send 2026-03-01T10:00:00Z") from error
         if ts.year not in _YEARS_OF_NUMBERS:

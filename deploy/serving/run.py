@@ -1,5 +1,6 @@
 """Starts the server: in the foreground, or beside other work; and makes an example request for it."""
 
+import asyncio
 import gc
 import logging
 import threading
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
-from typing import Any, cast
+from typing import cast
 
 import httpx
 import numpy as np
@@ -156,7 +157,7 @@ def _server(
         host=host,
         port=port,
         loop="asyncio",  # uvloop sends what a turn of the loop has answered at its end: twice the median under load
-        http=cast("Any", connections_of(door)),
+        http=cast("type[asyncio.Protocol]", connections_of(door)),
         ws="none",
         log_config=None,
         access_log=False,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired, Required, TypedDict, cast
 
 from rich import box
 from rich.console import Console
@@ -17,6 +17,64 @@ _MODELS = ("teacher", "control", "student", "champion", "baseline")
 _WIDTH = 92
 
 
+class Figures(TypedDict):
+    """A task's figures over the rows of a slice; null where one is undefined or there is no such model."""
+
+    metric: str
+    teacher: float | None
+    control: float | None
+    student: float | None
+    champion: NotRequired[float | None]
+    baseline: NotRequired[float | None]
+    delta: float | None
+    delta_lo: float | None
+    delta_hi: float | None
+    mde: float | None
+    n: int
+    positives: int | None
+    users: int
+    positive_users: int | None
+    effective_users: float
+    flag: str | None
+    transfer: NotRequired[Mapping[str, float | None] | None]
+    other_metrics: Mapping[str, Mapping[str, float | None]]
+    logged: NotRequired["Figures"]
+
+
+Tasks = Mapping[str, Figures]
+"""{task: its figures}."""
+
+
+class SurfaceReport(TypedDict):
+    """What the report of a demo says about a surface."""
+
+    partition: NotRequired[str]
+    days: NotRequired[list[str]]
+    rows: Mapping[str, int]
+    users: NotRequired[int]
+    effective_users: NotRequired[float | None]
+    training_rows_of_users: NotRequired[Mapping[str, str]]
+    defaulted_input_share: NotRequired[float | None]
+    parameters: NotRequired[Mapping[str, int | None]]
+    tasks: Tasks
+    slices: NotRequired[Mapping[str, Tasks]]
+    undertrained: NotRequired[list[str]]
+    verdict: Mapping[str, str] | None
+    release: Mapping[str, str] | None
+    answer: NotRequired[Mapping[str, object] | None]
+    spread: NotRequired[Mapping[str, float]]
+
+
+class Report(TypedDict, total=False):
+    """The content of ``demo.json``."""
+
+    source: str
+    seconds: Mapping[str, float]
+    peak_rss_mb: float
+    landing: Mapping[str, int]
+    surfaces: Required[Mapping[str, SurfaceReport]]
+
+
 def surface_report(
     evaluation: Evaluation,
     surface: Surface,
@@ -24,9 +82,9 @@ def surface_report(
     rows: Mapping[str, int],
     defaulted_input_share: float | None,
     parameters: Mapping[str, int | None],
-    verdict: Mapping[str, object] | None,
-    release: Mapping[str, object] | None,
-) -> dict[str, Any]:
+    verdict: Mapping[str, str] | None,
+    release: Mapping[str, str] | None,
+) -> SurfaceReport:
     """Return one surface's part of ``demo.json``.
 
     Headline figures have the inputs that are known only after ranking at their serving value; ``logged`` holds the same
@@ -87,27 +145,30 @@ def undertrained(evaluation: Evaluation) -> list[str]:
     return [str(gain) for gain in evaluation.linear if gain.undertrained]
 
 
-def _lost(slices: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def _lost(slices: Mapping[str, Tasks]) -> list[str]:
     """Say in which slices the student loses by its interval, which the figures of all rows may hide."""
     return [
         f"The student loses to its control in {name.replace('_', ' ')}: {task} {_delta(figures).plain}"
         for name, tasks in slices.items()
         for task, figures in tasks.items()
-        if figures.get("delta_hi") is not None and figures["delta_hi"] < 0
+        if (highest := figures.get("delta_hi")) is not None and highest < 0
     ]
 
 
-def _tasks(evaluation: Evaluation, surface: Surface, name: str) -> dict[str, Any]:
+def _tasks(evaluation: Evaluation, surface: Surface, name: str) -> dict[str, Figures]:
     return {
-        task: _figures(evaluation, task, name, "serving") | {"logged": _figures(evaluation, task, name, "logged")}
+        task: {
+            **_figures(evaluation, task, name, "serving"),
+            "logged": _figures(evaluation, task, name, "logged"),
+        }
         for task in surface.tasks
         if any(evaluation.has("control", task, inputs) for inputs in INPUTS)
     }
 
 
-def _figures(evaluation: Evaluation, task: str, name: str, inputs: str) -> dict[str, Any]:
+def _figures(evaluation: Evaluation, task: str, name: str, inputs: str) -> Figures:
     present = [m for m in _MODELS if evaluation.has(m, task, inputs)]
-    found: dict[str, Any] = {"metric": evaluation.primary(task)}
+    found: dict[str, object] = {"metric": evaluation.primary(task)}
     found |= {m: None for m in ("teacher", "control", "student")}
     found |= {m: _number(evaluation.metric(m, task, name, inputs=inputs)) for m in present}
     found |= dict.fromkeys(("delta", "delta_lo", "delta_hi", "mde"))
@@ -129,7 +190,7 @@ def _figures(evaluation: Evaluation, task: str, name: str, inputs: str) -> dict[
         }
         for metric in sorted(others)
     }
-    return found
+    return cast("Figures", found)
 
 
 def _transfer(transfer: Transfer) -> dict[str, float | None]:
@@ -137,7 +198,7 @@ def _transfer(transfer: Transfer) -> dict[str, float | None]:
     return {name: _number(getattr(transfer, name)) for name in names}
 
 
-def transfer_text(task: str, figures: Mapping[str, Any]) -> str | None:
+def transfer_text(task: str, figures: Figures) -> str | None:
     """Return in words what could be had from the teacher at least, and which share the student keeps; None without.
 
     Args:
@@ -149,8 +210,8 @@ def transfer_text(task: str, figures: Mapping[str, Any]) -> str | None:
         return None
     metric = figures["metric"]
     gain, lo, hi = (_shown(metric, found[name], signed=True) for name in ("stacked", "stacked_lo", "stacked_hi"))
-    shares = [found[name] for name in ("kept", "kept_lo", "kept_hi")]
-    if None in shares:
+    shares = [share for name in ("kept", "kept_lo", "kept_hi") if (share := found[name]) is not None]
+    if len(shares) < 3:
         told = "no share, since nothing is shown to be there"
     else:
         share, low, high = (f"{100 * value:.0f}" for value in shares)
@@ -158,12 +219,12 @@ def transfer_text(task: str, figures: Mapping[str, Any]) -> str | None:
     return f"{task}: control and teacher stacked {gain} [{lo}, {hi}] over the control; {told}"
 
 
-def _counted(figure: Result | Difference) -> dict[str, Any]:
+def _counted(figure: Result | Difference) -> dict[str, object]:
     names = ("n", "positives", "users", "positive_users", "effective_users", "flag")
     return {name: getattr(figure, name) for name in names}
 
 
-def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+def print_report(report: Report, console: Console | None = None) -> None:
     """Print a whole demo report (the content of ``demo.json``) as tables in the manner of the paper.
 
     AUC stands x 100, R2 as it is. A difference is green above 0 and red below 0 by its interval; ``*`` marks too few
@@ -188,14 +249,14 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
     console.print(Text("eff.: effective users; so many with equally many rows would say as much.", style="dim"))
 
 
-def _table(name: str, surface: Mapping[str, Any]) -> Table:
+def _table(name: str, surface: SurfaceReport) -> Table:
     rows = surface["rows"]
     title = f"{name}: {rows['train']:,} training rows, {rows['test']:,} evaluation rows"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("task", no_wrap=True)
     for header in ("control", "teacher", "student", "student - control", "n", "positive", "eff."):
         table.add_column(header, justify="right", no_wrap=True)
-    groups = {ALL: surface["tasks"]} | surface.get("slices", {})
+    groups = {ALL: surface["tasks"], **surface.get("slices", {})}
     for group, tasks in groups.items():
         if group != ALL:
             table.add_section()
@@ -205,14 +266,14 @@ def _table(name: str, surface: Mapping[str, Any]) -> Table:
     return table
 
 
-def _cells(figures: Mapping[str, Any]) -> list[str | Text]:
+def _cells(figures: Figures) -> list[str | Text]:
     models = [_shown(figures.get("metric"), figures.get(m)) for m in ("control", "teacher", "student")]
     names = ("n", "positives", "effective_users")
     counts = [f"{figures[name]:,.0f}" if figures.get(name) is not None else "-" for name in names]
     return [*models, _delta(figures), *counts]
 
 
-def spread_text(surface: Mapping[str, Any]) -> str:
+def spread_text(surface: SurfaceReport) -> str:
     """Return in words what another initialisation alone would move; the report of a demo holds a single one."""
     metrics = {task: figures["metric"] for task, figures in surface["tasks"].items()}
     known = [f"{t} {_shown(metrics[t], value)}" for t, value in (surface.get("spread") or {}).items() if t in metrics]
@@ -221,7 +282,7 @@ def spread_text(surface: Mapping[str, Any]) -> str:
     return f"one initialisation; another one moves student - control by (one deviation): {', '.join(known)}"
 
 
-def _outcome(surface: Mapping[str, Any]) -> list[Text]:
+def _outcome(surface: SurfaceReport) -> list[Text]:
     lines = [Text(f"  {spread_text(surface)}", style="dim")]
     lines += [
         Text(f"  {text}", style="dim")
@@ -251,7 +312,7 @@ def _shown(metric: str | None, value: float | None, *, signed: bool = False) -> 
     return f"{scale * value:{'+' if signed else ''}.{digits}f}"
 
 
-def _delta(figures: Mapping[str, Any]) -> Text:
+def _delta(figures: Figures) -> Text:
     metric, delta, lo, hi = (figures.get(k) for k in ("metric", "delta", "delta_lo", "delta_hi"))
     if metric is None or delta is None:
         return Text("-")

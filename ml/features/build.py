@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ml.features import contracts
 from ml.features.projects import DBT_PROJECT_DIR, app_projects, link_packages, packages_dir
@@ -31,7 +31,29 @@ from ml.foundation.lake import (
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
+if TYPE_CHECKING:  # dbt is loaded where it is called
+    from dbt.artifacts.schemas.results import NodeResult
+    from dbt_common.events.base_types import EventMsg
+
 Stage = Literal["base", "ranking"]
+
+
+class DbtVars(TypedDict):
+    """Variables of a run; ``dbt_project.yml`` says what each is."""
+
+    from_day: str
+    to_day: str
+    first_day: str
+    feature_window_days: int
+    smoothing_impressions: float
+    smoothing_plays: float
+    click_outcomes: list[str]
+    labels: Mapping[str, Mapping[str, float]]
+    label_rules: list[list[str]]
+    outcomes: list[str]
+    label_window_days: Mapping[str, int]
+    column_types: Mapping[contracts.ColumnType, str]
+    contracts: Mapping[str, Mapping[contracts.ColumnType, list[str]]]
 
 
 class DbtError(RuntimeError):
@@ -56,7 +78,7 @@ def dbt_environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def dbt_vars(settings: Settings, surfaces: Mapping[str, Surface], from_day: date, to_day: date) -> dict[str, Any]:
+def dbt_vars(settings: Settings, surfaces: Mapping[str, Surface], from_day: date, to_day: date) -> DbtVars:
     """Return the dbt variables of a run that replaces the days [from_day, to_day].
 
     Raises:
@@ -161,9 +183,9 @@ def run_dbt(
     *,
     project_dir: Path = DBT_PROJECT_DIR,
     parsed: Path | None = None,
-    told: Callable[[Any], None] | None = None,
-) -> Any:
-    """Run dbt in this process, quietly, and return dbt's result.
+    told: "Callable[[EventMsg], None] | None" = None,
+) -> "Sequence[NodeResult]":
+    """Run dbt in this process, quietly, and return what it says of each node that it ran.
 
     Args:
         settings: Name the lake, and the app, whose SQL is built too.
@@ -191,11 +213,11 @@ def run_dbt(
     if arguments[0] in ("build", "run"):
         with Lake(settings) as lake:  # also where it failed: what was committed before stays
             lake.retry(lake.files.record)
+    results: Sequence[NodeResult] = getattr(outcome.result, "results", ())
     if not outcome.success:
-        results = getattr(outcome.result, "results", None) or []
         failed = [f"{r.node.name}: {r.message}" for r in results if str(r.status) in ("error", "fail", "runtime error")]
         raise DbtError("; ".join(failed) or str(outcome.exception or outcome.result))
-    return outcome.result
+    return results
 
 
 def stream_dbt(
@@ -216,7 +238,7 @@ def stream_dbt(
     events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
     stopped, failed = Event(), list[BaseException]()
 
-    def tell(event: Any) -> None:
+    def tell(event: "EventMsg") -> None:
         # The one kind of event at which dbt expects an error: the node fails, as do all after it.
         if stopped.is_set() and event.info.name == "SQLQuery":
             raise DbtError("stopped")

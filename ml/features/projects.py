@@ -6,11 +6,10 @@ Ours is dbt's root project, so the app's models call its macros and tests by the
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from ml.foundation.documents import DocumentError, digest, load_yaml
+from ml.foundation.documents import Document, DocumentError, digest, load_yaml
 from ml.foundation.settings import PROJECT_ROOT, Settings
 
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt_project"
@@ -102,7 +101,7 @@ def _name(folder: Path) -> str:
     return name
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def _read(file: Path) -> Document:
     try:
         content = load_yaml(file)
     except DocumentError as error:

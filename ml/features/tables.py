@@ -13,12 +13,12 @@ them. A column ``plays`` is ``user_plays`` in the examples, unless its own ``met
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ml.features.projects import model_folders
-from ml.foundation.documents import load_yaml
+from ml.foundation.documents import Document, load_yaml
 from ml.foundation.names import faults_of
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Name
@@ -114,7 +114,7 @@ def read_tables(folders: tuple[Path, ...]) -> Mapping[str, FeatureTable]:
 
 
 @cache
-def models_of(folders: tuple[Path, ...]) -> list[tuple[Path, Mapping[str, Any], Mapping[str, Any]]]:
+def models_of(folders: tuple[Path, ...]) -> list[tuple[Path, Document, Document]]:
     """Return (file, what it says, its ``meta``) of each model that the YAML files of these folders describe."""
     paths = (path for folder in folders for path in sorted(folder.rglob("*.yml")))
     return [(path, model, _meta(model)) for path in paths for model in (load_yaml(path) or {}).get("models", [])]
@@ -141,11 +141,11 @@ def _value(table: FeatureTable, column: FeatureColumn) -> str:
     return value if column.default is None else f"coalesce({value}, {column.default})"
 
 
-def _meta(declared: Mapping[str, Any]) -> Mapping[str, Any]:
+def _meta(declared: Document) -> Document:
     return declared.get("config", {}).get("meta") or declared.get("meta") or {}
 
 
-def _table(path: Path, model: Mapping[str, Any], meta: Mapping[str, Any]) -> FeatureTable:
+def _table(path: Path, model: Document, meta: Document) -> FeatureTable:
     """Return the feature table that one model of a YAML file declares."""
     where = f"{path}: feature table {model['name']}"
     prefix, defaults, entity = meta.get("as"), meta.get("default", {}), meta["entity"]

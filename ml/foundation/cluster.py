@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
 from urllib.parse import urlsplit
 
 _CONNECT_S = 10
@@ -19,7 +19,7 @@ class ClusterError(RuntimeError):
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Any]:
+def connected(address: str) -> Iterator[ModuleType]:
     """Connect to a cluster while the block runs, and yield the module ``ray``.
 
     Args:
@@ -54,7 +54,7 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _init(ray: Any, address: str) -> None:
+def _init(ray: ModuleType, address: str) -> None:
     for left in reversed(range(_TRIES)):
         try:
             return ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)

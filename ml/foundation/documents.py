@@ -21,6 +21,10 @@ MAX_TEXT, MAX_NUMBER = 50_000, 1_000
 """Characters of one value, and of one without quotes or spaces that could be a number."""
 
 
+Document = dict[str, Any]
+"""A mapping of YAML, TOML or JSON before it is validated: its values may be anything."""
+
+
 class DocumentError(yaml.YAMLError, ValueError):
     """A document that is not YAML, or larger than any that this project has a use for; the message says where."""
 
@@ -91,7 +95,7 @@ def _check_bounds(content: bytes) -> None:
             raise DocumentError(f"more than {MAX_VALUES:,} values, aliases written out{_at(event)}")
 
 
-def _at(event: Any) -> str:
+def _at(event: yaml.Event) -> str:
     mark = event.start_mark
     return f" (line {mark.line + 1}, column {mark.column + 1})"
 
@@ -119,7 +123,7 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+def is_object(value: object) -> TypeGuard[Document]:
     """Tell whether a value of YAML or JSON is a mapping; its keys are taken to be strings."""
     return isinstance(value, dict)
 

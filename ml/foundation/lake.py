@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
@@ -421,7 +421,7 @@ def _looks(file: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def duckdb_settings(settings: Settings) -> dict[str, Any]:
+def duckdb_settings(settings: Settings) -> dict[str, int | str]:
     """Return DuckDB's settings for this home; the dbt profile uses the same ones."""
     found = {
         "threads": settings.threads,

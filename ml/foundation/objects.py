@@ -15,11 +15,10 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import from_url
+from obstore.store import ObjectStore, from_url
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ml.foundation.files import MAX_AGE_S, Bucket, Files, FileStore, check_key, is_name, sha256_bytes, sha256_file
@@ -51,7 +50,7 @@ class ObjectFiles(FileStore):
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
-        self._store: Any = from_url(bucket.url)
+        self._store: ObjectStore = from_url(bucket.url)
         self._cache = Files(bucket.cache / hashlib.sha256(bucket.url.encode()).hexdigest()[:16])
 
     def path(self, key: str) -> Path:

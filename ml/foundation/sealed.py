@@ -7,7 +7,9 @@ Whoever can write can seal. What somebody must answer for carries a signature of
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from ml.foundation.documents import Document
 
 _SEAL, _SIGNATURE = "content_hash", "signature"
 
@@ -29,7 +31,7 @@ def digest(content: object) -> str:
 class Sealed(NamedTuple):
     """A sealed document: its content, the hash of that, and what it carries as a signature of the hash."""
 
-    content: dict[str, Any]
+    content: Document
     hash: str
     signature: object
 
@@ -47,7 +49,7 @@ def seal(content: Mapping[str, object], sign: Callable[[str], Mapping[str, str] 
     return (json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def unseal(data: bytes, name: str) -> tuple[dict[str, Any], str]:
+def unseal(data: bytes, name: str) -> tuple[Document, str]:
     """Return (content, its hash) of sealed JSON, whoever signed it.
 
     Args:

@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as UnreadableValue
 
-from ml.foundation.documents import MAX_BYTES
+from ml.foundation.documents import MAX_BYTES, Document
 from ml.foundation.files import Bucket
 from ml.foundation.names import fault_of, near_name
 
@@ -248,7 +248,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _resolve(self) -> Self:
         home, app = self.home.absolute(), (self.app or _app_of(self.source)).resolve()
-        defaults: dict[str, Any] = {
+        defaults: dict[str, Path] = {
             "home": home,
             "app": app,
             "landing_dir": (self.landing_dir or home / "landing").absolute(),
@@ -349,7 +349,7 @@ def _unknown_variables(environment: Mapping[str, str], settings: type[Settings])
         yield f"{name}: unknown variable; {meant}"
 
 
-def _faults(error: ValidationError, settings: type[Settings], values: Mapping[str, Any]) -> Iterator[str]:
+def _faults(error: ValidationError, settings: type[Settings], values: Document) -> Iterator[str]:
     """Say every fault of the settings: where the value was given, the value and what is expected."""
     home = Path(values.get("home") or home_from_environment())
     files = {home / SETTINGS_FILE: _read(home / SETTINGS_FILE)}
@@ -363,7 +363,7 @@ def _faults(error: ValidationError, settings: type[Settings], values: Mapping[st
         yield fault_of(fault, settings, _given_by(name, values, files), shown=shown)
 
 
-def _given_by(name: str, values: Mapping[str, Any], files: Mapping[Path, Mapping[str, Any]]) -> str:
+def _given_by(name: str, values: Mapping[str, object], files: Mapping[Path, Mapping[str, object]]) -> str:
     """Return what gave a setting: the variable, or the file with the line."""
     variable = f"{_PREFIX}{name.upper()}"
     if not name or name in values:
@@ -385,7 +385,7 @@ def _unreadable(error: UnreadableValue) -> str:
     return f'{variable}: must be a JSON list such as \'["a", "b"]\', not {os.environ.get(variable, "")!r:.200}'
 
 
-def app_values(app: Path) -> dict[str, Any]:
+def app_values(app: Path) -> Document:
     """Return what the ``crossfade.toml`` of an app's folder says, relative paths below that folder."""
     path = app / SETTINGS_FILE
     values = _read(path)
@@ -394,7 +394,7 @@ def app_values(app: Path) -> dict[str, Any]:
     return values | {name: app / values[name] for name in _PATHS if name in values}
 
 
-def kept_values(home: Path) -> dict[str, Any]:
+def kept_values(home: Path) -> Document:
     """Return what the ``crossfade.toml`` of a home says; nothing where there is none."""
     return _read(home / SETTINGS_FILE)
 
@@ -416,7 +416,7 @@ def write_settings_file(home: Path, values: dict[str, object]) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Document:
     """Return what a settings file says; nothing where there is none.
 
     Raises:

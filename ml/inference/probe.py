@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +24,7 @@ _WARM_ROUNDS = 20
 _RESAMPLED = 1000
 
 
-def measure_serving(candidate: Path, champion: Path | None, *, timeout_s: float) -> dict[str, Any]:
+def measure_serving(candidate: Path, champion: Path | None, *, timeout_s: float) -> dict[str, float]:
     """Serve a candidate, and the champion in turn with it, in a clean process.
 
     Args:

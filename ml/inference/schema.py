@@ -1,10 +1,9 @@
 """The feature schema of a release (``schema.json``): all that serving knows about a model's inputs and outputs."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from ml.foundation.documents import Document
 from ml.surfaces.spec import Input
 
 
@@ -40,7 +39,7 @@ class FeatureSchema:
         return cls(inputs, outputs)
 
 
-def _input(entry: Mapping[str, Any]) -> Input:
+def _input(entry: Document) -> Input:
     item = Input.model_validate(
         {
             "kind": entry["kind"],

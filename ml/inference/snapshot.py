@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -333,7 +332,7 @@ def _pack(
     return packs
 
 
-def _declared(tables: Mapping[str, FeatureTable]) -> dict[str, dict[str, Any]]:
+def _declared(tables: Mapping[str, FeatureTable]) -> dict[str, dict[str, object]]:
     return {name: {"keys": list(table.entity), "defaults": table.defaults} for name, table in tables.items()}
 
 
@@ -382,7 +381,7 @@ def _content(
 ) -> dict[str, bytes]:
     """Return the files of a snapshot by name."""
     content: dict[str, bytes] = {}
-    tables: dict[str, Any] = _declared(declared)
+    tables = _declared(declared)
     for name, query in queries.items():
         table = _sorted(lake, query, declared[name])
         sink = pa.BufferOutputStream()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from ml.evaluation.metrics import auc
-from ml.foundation.documents import DocumentError, load_yaml
+from ml.foundation.documents import Document, DocumentError, load_yaml
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.names import faults_of
 from ml.foundation.progress import Progress, Step, silent
@@ -246,7 +246,7 @@ def _contract(spec: DemoSpec, through: date, inputs: tuple[TeacherInput, ...]) -
     )
 
 
-def read_card(contract: Contract) -> dict[str, Any]:
+def read_card(contract: Contract) -> Document:
     """Return the card that lies beside the contract's model; empty where there is none."""
     path = contract.model_path.parent / CARD_FILE if contract.model else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
@@ -494,7 +494,7 @@ def _train(
     network: _Network,
     rows: Mapping[date, int],
     progress: Progress,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, object]]:
     """Train in the order of time; return the metrics of the last day, each batch scored before it was learnt."""
     training, days = spec.training, list(rows)
     tables = list(network.tables.parameters())
@@ -583,7 +583,7 @@ class _Loss:
         return (means * self._weights).sum()
 
 
-def _metric(item: DemoOutput, targets: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+def _metric(item: DemoOutput, targets: np.ndarray, scores: np.ndarray) -> dict[str, object]:
     known = ~np.isnan(targets)
     labels, scores = targets[known], scores[known]
     if item.kind == "logit":

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import obstore
+from obstore import ObjectMeta
 from obstore.exceptions import BaseError
-from obstore.store import from_url
+from obstore.store import ObjectStore, RetryConfig, from_url
 
 from ml.landing.contract import LandingError
 from ml.landing.entries import Entry
@@ -96,7 +97,7 @@ class Bucket:
             )
         return None
 
-    def _data(self, day: date) -> dict[str, Any]:
+    def _data(self, day: date) -> dict[str, ObjectMeta]:
         pattern, marker = self.pattern.of(day), self.marker(day)
         return {
             key: found
@@ -104,7 +105,7 @@ class Bucket:
             if key != marker and not key.rpartition("/")[2].startswith(("_", ".")) and matches(key, pattern)
         }
 
-    def _listed(self, day: date | None) -> dict[str, Any]:
+    def _listed(self, day: date | None) -> dict[str, ObjectMeta]:
         """Return {key: what the store says of it} of a day, or of all days."""
         kept = _kept.get()
         if kept is None:
@@ -116,7 +117,7 @@ class Bucket:
         folder = self.pattern.folder(day)
         return {key: found for key, found in kept[self].items() if not folder or key.startswith(f"{folder}/")}
 
-    def _list(self, prefix: str) -> dict[str, Any]:
+    def _list(self, prefix: str) -> dict[str, ObjectMeta]:
         pages = self._asked(lambda store: list(obstore.list(store, prefix or None)), prefix)
         return dict(sorted((found["path"], found) for page in pages for found in page))
 
@@ -128,7 +129,7 @@ class Bucket:
 
         return fetch
 
-    def _asked(self, question: Callable[[Any], T], key: str) -> T:
+    def _asked(self, question: Callable[[ObjectStore], T], key: str) -> T:
         try:
             return question(_opened(self.url))
         except FileNotFoundError:
@@ -148,7 +149,7 @@ def bucket_of(text: str, table: str, ready: Ready | None) -> Bucket:
     return Bucket(table, f"{scheme}://{name}", Pattern(keys, table), ready)
 
 
-_kept: ContextVar[dict[Bucket, dict[str, Any]] | None] = ContextVar("listings", default=None)
+_kept: ContextVar[dict[Bucket, dict[str, ObjectMeta]] | None] = ContextVar("listings", default=None)
 
 
 @contextmanager
@@ -161,14 +162,14 @@ def listings_kept() -> Iterator[None]:
         _kept.reset(token)
 
 
-def _opened(url: str) -> Any:
+def _opened(url: str) -> ObjectStore:
     prefix = _VARIABLES[url.partition(":")[0]].removesuffix("*")
     return _store(url, tuple(sorted(pair for pair in os.environ.items() if pair[0].startswith(prefix))))
 
 
 @lru_cache(maxsize=32)
-def _store(url: str, environment: tuple[tuple[str, str], ...]) -> Any:
+def _store(url: str, environment: tuple[tuple[str, str], ...]) -> ObjectStore:
     """Open a store as its variables say now; a client keeps its connections."""
-    patience: Any = {"max_retries": 2, "retry_timeout": _PATIENCE}
+    patience: RetryConfig = {"max_retries": 2, "retry_timeout": _PATIENCE}
     plain = any(name.endswith("_ALLOW_HTTP") and value.lower() == "true" for name, value in environment)
     return from_url(url, client_options={"connect_timeout": "5s", "allow_http": plain}, retry_config=patience)

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ml.foundation.documents import is_object, load_yaml, parse_yaml
+from ml.foundation.documents import Document, is_object, load_yaml, parse_yaml
 from ml.foundation.names import faults_of, nearest
 from ml.foundation.settings import Settings
 
@@ -230,14 +230,14 @@ def _contract(*extensions: bytes) -> Contract:
     return Contract.model_validate(content)
 
 
-def _merge(content: dict[str, Any], own: dict[str, Any]) -> None:
+def _merge(content: Document, own: Document) -> None:
     """Extend a contract's content.
 
     Raises:
         ValueError: Says everything in ``own`` that cannot be.
     """
     faults = [f"unknown key {key!r}{nearest(key, ['tables'])}" for key in sorted(set(own) - {"tables"})]
-    tables: dict[str, dict[str, Any]] = own.get("tables") or {}
+    tables: dict[str, Document] = own.get("tables") or {}
     for name, extension in tables.items():
         if name not in content["tables"]:
             faults.append(f"no table {name!r} to extend{nearest(name, content['tables'])}")
@@ -247,16 +247,16 @@ def _merge(content: dict[str, Any], own: dict[str, Any]) -> None:
         raise ValueError("; ".join(faults))
 
 
-def _extend(name: str, table: dict[str, Any], own: dict[str, Any]) -> Iterator[str]:
+def _extend(name: str, table: Document, own: Document) -> Iterator[str]:
     """Extend one table's content; yield what cannot be."""
     keys = ("columns", "ignored", "no_dates")
     for key in sorted(set(own) - set(keys)):
         yield f"tables.{name}: unknown key {key!r}{nearest(key, keys)}"
-    columns: dict[str, Any] = own.get("columns") or {}
+    columns: Document = own.get("columns") or {}
     if taken := sorted(set(columns) & set(table["columns"])):
         yield f"tables.{name}: columns {taken} exist already"
     table["columns"] = columns | table["columns"] if taken else table["columns"] | columns
-    no_dates: dict[str, Any] = own.get("no_dates") or {}
+    no_dates: Document = own.get("no_dates") or {}
     for column, dates in no_dates.items():
         if column in table["columns"]:
             table["columns"][column]["no_dates"] = dates

@@ -480,5 +480,5 @@ def _other_timestamps(texts: pl.Series, timezone: str, *, date_only: bool) -> pl
     return parts.select(moment).to_series()
 
 
-def _bad_schema() -> dict[str, Any]:
+def _bad_schema() -> dict[str, type[pl.DataType]]:
     return {FILE: pl.Int32, ROW: pl.Int64, "reason": pl.String}

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 from ml.foundation.artifacts import ArtifactStore
+from ml.foundation.documents import Document
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
 from ml.stages.artifacts import artifact_name
@@ -13,7 +13,7 @@ from ml.surfaces.spec import Surface, load_surfaces
 from ml.teacher.contract import ContractError, teacher_contract
 from ml.teacher.labels import soft_labels_table, unlabelled_days
 
-Manifest = Mapping[str, Any]
+Manifest = Document
 """What dbt's parser wrote."""
 
 
@@ -64,7 +64,7 @@ def changed_models(before: Manifest, now: Manifest) -> dict[str, str]:
     return {nodes[id]["name"]: reason for id, reason in why.items()}
 
 
-def _changed_macros(before: Mapping[str, Any], now: Mapping[str, Any]) -> Set[str]:
+def _changed_macros(before: Document, now: Document) -> Set[str]:
     """Return the macros whose text differs, and those that call them."""
     changed = {id for id, macro in now.items() if id not in before or before[id]["macro_sql"] != macro["macro_sql"]}
     while more := {
@@ -74,7 +74,7 @@ def _changed_macros(before: Mapping[str, Any], now: Mapping[str, Any]) -> Set[st
     return changed
 
 
-def _declared(node: Mapping[str, Any]) -> tuple[object, ...]:
+def _declared(node: Document) -> tuple[object, ...]:
     """Return what a model says of itself as a feature table."""
     meta = node["config"].get("meta") or {}
     names = {name: (column.get("meta") or {}).get("as") for name, column in node["columns"].items()}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ml.export.files import MODEL, SCHEMA
 from ml.features.projects import project_hash
@@ -17,6 +17,9 @@ from ml.releases.manifest import DayContent, Manifest
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface, load_surfaces
+
+if TYPE_CHECKING:  # a command that shows what is there loads no torch
+    from ml.students.checkpoint import Meta
 
 _TEMPLATE = Path(__file__).with_name("lineage.html.j2")
 
@@ -158,7 +161,7 @@ def _checkpoint(settings: Settings, manifest: Manifest) -> Node:
     }
     if stored is None:
         facts["stored"] = "no longer"
-        return Node(f"checkpoint of the {manifest.kind}", facts, children=[_training_set(settings, manifest, {})])
+        return Node(f"checkpoint of the {manifest.kind}", facts, children=[_training_set(settings, manifest, None)])
     meta = stored.json("checkpoint.json")
     facts |= {
         "steps": f"{meta['steps']:,}",
@@ -168,7 +171,7 @@ def _checkpoint(settings: Settings, manifest: Manifest) -> Node:
     return Node(f"checkpoint of the {manifest.kind}", facts, children=[_training_set(settings, manifest, meta)])
 
 
-def _training_set(settings: Settings, manifest: Manifest, meta: dict[str, Any]) -> Node:
+def _training_set(settings: Settings, manifest: Manifest, meta: "Meta | None") -> Node:
     facts = {
         "lake snapshot": str(manifest.snapshot),
         "training days": _span(manifest.train_days),

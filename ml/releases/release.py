@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError
 
 from ml.export.files import CONFIG, MODEL, SCHEMA
+from ml.foundation.documents import Document
 from ml.foundation.files import FileStore, sha256_bytes, sha256_file
 from ml.foundation.sealed import DamagedError, digest, unseal
 from ml.foundation.signing import Keyring, Signed
@@ -73,7 +73,7 @@ class Release:
         return read_verdict((self.path / VERDICT).read_bytes(), str(self.path / VERDICT))[0]
 
     @property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> Document:
         """Feature schema: inputs and outputs of the model."""
         return json.loads((self.path / SCHEMA).read_bytes())
 

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ml.evaluation.choice import choose_candidate
 from ml.export.onnx import export_ranker, inspect
@@ -15,6 +15,7 @@ from ml.export.triton import config_pbtxt
 from ml.features.projects import project_hash
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.code import git_commit
+from ml.foundation.documents import Document
 from ml.foundation.files import sha256_bytes, sha256_file
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
@@ -25,7 +26,7 @@ from ml.stages.training import load_ranker
 from ml.stages.training_set import read_training_set
 from ml.stages.widening import evaluated_rows, manifest_of
 from ml.surfaces.spec import Role, Surface
-from ml.teacher.contract import teacher_contract
+from ml.teacher.contract import Teacher, teacher_contract
 
 _exports: dict[str, bytes] = {}
 """The last export by the digest of its checkpoint: guards of one candidate ask for it several times."""
@@ -43,7 +44,7 @@ class Exported:
     bytes: int
     parameters: int
     operators: dict[str, int]
-    manifest: dict[str, Any]
+    manifest: Document
 
 
 def export_candidate(settings: Settings, surface: Surface, partition: date, *, run_id: str | None = None) -> Exported:
@@ -117,7 +118,21 @@ def _kind(settings: Settings, surface: Surface, partition: date) -> Role:
     return choose_candidate(read_evaluation(settings, surface, partition), surface)
 
 
-def _learnt_from(settings: Settings, surface: Surface, partition: date) -> dict[str, Any]:
+class Learnt(TypedDict):
+    """The manifest's fields about rows and teacher."""
+
+    surface: str
+    partition: date
+    snapshot: int
+    eval_snapshot: int | None
+    train_days: tuple[date, ...]
+    eval_days: tuple[date, ...]
+    examples: tuple[DayContent, ...]
+    soft_labels: tuple[DayContent, ...]
+    teacher: Teacher
+
+
+def _learnt_from(settings: Settings, surface: Surface, partition: date) -> Learnt:
     """Return the manifest's fields about rows and teacher, derived again from the snapshots that were read."""
     training_set = read_training_set(settings, surface, partition)
     evaluated = evaluated_rows(settings, surface, partition)

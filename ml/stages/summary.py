@@ -1,9 +1,8 @@
 """What a demo says about a surface: rows, figures, verdict and release."""
 
 from datetime import date
-from typing import Any
 
-from ml.evaluation.report import surface_report
+from ml.evaluation.report import SurfaceReport, surface_report
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
@@ -17,7 +16,7 @@ from ml.teacher.contract import teacher_contract
 
 def surface_summary(
     lake: Lake, settings: Settings, surface: Surface, partition: date, teacher_parameters: int | None
-) -> dict[str, Any]:
+) -> SurfaceReport:
     """Return what demo.json says about a surface: rows, figures, verdict and release."""
     training_set = read_training_set(settings, surface, partition)
     contract = teacher_contract(settings)

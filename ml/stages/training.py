@@ -4,14 +4,13 @@ import tempfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.stages.artifacts import artifact_name
 from ml.stages.training_set import read_training_set
-from ml.students.checkpoint import META_FILE, WEIGHTS_FILE, load_checkpoint
+from ml.students.checkpoint import META_FILE, WEIGHTS_FILE, Meta, load_checkpoint
 from ml.students.dataset import load
 from ml.students.network import Ranker
 from ml.students.train import train
@@ -72,7 +71,7 @@ def train_model(
     return Trained(artifact.path, artifact.digest, metrics)
 
 
-def load_ranker(artifact: Artifact) -> tuple[Ranker, dict[str, Any]]:
+def load_ranker(artifact: Artifact) -> tuple[Ranker, Meta]:
     """Return the ranker of a checkpoint artifact and what its JSON says."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -29,6 +29,35 @@ class CheckpointError(ValueError):
     """A folder that holds no usable checkpoint; the message names it."""
 
 
+class Losses(TypedDict):
+    """Mean losses of the last steps."""
+
+    hard: float
+    soft: float
+
+
+class Parameters(TypedDict):
+    """Trained numbers: of what serves, and of the distillation heads."""
+
+    serving: int
+    distillation: int
+
+
+class Meta(TypedDict):
+    """What ``meta.json`` says, as far as it is read again."""
+
+    technique: str
+    seed: int
+    rows: int
+    steps: int
+    loss: Losses
+    parameters: Parameters
+    training_set: str
+    content_hash: str
+    device: str
+    versions: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained ranker on disk.
@@ -42,7 +71,7 @@ class Checkpoint:
 
     path: Path
     digest: str
-    meta: dict[str, Any]
+    meta: Meta
     timing: dict[str, float]
 
 
@@ -70,7 +99,7 @@ def checkpoint_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_checkpoint(path: Path) -> tuple[Ranker, dict[str, Any]]:
+def load_checkpoint(path: Path) -> tuple[Ranker, Meta]:
     """Read a ranker, in evaluation mode, and its meta.
 
     Raises:

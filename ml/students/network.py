@@ -1,7 +1,6 @@
 """The ranker: a shared-bottom multi-task network over embeddings, numbers and products of embeddings."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +9,13 @@ from ml.distillation.technique import Activations, Technique, Widths, perceptron
 from ml.students.preprocessing import Preprocessing, key
 from ml.students.vocabulary import UNKNOWN_ROW
 from ml.surfaces import expression
+from ml.surfaces.expression import Function
 from ml.surfaces.spec import InteractionBranch, Surface
 
 SCORE = "score"
 """Name of the ranking score among the outputs."""
 
-TORCH: dict[str, Any] = {"sigmoid": torch.sigmoid, "exp": torch.exp, "log1p": torch.log1p, "clip": torch.clamp}
+TORCH: dict[str, Function] = {"sigmoid": torch.sigmoid, "exp": torch.exp, "log1p": torch.log1p, "clip": torch.clamp}
 """Functions of ``rank_by`` over tensors."""
 
 _EMBEDDING_DEVIATION = 0.1

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import safetensors
@@ -18,7 +19,7 @@ from torch import nn
 from ml.distillation.catalog import build_technique
 from ml.distillation.technique import Scale
 from ml.foundation.settings import Settings
-from ml.students.checkpoint import Checkpoint, predict, save_checkpoint
+from ml.students.checkpoint import Checkpoint, Meta, predict, save_checkpoint
 from ml.students.dataset import Dataset, TrainingSet, load
 from ml.students.loop import Batches, Course, Loop, Progress, Snapshots, seed_of
 from ml.students.measure import task_metrics
@@ -88,7 +89,7 @@ def train(
     clock.lap("save")
     learnt = len(data) * max(len(course.points), course.passes)
     timing = {**clock.seconds, "rows_per_second": learnt / max(clock.seconds["fit"], 1e-9)}
-    return Checkpoint(path=out_dir, digest=digest, meta=meta, timing=timing)
+    return Checkpoint(path=out_dir, digest=digest, meta=cast("Meta", meta), timing=timing)
 
 
 def _meta(training_set: TrainingSet, surface: Surface, technique: str, seed: int, rows: int) -> dict[str, object]:

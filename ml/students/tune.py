@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite, sqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from ml.foundation.documents import Document
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet
 from ml.students.loop import DivergedError
@@ -74,9 +75,9 @@ class Trial:
     seconds: float
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Trial":
+    def from_json(cls, content: Document) -> "Trial":
         """Take what JSON kept of its fields."""
-        fields: dict[str, Any] = content | {"groups": tuple(content["groups"])}
+        fields: Document = content | {"groups": tuple(content["groups"])}
         return cls(**fields)
 
 

@@ -1,13 +1,13 @@
 """Changing single values of a surface's file: every other byte, comments included, stays as it is."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import yaml
+from pydantic import JsonValue
 
 from ml.surfaces.spec import Surface
 
-Change = tuple[tuple[str, ...], Any]
+Change = tuple[tuple[str, ...], JsonValue]
 """A path of keys, and the value to stand there; None takes the key out."""
 
 
@@ -24,7 +24,7 @@ def changes(before: Surface, after: Surface) -> list[Change]:
         if spec.embedding != before.inputs[name].embedding:
             found.append((("inputs", name, "embedding"), spec.embedding))
     if before.distillation != after.distillation:
-        heads = [head.model_dump(mode="json", exclude_none=True) for head in after.distillation.heads]
+        heads: list[JsonValue] = [head.model_dump(mode="json", exclude_none=True) for head in after.distillation.heads]
         found.append((("distillation", "technique"), after.distillation.technique))
         if before.distillation.heads != after.distillation.heads:
             found.append((("distillation", "heads"), heads))
@@ -42,7 +42,7 @@ def changed(text: str, made: Sequence[Change]) -> str:
     return text
 
 
-def _change(text: str, path: tuple[str, ...], value: Any) -> str:
+def _change(text: str, path: tuple[str, ...], value: JsonValue) -> str:
     at = yaml.compose(text, Loader=yaml.SafeLoader)
     extends = isinstance(at, yaml.MappingNode) and _entry(at, "extends") is not None
     for depth, name in enumerate(path):
@@ -75,7 +75,7 @@ def _end(node: yaml.Node) -> int:
     return node.end_mark.index
 
 
-def _insert(text: str, mapping: yaml.MappingNode, name: str, value: Any) -> str:
+def _insert(text: str, mapping: yaml.MappingNode, name: str, value: JsonValue) -> str:
     end = _end(mapping)
     line = f"{name}: {_flow(value)}"
     if mapping.flow_style:
@@ -100,14 +100,14 @@ def _remove(text: str, mapping: yaml.MappingNode, entry: tuple[yaml.Node, yaml.N
     return text[:start] + text[mapping.value[1][0].start_mark.index :]
 
 
-def _rendered(value: Any, there: yaml.Node) -> str:
+def _rendered(value: JsonValue, there: yaml.Node) -> str:
     """Return a value to stand in the place of a node, items of a block below each other."""
     if isinstance(value, list) and value and isinstance(there, yaml.SequenceNode) and not there.flow_style:
         return ("\n" + " " * there.start_mark.column).join(f"- {_flow(item)}" for item in value)
     return _flow(value)
 
 
-def _flow(value: Any) -> str:
+def _flow(value: JsonValue) -> str:
     if isinstance(value, Mapping | list):
         return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).strip()
     return yaml.safe_dump([value], default_flow_style=True, width=10**6).strip()[1:-1]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+Function = Callable[..., Any]
+"""Of arrays or of tensors, whichever the values are."""
+
+_OPERATORS: dict[type[ast.AST], Function] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -35,7 +38,7 @@ class Expression:
     text: str
     names: frozenset[str]
 
-    def __call__(self, values: Mapping[str, object], functions: Mapping[str, Callable[..., Any]] | None = None) -> Any:
+    def __call__(self, values: Mapping[str, object], functions: Mapping[str, Function] | None = None) -> Any:
         """Evaluate over arrays or tensors of one shape.
 
         Args:
@@ -49,7 +52,7 @@ class Expression:
 
 
 @cache
-def _of_numpy() -> dict[str, Callable[..., Any]]:
+def _of_numpy() -> dict[str, Function]:
     import numpy as np
 
     return {"sigmoid": lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)), "exp": np.exp, "log1p": np.log1p, "clip": np.clip}
@@ -110,7 +113,7 @@ def _check(node: ast.expr, tasks: Collection[str], names: set[str]) -> bool:
             raise ExpressionError(f"{ast.unparse(node)!r} is not allowed")
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, object], functions: Mapping[str, Callable[..., Any]]) -> Any:
+def _evaluate(node: ast.expr, values: Mapping[str, object], functions: Mapping[str, Function]) -> Any:
     match node:
         case ast.Constant(value=value):
             return value

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from ml.foundation.documents import DocumentError, digest, is_object, load_yaml, parse_yaml
+from ml.foundation.documents import Document, DocumentError, digest, is_object, load_yaml, parse_yaml
 from ml.foundation.names import faults_of, near_name, nearest
 from ml.foundation.settings import Settings
 from ml.surfaces.condition import ConditionError, condition
@@ -111,7 +111,7 @@ class Window(_Model):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave ``e_max`` out where it is not set: such a surface has the digest that it has without the key."""
         return {name: value for name, value in dump(self).items() if name != "e_max" or value is not None}
 
@@ -394,7 +394,7 @@ class Gate(_Model):
     )
 
     @model_serializer(mode="wrap")
-    def _without_empty_guards(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_empty_guards(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave ``guards`` out where there are none: a gate that sets none has the digest that it has without them."""
         return {name: value for name, value in dump(self).items() if name != "guards" or value}
 
@@ -591,7 +591,7 @@ class Surface(_Model):
                 yield f"slices.{name}: {error}"
 
     @model_serializer(mode="wrap")
-    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave keys out that are not set: a surface without them has the digest that it had before there were any."""
         unset: dict[str, tuple[object, ...]] = {"label_window_days": (1,), "outcomes": ((), []), "rankings": (None,)}
         return {name: value for name, value in dump(self).items() if value not in unset.get(name, ())}
@@ -729,7 +729,7 @@ def teacher_end(settings: Settings, surfaces: Mapping[str, Surface]) -> date:
     return settings.last_day - timedelta(days=days + 1)
 
 
-def _read(path: Path, seen: tuple[Path, ...], text: str | None = None) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...], text: str | None = None) -> Document:
     path = path.resolve()
     if path in seen:
         raise SpecError(f"{path} extends itself")
@@ -754,7 +754,7 @@ def _read(path: Path, seen: tuple[Path, ...], text: str | None = None) -> dict[s
     return _merge(_read(path.parent / base, (*seen, path)), content)
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merge(base: Document, over: Document) -> Document:
     merged = dict(base)
     for key, value in over.items():
         if value is None:

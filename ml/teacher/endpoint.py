@@ -2,11 +2,12 @@
 
 import os
 import time
-from typing import Any
+from collections.abc import Mapping
 
 import httpx
 import numpy as np
 
+from ml.foundation.documents import Document
 from ml.teacher.answers import Batch, checked_rows, stored_scores, with_rank
 from ml.teacher.contract import Contract, ContractError
 from ml.teacher.refused import TeacherRefused, check_names, check_shape, missing_output
@@ -63,11 +64,13 @@ class EndpointTeacher:
         """Close the connections."""
         self._client.close()
 
-    def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    def _request(
+        self, method: str, path: str, content: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         for attempt in range(self._ATTEMPTS):
             last = attempt == self._ATTEMPTS - 1
             try:
-                response = self._client.request(method, path, **kwargs)
+                response = self._client.request(method, path, content=content, headers=headers)
             except httpx.TransportError as error:
                 if last:
                     raise TeacherRefused(f"{self._where}: {type(error).__name__}: {error}") from error
@@ -96,7 +99,7 @@ class EndpointTeacher:
                 raise TeacherRefused(f"{self._where}: {missing_output(item, outputs)}")
         return ranks
 
-    def _json(self, response: httpx.Response) -> dict[str, Any]:
+    def _json(self, response: httpx.Response) -> Document:
         try:
             return response.json()
         except ValueError as error:

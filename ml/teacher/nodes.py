@@ -99,11 +99,11 @@ def on_nodes(
         packed = ray.put(teacher)
         task = ray.remote(scheduling_strategy="SPREAD")(_score)
 
-        def submit(batch: pa.RecordBatch) -> Any:
+        def submit(batch: pa.RecordBatch) -> object:
             # A reference within a list is handed on as it is: a worker fetches the teacher once, not with every batch.
             return task.remote([packed], teacher.contract_hash, columns, batch)
 
-        def result(reference: Any) -> Scored:
+        def result(reference: object) -> Scored:
             try:
                 return ray.get(reference)
             except ray.exceptions.RayTaskError as error:

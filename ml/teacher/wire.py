@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import httpx
 import numpy as np
@@ -30,11 +29,11 @@ def encode(
         outputs: Outputs to ask for.
         binary: Binary tensors, or JSON.
     """
-    inputs: list[dict[str, Any]] = []
+    inputs: list[dict[str, object]] = []
     blobs: list[bytes] = []
     for item in contract.inputs:
         array = np.ascontiguousarray(arrays[item.name])
-        entry: dict[str, Any] = {"name": item.name, "shape": list(array.shape), "datatype": OIP_TYPES[item.dtype]}
+        entry: dict[str, object] = {"name": item.name, "shape": list(array.shape), "datatype": OIP_TYPES[item.dtype]}
         if binary:
             blobs.append(_bytes(array))
             entry["parameters"] = {"binary_data_size": len(blobs[-1])}

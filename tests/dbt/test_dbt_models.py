@@ -50,9 +50,9 @@ def is_table(node: dict[str, Any]) -> bool:
 
 
 def test_dbt_unit_tests_pass(built: SimpleNamespace) -> None:
-    result = run_dbt(built.settings, ["test", "--select", "test_type:unit"])
-    assert len(result.results) >= 7
-    assert {str(r.status) for r in result.results} == {"pass"}
+    results = run_dbt(built.settings, ["test", "--select", "test_type:unit"])
+    assert len(results) >= 7
+    assert {str(result.status) for result in results} == {"pass"}
 
 
 def test_every_model_and_column_is_described_and_no_described_column_is_missing(

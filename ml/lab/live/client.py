@@ -1,9 +1,9 @@
 """Asks a server to rank, over HTTP, from a few threads with a connection each."""
 
 import http.client
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -18,6 +18,26 @@ _TELL_EVERY = 200
 
 class ServerError(RuntimeError):
     """A server that answered something else than the ranking asked for; the message says what."""
+
+
+class Ranked(TypedDict):
+    """An item of an answer: its place in the request's candidates."""
+
+    index: int
+
+
+class Ranking(TypedDict):
+    """What a server answers to a request to rank, as far as it is read here."""
+
+    release: str
+    feature_day: str
+    items: list[Ranked]
+
+
+class Metadata(TypedDict):
+    """What a server says of a model, as far as it is read here."""
+
+    parameters: dict[str, str]
 
 
 class Client:
@@ -38,20 +58,20 @@ class Client:
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
 
-    def get(self, path: str) -> dict[str, Any]:
-        """Return the JSON at a path.
+    def metadata(self, surface: str) -> Metadata:
+        """Return what the server says of a surface's model.
 
         Raises:
             ServerError: Any other status than 200.
         """
-        return self._ask(self._connection(), "GET", path, None)
+        return orjson.loads(self._ask(self._connection(), "GET", f"/v2/models/{surface}", None))
 
     def rank(
         self,
-        bodies: Callable[[int], dict[str, Any]],
+        bodies: Callable[[int], Mapping[str, object]],
         rows: Sequence[int],
         shown: int,
-        check: Callable[[dict[str, Any]], None],
+        check: Callable[[Ranking], None],
         tell: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
         """Ask for rankings.
@@ -81,18 +101,19 @@ class Client:
 
     def _rank_part(
         self,
-        bodies: Callable[[int], dict[str, Any]],
+        bodies: Callable[[int], Mapping[str, object]],
         rows: Sequence[int],
         mine: range,
         found: np.ndarray,
-        check: Callable[[dict[str, Any]], None],
+        check: Callable[[Ranking], None],
         tell: Callable[[int], None],
     ) -> None:
         connection, told = self._connection(), 0
         shown = found.shape[1]
         try:
             for done, place in enumerate(mine, start=1):
-                answer = self._ask(connection, "POST", "/rank", orjson.dumps(bodies(rows[place])))
+                body = orjson.dumps(bodies(rows[place]))
+                answer: Ranking = orjson.loads(self._ask(connection, "POST", "/rank", body))
                 check(answer)
                 found[place] = [item["index"] for item in answer["items"][:shown]]
                 if done - told >= _TELL_EVERY:
@@ -105,12 +126,10 @@ class Client:
     def _connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
 
-    def _ask(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
-    ) -> dict[str, Any]:
+    def _ask(self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None) -> bytes:
         connection.request(method, path, body=body, headers=self._headers)
         response = connection.getresponse()
         content = response.read()
         if response.status != 200:
             raise ServerError(f"{method} {path} answered {response.status}: {content[:300].decode(errors='replace')}")
-        return orjson.loads(content)
+        return content

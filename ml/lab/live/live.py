@@ -19,7 +19,7 @@ from ml.foundation.ids import id63_array
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.inference.snapshot import publish
-from ml.lab.live.client import Client, ServerError
+from ml.lab.live.client import Client, Ranking, ServerError
 from ml.lab.live.design import Design
 from ml.lab.live.traffic import Requests, draw_requests, outcomes
 from ml.lab.live.variants import Placement, Variant
@@ -182,7 +182,7 @@ class LiveWorld:
 def _await_features(client: Client, variant: Variant, day: date) -> None:
     """Wait until the server has taken over the features of a day."""
     end = time.monotonic() + _FEATURES_S
-    while (found := client.get(f"/v2/models/{variant.surface}")["parameters"]["feature_day"]) != day.isoformat():
+    while (found := client.metadata(variant.surface)["parameters"]["feature_day"]) != day.isoformat():
         if time.monotonic() > end:
             raise ServerError(
                 f"{variant.surface} still serves features of {found}, not of {day}, after {_FEATURES_S:g} s"
@@ -190,7 +190,7 @@ def _await_features(client: Client, variant: Variant, day: date) -> None:
         time.sleep(0.02)
 
 
-def _check(answer: dict[str, object], variant: Variant, day: date) -> None:
+def _check(answer: Ranking, variant: Variant, day: date) -> None:
     if (answer["release"], answer["feature_day"]) != (variant.release, day.isoformat()):
         raise ServerError(
             f"{variant.surface} answered with release {answer['release']} and features of {answer['feature_day']}, "

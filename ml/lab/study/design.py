@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ml.foundation.documents import load_yaml
+from ml.foundation.documents import Document, load_yaml
 from ml.foundation.settings import PROJECT_ROOT
 from ml.surfaces.spec import Distillation, Surface
 from ml.surfaces.techniques import techniques
@@ -31,7 +31,7 @@ Labels = Literal["as_is", "shuffled", "noise", "within_item", "within_user"]
 of a user and day; or normal noise. ``shuffled`` and ``noise`` are placebos, the rest keep part of what is known."""
 
 
-def refuse_renamed_keys(content: object) -> Any:
+def refuse_renamed_keys(content: object) -> object:
     """Refuse a key of a design that has another name; used before a model is validated."""
     if isinstance(content, dict) and "arms" in content:
         raise ValueError(f"arms: {content['arms']}: this key is called `variants`")
@@ -111,7 +111,7 @@ class Variant:
             content["inputs"] = content["inputs"] | read
         return Surface.model_validate(content)
 
-    def _task_of(self, head: dict[str, Any], surface: Surface) -> str | None:
+    def _task_of(self, head: Document, surface: Surface) -> str | None:
         """Return the task that a head stands beside: its own, or the one whose counterpart the teacher has."""
         counterparts = (name for name, task in surface.tasks.items() if task.teacher_output == head["teacher_output"])
         return head["task"] or next(counterparts, None)
@@ -129,7 +129,7 @@ def score_input(output: str) -> str:
     return f"teacher_{output}"
 
 
-def _without_branch(content: dict[str, Any]) -> None:
+def _without_branch(content: Document) -> None:
     """Take the branch out of a surface, and give its embeddings' sizes to the ids that are paired."""
     branch = content["network"]["interaction"]
     content["network"]["interaction"] = None
@@ -402,7 +402,7 @@ def load_design(name: str, path: Path = DESIGNS_FILE) -> Design:
     return Design(name=name, **named_entry(path, "study", name))
 
 
-def named_entry(path: Path, what: str, name: str) -> dict[str, Any]:
+def named_entry(path: Path, what: str, name: str) -> Document:
     """Return one entry of a YAML file of named things; ``what`` they are stands in the error that lists them."""
     entries = load_yaml(path)
     if name not in entries:

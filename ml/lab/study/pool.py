@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, Queue
+from types import ModuleType
 from typing import Any, Protocol
 
 from ml.foundation.cluster import ClusterError, connected
@@ -133,7 +134,7 @@ def _on_node(code: str, work: Callable[..., None], arguments: tuple[object, ...]
     work(*arguments, messages)
 
 
-def _failure(ray: Any, reference: Any) -> BaseException | None:
+def _failure(ray: ModuleType, reference: object) -> BaseException | None:
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:

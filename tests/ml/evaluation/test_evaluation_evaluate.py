@@ -209,7 +209,8 @@ def test_an_evaluation_says_what_could_be_had_from_the_teacher_and_which_share_t
     report = surface_report(
         world.evaluation, world.surface, rows={}, defaulted_input_share=None, parameters={}, verdict=None, release=None
     )
-    assert report["tasks"]["ctr"]["transfer"]["stacked"] == ctr.stacked
+    transfer = report["tasks"]["ctr"].get("transfer")
+    assert transfer and transfer["stacked"] == ctr.stacked
     told = markdown_summary(world.evaluation, world.surface)
     assert f"- ctr: control and teacher stacked +{100 * ctr.stacked:.2f} [" in told and "the student keeps" in told
 

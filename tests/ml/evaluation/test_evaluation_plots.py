@@ -3,14 +3,15 @@
 import base64
 import io
 import struct
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
 from ml.evaluation import plots
-from ml.evaluation.report import markdown_summary, print_report, surface_report
+from ml.evaluation.report import Report, markdown_summary, print_report, surface_report
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -55,7 +56,7 @@ def test_the_printed_report_shows_models_intervals_counts_and_verdict(world: Any
         verdict={"decision": decision, "path": "v.json"},
         release={"id": "r1", "path": "releases/r1"} if decision == "pass" else None,
     )
-    report = {
+    report: Report = {
         "source": "simulator",
         "seconds": {"total": 12.0},
         "peak_rss_mb": 900,
@@ -65,7 +66,7 @@ def test_the_printed_report_shows_models_intervals_counts_and_verdict(world: Any
     stream = io.StringIO()
     print_report(report, Console(file=stream, width=100))
     text = stream.getvalue()
-    ctr = surface["tasks"]["ctr"]
+    ctr = cast("Mapping[str, Any]", surface["tasks"]["ctr"])
     for model in ("control", "teacher", "student"):
         assert f"{100 * ctr[model]:.2f}" in text
     assert f"[{100 * ctr['delta_lo']:+.2f}, {100 * ctr['delta_hi']:+.2f}]" in text

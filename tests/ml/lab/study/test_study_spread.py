@@ -1,10 +1,11 @@
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from ml.evaluation.report import spread_text
+from ml.evaluation.report import SurfaceReport, spread_text
 from ml.lab.study.design import Design, load_design
 from ml.lab.study.spread import Spread, expected_spreads, keep_spreads, spreads
 from ml.lab.study.trials import TRIALS_SCHEMA
@@ -44,8 +45,8 @@ def test_what_was_measured_is_kept_by_preset_and_told_beside_one_initialisation(
     keep_spreads("kuairand", {"radio": {"engagement": Spread(0.02, "auc", 1, 8)}}, file)
     keep_spreads("demo", found, file)
     assert expected_spreads("demo", file) == found and set(expected_spreads("kuairand", file)) == {"radio"}
-    surface = {"tasks": {"ctr": {"metric": "auc"}, "trail": {"metric": "r2"}}}
-    told = spread_text(surface | {"spread": {t: s.deviation for t, s in found["homepage"].items()}})
+    surface = cast("SurfaceReport", {"tasks": {"ctr": {"metric": "auc"}, "trail": {"metric": "r2"}}})
+    told = spread_text({**surface, "spread": {t: s.deviation for t, s in found["homepage"].items()}})
     assert told.endswith("by (one deviation): ctr 0.31, trail 0.008")
     assert "was not measured at this size" in spread_text(surface)
 
