@@ -248,7 +248,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _resolve(self) -> Self:
         home, app = self.home.absolute(), (self.app or _app_of(self.source)).resolve()
-        defaults: dict[str, Path] = {
+        defaults: dict[str, Path | None] = {
             "home": home,
             "app": app,
             "landing_dir": (self.landing_dir or home / "landing").absolute(),
