@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import obstore
-from obstore import ObjectMeta
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore, RetryConfig, from_url
+from obstore.store import from_url
 
 from ml.landing.contract import LandingError
 from ml.landing.entries import Entry
 from ml.landing.patterns import Pattern, marker_name, matches
 from ml.landing.sources import Ready
+
+if TYPE_CHECKING:  # types that the package does not have when it runs
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore, RetryConfig
 
 _VARIABLES = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
 _PATIENCE = timedelta(seconds=10)
@@ -97,7 +100,7 @@ class Bucket:
             )
         return None
 
-    def _data(self, day: date) -> dict[str, ObjectMeta]:
+    def _data(self, day: date) -> "dict[str, ObjectMeta]":
         pattern, marker = self.pattern.of(day), self.marker(day)
         return {
             key: found
@@ -105,7 +108,7 @@ class Bucket:
             if key != marker and not key.rpartition("/")[2].startswith(("_", ".")) and matches(key, pattern)
         }
 
-    def _listed(self, day: date | None) -> dict[str, ObjectMeta]:
+    def _listed(self, day: date | None) -> "dict[str, ObjectMeta]":
         """Return {key: what the store says of it} of a day, or of all days."""
         kept = _kept.get()
         if kept is None:
@@ -117,7 +120,7 @@ class Bucket:
         folder = self.pattern.folder(day)
         return {key: found for key, found in kept[self].items() if not folder or key.startswith(f"{folder}/")}
 
-    def _list(self, prefix: str) -> dict[str, ObjectMeta]:
+    def _list(self, prefix: str) -> "dict[str, ObjectMeta]":
         pages = self._asked(lambda store: list(obstore.list(store, prefix or None)), prefix)
         return dict(sorted((found["path"], found) for page in pages for found in page))
 
@@ -129,7 +132,7 @@ class Bucket:
 
         return fetch
 
-    def _asked(self, question: Callable[[ObjectStore], T], key: str) -> T:
+    def _asked(self, question: "Callable[[ObjectStore], T]", key: str) -> T:
         try:
             return question(_opened(self.url))
         except FileNotFoundError:
@@ -149,7 +152,7 @@ def bucket_of(text: str, table: str, ready: Ready | None) -> Bucket:
     return Bucket(table, f"{scheme}://{name}", Pattern(keys, table), ready)
 
 
-_kept: ContextVar[dict[Bucket, dict[str, ObjectMeta]] | None] = ContextVar("listings", default=None)
+_kept: "ContextVar[dict[Bucket, dict[str, ObjectMeta]] | None]" = ContextVar("listings", default=None)
 
 
 @contextmanager
@@ -162,13 +165,13 @@ def listings_kept() -> Iterator[None]:
         _kept.reset(token)
 
 
-def _opened(url: str) -> ObjectStore:
+def _opened(url: str) -> "ObjectStore":
     prefix = _VARIABLES[url.partition(":")[0]].removesuffix("*")
     return _store(url, tuple(sorted(pair for pair in os.environ.items() if pair[0].startswith(prefix))))
 
 
 @lru_cache(maxsize=32)
-def _store(url: str, environment: tuple[tuple[str, str], ...]) -> ObjectStore:
+def _store(url: str, environment: tuple[tuple[str, str], ...]) -> "ObjectStore":
     """Open a store as its variables say now; a client keeps its connections."""
     patience: RetryConfig = {"max_retries": 2, "retry_timeout": _PATIENCE}
     plain = any(name.endswith("_ALLOW_HTTP") and value.lower() == "true" for name, value in environment)
