@@ -15,6 +15,7 @@ from filelock import FileLock
 import ml.foundation.quiet  # noqa: F401
 from tests.support.commands import run_crossfade
 from tests.support.postgres import PASSWORD, Postgres
+from tests.support.watched import watch_of, why_not
 
 for name in [name for name in os.environ if name.startswith("CROSSFADE_") and name != "CROSSFADE_PICTURES"]:
     del os.environ[name]
@@ -134,7 +135,12 @@ def servers(postgres: Callable[[str], str], s3: str) -> dict[str, str]:
 
 
 def _demo(home: Path) -> None:
-    run_crossfade(home, "demo", "--preset", "tiny", timeout=600)
+    watch = watch_of(home)
+    if why_not():
+        run_crossfade(home, "demo", "--preset", "tiny", timeout=600)
+        return
+    watch.prepare()
+    run_crossfade(home, "demo", "--preset", "tiny", timeout=600, under=watch.alone, **watch.environment)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ QUIET = {
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     "GX_ANALYTICS_ENABLED": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A head that `ray start` made reports that it reports nothing: to this machine, where nobody listens.
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
     "DO_NOT_TRACK": "1",
 }
 

@@ -17,7 +17,12 @@ from benchmarks.process import free_port, running
 from ml.foundation.quiet import QUIET
 from tests.support.commands import ROOT
 from tests.support.image import Installed
+from tests.support.watched import Watch, watch_of, why_not
 
+CACHES = re.compile(
+    r"home/\.duckdb/extensions/v[\d.]+/\w+/\w+\.duckdb_extension(\.info)?|home/\.cache/matplotlib/fontlist-v[\d.]+\.json"
+)
+"""What is made once for all homes of a user: DuckDB's extensions out of installed packages, and a list of fonts."""
 TRACE = Path(".cache") / "Microsoft"
 """Where onnxruntime keeps the events that it is going to send, and the id of this device."""
 IN_A_POOL = """
@@ -85,6 +90,40 @@ def test_a_value_that_somebody_gave_stays(image: Installed, tmp_path: Path) -> N
     assert image.run(tmp_path, "python", "-c", code, GX_ANALYTICS_ENABLED="true") == "true\n"
 
 
+needs_watch = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+
+@needs_watch
+def test_the_demo_calls_nobody_and_leaves_nothing_outside_of_its_instance_directory(built_demo: Path) -> None:
+    """Raw files to the server's answer ran without a network, and could not write into the checkout."""
+    if "TINY_DEMO" in os.environ:
+        pytest.skip("TINY_DEMO names a home that was there already")
+    watch = watch_of(built_demo)
+    assert watch.called(), "its server was asked over loopback"
+    assert watch.called_others() == []
+    assert [path for path in watch.left() if not CACHES.fullmatch(path)] == []
+
+
+@needs_watch
+def test_whoever_calls_or_writes_would_be_seen(tmp_path: Path) -> None:
+    watch = Watch(tmp_path)
+    watch.prepare()
+    code = f"""
+import contextlib, pathlib, socket
+with contextlib.suppress(OSError):
+    socket.create_connection(("192.0.2.7", 9), timeout=1)
+with contextlib.suppress(OSError):
+    socket.getaddrinfo("example.com", 80)
+with contextlib.suppress(OSError):
+    pathlib.Path({str(ROOT / "written")!r}).touch()
+pathlib.Path.home().joinpath(".left").touch()
+"""
+    command = [*watch.alone, sys.executable, "-c", code]
+    subprocess.run(command, env={**PLAIN, **watch.environment}, check=True, timeout=60)
+    assert "192.0.2.7" in watch.called_others() and watch.left() == ["home/.left"]
+    assert not (ROOT / "written").exists()
+
+
 @pytest.fixture
 def collector() -> Iterator[tuple[str, list[str]]]:
     """A server that Dagster would report to, and the paths that were asked for."""
@@ -110,6 +149,7 @@ def test_dagster_dev_reports_nothing_without_an_instance(
 ) -> None:
     """Its webserver would send what a command before it has left in the log of events."""
     url, asked = collector
+    watch = Watch(tmp_path)
     events = tmp_path / ".dagster" / "logs" / "event.log"
     events.parent.mkdir(parents=True)
     events.write_text("{}\n", encoding="utf-8")
@@ -118,7 +158,7 @@ def test_dagster_dev_reports_nothing_without_an_instance(
     # A process gets the variables of a login and these alone: the others are empty for its children, too.
     environment = image.environment(tmp_path, DAGSTER_TELEMETRY_URL=url)
     with running(
-        ["env", "-i", *(f"{name}={value}" for name, value in environment.items()), *command],
+        [*([] if why_not() else watch.seen), "env", "-i", *(f"{k}={v}" for k, v in environment.items()), *command],
         lambda _: f"http://127.0.0.1:{port}",
         "/server_info",
         folder=image.folder,
@@ -126,12 +166,14 @@ def test_dagster_dev_reports_nothing_without_an_instance(
         # The code server is the last to start, and what starts runs.
         query = {"query": "{ workspaceOrError { ... on Workspace { locationEntries { loadStatus } } } }"}
         assert _until(lambda: '"LOADED"' in _ask(port, query))
-        started = [process for process in dev.children(recursive=True) if "python" in process.name()]
+        first = dev if why_not() else dev.children()[0]
+        started = [process for process in first.children(recursive=True) if "python" in process.name()]
         assert len(started) >= 3, [process.cmdline() for process in started]
         for process in started:
             assert QUIET.items() <= process.environ().items(), process.cmdline()
     assert asked == []
     assert not (tmp_path / TRACE).exists()
+    assert why_not() or watch.called_others() == []
 
 
 def _ask(port: int, query: dict[str, str]) -> str:

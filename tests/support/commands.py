@@ -3,14 +3,20 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_crossfade(home: Path, *arguments: str, timeout: float = 120, **environment: str) -> str:
-    """Run the command line in its own process on the test surfaces and return what it printed."""
-    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", *arguments]
+def run_crossfade(
+    home: Path, *arguments: str, timeout: float = 120, under: Sequence[str] = (), **environment: str
+) -> str:
+    """Run the command line in its own process on the test surfaces and return what it printed.
+
+    What goes before the command, such as what watches it, is ``under``.
+    """
+    command = [*under, sys.executable, "-W", "ignore", "-m", "deploy.cli", *arguments]
     result = subprocess.run(
         command, env=home_environment(home, **environment), cwd=ROOT, capture_output=True, text=True, timeout=timeout
     )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 import psutil
@@ -114,6 +115,13 @@ def when_it_scores(node: Any, then: Callable[[psutil.Process], None]) -> threadi
     thread = threading.Thread(target=watch)
     thread.start()
     return thread
+
+
+def test_a_head_reports_nowhere_that_it_reports_nothing() -> None:
+    from ray._common.usage.usage_lib import _usage_stats_report_url
+
+    assert _usage_stats_report_url() == QUIET["RAY_USAGE_STATS_REPORT_URL"]
+    assert urlsplit(_usage_stats_report_url()).hostname == "127.0.0.1"
 
 
 def test_two_nodes_give_the_bits_of_one_process_and_each_says_what_it_scored(
