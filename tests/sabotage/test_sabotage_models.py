@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.support import changes
 from tests.support.bench import GATE, Bench, Case, each
 from tests.support.changes import evaluation, graph, head, predictions, story, teacher, weights
+
+pytestmark = pytest.mark.early
 
 
 def trained(name: str, edit: Callable[..., None], caught: int | str) -> Case:

@@ -166,7 +166,17 @@ LONG = [
 ]
 
 
+@pytest.fixture(scope="module")
+def promoted_twin(healthy: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing happens to the twin before its promotion is asked for: it is the same whatever the case."""
+    twin = healthy.copy(tmp_path_factory.mktemp("twin") / "home")
+    first = twin.pointer
+    assert first is not None and twin.go_on("release") == []
+    assert twin.pointer is not None and twin.pointer.number == first.number + 1
+
+
 @each(OFTEN, LONG)
+@pytest.mark.usefixtures("promoted_twin")
 def test_sabotage_of_a_promotion_is_refused_with_its_reason_and_its_twin_is_promoted(
     case: Asked, healthy: Bench, tmp_path: Path, told: Callable[[Case, str], None]
 ):
@@ -178,10 +188,6 @@ def test_sabotage_of_a_promotion_is_refused_with_its_reason_and_its_twin_is_prom
         promote_candidate(spoilt.settings, spoilt.surface, spoilt.partition, by="test")
     assert str(refused.value).startswith(case.refusal) or case.refusal is Refusal.CANDIDATE_DAMAGED
     assert spoilt.pointer == before, "the champion moved"
-    twin = healthy.copy(tmp_path / "twin")
-    first = twin.pointer
-    assert first is not None and twin.go_on("release") == []
-    assert twin.pointer is not None and twin.pointer.number == first.number + 1
     told(Case(case.name, "release", lambda bench: None, "promotion"), case.refusal.value)
 
 
