@@ -1,7 +1,7 @@
 """Export and release: the candidate becomes an ONNX model, and serving only if its verdict says so."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -9,6 +9,7 @@ import dagster as dg
 from assets.names import OWNER, surface_key
 from assets.partitions import partition_day, student_partitions
 from ml.foundation.settings import Settings
+from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.store import ReleaseStore
 from ml.stages.release import promote_candidate
 from ml.surfaces.spec import Surface
@@ -70,16 +71,26 @@ def _build_promotion(surface: Surface, partitions: dg.PartitionsDefinition) -> d
         partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         deps=[surface_key(surface.name, "onnx")],
+        output_required=False,
         description=(
             f"The champion of {surface.name}. Promotion reads the verdict about exactly these bytes again, and refuses "
             "without one, whoever asks.\n\n**If it fails**: promotion was refused, the message has the reason; see the "
-            "checks of `onnx`. The champion goes on serving."
+            "checks of `onnx`. The champion goes on serving. Where a person has to approve it, the run ends without a "
+            "release, and `approve_job` makes it one."
         ),
     )
-    def release(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        released = promote_candidate(settings, surface, partition_day(context), by=f"dagster run {context.run_id}")
+    def release(
+        context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]
+    ) -> Iterator[dg.MaterializeResult]:
+        try:
+            released = promote_candidate(settings, surface, partition_day(context), by=f"dagster run {context.run_id}")
+        except PromotionRefused as refused:
+            if refused.code is not Refusal.NOT_APPROVED:
+                raise
+            context.log.warning(f"nothing was promoted: {refused}")
+            return
         history = ReleaseStore.of(settings).history(surface.name)
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 "release": released.id,
                 "path": dg.MetadataValue.path(str(released.path)),

@@ -62,6 +62,7 @@ def judge(
         guards=guards,
         judged=dict(candidate.files),
         judged_at=now(),
+        promotion=surface.gate.promotion,
         run_id=run_id,
     )
     return store.verdicts.write(verdict)

@@ -1,16 +1,19 @@
 """The jobs of a home: days, releases, the way back and housekeeping."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from pydantic import Field
 
 from assets.features import labelled_name, waits
 from assets.names import surface_key
 from deploy.automation.housekeeping import housekeeping_job, verify_job
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import Surface
+from ml.stages.release import approve_candidate
+from ml.surfaces.spec import Surface, load_surfaces
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
@@ -85,7 +88,7 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
         for surface in surfaces.values()
         if surface.rankings
     ]
-    return [*days, *releases, *widenings, *rankings, rollback_job, housekeeping_job, verify_job]
+    return [*days, *releases, *widenings, *rankings, rollback_job, approve_job, housekeeping_job, verify_job]
 
 
 def release_job_name(surface: Surface) -> str:
@@ -129,6 +132,34 @@ def move_pointer_back(
     """Move the champion pointer to an earlier release and bar the one that it leaves."""
     pointer = ReleaseStore.of(settings).rollback(config.surface, to=config.to, by=config.by, reason=config.reason)
     context.log.info(f"{config.surface} now serves {pointer.release}")
+
+
+class ApprovalConfig(dg.Config):
+    """Which candidate may serve, and who says so."""
+
+    surface: str
+    partition: str = Field(description="Day of the candidate, such as 2026-03-01")
+    by: str = Field(description="Your name; it stays in the history")
+    reason: str
+
+
+@dg.op
+def approve_waiting(
+    context: dg.OpExecutionContext, config: ApprovalConfig, settings: dg.ResourceParam[Settings]
+) -> None:
+    """Say yes to a candidate that passed and waits for a person; it then serves."""
+    surfaces = load_surfaces(settings)
+    if config.surface not in surfaces:
+        raise dg.Failure(f"no surface {config.surface!r}; configured are {', '.join(surfaces)}", allow_retries=False)
+    day = date.fromisoformat(config.partition)
+    release = approve_candidate(settings, surfaces[config.surface], day, by=config.by, reason=config.reason)
+    context.log.info(f"{config.surface} now serves {release}")
+
+
+@dg.job(description="Say yes, by name, to a candidate that passed the gate and waits for a person; it then serves.")
+def approve_job() -> None:
+    """Approve one candidate."""
+    approve_waiting()
 
 
 @dg.job(description="Serve an earlier release again; the release left behind is barred.")

@@ -13,13 +13,14 @@ from ml.foundation.file_stores import open_files
 from ml.foundation.lake import lake_id
 from ml.operations.release_page import entries, figures, not_shown, provenance, standing
 from ml.operations.trace import difference, find_release
+from ml.releases.approvals import ends
 from ml.releases.ownership import adopt
 from ml.releases.recovery import recover
 from ml.releases.release import CARD
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override
 from ml.stages.artifacts import artifact_name
-from ml.stages.release import challenge_champion, promote_candidate
+from ml.stages.release import approve_candidate, challenge_champion, promote_candidate
 
 if TYPE_CHECKING:
     from ml.releases.verdicts import GuardResult
@@ -108,6 +109,11 @@ def release_verdict(
     if advised := [{"guard": guard.name, "what to do": guard.to_do} for guard in verdict.guards if guard.to_do]:
         show_table("what to do", advised)
     say(f"signature: {judged[-1].signed}")
+    policy = judged[-1].verdict.promotion
+    if policy.mode == "manual" and verdict.decision == "pass":
+        approved = ReleaseStore.of(settings).approvals.about(judged[-1], "approve")
+        yes = ", ".join(f"{one.by} ({one.at:%Y-%m-%d %H:%M} UTC)" for one in approved)
+        say(f"approved by {yes}" if yes else f"waits for a person until {ends(judged[-1], policy):%Y-%m-%d %H:%M} UTC")
     note(f"read {judged[-1].path}")
 
 
@@ -156,6 +162,16 @@ def release_override(
         override=Override(by=by, reason=reason),
     )
     say(f"{surface} now serves {released.id}, against the gate: {reason}")
+
+
+@app.command("approve")
+def release_approve(surface: Surface, partition: Partition, reason: Reason, by: By) -> None:
+    """Say yes to a candidate that passed and waits for a person (`gate.promotion.mode: manual`); it then serves."""
+    settings = home_settings()
+    release = approve_candidate(
+        settings, surface_named(settings, surface), day_of(settings, partition), by=by, reason=reason
+    )
+    say(f"{surface} now serves {release}, approved by {by}")
 
 
 @app.command("confirm")

@@ -1,7 +1,7 @@
 """What speaks against a candidate that somebody wants to serve."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 from ml.evaluation.results import EvaluationFile
@@ -14,6 +14,7 @@ from ml.releases.manifest import Manifest
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.release import CANDIDATE, MANIFEST
 from ml.releases.verdicts import StoredVerdict, VerdictKey, VerdictStore
+from ml.surfaces.spec import PromotionGate
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Proposal:
         evaluation: JSON of the evaluation, for the model card.
         plots: PNG images by title, for the model card.
         run_id: Dagster run that asks.
+        policy: Who promotes on this surface today; the verdict says who did when it was judged.
     """
 
     candidate: Artifact
@@ -39,6 +41,7 @@ class Proposal:
     evaluation: EvaluationFile | None = None
     plots: Mapping[str, bytes] | None = None
     run_id: str | None = None
+    policy: PromotionGate = field(default_factory=PromotionGate)
 
 
 def objections(

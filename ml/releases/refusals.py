@@ -21,6 +21,8 @@ class Refusal(StrEnum):
     SCHEMA_MISMATCH = "schema_mismatch"
     UNNAMED = "unnamed"
     UNTRUSTED = "untrusted"
+    NOT_APPROVED = "not_approved"
+    SECOND_NAME = "second_name"
     NO_CHAMPION = "no_champion"
     NO_PREVIOUS = "no_previous"
     UNKNOWN_RELEASE = "unknown_release"
@@ -37,6 +39,7 @@ OVERRIDABLE = frozenset(
         Refusal.SUPERSEDED,
         Refusal.NOT_NEWER,
         Refusal.BARRED,
+        Refusal.NOT_APPROVED,
     }
 )
 """Refusals that a named person may overrule; those about identity and integrity are not among them."""

@@ -13,6 +13,7 @@ from ml.foundation.lake import lake_id
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.foundation.signing import Keyring, UntrustedError, UnusableKey
+from ml.releases.approvals import Approvals, ends, stricter
 from ml.releases.champions import Challenger, ChampionLog, Pointer, State
 from ml.releases.manifest import Manifest
 from ml.releases.ownership import require_owner
@@ -46,6 +47,7 @@ class ReleaseStore:
         self.keys = keys or Keyring()
         self.verdicts = VerdictStore(root, self.keys)
         self.champions = ChampionLog(self.files, self.keys)
+        self.approvals = Approvals(self.files, self.keys)
         self.repository = ModelRepository(self.files)
 
     @classmethod
@@ -221,11 +223,16 @@ class ReleaseStore:
             self.sync_repository(surface)
             return state.last
         stored, found = objections(self.verdicts, state, proposal, manifest)
+        policy = stricter(stored.verdict.promotion, proposal.policy) if stored else proposal.policy
+        if stored is not None and not found:
+            found = self.approvals.doubts(stored, policy)
         if found and (override is None or any(code not in OVERRIDABLE for code, _ in found)):
             raise PromotionRefused(*next(o for o in found if override is None or o[0] not in OVERRIDABLE))
         if stored is None:
             raise PromotionRefused(Refusal.NO_VERDICT, f"the gate never judged {proposal.candidate.digest}")
 
+        if found and override is not None:
+            override = self.approvals.seconded(stored, override, policy)
         overruled = tuple(code.value for code, _ in found)
         release = publish(self.files, self.keys, proposal, stored, manifest, override, overruled)
         entry = Pointer(
@@ -245,6 +252,35 @@ class ReleaseStore:
         entry = self.champions.append(entry, state)
         self.sync_repository(surface)
         return entry
+
+    def approve(self, surface: str, proposal: Proposal) -> Pointer:
+        """Say yes to a candidate that passed and waits for a person, and make it the champion.
+
+        The yes is recorded first: killed in between, the next promotion finds it.
+
+        Args:
+            surface: Name of the surface.
+            proposal: The candidate, and who says yes to it.
+
+        Raises:
+            PromotionRefused: It would not be promoted on its verdict, or waited for too long.
+        """
+        require_named(by=proposal.by, reason=proposal.reason)
+        self.require_owner()
+        state = self.champions.state(surface)
+        manifest = checked_manifest(surface, proposal.candidate, proposal.partition)
+        if state.last is None or not state.champion or not self._serves(state.last, proposal):
+            stored, found = objections(self.verdicts, state, proposal, manifest)
+            if found:
+                raise PromotionRefused(*found[0])
+            assert stored is not None, "without a verdict there is an objection"
+            policy = stricter(stored.verdict.promotion, proposal.policy)
+            waits = self.approvals.doubts(stored, policy)
+            if waits and now() > ends(stored, policy):
+                raise PromotionRefused(*waits[0])
+            if waits:
+                self.approvals.add(stored, "approve", proposal.by, proposal.reason)
+        return self.promote(surface, proposal)
 
     def rollback(
         self, surface: str, *, by: str, reason: str, to: str | None = None, run_id: str | None = None

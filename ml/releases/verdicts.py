@@ -19,6 +19,7 @@ from ml.foundation.files import Bucket
 from ml.foundation.sealed import DamagedError, digest, seal, unseal_signed
 from ml.foundation.signing import Keyring, Signed
 from ml.releases.manifest import Record
+from ml.surfaces.spec import PromotionGate
 
 FOLDER = "verdicts"
 GAIN = "_student_minus_control"
@@ -97,6 +98,7 @@ class Verdict(Record):
     guards: tuple[GuardResult, ...]
     judged: dict[str, str] = Field(description="SHA-256 of every file judged")
     judged_at: datetime
+    promotion: PromotionGate = Field(default=PromotionGate(), description="Who promotes it; version 0.1 said nothing")
     run_id: str | None = None
 
     def guard(self, name: str) -> GuardResult:

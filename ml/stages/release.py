@@ -45,6 +45,16 @@ def promote_candidate(
     return Released(release.id, release.path, pointer.onnx_sha256, before.release if before else None)
 
 
+def approve_candidate(settings: Settings, surface: Surface, partition: date, *, by: str, reason: str) -> str:
+    """Say yes to the candidate of a partition, which passed and waits for a person; return its release, which serves.
+
+    Raises:
+        PromotionRefused: With the reason; nothing was changed.
+    """
+    store = ReleaseStore.of(settings)
+    return store.approve(surface.name, _proposal(settings, surface, partition, store, by, reason)).release
+
+
 def challenge_champion(
     settings: Settings,
     surface: Surface,
@@ -80,6 +90,7 @@ def _proposal(
         partition=partition,
         by=by,
         reason=reason or f"candidate of {partition}",
+        policy=surface.gate.promotion,
         evaluation=evaluation.json("evaluation.json"),
         plots={name.removesuffix(".png"): evaluation.read(name) for name in plots},
     )

@@ -377,6 +377,19 @@ class ProvenanceGate(_Model):
     max_plausible_auc: float = Field(gt=0.5, le=1)
 
 
+class PromotionGate(_Model):
+    """Who promotes a candidate that passed, and how many overrule the gate."""
+
+    mode: Literal["automatic", "manual"] = Field(
+        default="automatic",
+        description="`manual`: a named person has to approve it first (`crossfade release approve`)",
+    )
+    approve_within_hours: float = Field(
+        default=72, gt=0, le=8760, description="Hours after the verdict in which one may; then it is judged again"
+    )
+    override_names: int = Field(default=1, ge=1, le=2, description="People who have to ask for an override")
+
+
 class Gate(_Model):
     """Thresholds of the gate."""
 
@@ -389,14 +402,16 @@ class Gate(_Model):
     onnx: OnnxGate
     serving: ServingGate = ServingGate()
     provenance: ProvenanceGate
+    promotion: PromotionGate = PromotionGate()
     guards: dict[str, dict[str, JsonValue]] = Field(
         default={}, description="Thresholds of further guards by name; the file of each declares which it takes"
     )
 
     @model_serializer(mode="wrap")
-    def _without_empty_guards(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave ``guards`` out where there are none: a gate that sets none has the digest that it has without them."""
-        return {name: value for name, value in dump(self).items() if name != "guards" or value}
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out what version 0.1 did not know, where it is not set: such a gate keeps its digest."""
+        unset: dict[str, object] = {"guards": {}, "promotion": PromotionGate().model_dump()}
+        return {name: value for name, value in dump(self).items() if name not in unset or value != unset[name]}
 
     @property
     def digest(self) -> str:

@@ -8,12 +8,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date
 
 import pytest
 
 from ml.releases.champions import Pointer
+from ml.releases.promotion import Proposal
 from ml.releases.refusals import PromotionRefused, Refusal
+from ml.surfaces.spec import PromotionGate
 from tests.support.shop import opens_valid, synced
 
 pytestmark = pytest.mark.slow
@@ -56,6 +59,27 @@ def _check(shop, allowed: set[str | None]) -> None:
     champion = opens_valid(shop.store)
     assert (champion.release.id if champion else None) in allowed
     synced(shop.store)
+
+
+def test_an_approval_killed_at_any_file_operation_leaves_the_old_or_the_new_champion(shop) -> None:
+    manual, old, step = PromotionGate(mode="manual"), shop.release(0).release, 0
+    for step in range(1, 1000, 3):
+        candidate = shop.candidate(step)
+        verdict = shop.judge(candidate, promotion=manual)
+        key = shop.store.verdict_key(shop.surface, candidate)
+        asked = Proposal(candidate, key, shop.partition(candidate), "Ada", "looked at it")
+        code = _wait(_fork(lambda p=asked: shop.store.approve("homepage", p), kill_at=step))
+        champion = shop.store.champion("homepage").release
+        assert champion.id == old or champion.record.candidate == candidate.digest
+        if code == 0:
+            break
+        if champion.id == old:  # the next promotion goes on where the person's yes was recorded, and only there
+            said = bool(shop.store.approvals.about(verdict, "approve"))
+            with nullcontext() if said else pytest.raises(PromotionRefused, match=Refusal.NOT_APPROVED):
+                champion = shop.store.release("homepage", shop.promote(candidate).release)
+        old = champion.id
+        _check(shop, {old})
+    assert step > 15 and shop.store.pointer("homepage").by == "Ada"
 
 
 def test_a_promotion_killed_at_any_file_operation_leaves_the_old_or_the_new_champion(shop) -> None:
