@@ -48,9 +48,9 @@ def content(settings: Settings, tables: tuple[str, ...]) -> str:
 
 def run(settings: Settings, step: str, limit: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-c", CODE + step, str(limit)]
-    return subprocess.run(
-        command, env=home_environment(settings.home), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
+    # Python 3.11 would keep as much of a module's bytecode as there is room for, and stumble over it from then on.
+    environment = home_environment(settings.home, PYTHONDONTWRITEBYTECODE="1")
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize("name", ["landing", "labelling"])
