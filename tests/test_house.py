@@ -62,6 +62,21 @@ def test_no_function_has_more_than_60_lines() -> None:
     assert not long
 
 
+def test_releases_are_opened_with_the_keys_of_their_home() -> None:
+    """A store that was opened without them takes what nobody signed."""
+    opened = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in ("assets", "benchmarks", "checks", "deploy", "ml")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("ReleaseStore", "VerdictStore", "ChampionLog", "Approvals")
+        and path != ROOT / "ml/releases/store.py"
+    ]
+    assert not opened
+
+
 def test_ruff_refuses_an_import_the_wrong_way(tmp_path: Path) -> None:
     wrong = tmp_path / "ml" / "wrong.py"
     wrong.parent.mkdir()

@@ -71,7 +71,7 @@ def verify() -> None:
     if signed.required:
         say(f"{count} are signed by {', '.join(signed.keys) or 'nobody yet'}")
     else:
-        say(f"{count}; unsigned or not compared: {len(signed.untrusted):,}, since no key is set")
+        say(f"{count}; no key is set, so nobody asks who signed them")
 
 
 def forget(

@@ -21,7 +21,7 @@ def keys_new(
 ) -> None:
     """Make a key: the private file for you alone, and its public one, by whose name people will know it."""
     settings, path = Settings(), path.absolute()
-    if settings.home in path.resolve().parents:
+    if settings.home.resolve() in path.resolve().parents:
         raise UnusableKey(f"{path} lies in the instance directory {settings.home}, which is copied and shared")
     public = (into or settings.trusted_keys or path.parent).absolute() / f"{path.stem}{SUFFIX}"
     made = new_key(path, public)

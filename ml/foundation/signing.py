@@ -79,18 +79,23 @@ class Keyring:
         private: PEM of the private key.
         private_file: File of it, in place of ``private``.
         trusted: Folder of the trusted public keys, ``<name>.pub``; default: the one that signs.
+        home: Instance directory, in which no private key may lie.
     """
 
     def __init__(
-        self, private: str | None = None, private_file: Path | None = None, trusted: Path | None = None
+        self,
+        private: str | None = None,
+        private_file: Path | None = None,
+        trusted: Path | None = None,
+        home: Path | None = None,
     ) -> None:
-        self._pem, self._file, self._folder = private, private_file, trusted
+        self._pem, self._file, self._folder, self._home = private, private_file, trusted, home
 
     @classmethod
     def of(cls, settings: Settings) -> "Keyring":
         """Return the keys of a home."""
         key = None if settings.signing_key is None else settings.signing_key.get_secret_value()
-        return cls(key, settings.signing_key_file, settings.trusted_keys)
+        return cls(key, settings.signing_key_file, settings.trusted_keys, settings.home)
 
     @property
     def required(self) -> bool:
@@ -235,7 +240,13 @@ class Keyring:
             raise UnusableKey("CROSSFADE_SIGNING_KEY and CROSSFADE_SIGNING_KEY_FILE are both set: unset one of them")
         if self._pem is not None:
             return _private_key(self._pem.encode(), "CROSSFADE_SIGNING_KEY")
-        return None if self._file is None else _private_key(_read_private(self._file), str(self._file))
+        if self._file is None:
+            return None
+        if self._home is not None and self._home.resolve() in self._file.resolve().parents:
+            raise UnusableKey(
+                f"{self._file} (signing_key_file) lies in {self._home}, which is copied: move it elsewhere"
+            )
+        return _private_key(_read_private(self._file), str(self._file))
 
     def _sign(self, payload: bytes) -> str:
         assert self._private is not None
