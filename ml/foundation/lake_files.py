@@ -149,12 +149,20 @@ class LakeFiles:
         missing = {file_id for (file_id,) in self.connection.execute(query).fetchall()}
         if not missing:
             return 0
-        if first:
-            log.warning("no hashes were recorded: those of %d files are taken as the files are now", len(missing))
         files = [file for file in self.named(every=True) if file.id in missing]
+        if first and (older := len(missing - self._of_newest_commit())):
+            log.warning("no hashes were recorded: those of %d files are taken as the files are now", older)
         found = {file.id: sha256 for file, sha256 in self._read(files) if sha256 is not None}
         self._write(found)
         return len(found)
+
+    def _of_newest_commit(self) -> set[int]:
+        query = f"""
+            select data_file_id from (
+                select data_file_id, begin_snapshot from {CATALOG}.ducklake_data_file
+                union all select delete_file_id, begin_snapshot from {CATALOG}.ducklake_delete_file
+            ) where begin_snapshot = (select max(snapshot_id) from {CATALOG}.ducklake_snapshot)"""
+        return {file_id for (file_id,) in self.connection.execute(query).fetchall()}
 
     def check(self, files: Iterable[LakeFile], *, record: bool = True) -> Checked:
         """Read files and compare them with their hashes.

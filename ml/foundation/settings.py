@@ -47,6 +47,10 @@ class SettingsError(ValueError):
     """Settings that cannot be used; the message names each variable or file, its value and what is expected."""
 
 
+SHARED = ("catalog_url", "lake_url", "dagster_url", "artifacts_url", "ray_address", "serve_url")
+"""Settings that name what lies outside of the instance directory."""
+
+
 class Settings(BaseSettings):
     """Every setting of a Crossfade home. Paths may be relative to the working directory; they are made absolute."""
 
@@ -66,6 +70,9 @@ class Settings(BaseSettings):
     landing_dir: Path | None = Field(default=None, description="Landing zone; default $CROSSFADE_HOME/landing.")
     first_day: date = Field(default=date(2026, 1, 1), description="First day (UTC) that has events.")
     last_day: date | None = Field(default=None, description="Last day of a finite source; null for a live one.")
+    development: bool = Field(
+        default=False, description="A sample that `crossfade develop` made: all that it writes stays in its folder."
+    )
     quiet_minutes: float = Field(
         default=30, ge=0, description="A table without _SUCCESS is complete after this silence."
     )
@@ -263,6 +270,11 @@ class Settings(BaseSettings):
         # SQLAlchemy takes a plain postgresql:// for another driver than the one that is installed.
         if self.dagster_url and not self.dagster_url.get_secret_value().startswith("postgresql+psycopg2://"):
             raise ValueError("CROSSFADE_DAGSTER_URL does not start with postgresql+psycopg2://")
+        if self.development and (shared := [name for name in SHARED if getattr(self, name)]):
+            variables = ", ".join(f"CROSSFADE_{name.upper()}" for name in shared)
+            raise ValueError(
+                f"{self.home} is a sample for development and keeps what it writes in its folder: unset {variables}"
+            )
         if self.last_day is not None and self.last_day < self.first_day:
             raise ValueError(f"last_day {self.last_day} lies before first_day {self.first_day}")
         return self
