@@ -102,7 +102,7 @@ def secrets(tmp_path: Path) -> dict[str, Keyring]:
         "empty (trusted_keys) holds no public key": Keyring(private=pem, trusted=tmp_path / "empty"),
         "none (trusted_keys) is no folder": Keyring(private=pem, trusted=tmp_path / "none"),
         "anybody may add a key": Keyring(private=pem, trusted=tmp_path / "world"),
-        "which is copied: move it away": Keyring(private_file=path, home=tmp_path),
+        "which is copied: move it elsewhere": Keyring(private_file=path, home=tmp_path),
         "nothing can be signed here": Keyring(trusted=tmp_path / "trusted"),
         "is not among those of": Keyring(trusted=tmp_path / "trusted", private=_other(tmp_path)),
     }
