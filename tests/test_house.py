@@ -87,25 +87,46 @@ def test_ruff_refuses_an_import_the_wrong_way(tmp_path: Path) -> None:
     assert "TID251" in result.stdout and "TID253" in result.stdout
 
 
-def test_definitions_load_in_a_fresh_interpreter_without_heavy_libraries(prepared_home: Path) -> None:
-    code = (
-        "import json, sys\n"
-        "from deploy.definitions import defs\n"
-        "import dagster as dg\n"
-        "repository = defs().get_repository_def() if hasattr(defs(), 'get_repository_def') else None\n"
-        "print(json.dumps(sorted(m for m in sys.modules if m in " + repr(HEAVY) + ")))"
-    )
-    environment = {**os.environ, "CROSSFADE_HOME": str(prepared_home), "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert json.loads(result.stdout.strip().splitlines()[-1]) == []
+@pytest.fixture(scope="module")
+def of_definitions(prepared_home: Path) -> set[str]:
+    """What loading the definitions in a fresh interpreter has loaded."""
+    return modules_after("from deploy.definitions import defs; defs().get_repository_def()", prepared_home)
+
+
+def test_definitions_load_in_a_fresh_interpreter_without_heavy_libraries(of_definitions: set[str]) -> None:
+    assert "dagster" in of_definitions and not of_definitions & set(HEAVY)
+
+
+def test_a_function_imports_only_what_no_start_has_loaded(of_definitions: set[str], prepared_home: Path) -> None:
+    starts = [of_definitions, modules_after("import deploy.cli.main", prepared_home)]
+    needless = []
+    for path in (path for folder in ("assets", "checks", "deploy") for path in (ROOT / folder).rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        loaded = [start for start in starts if module in start]
+        functions = (n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.FunctionDef))
+        for function in functions if loaded else ():
+            needless += [f"{module}: {name}" for name in imported_in(function) & set.intersection(*loaded)]
+    assert needless == []
+
+
+def imported_in(function: ast.FunctionDef) -> set[str]:
+    """Return the modules that are imported within a function."""
+    found = set[str]()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            package = (ROOT / node.module.replace(".", "/")).is_dir()  # what it names are modules then
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if package else {node.module}
+    return found
+
+
+def modules_after(code: str, home: Path) -> set[str]:
+    """Return what a fresh interpreter has loaded after some code."""
+    command = [sys.executable, "-W", "ignore", "-c", f"import json, sys; {code}; print(json.dumps([*sys.modules]))"]
+    environment = {**os.environ, "CROSSFADE_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=True)
+    return set(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def test_every_asset_and_check_says_what_to_do_when_it_fails_and_every_asset_has_owner_and_source(

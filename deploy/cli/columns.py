@@ -1,8 +1,12 @@
 """``crossfade columns``: what feature tables and examples must have."""
 
+import yaml
+
 from deploy.cli.shared import AsJson
 from deploy.cli.terminal import say, show_json
+from ml.features.contracts import by_type, contracts
 from ml.foundation.settings import Settings
+from ml.surfaces.spec import load_surfaces
 
 
 def columns(as_json: AsJson = False) -> None:
@@ -10,11 +14,6 @@ def columns(as_json: AsJson = False) -> None:
 
     dbt builds no table that breaks them. `any` is a column that no surface reads; its type may be what it is.
     """
-    import yaml
-
-    from ml.features.contracts import by_type, contracts
-    from ml.surfaces.spec import load_surfaces
-
     settings = Settings()
     declared = contracts(settings, load_surfaces(settings))
     if as_json:

@@ -15,6 +15,7 @@ from ml.foundation.code import LOCK, locked_packages
 from ml.foundation.lake import ALIAS, Lake, OldCatalog, lake_id
 from ml.foundation.settings import Settings
 from ml.landing.contract import load_contract
+from ml.landing.patterns import STORES
 from ml.landing.sources import load_sources
 from ml.operations.app_files import FILES, landing_fault
 from ml.operations.app_files import REMEDIES as OF_FILES
@@ -159,10 +160,6 @@ def _landing(settings: Settings) -> Look:
 
 
 def _sources(settings: Settings) -> Look:
-    from ml.landing.contract import load_contract
-    from ml.landing.patterns import STORES
-    from ml.landing.sources import load_sources
-
     sources = load_sources(settings, load_contract(settings))
     if not sources.tables:
         return State.GOOD, "files"

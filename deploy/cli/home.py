@@ -10,8 +10,10 @@ from deploy.cli import configuration
 from deploy.cli.shared import AsJson, home_settings
 from deploy.cli.terminal import note, reporter, say, show_json, show_table
 from ml.foundation.settings import Settings
+from ml.operations import verify as verification
 from ml.operations.app_files import require_files
 from ml.operations.backup import back_up
+from ml.operations.backup import restore as put_back
 
 
 def init(
@@ -58,15 +60,12 @@ def tidy(
 
 def verify() -> None:
     """Read every data file of the lake and compare it with its hash; ask who signed what serves."""
-    from ml.operations.verify import require_signatures
-    from ml.operations.verify import verify as run
-
     settings = home_settings()
-    found = run(settings)
+    found = verification.verify(settings)
     say(f"{found.files:,} files, {found.bytes / 1e6:,.0f} MB, are as they were written")
     if found.recorded:
         say(f"{found.recorded:,} of them had no recorded hash, and were taken as they are now")
-    signed = require_signatures(settings)
+    signed = verification.require_signatures(settings)
     count = f"{signed.documents:,} releases and entries of champion logs"
     if signed.required:
         say(f"{count} are signed by {', '.join(signed.keys) or 'nobody yet'}")
@@ -120,11 +119,9 @@ def backup(folder: Annotated[Path, typer.Argument(help="Where the copy goes, bes
 
 def restore(copy: Annotated[Path, typer.Argument(help="A copy that `crossfade backup` wrote.")]) -> None:
     """Put a copy of the catalog back, while nothing else runs, if every data file that it names is there."""
-    from ml.operations.backup import restore as run
-
     settings = Settings()
     require_idle(settings)
-    aside = run(settings, copy)
+    aside = put_back(settings, copy)
     say(f"restored; the catalog that was there is now {aside}. What landed since then will land again.")
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from assets.manifest import MANIFEST, parse_project
 from deploy.cli.shared import AsJson, home_settings
 from deploy.cli.terminal import note, show_json, show_table
 from ml.foundation.settings import Settings
@@ -31,8 +32,6 @@ def plan(as_json: AsJson = False) -> None:
 
 def _manifests(settings: Settings) -> tuple[Path, Path] | None:
     """Return dbt's manifests of the state before and of the state now; None where there is no state before."""
-    from assets.manifest import MANIFEST, parse_project
-
     folder = settings.home / "dbt" / "manifests"
     known = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
     now = parse_project(settings)
