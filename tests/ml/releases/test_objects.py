@@ -19,6 +19,7 @@ from ml.foundation.files import MAX_AGE_S, Bucket, FileStore, sha256_bytes
 from ml.foundation.objects import ObjectFiles
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import PROJECT_ROOT
+from ml.foundation.signing import Keyring, UntrustedError, new_key
 from ml.releases.recovery import recover
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.store import ReleaseStore
@@ -224,3 +225,22 @@ def test_a_server_follows_the_champion_in_a_bucket(s3: str, tmp_path: Path) -> N
             time.sleep(0.05)
     assert not (home.settings.home / "artifacts").exists()
     assert os.environ["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1")
+
+
+def test_a_release_in_a_bucket_is_signed_when_it_is_made_and_by_another_key_afterwards(
+    shop: Shop, tmp_path: Path
+) -> None:
+    for name in ("ada", "bea"):
+        new_key(tmp_path / f"{name}.pem", tmp_path / name / f"{name}.pub")
+    ada, bea = (
+        shop.with_keys(Keyring(private_file=tmp_path / f"{n}.pem", trusted=tmp_path / n)) for n in ("ada", "bea")
+    )
+    made = ada.release(0).release
+    with pytest.raises(UntrustedError, match="no trusted key"):
+        bea.store.champion("homepage")
+    assert len(bea.store.sign("homepage", by="Bea", reason="that key leaked")) == 3
+    champion = opens_valid(bea.store)
+    assert champion is not None and champion.release.signed.name == "bea"
+    synced(bea.store)
+    shop.store.files.remove_folder(f"releases/homepage/{made}")
+    assert not shop.store.files.exists(f"releases/homepage/{made}/model.sig")
