@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from time import monotonic
 
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType, TickStatus
@@ -38,6 +39,8 @@ from ml.releases.store import ReleaseStore
 
 LOCATION = "crossfade"
 _LOOK_BACK = timedelta(minutes=10)
+_BUDGET_S = 45.0
+"""A look that takes a minute is ended before its cursor is kept: what it sent would be sent again by the next one."""
 _LOOKED_AT = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
 _OF_THE_GATE = ("onnx", "release")
 _BACK = {"rollback": "it went back to", "vacate": "nothing serves in place of"}
@@ -73,6 +76,7 @@ def look(settings: Settings, instance: dg.DagsterInstance, cursor: str | None, n
     Returns:
         What was found, for people, and the cursor of the next look.
     """
+    started = monotonic()
     memory = Memory.model_validate_json(cursor) if cursor else Memory()
     blind: list[Alert] = []
     for what, happened in EVENTS.items():
@@ -91,7 +95,7 @@ def look(settings: Settings, instance: dg.DagsterInstance, cursor: str | None, n
         except Exception as error:
             blind.append(_blind(what, error))
     memory.book.look([*found, *blind], [*looked, CANNOT_LOOK], now)
-    arrived = deliver(Desk.of(settings), memory.book, now)
+    arrived = deliver(Desk.of(settings), memory.book, now, budget_s=_BUDGET_S - (monotonic() - started))
     open_ones = [key for key, entry in memory.book.entries.items() if not entry.over]
     told = f"{len(open_ones)} are open, {arrived} messages were sent: {'; '.join(open_ones[:5])}"
     return told if open_ones or arrived else "nothing is wrong", memory.model_dump_json()
@@ -278,7 +282,8 @@ def _ticks(settings: Settings, instance: dg.DagsterInstance, memory: Memory, now
             continue
         kind = "schedules" if state.instigator_type is InstigatorType.SCHEDULE else "sensors"
         path = f"/locations/{LOCATION}/{kind}/{state.instigator_name}"
-        yield Alert(TICK_FAILED, state.instigator_name, _text(ticks[0].error), path)
+        # A sensor that was stopped amid its look fails once; a schedule's tick stays its last until the next night.
+        yield Alert(TICK_FAILED, state.instigator_name, _text(ticks[0].error), path, timedelta(minutes=3))
 
 
 def _days(settings: Settings, instance: dg.DagsterInstance, memory: Memory, now: datetime) -> Iterator[Alert]:

@@ -25,8 +25,6 @@ RECORD = "alerts.jsonl"
 _MOST = 600
 _KEPT = timedelta(days=30)
 _PAUSE_FIRST, _PAUSE_MOST = timedelta(minutes=1), timedelta(hours=1)
-_BUDGET_S = 25.0
-"""A look that sends for longer goes on with the next one: sensors have a minute."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +180,8 @@ def deliver(
     book: Book,
     now: datetime,
     send: Callable[[Destination, Message], Answer] = Destination.send,
+    *,
+    budget_s: float = 60,
 ) -> int:
     """Send what the book owes, and record it; who cannot be reached is tried again later, with growing pauses.
 
@@ -190,12 +190,13 @@ def deliver(
         book: What is owed; changed.
         now: Time of the look.
         send: Sends one message.
+        budget_s: Seconds after which no more is begun: the rest stays owed.
 
     Returns:
         Messages that arrived.
     """
     to, broken, arrived = {one.id: one for one in desk.to}, set[str](), 0
-    end = time.monotonic() + _BUDGET_S
+    end = time.monotonic() + budget_s
     for key, entry in list(book.entries.items()):
         if entry.owed is None:
             if now < entry.due:

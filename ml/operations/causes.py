@@ -59,7 +59,7 @@ ROLLED_BACK = Cause(
 TICK_FAILED = Cause(
     "tick_failed",
     "A sensor or schedule fails",
-    "The last look of a sensor or schedule that is on ended with an error: what it asks for is not asked for.",
+    "For three minutes, the last look of a sensor or schedule that is on ended with an error: it asks for nothing.",
     "Open its ticks and mend what the error names; it looks again by itself.",
     lasts=True,
 )

@@ -91,6 +91,7 @@ def test_a_service_that_is_down_hears_when_it_is_back_and_the_others_at_once(hea
     assert deliver(desk, book, NOW) == 1
     assert deliver(desk, book, NOW + timedelta(seconds=30)) == 0, "it is tried again later, not with every look"
     heard.down.clear()
+    assert deliver(desk, book, NOW + timedelta(minutes=2), budget_s=0) == 0, "a look that took too long sends nothing"
     assert deliver(desk, book, NOW + timedelta(minutes=2)) == 2
     assert {name: len(messages) for name, messages in heard.messages.items()} == {"slack": 1, "webhook": 1, "mail": 1}
 
