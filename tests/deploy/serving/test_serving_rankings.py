@@ -39,6 +39,8 @@ from ml.surfaces.spec import Surface, load_surface
 from tests.support.known import present
 from tests.support.tiny_home import DAY, ITEMS, USERS, Home, tiny_settings
 
+pytestmark = pytest.mark.slow
+
 QUERIES = {
     "homepage": f"""
         select 'u' || u as user_id, 'i' || i as item_id,
