@@ -17,6 +17,7 @@ from ml.foundation.sealed import DamagedError, seal, unseal
 from ml.foundation.settings import Settings
 from ml.foundation.signing import Keyring, UntrustedError, UnusableKey, new_key
 from ml.operations.release_page import entries, standing
+from ml.operations.reproduce import NotReproducible, reproduce
 from ml.releases.champions import _after
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.release import Release
@@ -212,10 +213,14 @@ def test_a_release_that_was_changed_or_lost_its_signature_is_not_served(signed: 
         signed.store.rollback("homepage", by="Ada", reason="back", to=first.release)
 
 
-def test_what_was_made_before_there_was_a_key_counts_once_somebody_signed_it(shop: Shop, signed: Shop) -> None:
+def test_what_was_made_before_there_was_a_key_counts_once_somebody_signed_it(
+    shop: Shop, signed: Shop, tmp_path: Path, trusted: Path
+) -> None:
     releases = [shop.release(day).release for day in range(2)]
     assert served(shop).signed.fault == "unsigned"
-    candidate = signed.candidate(5)
+    candidate, home = signed.candidate(5), Settings(home=tmp_path, trusted_keys=trusted)
+    with pytest.raises(UntrustedError, match="unsigned"):
+        reproduce(home, served(shop))
     for act in (lambda: signed.judge(candidate), lambda: signed.store.rollback("homepage", **BY)):
         with pytest.raises(UntrustedError, match=r"unsigned.*release sign homepage"):
             act()
@@ -228,8 +233,10 @@ def test_what_was_made_before_there_was_a_key_counts_once_somebody_signed_it(sho
     assert "champion/homepage/000001.json was unsigned" in done and signed.store.sign("homepage", **BY) == []
     assert served(signed).id == releases[1]
     assert [entry.action for entry in signed.store.history("homepage")] == ["promote", "promote", "sign"]
+    with pytest.raises(NotReproducible, match="checkpoint"):
+        reproduce(home, served(signed))
     signed.judge(candidate)
-    assert signed.promote(candidate).number == 4
+    assert signed.promote(candidate).number == 4 and served(signed).record.signing_key == signed.store.keys.signer
     assert signed.store.rollback("homepage", to=releases[0], **BY).release == releases[0]
     path = _root(signed) / "champion/homepage/000001.json"
     content, _ = unseal(path.read_bytes(), "")
