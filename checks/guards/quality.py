@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from checks import gx
 from checks.guard import FIRST, Found, Guard, Subject
 from ml.evaluation.choice import choose_candidate, ranking_tasks
-from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, REFERENCE, FigureRow, figure_row
+from ml.evaluation.figures import ABSOLUTE, BASELINE, CHAMPION, INCUMBENT, REFERENCE, FigureRow, figure_row
 from ml.evaluation.outcome import Outcome
 from ml.evaluation.results import RANKING
 from ml.releases.verdicts import Check
 from ml.surfaces.expression import parse
-from ml.surfaces.spec import ONE_LOOK, RANKING_MARGIN, Looks, QualityGate, Surface
+from ml.surfaces.spec import ALL_ROWS, ONE_LOOK, RANKING_MARGIN, Looks, QualityGate, Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -36,6 +36,7 @@ def judge(subject: Subject) -> Found:
         [{"stated": chosen, "found": kind}], choice_suite(chosen)
     )
     checks += trained_enough(subject.stated, subject.surface)
+    checks += against_incumbent(subject.evaluation, subject.surface, kind)
     notes = [] if champion else [FIRST]
     if gx.worst(checks) is Outcome.INCONCLUSIVE:
         notes.append(_more_days(rows, gate, len(subject.manifest.eval_days), looks))
@@ -82,7 +83,57 @@ def measure(
         for comparison, model in before.items():
             difference = evaluation.difference(kind, model, task, metric=RANKING)
             found.append(figure_row(task, comparison, RANKING, difference.estimate, difference))
+    if surface.incumbent and surface.incumbent.must_not_lose:
+        found += _minus_incumbent(evaluation, surface, kind)
     return found
+
+
+def _minus_incumbent(evaluation: "Evaluation", surface: Surface, kind: str) -> list[FigureRow]:
+    """Return the candidate's differences from the app's present ranker, on the rows that it scored."""
+    found = []
+    for task in surface.gate.quality:
+        metrics = [evaluation.primary(task), *([RANKING] if task in ranking_tasks(surface) else [])]
+        for metric in metrics:
+            if evaluation.computed(INCUMBENT, task, ALL_ROWS, metric, "serving"):
+                difference = evaluation.difference(kind, INCUMBENT, task, metric=metric)
+                found.append(figure_row(task, INCUMBENT, metric, difference.estimate, difference))
+    return found
+
+
+def against_incumbent(evaluation: "Evaluation", surface: Surface, kind: str) -> list[Check]:
+    """Return a check per task of the app's present ranker: the share of rows that it scored, or how it compares.
+
+    Where a candidate must not lose, too small a share fails: the rows that somebody chose to log may be easy ones.
+    Elsewhere a loss by its interval is a warning.
+    """
+    incumbent, checks = surface.incumbent, list[Check]()
+    if incumbent is None:
+        return checks
+    for task in (task for task in incumbent.scores if task in surface.tasks):
+        rows, known = evaluation.result(kind, task).n, evaluation.has(INCUMBENT, task)
+        scored = evaluation.result(INCUMBENT, task).n if known else 0
+        share = scored / rows if rows else 0.0
+        name, detail = f"{task}_scored_by_{INCUMBENT}", f"{incumbent.version} scored {scored:,} of {rows:,} rows"
+        if incumbent.must_not_lose and task in surface.gate.quality:
+            enough = Outcome.PASS if share >= incumbent.min_coverage else Outcome.FAIL
+            least = f">= {incumbent.min_coverage:g}"
+            checks.append(Check(name=name, outcome=enough, value=share, threshold=least, n=rows, detail=detail))
+        elif not known:
+            checks.append(Check(name=name, outcome=Outcome.NOT_EVALUATED, value=share, n=rows, detail=detail))
+        else:
+            gain = evaluation.difference(kind, INCUMBENT, task)
+            checks.append(
+                Check(
+                    name=f"{task}_{evaluation.primary(task)}_minus_{INCUMBENT}",
+                    outcome=Outcome.WARN if gain.hi < 0 else Outcome.PASS,
+                    value=gain.estimate,
+                    threshold="not below 0 by its interval",
+                    interval=(gain.lo, gain.hi),
+                    n=gain.n,
+                    detail=detail,
+                )
+            )
+    return checks
 
 
 def suite(gate: dict[str, QualityGate], rows: Sequence[FigureRow], looks: Looks = ONE_LOOK) -> "ExpectationSuite":
@@ -139,7 +190,7 @@ def _expectation(gate: dict[str, QualityGate], row: FigureRow, comparisons: int,
         return ExpectMeasureBetween(column="value", where=where, **bounds, **gx.named(name, gx.between(least)))
     if comparison == BASELINE:
         return ExpectImprovement(where=where, **gx.named(f"{name}_minus_baseline", "> 0"))
-    assert comparison in (CHAMPION, REFERENCE), comparison
+    assert comparison in (CHAMPION, REFERENCE, INCUMBENT), comparison
     margin = _margin(gate, row)
     days = f", over all looks up to {looks.most} days" if looks.most > looks.first else ""
     named = gx.named(f"{name}_minus_{comparison}", f"whole interval > {-margin:g}{days}")
@@ -159,7 +210,7 @@ def _more_days(rows: Sequence[FigureRow], gate: dict[str, QualityGate], days: in
 
     counts, needed = Counter(row["comparison"] for row in rows), list[int | None]()
     for row in rows:
-        if row["comparison"] in (CHAMPION, REFERENCE):
+        if row["comparison"] in (CHAMPION, REFERENCE, INCUMBENT):
             lo, hi = (math.nan if end is None else end for end in (row["lo"], row["hi"]))
             figures = row["value"], lo, hi
             margin = _margin(gate, row)

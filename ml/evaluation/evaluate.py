@@ -21,6 +21,8 @@ from ml.evaluation.transfer import REPLICATES, hints, stacked_transfer
 from ml.foundation.lake import ML, Lake
 from ml.surfaces.spec import Surface
 
+UNSCALED = frozenset({"baseline", "incumbent"})
+"""Models whose scores order rows, and are neither logits nor values by contract."""
 _RANKERS = frozenset({"student", "control", "champion", "reference"})
 
 
@@ -118,7 +120,7 @@ def compute_evaluation(
                 results += Cell(measures, surface, inputs, task, name, probabilistic).results(models)
             labelled = np.isfinite(frame.labels[task])
             calibration += calibration_curves(frame, spec, inputs, task, [m for m in models if m in _RANKERS], labelled)
-            histograms += histograms_of(frame, spec, inputs, task, [m for m in models if m != "baseline"], labelled)
+            histograms += histograms_of(frame, spec, inputs, task, [m for m in models if m not in UNSCALED], labelled)
     return Evaluation(
         surface=surface.name,
         partition=partition,

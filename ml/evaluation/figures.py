@@ -7,7 +7,9 @@ if TYPE_CHECKING:
     from ml.evaluation.results import Difference, Result
 
 ABSOLUTE, BASELINE, CHAMPION, REFERENCE, RIVAL = "absolute", "baseline", "champion", "reference", "rival"
-"""Comparisons: with a bound, with popularity, with the champion, with the confirmed release, student with control."""
+INCUMBENT = "incumbent"
+"""Comparisons: with a bound, with popularity, with the champion, with the confirmed release, student with control, and
+with the app's present ranker."""
 
 
 class FigureRow(TypedDict):

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml.evaluation.predictions import (
+    PARTIAL,
     RANK_TASK,
     PredictionError,
     ScoreKey,
@@ -61,7 +62,7 @@ def read_frame(
     known = _known(surface, scores, teacher_outputs).on(exposure_ids)
     for (inputs, model, task), values in known.items():
         missing = int(np.isnan(values).sum())
-        if missing and model != "teacher":
+        if missing and model not in PARTIAL:
             raise PredictionError(
                 f"{model} of {surface.name} {partition} lacks {task} scores ({inputs} inputs) "
                 f"of {missing} of {len(values)} rows"

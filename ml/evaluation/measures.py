@@ -23,6 +23,8 @@ COMPARISONS = (
     ("control", "reference"),
     ("student", "baseline"),
     ("control", "baseline"),
+    ("student", "incumbent"),
+    ("control", "incumbent"),
     ("control", "teacher"),
     ("student", "teacher"),
 )
@@ -150,7 +152,9 @@ class Cell:
         return found
 
     def _rows(self, model: str) -> np.ndarray:
-        return self.mask & np.isfinite(self.frame.scores[self.inputs, model, self.task])
+        scored = self.mask & np.isfinite(self.frame.scores[self.inputs, model, self.task])
+        rank = self.frame.scores.get((self.inputs, model, RANK_TASK))
+        return scored if rank is None else scored & np.isfinite(rank)
 
     def _measure(self, model: str, rows: np.ndarray) -> _Measured:
         return self.measures.of(self.spec, self.task, self.inputs, model, rows, model in self.probabilistic)

@@ -13,7 +13,7 @@ from ml.evaluation.predictions import INPUTS
 from ml.evaluation.results import ALL, LOWER_IS_BETTER, Difference, Evaluation, Result, Transfer
 from ml.surfaces.spec import Surface
 
-_MODELS = ("teacher", "control", "student", "champion", "baseline")
+_MODELS = ("teacher", "control", "student", "champion", "baseline", "incumbent")
 _WIDTH = 92
 
 
@@ -26,6 +26,7 @@ class Figures(TypedDict):
     student: float | None
     champion: NotRequired[float | None]
     baseline: NotRequired[float | None]
+    incumbent: NotRequired[float | None]
     delta: float | None
     delta_lo: float | None
     delta_hi: float | None
@@ -59,6 +60,7 @@ class SurfaceReport(TypedDict):
     tasks: Tasks
     slices: NotRequired[Mapping[str, Tasks]]
     undertrained: NotRequired[list[str]]
+    incumbent: NotRequired[list[str]]
     verdict: Mapping[str, str] | None
     release: Mapping[str, str] | None
     answer: NotRequired[Mapping[str, object] | None]
@@ -112,6 +114,7 @@ def surface_report(
         "tasks": _tasks(evaluation, surface, ALL),
         "slices": {name: _tasks(evaluation, surface, name) for name in evaluation.slices if name != ALL},
         "undertrained": undertrained(evaluation),
+        "incumbent": against_incumbent(evaluation, surface),
         "verdict": None if verdict is None else dict(verdict),
         "release": None if release is None else dict(release),
     }
@@ -135,7 +138,7 @@ def markdown_summary(evaluation: Evaluation, surface: Surface) -> str:
             lines.append("| " + " | ".join(str(cell).strip().replace("*", "\\*") for cell in cells) + " |")
     told = [transfer_text(task, figures) for task, figures in _tasks(evaluation, surface, ALL).items()]
     lines += ["", *(f"- {text}" for text in told if text)]
-    lines += [f"- {text}" for text in undertrained(evaluation)]
+    lines += [f"- {text}" for text in [*undertrained(evaluation), *against_incumbent(evaluation, surface)]]
     lost = _lost({name: _tasks(evaluation, surface, name) for name in evaluation.slices if name != ALL})
     return "\n".join([*lines, *(f"- {text}" for text in lost)])
 
@@ -143,6 +146,26 @@ def markdown_summary(evaluation: Evaluation, surface: Surface) -> str:
 def undertrained(evaluation: Evaluation) -> list[str]:
     """Say of which tasks the control lies below a linear model of the same inputs by its interval."""
     return [str(gain) for gain in evaluation.linear if gain.undertrained]
+
+
+def against_incumbent(evaluation: Evaluation, surface: Surface) -> list[str]:
+    """Say how the student does against the app's present ranker, and on how many rows that has a score."""
+    if surface.incumbent is None:
+        return []
+    name = f"the app's present ranker ({surface.incumbent.version})"
+    found = []
+    for task in surface.incumbent.scores.keys() & surface.tasks.keys():
+        if not evaluation.has("incumbent", task):
+            found.append(f"{task}: {name} has no score of any evaluation row")
+            continue
+        metric, gain = evaluation.primary(task), evaluation.difference("student", "incumbent", task)
+        own = _shown(metric, _number(evaluation.metric("incumbent", task)))
+        bounds = ", ".join(_shown(metric, _number(end), signed=True) for end in (gain.lo, gain.hi))
+        found.append(
+            f"{task}: {name} has {metric.upper()} {own}; student - incumbent "
+            f"{_shown(metric, _number(gain.estimate), signed=True)} [{bounds}], on the {gain.n:,} rows that it scored"
+        )
+    return sorted(found)
 
 
 def _lost(slices: Mapping[str, Tasks]) -> list[str]:
@@ -296,6 +319,7 @@ def _outcome(surface: SurfaceReport) -> list[Text]:
         lines.append(Text("  " + ", ".join(facts), style="dim"))
     weak = [*_lost(surface.get("slices", {})), *surface.get("undertrained", ())]
     lines += [Text(f"  {line}", style="red") for line in weak]
+    lines += [Text(f"  {line}", style="dim") for line in surface.get("incumbent", ())]
     verdict, release = surface.get("verdict"), surface.get("release")
     if verdict:
         passed = verdict["decision"] in ("pass", "warn")

@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -34,6 +34,8 @@ EXAMPLES = PROJECT_ROOT / "examples"
 SETTINGS_FILE = "crossfade.toml"
 CPU = "CPUExecutionProvider"
 """What onnxruntime calls this machine's CPUs."""
+RANKER_SCORES = "ranker_scores"
+"""Landing table of what the app's present ranker says; no day waits for it."""
 _PREFIX = "CROSSFADE_"
 _PATHS = ("landing_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir", "trusted_keys")
 
@@ -86,8 +88,16 @@ class Settings(BaseSettings):
         "a larger one fails its day by its name.",
     )
     optional_tables: tuple[str, ...] = Field(
-        default=("outcomes", "teacher_scores", "source_impressions", "source_user_profiles", "source_item_profiles"),
-        description="Landing tables that a day may lack; every other table of the contract is required.",
+        default=(
+            "outcomes",
+            "teacher_scores",
+            RANKER_SCORES,
+            "source_impressions",
+            "source_user_profiles",
+            "source_item_profiles",
+        ),
+        description="Landing tables that a day may lack, beside `ranker_scores`; every other table of the contract is "
+        "required.",
     )
     feature_window_days: int = Field(default=14, ge=1, le=90, description="W: days that trailing features look back.")
     smoothing_impressions: int = Field(
@@ -251,6 +261,12 @@ class Settings(BaseSettings):
             raise SettingsError("\n".join([*unknown, _unreadable(error)])) from error
         if unknown:
             raise SettingsError("\n".join(unknown))
+
+    @field_validator("optional_tables")
+    @classmethod
+    def _with_scores(cls, tables: tuple[str, ...]) -> tuple[str, ...]:
+        """Keep a list that was written before there was ``ranker_scores`` from requiring it."""
+        return tables if RANKER_SCORES in tables else (*tables, RANKER_SCORES)
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = Path(__file__).with_name("model_card.html.j2")
 _NONE = "\N{EN DASH}"
-_MODELS = ("student", "control", "teacher", "champion", "baseline")
+_MODELS = ("student", "control", "teacher", "champion", "baseline", "incumbent")
 
 
 class Compared(FigureRow):
@@ -83,6 +83,7 @@ def render_model_card(
         bom=bom,
         evaluation=evaluation,
         quality=_quality(results, manifest.kind),
+        models=[m for m in _MODELS if m != "incumbent" or any(r["model"] == m for r in results)],
         slices=_slices(results, manifest.kind),
         serving=_serving(verdict),
         teacher=_teacher(results, evaluation),

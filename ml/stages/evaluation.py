@@ -25,6 +25,8 @@ from ml.evaluation.predictions import (
     as_scores,
     baseline_query,
     beside,
+    incumbent_predictions,
+    incumbent_query,
     student_predictions,
     teacher_predictions,
     teacher_query,
@@ -79,6 +81,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
     rankers |= released_models(store.champion(surface.name), store.past_reference(surface.name))
     with Lake(settings, snapshot=training_set.snapshot) as lake:
         scored = score_rows(lake, surface, training_set.eval_days, rankers)
+        incumbent = incumbent_predictions(lake, surface, partition, training_set.eval_days)
     if len(scored.scores.exposure_ids) != training_set.eval_rows:
         raise TrainingSetError(
             f"{surface.name} {partition}: snapshot {training_set.snapshot} has {len(scored.scores.exposure_ids)} "
@@ -87,7 +90,8 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
     with Lake(settings) as lake:
         labels = TeacherLabels(training_set.teacher_outputs, training_set.teacher_version, training_set.contract_hash)
         teacher = teacher_predictions(lake, surface, partition, labels, training_set.eval_days)
-        write_predictions(lake, surface.name, partition, pa.concat_tables([*scored.tables(partition), teacher]))
+        tables = [*scored.tables(partition), teacher, incumbent]
+        write_predictions(lake, surface.name, partition, pa.concat_tables(tables))
         evaluation = evaluate(
             lake,
             surface,
@@ -197,7 +201,7 @@ def score_again(
     """
     partition, days = manifest.partition, manifest.eval_days
     scored = score_rows(lake, surface, days, rankers)
-    queries = [baseline_query(surface, partition, days)]
+    queries = [baseline_query(surface, partition, days), incumbent_query(lake, surface, partition, days)]
     if manifest.teacher is not None:
         labels = TeacherLabels(contract.tasks, manifest.teacher.version, manifest.teacher.contract_hash)
         queries.append(teacher_query(surface, partition, labels, days))

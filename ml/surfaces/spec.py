@@ -419,6 +419,26 @@ class Gate(_Model):
         return digest(self.model_dump(mode="json"))
 
 
+RANKING_SCORE = "score"
+"""Name of the ranking score beside the tasks."""
+
+
+class Incumbent(_Model):
+    """What ranks in the app today, by its landed scores: a baseline in every evaluation."""
+
+    version: str = Field(min_length=1, description="`ranker_version` of its rows in the landing table `ranker_scores`")
+    scores: dict[Name, str] = Field(
+        min_length=1, description="{task of the surface, or `score` for the order: `task` of its rows}"
+    )
+    must_not_lose: bool = Field(default=False, description="Whether guard 3 refuses a candidate that loses against it")
+    min_coverage: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Share of the evaluation rows that must have its score where a candidate must not lose",
+    )
+
+
 IN_LAKE = "lake"
 _PLACES = "lake, {parquet: out/{day}.parquet} or {database: shop, table: rankings}"
 RANKING_COLUMNS = ("day", "surface", "user_id", "rank", "item_id", "score", "release", "features_day")
@@ -523,6 +543,9 @@ class Surface(_Model):
         default=(), description="Names of outcomes that may land; a label that counts another is refused"
     )
     gate: Gate
+    incumbent: Incumbent | None = Field(
+        default=None, description="The app's present ranker, which every evaluation is held against; none by default"
+    )
     rankings: Rankings | None = Field(
         default=None, description="Candidates that are ranked for a day's users without a server; none by default"
     )
@@ -530,12 +553,22 @@ class Surface(_Model):
     @model_validator(mode="after")
     def _references(self) -> Self:
         faults = [*self._input_faults(), *self._head_faults(), *self._task_faults(), *self._slice_faults()]
-        faults += self._label_faults()
+        faults += [*self._label_faults(), *self._incumbent_faults()]
         if self.rankings and (taken := sorted(set(RANKING_COLUMNS) & self.tasks.keys())):
             faults.append(f"tasks.{taken[0]}: rankings have a column of this name; choose another")
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _incumbent_faults(self) -> Iterator[str]:
+        if self.incumbent is None:
+            return
+        known = [*self.tasks, RANKING_SCORE]
+        for name in self.incumbent.scores:
+            if name not in known:
+                yield f"incumbent.scores names {name!r}, which is no task{nearest(name, known)}"
+        if self.incumbent.must_not_lose and not self.gate.quality.keys() & self.incumbent.scores.keys():
+            yield "incumbent.must_not_lose: incumbent.scores has no task that gate.quality judges"
 
     def _label_faults(self) -> Iterator[str]:
         for name, label in self.label_rules.items():
@@ -608,7 +641,12 @@ class Surface(_Model):
     @model_serializer(mode="wrap")
     def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave keys out that are not set: a surface without them has the digest that it had before there were any."""
-        unset: dict[str, tuple[object, ...]] = {"label_window_days": (1,), "outcomes": ((), []), "rankings": (None,)}
+        unset: dict[str, tuple[object, ...]] = {
+            "label_window_days": (1,),
+            "outcomes": ((), []),
+            "rankings": (None,),
+            "incumbent": (None,),
+        }
         return {name: value for name, value in dump(self).items() if value not in unset.get(name, ())}
 
     @property
@@ -628,8 +666,9 @@ class Surface(_Model):
 
     @property
     def ranker_digest(self) -> str:
-        """Content hash of what rankers and their figures depend on: all but description, owner, gate and widening."""
-        content = self.model_dump(mode="json", by_alias=True, exclude={"description", "owner", "gate", "rankings"})
+        """Content hash of what rankers and their figures depend on: all but what judges and writes."""
+        others = {"description", "owner", "gate", "incumbent", "rankings"}
+        content = self.model_dump(mode="json", by_alias=True, exclude=others)
         content["window"].pop("e_max", None)
         return digest(content)
 

@@ -68,7 +68,7 @@ def without_future(source: Settings, target: Settings, day: date) -> None:
         "listens": f"{before} or l.ts < {midnight}",
         "outcomes": f"l.ts < {midnight}",
         "source_impressions": f"l.ts < {midnight}",
-        "teacher_scores": f"l.day < '{day}'",
+        **{table: f"l.day < '{day}'" for table in ("teacher_scores", "ranker_scores")},
         **{t: f"l.day <= '{day}'" for t in ("items", "users", "source_user_profiles", "source_item_profiles")},
     }
     copy_world(source, target, conditions, known_until=f"coalesce({so_far}, {midnight})")
@@ -77,7 +77,7 @@ def without_future(source: Settings, target: Settings, day: date) -> None:
 def without_days_after(source: Settings, target: Settings, day: date) -> None:
     """Copy what was known at the end of ``day``."""
     events = ("exposures", "listens", "outcomes", "source_impressions")
-    attributes = ("items", "users", "source_user_profiles", "source_item_profiles", "teacher_scores")
+    attributes = ("items", "users", "source_user_profiles", "source_item_profiles", "teacher_scores", "ranker_scores")
     end = f"timestamp '{day + timedelta(days=1)} 00:00:00'"
     conditions = {t: f"l.ts < {end}" for t in events} | {t: f"l.day <= '{day}'" for t in attributes}
     copy_world(source, target, conditions, known_until=end)

@@ -23,6 +23,7 @@ ALL_TABLES = (
     "source_user_profiles",
     "source_item_profiles",
     "teacher_scores",
+    "ranker_scores",
 )
 
 
