@@ -24,6 +24,7 @@ from ml.foundation.lake import (
     Lake,
     attach_options,
     attach_path,
+    catalog_secret,
     duckdb_settings,
     extensions,
     lake_environment,
@@ -201,6 +202,8 @@ def run_dbt(
     from dbt.cli.main import dbtRunner
     from dbt.contracts.graph.manifest import Manifest
 
+    from ml.features import secret
+
     manifest = Manifest.from_msgpack(parsed.read_bytes()) if parsed else None
     if manifest:
         manifest.build_flat_graph()
@@ -208,6 +211,7 @@ def run_dbt(
     folders = ["--project-dir", str(project_dir), "--profiles-dir", str(project_dir)]
     link_packages(settings)
     declared = json.dumps(for_dbt(feature_tables(settings)))
+    secret.statements = catalog_secret(settings)
     with _environment({**dbt_environment(settings), "CROSSFADE_FEATURE_TABLES": declared}):
         outcome = dbtRunner(manifest, [told] if told else []).invoke(["--quiet", *arguments, *folders])
     if arguments[0] in ("build", "run"):

@@ -29,6 +29,7 @@ ALIAS = "lake"
 LANDING, FEATURES, ML = "landing", "features", "ml"
 """Schemas: landed tables, dbt models, tables written by ``ml``."""
 
+_SECRET = "crossfade_catalog"
 _CONFLICTS = ("conflict", "database is locked", "could not serialize", "concurrent")
 _OTHER_FORMAT = re.compile(r"catalog version is ([\d.]+\S*), but the extension requires version (\d[\d.]*\d)")
 T = TypeVar("T")
@@ -67,6 +68,8 @@ class Lake:
         settings.lake_dir.mkdir(parents=True, exist_ok=True)
         os.environ.update(lake_environment(settings))
         self.connection = connect(extensions(settings))
+        for statement in catalog_secret(settings):
+            self.connection.execute(statement)
         for name, value in duckdb_settings(settings).items():
             self.connection.execute(f"set {name} = '{escaped(str(value))}'")
         options = attach_options(settings)
@@ -374,7 +377,19 @@ def attach_options(settings: Settings) -> dict[str, str]:
         "override_data_path": "1",  # a home may be moved: its catalog names files relative to the folder
         "data_inlining_row_limit": "0",
     }
-    return options if settings.catalog_url else options | {"meta_journal_mode": "WAL", "meta_busy_timeout": "30000"}
+    if settings.catalog_url is None:
+        return options | {"meta_journal_mode": "WAL", "meta_busy_timeout": "30000"}
+    return options | {"meta_secret": _SECRET} if catalog_secret(settings) else options
+
+
+def catalog_secret(settings: Settings) -> list[str]:
+    """Return the SQL that gives a connection the catalog's password, before it attaches the lake.
+
+    It lives in the connection's memory: the environment would give it to every other connection and every child, and
+    libpq takes ``PGPASSWORD`` for whatever server it is asked for. An address without a password needs none.
+    """
+    password = _catalog_parts(settings.catalog_url).get("password") if settings.catalog_url else None
+    return [f"create secret {_SECRET} (type postgres, password '{escaped(password)}')"] if password else []
 
 
 def extensions(settings: Settings) -> list[str]:
@@ -433,13 +448,11 @@ def duckdb_settings(settings: Settings) -> dict[str, int | str]:
 
 
 def lake_environment(settings: Settings) -> dict[str, str]:
-    """Return the variables by which a process reaches catalog and data, so that no file or log holds a secret.
+    """Return the variables by which a process reaches data in an object store; none holds a secret.
 
-    libpq reads ``PGPASSWORD``; DuckDB's httpfs reads ``AWS_*``, but the endpoint under a name of its own.
+    DuckDB's httpfs reads ``AWS_*``, but the endpoint under a name of its own.
     """
     found = {}
-    if settings.catalog_url and (password := _catalog_parts(settings.catalog_url).get("password")):
-        found["PGPASSWORD"] = password
     if settings.lake_url and (server := endpoint()):
         found["DUCKDB_S3_ENDPOINT"] = server.netloc + server.path.rstrip("/")
         found["DUCKDB_S3_USE_SSL"] = str(server.scheme == "https").lower()

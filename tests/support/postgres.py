@@ -24,7 +24,7 @@ class Postgres:
     def database(self, name: str) -> str:
         """Make a database and return its address."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PGPASSWORD", PASSWORD)  # a lake that was opened since may have put its own in place
+            patch.setenv("PGPASSWORD", PASSWORD)  # a test may have taken it away
             self.server.psql(f"create database {name}")
         sockets = self.server.get_uri().split("host=")[1]
         return f"postgresql://postgres:{PASSWORD}@/{name}?host={sockets}"
