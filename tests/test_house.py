@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "onnx", "onnxruntime", "great_expectations", "numpy", "pyarrow", "duckdb", "polars")
+HEAVY = ("torch", "onnx", "onnxruntime", "great_expectations", "numpy", "pyarrow", "duckdb", "polars", "apprise")
 
 
 def lint_imports(folder: Path, config: Path = ROOT / "pyproject.toml") -> subprocess.CompletedProcess[str]:

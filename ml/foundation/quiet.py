@@ -19,3 +19,5 @@ QUIET = {
 
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
+# No variable tells `dg` to be quiet, a file of settings does.
+os.environ.setdefault("DG_CLI_CONFIG", f"{__file__.removesuffix('quiet.py')}dg.toml")

@@ -113,6 +113,15 @@ pathlib.Path.home().joinpath(".left").touch()
     assert not (ROOT / "written").exists()
 
 
+def test_dg_notes_nothing_without_an_instance(tmp_path: Path) -> None:
+    """It would leave its commands in HOME, for the next webserver to send."""
+    code = "import ml; from dagster_dg_core.utils.telemetry import log_telemetry_action as note; note('some_command')"
+    python(tmp_path, code)
+    assert not (tmp_path / ".dagster").exists()
+    python(tmp_path, code, DG_CLI_CONFIG=str(tmp_path / "none.toml"))
+    assert (tmp_path / ".dagster").exists(), "the file of settings is what keeps it quiet"
+
+
 @pytest.fixture
 def collector() -> Iterator[tuple[str, list[str]]]:
     """A server that Dagster would report to, and the paths that were asked for."""
