@@ -124,17 +124,21 @@ def land_world(
 
 
 @pytest.fixture(scope="session")
-def build_days(once: Once) -> Callable[..., None]:
-    """Return a function that builds (and tests) the stages for the days [from_day, to_day].
+def parsed(once: Once) -> Callable[[Settings], Path]:
+    """A function that returns the project parsed, as the product gives it to dbt: each state once for all workers."""
 
-    As in the product, dbt gets the project parsed: each state of it is parsed once for all workers.
-    """
-
-    def parsed(settings: Settings) -> Path:
+    def of(settings: Settings) -> Path:
         def make(folder: Path) -> None:
             shutil.copytree(parse_project(settings).parent, folder)
 
         return once(f"parsed-{project_hash(settings)}", make) / PARSED
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def build_days(parsed: Callable[[Settings], Path]) -> Callable[..., None]:
+    """Return a function that builds (and tests) the stages for the days [from_day, to_day]."""
 
     def build(
         settings: Settings,

@@ -18,13 +18,10 @@ def arguments_of(settings: Settings, day: date, *more: str) -> list[str]:
     return [*build_arguments(settings, load_surfaces(settings), ("base", "ranking"), day, day), *more]
 
 
-def parsed(settings: Settings) -> Path:
-    """Parse the project without any variable of a run."""
-    run_dbt(settings, ["parse", "--no-partial-parse", "--target-path", str(settings.home / "parsed")])
-    return settings.home / "parsed" / "partial_parse.msgpack"
-
-
-def test_the_parsed_project_gives_the_sql_of_a_fresh_parse(built: SimpleNamespace) -> None:
+def test_the_parsed_project_gives_the_sql_of_a_fresh_parse(
+    built: SimpleNamespace, parsed: Callable[[Settings], Path]
+) -> None:
+    """It was parsed without any variable of a run."""
     settings, day = built.settings, built.days[3]
     found = {}
     for name, file in (("fresh", None), ("kept", parsed(settings))):
@@ -37,7 +34,7 @@ def test_the_parsed_project_gives_the_sql_of_a_fresh_parse(built: SimpleNamespac
     assert any(str(day) in sql for sql in found["kept"].values())
 
 
-def test_events_come_one_by_one_and_name_every_node(built: SimpleNamespace) -> None:
+def test_events_come_one_by_one_and_name_every_node(built: SimpleNamespace, parsed: Callable[[Settings], Path]) -> None:
     settings, day = built.settings, built.days[2]
     events = list(stream_dbt(settings, arguments_of(settings, day), parsed=parsed(settings)))
     results = [e["data"] for e in events if e["info"]["name"] in ("LogModelResult", "LogTestResult")]
@@ -45,12 +42,12 @@ def test_events_come_one_by_one_and_name_every_node(built: SimpleNamespace) -> N
 
 
 def test_who_leaves_early_stops_dbt_and_the_next_run_makes_up_for_it(
-    home: Callable[..., Settings], build_days: Callable[..., None]
+    home: Callable[..., Settings], build_days: Callable[..., None], parsed: Callable[[Settings], Path]
 ) -> None:
     settings = home(2)
     first, second = settings.first_day, settings.first_day + timedelta(days=1)
     build_days(settings, first, first)
-    stream = stream_dbt(settings, arguments_of(settings, second))
+    stream = stream_dbt(settings, arguments_of(settings, second), parsed=parsed(settings))
     for event in stream:
         if event["info"]["name"] == "LogModelResult":
             break
@@ -61,13 +58,15 @@ def test_who_leaves_early_stops_dbt_and_the_next_run_makes_up_for_it(
     build_days(settings, first, second, tests=True)
 
 
-def test_a_failed_test_is_told_and_then_raised(home: Callable[..., Settings], build_days: Callable[..., None]) -> None:
+def test_a_failed_test_is_told_and_then_raised(
+    home: Callable[..., Settings], parsed: Callable[[Settings], Path]
+) -> None:
     settings = home(2)
     with Lake(settings) as lake:
         lake.connection.execute("update landing.exposures set user_id = null where ts::date = ?", [settings.first_day])
     statuses = []
     with pytest.raises(DbtError, match="filled_stg_exposures"):
-        for event in stream_dbt(settings, arguments_of(settings, settings.first_day)):
+        for event in stream_dbt(settings, arguments_of(settings, settings.first_day), parsed=parsed(settings)):
             if event["info"]["name"] == "LogTestResult":
                 statuses.append(event["data"]["node_info"]["node_status"])
     assert "fail" in statuses
