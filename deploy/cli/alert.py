@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.shared import home_settings
+from deploy.cli.shared import TablesAsJson, home_settings
 from deploy.cli.terminal import note, say, show_table
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ _EVERY_S = 60.0
 def alert(
     test: Annotated[bool, typer.Option("--test", help="Send a message to each address, say what came back.")] = False,
     newest: Annotated[int, typer.Option(min=1, help="Most alerts to show.")] = 10,
+    as_json: TablesAsJson = False,
 ) -> None:
     """Show the last alerts and who hears of them, or try every address of CROSSFADE_ALERTS."""
     from ml.operations.alerts import Desk, recorded

@@ -10,6 +10,7 @@ from packaging.specifiers import SpecifierSet
 
 from assets.manifest import manifest_path
 from deploy.cli.findings import require_good, show_findings
+from deploy.cli.shared import TablesAsJson
 from ml.foundation.cluster import connected
 from ml.foundation.code import LOCK, locked_packages
 from ml.foundation.lake import ALIAS, Lake, OldCatalog, lake_id
@@ -295,7 +296,7 @@ REMEDIES = {
 """What to do where a part raised."""
 
 
-def doctor() -> None:
+def doctor(as_json: TablesAsJson = False) -> None:
     """Look at all that the instance directory needs, change nothing, say what to do; fail where something is bad."""
     found = list(examine(Settings()))
     show_findings("what the instance directory needs", found)

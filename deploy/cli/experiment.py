@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.shared import TablesAsJson
 from deploy.cli.terminal import minutes, note, say, show_table
 from ml.foundation.settings import Settings
 
@@ -53,7 +54,7 @@ def run(
 
 
 @app.command("show")
-def show(name: Name = "quick") -> None:
+def show(name: Name = "quick", as_json: TablesAsJson = False) -> None:
     """Print the table of an experiment from the rows in the lake."""
     from ml.experiments.analysis import effects
     from ml.lab.live.design import load_design

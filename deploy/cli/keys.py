@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.shared import TablesAsJson
 from deploy.cli.terminal import note, say, show_table
 from ml.foundation.settings import Settings
 from ml.foundation.signing import SUFFIX, Keyring, UnusableKey, new_key
@@ -32,7 +33,7 @@ def keys_new(
 
 
 @app.command("list")
-def keys_list() -> None:
+def keys_list(as_json: TablesAsJson = False) -> None:
     """List the keys that are trusted here, and say which of them signs."""
     keys = Keyring.of(Settings())
     if not keys.required:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.shared import home_settings
+from deploy.cli.shared import TablesAsJson, home_settings
 from deploy.cli.terminal import note, show_table
 from ml.foundation.lake import Lake
 
@@ -15,6 +15,7 @@ def quarantine(
         datetime | None, typer.Argument(formats=["%Y-%m-%d"], help="One day's rows; default: reasons of every day.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Most rows to show.")] = 20,
+    as_json: TablesAsJson = False,
 ) -> None:
     """Show why rows did not land: by day and reason, or the rows of one day with file, number and content."""
     from ml.landing.late import waiting

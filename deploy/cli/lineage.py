@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.shared import Release, home_settings
+from deploy.cli.shared import Release, TablesAsJson, home_settings
 from deploy.cli.terminal import note, reporter, say, show_table
 from ml.operations.trace import as_page, find_release, trace
 from ml.releases.store import ReleaseStore
@@ -41,7 +41,7 @@ def lineage(
     note(f"read {page}")
 
 
-def reproduce_release(release: Release) -> None:
+def reproduce_release(release: Release, as_json: TablesAsJson = False) -> None:
     """Train a release again from its recorded snapshot; fails where not even the figures match."""
     from ml.operations.reproduce import TOLERANCE, reproduce
 

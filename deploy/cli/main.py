@@ -62,7 +62,6 @@ SUBJECTS = {"release": release.app, "keys": keys.app, "new": new.app, "study": s
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Crossfade: distil a frozen teacher from another domain into small rankers, and release what passes its gate.",
 )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.shared import TablesAsJson
 from deploy.cli.terminal import note, say, show_table
 
 QUICK = 1000
@@ -19,6 +20,7 @@ def operating_curve(
         Path | None, typer.Option(help="Markdown file; a page in HTML and the plot are written beside it.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 1,
+    as_json: TablesAsJson = False,
 ) -> None:
     """Simulate candidates that are truly worse, let the gate's own rule look at them, and say how many it promotes.
 

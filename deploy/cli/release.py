@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.shared import AsJson, By, Partition, Reason, Surface, day_of, home_settings, surface_named
+from deploy.cli.shared import AsJson, By, Partition, Reason, Surface, TablesAsJson, day_of, home_settings, surface_named
 from deploy.cli.terminal import note, say, show_facts, show_json, show_table
 from ml.evaluation.outcome import Outcome
 from ml.foundation.artifacts import ArtifactStore
@@ -43,6 +43,7 @@ def release_show(
     surface: Surface,
     release: Annotated[str | None, typer.Argument(help="Release; default the champion.")] = None,
     manifest: Annotated[bool, typer.Option("--manifest", help="Print the whole manifest as JSON instead.")] = False,
+    as_json: TablesAsJson = False,
 ) -> None:
     """Print a release on a page: its state, its verdict, its gain over the control, what it was made of."""
     settings = home_settings()
@@ -75,6 +76,7 @@ def release_show(
 def release_verdict(
     surface: Surface,
     partition: Annotated[str | None, typer.Option(help="Day of the candidate; default the newest.")] = None,
+    as_json: TablesAsJson = False,
 ) -> None:
     """Print the gate's verdict about a candidate, promoted or refused, with every check that keeps it back."""
     settings = home_settings()
@@ -121,6 +123,7 @@ def release_verdict(
 def release_diff(
     before: Annotated[str, typer.Argument(help="Id of a release.")],
     after: Annotated[str, typer.Argument(help="Id of another, or a surface for its champion.")],
+    as_json: TablesAsJson = False,
 ) -> None:
     """Print what differs between two releases: what they were made of, and what the gate measured."""
     store = ReleaseStore.of(home_settings())

@@ -9,12 +9,16 @@ from typing import Annotated
 
 import typer
 
+from deploy.cli.terminal import collect_tables
 from ml.foundation.settings import Settings
 from ml.surfaces import spec
 
 Surface = Annotated[str, typer.Argument(help="Name of the surface, such as homepage.")]
 Release = Annotated[str, typer.Argument(help="Id of a release, or a surface for its champion.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TablesAsJson = Annotated[
+    bool, typer.Option("--json", callback=collect_tables, help="Print the tables as JSON, by their titles.")
+]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
 Partition = Annotated[str, typer.Option(help="Day of the candidate.")]
 

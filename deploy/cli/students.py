@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.cli.shared import Surface, day_of, home_settings, surface_named
+from deploy.cli.shared import Surface, TablesAsJson, day_of, home_settings, surface_named
 from deploy.cli.terminal import note, reporter, say, show_table
 from ml.surfaces.edit import changed, changes
 from ml.surfaces.spec import load_surface, surface_file
@@ -75,6 +75,7 @@ def diagnose_surface(
     out: Annotated[
         Path | None, typer.Option(help="Markdown file; default $CROSSFADE_HOME/reports/diagnosis_<surface>.md.")
     ] = None,
+    as_json: TablesAsJson = False,
 ) -> None:
     """Tell before a release whether distilling helps a surface. Evaluation days are never read."""
     from ml.evaluation.diagnosis import MEANING, diagnose, write_diagnosis

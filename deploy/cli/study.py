@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.cli.shared import TablesAsJson
 from deploy.cli.terminal import minutes, note, say, show_table
 from ml.foundation.settings import Settings
 from ml.lab.study.design import load_design
@@ -51,7 +52,7 @@ def run(
 
 
 @app.command("show")
-def show(name: Name = "quick") -> None:
+def show(name: Name = "quick", as_json: TablesAsJson = False) -> None:
     """Print the table of a study from the trials in the lake."""
     from ml.lab.study.analysis import lifts
     from ml.lab.study.report import study_rows
@@ -98,7 +99,7 @@ def report(
 
 
 @app.command("spread")
-def spread(name: Name = "spread") -> None:
+def spread(name: Name = "spread", as_json: TablesAsJson = False) -> None:
     """Print what the initialisation alone moves in a finished study, and keep it for the demo to show."""
     from ml.lab.study.report import study_rows
     from ml.lab.study.spread import SPREAD_FILE, keep_spreads, spreads
@@ -129,6 +130,7 @@ def diagnose(
     out: Annotated[Path, typer.Option(help="Markdown file; a plot and an HTML page go beside it.")] = Path(
         "docs/results/diagnosis.md"
     ),
+    as_json: TablesAsJson = False,
 ) -> None:
     """Diagnose every world of a finished study, and compare with what the study found later."""
     from ml.lab.study.foretelling import error_rates, foretell, write_foretelling

@@ -18,14 +18,32 @@ from ml.foundation.progress import Progress, Step, as_lines
 console = Console(stderr=True, highlight=False)
 """For progress, notes and errors; ``say`` and ``show_table`` print results."""
 
+_collected: dict[str, list[dict[str, object]]] | None = None
+"""Tables of a command whose result is JSON, by their titles; None where tables are drawn."""
 _MANY = 4
 _UNBOUNDED = 1 << 20
 """Columns of an output that is no terminal: a file and a pipe take lines of any length."""
 
 
+def collect_tables(context: typer.Context, chosen: bool) -> bool:
+    """Let the command of ``context`` print its tables at its end, as JSON by title; the callback of ``--json``."""
+    global _collected
+    if chosen and not context.resilient_parsing:
+        _collected = {}
+        context.call_on_close(_print_collected)
+    return chosen
+
+
+def _print_collected() -> None:
+    global _collected
+    if _collected is not None:
+        content, _collected = _collected, None
+        show_json(content)
+
+
 def say(text: str | Text, *, style: str = "") -> None:
-    """Print a line of a command's result on stdout, as it is and unbroken."""
-    result_console().print(text, style=style, markup=False, soft_wrap=True)
+    """Print a line of a command's result on stdout, as it is and unbroken; beside tables as JSON, on stderr."""
+    _console(stderr=_collected is not None).print(text, style=style, markup=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -41,11 +59,14 @@ def show_table(
     Many columns on a terminal that is too narrow for their words become a line per cell, rows apart.
 
     Args:
-        title: Stands above.
+        title: Stands above; a key of what ``--json`` prints.
         rows: Cells by column; the first row names the columns. None is blank, a float has four digits.
         right: Columns to align on the right.
         result: On stdout; a table that only accompanies a result goes to stderr.
     """
+    if _collected is not None and result:
+        _collected[title] = [{name: _plain(value) for name, value in row.items()} for row in rows]
+        return
     console = result_console() if result else _console(stderr=True)
     if not rows:
         console.print(f"{title}: none", markup=False, soft_wrap=True)
@@ -84,6 +105,9 @@ def show_json(content: object) -> None:
 
 def show_facts(facts: Mapping[str, str]) -> None:
     """Print a line of the result per fact, their values below each other."""
+    if _collected is not None:
+        _collected.setdefault("facts", []).extend({"what": name, "value": value} for name, value in facts.items())
+        return
     width = max(map(len, facts))
     for name, value in facts.items():
         say(f"{name:{width}}  {' '.join(value.splitlines())}")
@@ -97,6 +121,10 @@ def result_console() -> Console:
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else _UNBOUNDED)
+
+
+def _plain(value: object) -> object:
+    return value.plain if isinstance(value, Text) else value
 
 
 def _cell(value: object) -> Text:

@@ -1,15 +1,20 @@
 """What a command prints where nobody looks on: its result whole on stdout, everything else on stderr."""
 
+import inspect
 import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
 from deploy.cli import terminal
+from deploy.cli.main import app
 from ml.foundation.settings import Settings
 from ml.operations.release_page import gain
 from ml.releases.release import Release
@@ -190,3 +195,39 @@ def test_a_terminal_gets_a_table_of_its_width() -> None:
     ).stdout
     assert "f" * 90 not in told and sum(line.count("f") for line in told.splitlines()) == 90
     assert piped.splitlines()[0] == "title" and "f" * 90 in piped.splitlines()[2]
+
+
+def commands(of: typer.Typer, *path: str) -> Iterator[tuple[tuple[str, ...], Callable[..., object]]]:
+    for command in of.registered_commands:
+        assert command.callback is not None
+        yield (*path, str(command.name)), command.callback
+    for group in of.registered_groups:
+        assert group.typer_instance is not None
+        yield from commands(group.typer_instance, *path, str(group.name))
+
+
+def test_every_command_that_prints_a_table_prints_it_as_json_too() -> None:
+    lacking, seen = [], 0
+    for path, command in commands(app):
+        source = inspect.getsource(command)
+        if "show_table(" in source or "show_findings(" in source:
+            seen += 1
+            if "as_json" not in inspect.signature(command).parameters:
+                lacking.append(path)
+    assert seen > 12 and lacking == []
+
+
+def test_tables_as_json_are_all_that_stdout_has(settings: Settings, release: Release) -> None:
+    def printed(*words: str) -> dict[str, list[dict[str, object]]]:
+        done = CliRunner().invoke(app, [*words, "--json"], env=home_environment(settings.home))
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    tables = printed("release", "verdict", "homepage")
+    [title] = [name for name in tables if name.startswith("verdict of homepage")]
+    assert [row["guard"] for row in tables[title]] == [guard.number for guard in release.verdict.guards]
+    shown = printed("release", "show", "homepage")
+    assert {"what": "release", "value": release.id} in shown[
+        "facts"
+    ] and f"verdict of {release.id}: {release.verdict.decision}" in shown
+    assert CliRunner().invoke(app, ["keys", "list"]).stdout.startswith("no key is set"), "the next command draws again"
