@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from deploy.cli.shared import day_of, home_settings
 from deploy.cli.terminal import note, say
 from ml.foundation.settings import SETTINGS_FILE, SHARED, Settings, kept_values, write_settings_file
+from ml.surfaces.spec import load_surfaces
 
 FOLDER = "development"
 """Of the instance directory."""
@@ -60,8 +61,6 @@ def _build(sample: Settings, days: Sequence[date]) -> None:
     Raises:
         RuntimeError: A step failed; the line of the step says why.
     """
-    from datetime import timedelta
-
     from dagster import DagsterInstance
 
     from deploy.automation.days import range_tags
@@ -69,7 +68,6 @@ def _build(sample: Settings, days: Sequence[date]) -> None:
     from deploy.cli.demo_run import quiet
     from deploy.cli.steps import TerminalProgress, terminal_logger
     from deploy.definitions import build_definitions
-    from ml.surfaces.spec import load_surfaces
 
     definitions = build_definitions(sample, progress=TerminalProgress(), loggers={"console": terminal_logger})
     landing = definitions.resolve_asset_graph().asset_keys_for_group("landing")
