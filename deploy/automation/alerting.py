@@ -32,10 +32,13 @@ from ml.operations.causes import (
     SERVER_TROUBLED,
     TICK_FAILED,
     UNSERVED,
+    WAITS,
     Cause,
 )
 from ml.releases.release import SERVED
 from ml.releases.store import ReleaseStore
+from ml.stages.release import waiting_candidate
+from ml.surfaces.spec import load_surfaces
 
 LOCATION = "crossfade"
 _LOOK_BACK = timedelta(minutes=10)
@@ -269,6 +272,17 @@ def _releases(settings: Settings, instance: dg.DagsterInstance, memory: Memory, 
             yield Alert(RELEASE_LOST, surface, told, path)
 
 
+def _approvals(settings: Settings, instance: dg.DagsterInstance, memory: Memory, now: datetime) -> Iterator[Alert]:
+    """Yield the candidates that passed and wait for a person."""
+    for name, surface in load_surfaces(settings).items():
+        found = waiting_candidate(settings, surface)
+        if found is not None and now <= found.until:
+            told = (
+                f"the candidate of {found.partition} passed; it may be approved until {found.until:%Y-%m-%d %H:%M} UTC"
+            )
+            yield Alert(WAITS, f"{name} {found.partition}", told, f"/assets/{name}/release")
+
+
 # Ticks, days, features, server
 
 
@@ -351,5 +365,6 @@ STATES: Mapping[str, _State] = {
     "features": _State(_features, [FEATURES_OLD]),
     "server": _State(_server, [UNSERVED, SERVER_TROUBLED]),
     "releases": _State(_releases, [RELEASE_LOST]),
+    "approvals": _State(_approvals, [WAITS]),
 }
 """What is so now."""

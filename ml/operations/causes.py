@@ -43,6 +43,15 @@ GATE_REFUSED = Cause(
     "Read the verdict: crossfade release verdict SURFACE says which guard refused, and what to do.",
     urgent=False,
 )
+WAITS = Cause(
+    "waits_for_a_person",
+    "A candidate waits for a person",
+    "A candidate passed on a surface of `promotion: mode: manual`, and nobody has approved it. It is over when "
+    "somebody does, when its time is, and when a newer candidate comes.",
+    "Look at it, and say yes by name: crossfade release approve SURFACE --partition DAY --reason ..., or approve_job.",
+    lasts=True,
+    urgent=False,
+)
 CHECK_FAILED = Cause(
     "check_failed",
     "A check failed",
@@ -128,6 +137,7 @@ CAUSES = {
         RUN_FAILED,
         DAMAGED,
         GATE_REFUSED,
+        WAITS,
         CHECK_FAILED,
         ROLLED_BACK,
         TICK_FAILED,

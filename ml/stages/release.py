@@ -1,15 +1,17 @@
 """Promotion of a candidate: as the champion, or beside it."""
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Literal
 
+from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.settings import Settings
+from ml.releases.approvals import ends, stricter
 from ml.releases.promotion import Proposal
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override
-from ml.stages.artifacts import find
+from ml.stages.artifacts import artifact_name, find
 from ml.surfaces.spec import Surface
 
 
@@ -21,6 +23,32 @@ class Released:
     path: Path
     digest: str
     previous: str | None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A candidate that passed and waits for a person, and until when."""
+
+    partition: date
+    until: datetime
+
+
+def waiting_candidate(settings: Settings, surface: Surface) -> Waiting | None:
+    """Return the newest candidate of a surface if it passed, is newer than the champion, and nobody has approved it."""
+    artifacts, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface, "onnx")
+    partition = max(artifacts.partitions(name), default=None) if surface.gate.promotion.mode == "manual" else None
+    candidate = artifacts.latest(name, partition) if partition else None
+    if candidate is None:
+        return None
+    store = ReleaseStore.of(settings)
+    judged, champion = store.verdicts.of_candidate(surface.name, candidate.digest), store.pointer(surface.name)
+    if not judged or judged[-1].verdict.decision != "pass":
+        return None
+    stored, day = judged[-1], judged[-1].verdict.partition
+    policy = stricter(stored.verdict.promotion, surface.gate.promotion)
+    if (champion is not None and day <= champion.partition) or not store.approvals.doubts(stored, policy):
+        return None
+    return Waiting(day, ends(stored, policy))
 
 
 def promote_candidate(

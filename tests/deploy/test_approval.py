@@ -1,7 +1,7 @@
 """A candidate that waits for a person: its run ends without a release, and the job or the command makes it one."""
 
 import shutil
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -9,11 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from assets.release import build_release
+from deploy.automation.alerting import STATES, Memory
 from deploy.automation.jobs import approve_job
 from deploy.cli.main import app
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.settings import EXAMPLES, Settings
 from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import now
 from ml.surfaces.spec import load_surface
 from tests.support.shop import Shop
 
@@ -37,6 +39,13 @@ def manual(prepared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_run_waits_and_a_person_approves_in_the_launchpad_or_by_command(manual: tuple[Settings, Shop]) -> None:
     settings, shop = manual
+
+    def told(hours: float = 0) -> list[str]:
+        look, later = STATES["approvals"].look, now() + timedelta(hours=hours)
+        with dg.DagsterInstance.ephemeral() as instance:
+            return [f"{one.cause.name}: {one.about}" for one in look(settings, instance, Memory(), later)]
+
+    assert told() == ["waits_for_a_person: homepage 2026-02-02"] and told(hours=73) == []
     release = build_release(settings, shop.surface)[1]
     run = dg.materialize([release], partition_key="2026-02-01", resources={"settings": settings})
     assert run.success and not run.asset_materializations_for_node("homepage__release")
@@ -54,5 +63,6 @@ def test_the_run_waits_and_a_person_approves_in_the_launchpad_or_by_command(manu
     assert "waits for a person until" in shown.output
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0 and "approved by Bea" in " ".join(done.output.split())
+    assert told() == []
     last = ReleaseStore.of(settings).history("homepage")[-1]
     assert (last.by, last.partition) == ("Bea", date(2026, 2, 2))
