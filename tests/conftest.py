@@ -26,8 +26,16 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLA
     os.environ.setdefault(name, "1")  # a worker per core already; threads that wait for each other spin
 
 
+COSTLY = {"built_demo", "prepared_home", "postgres_server", "image"}
+"""Fixtures that take more than some seconds: whatever uses one is ``slow``."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests marked ``long`` out unless -k, -m or a test's own name asks for them; begin ``early`` ones first."""
+    for item in items:
+        if COSTLY & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("early") is None)
     asked = config.option.keyword or config.option.markexpr or any("::" in argument for argument in config.args)
     left_out = [] if asked else [item for item in items if item.get_closest_marker("long")]
