@@ -111,7 +111,9 @@ def test_each_night_runs_every_campaign_and_what_the_suite_leaves_out() -> None:
     campaigns = {name for name, recipe in targets().items() if "tests/campaigns/" in recipe}
     assert len(campaigns) == len(list((ROOT / "tests" / "campaigns").glob("campaign_*.py")))
     assert set(nightly["strategy"]["matrix"]["target"]) == campaigns | {"long", "coverage"}
-    assert nightly["steps"][-1]["run"] == "make ${{ matrix.target }}"
+    *_, run, shown = nightly["steps"]
+    assert run["run"] == "make ${{ matrix.target }}"
+    assert "coverage" in shown["if"] and "coverage report" in shown["run"] and "STEP_SUMMARY" in shown["run"]
 
 
 def test_hooks_before_a_commit_are_the_linters_of_make_and_bring_nothing() -> None:
