@@ -30,7 +30,7 @@ pytestmark = pytest.mark.early
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "tutorial" / "your_app.md"
-COPIED = ("assets", "checks", "dbt_project", "deploy", "examples", "ml", "workspace.yaml")
+COPIED = ("assets", "checks", "dbt_project", "deploy", "examples", "ml", "uv.lock", "workspace.yaml")
 MADE = ("landing", "model.onnx")
 """What the page's scripts write into the app's folder."""
 BLOCK = re.compile(r"^```\w+ (?P<action>file|edit|run|serve)(?:=(?P<path>\S+))?\n(?P<text>.*?)^```$", re.M | re.S)
