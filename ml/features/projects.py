@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ml.foundation.documents import Document, DocumentError, digest, load_yaml
+from ml.foundation.documents import Document, DocumentError, digest, is_object, load_yaml
 from ml.foundation.settings import PROJECT_ROOT, Settings
 
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt_project"
@@ -87,8 +87,9 @@ def _collect(folder: Path, found: dict[str, Path]) -> None:
         raise ProjectError(f"{folder / PROJECT_FILE}: name {name!r} is that of the project at {taken}; choose another")
     found[name] = folder
     file = folder / PACKAGES_FILE
-    for package in _read(file).get("packages", []) if file.exists() else []:
-        if not isinstance(package, dict) or set(package) != {"local"}:
+    packages: list[object] = _read(file).get("packages", []) if file.exists() else []
+    for package in packages:
+        if not is_object(package) or set(package) != {"local"}:
             raise ProjectError(f"{file}: {package} is not `local: <folder>`; other packages are not installed")
         _collect((folder / package["local"]).resolve(), found)
 
@@ -108,7 +109,7 @@ def _read(file: Path) -> Document:
         raise ProjectError(str(error)) from error
     except OSError as error:
         raise ProjectError(f"{file}: {error}") from error
-    if not isinstance(content, dict):
+    if not is_object(content):
         raise ProjectError(f"{file} holds no mapping")
     return content
 

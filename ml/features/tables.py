@@ -18,7 +18,7 @@ from typing import Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ml.features.projects import model_folders
-from ml.foundation.documents import Document, load_yaml
+from ml.foundation.documents import Document, is_list, is_object, load_yaml
 from ml.foundation.names import faults_of
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Name
@@ -117,7 +117,12 @@ def read_tables(folders: tuple[Path, ...]) -> Mapping[str, FeatureTable]:
 def models_of(folders: tuple[Path, ...]) -> list[tuple[Path, Document, Document]]:
     """Return (file, what it says, its ``meta``) of each model that the YAML files of these folders describe."""
     paths = (path for folder in folders for path in sorted(folder.rglob("*.yml")))
-    return [(path, model, _meta(model)) for path in paths for model in (load_yaml(path) or {}).get("models", [])]
+    found: list[tuple[Path, Document, Document]] = []
+    for path in paths:
+        content: Document = load_yaml(path) or {}
+        models: list[Document] = content.get("models", [])
+        found += [(path, model, _meta(model)) for model in models]
+    return found
 
 
 def for_dbt(tables: Mapping[str, FeatureTable]) -> list[dict[str, object]]:
@@ -149,17 +154,18 @@ def _table(path: Path, model: Document, meta: Document) -> FeatureTable:
     """Return the feature table that one model of a YAML file declares."""
     where = f"{path}: feature table {model['name']}"
     prefix, defaults, entity = meta.get("as"), meta.get("default", {}), meta["entity"]
-    if not isinstance(prefix, str) or not isinstance(defaults, dict) or not isinstance(entity, list):
+    if not isinstance(prefix, str) or not is_object(defaults) or not is_list(entity):
         raise DeclarationError(
             f"{where}: meta must be like {{entity: [user_id], as: user, default: {{plays: 0}}}}, got {dict(meta)}"
         )
+    described: list[Document] = model.get("columns", [])
     columns = [
         {
             "name": column["name"],
             "alias": _meta(column).get("as", f"{prefix}_{column['name']}"),
             "default": defaults.get(column["name"]),
         }
-        for column in model.get("columns", [])
+        for column in described
         if column["name"] not in ("day", *entity)
     ]
     if unknown := defaults.keys() - {column["name"] for column in columns}:

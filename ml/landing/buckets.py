@@ -5,7 +5,7 @@ Credentials, region and endpoint come from the variables of the store's own clie
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -156,7 +156,7 @@ _kept: "ContextVar[dict[Bucket, dict[str, ObjectMeta]] | None]" = ContextVar("li
 
 
 @contextmanager
-def listings_kept() -> Iterator[None]:
+def listings_kept() -> Generator[None]:
     """List each bucket once for all days until the end of the block."""
     token = _kept.set({})
     try:

@@ -157,7 +157,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
         seen.add(name)
         return rf"(?P<{name}>\d{{{_DIGITS[name]}}})"
 
-    parts, at = [], 0
+    parts, at = list[str](), 0
     for found in re.finditer(rf"{_PLACEHOLDER.pattern}|{_WILD.pattern}", pattern):
         parts.append(re.escape(pattern[at : found.start()]))
         if found[0].startswith("{"):

@@ -37,7 +37,7 @@ class EndpointTeacher:
         version = f"/versions/{endpoint.model_version}" if endpoint.model_version else ""
         self._path = f"/v2/models/{endpoint.model}{version}"
         self._where = f"{endpoint.url.rstrip('/')}{self._path}"
-        headers = {}
+        headers: dict[str, str] = {}
         if endpoint.token_env:
             token = os.environ.get(endpoint.token_env)
             if not token:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ml.foundation.documents import Document, load_yaml
+from ml.foundation.documents import Document, is_object, load_yaml
 from ml.foundation.settings import PROJECT_ROOT
 from ml.surfaces.spec import Distillation, Surface
 from ml.surfaces.techniques import techniques
@@ -33,7 +33,7 @@ of a user and day; or normal noise. ``shuffled`` and ``noise`` are placebos, the
 
 def refuse_renamed_keys(content: object) -> object:
     """Refuse a key of a design that has another name; used before a model is validated."""
-    if isinstance(content, dict) and "arms" in content:
+    if is_object(content) and "arms" in content:
         raise ValueError(f"arms: {content['arms']}: this key is called `variants`")
     return content
 
