@@ -57,6 +57,7 @@ def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     return export(student, tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["seeded", "real"])
 def test_torch_and_onnxruntime_agree_at_every_size_and_on_edge_rows(student: Path, exported: Export, arrays, rows: str):
     ranker, _ = load_checkpoint(student)

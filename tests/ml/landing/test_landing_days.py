@@ -139,6 +139,7 @@ def test_progress_tells_each_day(settings: Settings, lake: Lake) -> None:
     assert steps == [Step("landing", 1, 1, line="2026-01-02, 3 rows landed, 1 quarantined")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
 @pytest.mark.parametrize("write", [to_csv, to_jsonl, to_parquet])
 def test_files_that_are_replaced_while_they_are_read_land_as_one_version_whose_hash_the_ledger_has(

@@ -38,6 +38,7 @@ def content(path: Path) -> list[tuple[str, str]]:
     return read_file(path, COLUMNS).rows.select("user_id", "note").rows()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(USERS, NOTES), min_size=1, max_size=12), user=st.sampled_from(["u1", "ü"]))

@@ -205,6 +205,7 @@ def test_whole_numbers_may_be_written_as_floats_and_no_others() -> None:
     assert read_as(whole, list(texts), Source())[0] == [5, 7, -3, None, None, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", NULLS)
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 def test_null_words_are_nulls_of_any_type_and_never_an_id(zone: tuple[Settings, Lake], word: str, name: str) -> None:

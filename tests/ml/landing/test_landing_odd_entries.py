@@ -143,6 +143,7 @@ def at(zone: Settings) -> Path:
     return zone.landing_dir / "exposures" / f"day={DAY}" / "odd.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ODD, ids=lambda make: make.__name__)
 def test_an_odd_entry_costs_its_own_day_by_its_name_and_the_day_beside_it_lands(
     zone: Settings, make: Callable[[Path], None]

@@ -125,6 +125,7 @@ def torch_transformer() -> Built:
     return exported, inputs, {"task": "click", "kind": "logit"}, golden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [lightgbm, xgboosted, torch_embeddings, torch_transformer])
 def test_a_teacher_answers_as_its_own_framework_did(build: Callable[[], Built], tmp_path: Path) -> None:
     model, inputs, output, golden = build()
