@@ -56,9 +56,20 @@ def test_a_list_of_releases_has_a_line_per_move_with_every_value_whole(settings:
     title, columns, *moves = done.stdout.splitlines()
     history = ReleaseStore(settings.artifacts_dir).history("homepage")
     assert title == "champions of homepage" and len(moves) == len(history) and done.stderr == ""
-    assert columns.split() == ["number", "at", "action", "release", "by", "reason", "gain", "over", "control"]
+    assert columns.split() == [
+        "number",
+        "at",
+        "action",
+        "release",
+        "by",
+        "reason",
+        "signature",
+        "gain",
+        "over",
+        "control",
+    ]
     for line, move in zip(moves, reversed(history), strict=True):
-        assert cells(line)[2:] == [move.action, move.release, move.by, move.reason, gain(release.verdict)]
+        assert cells(line)[2:] == [move.action, move.release, move.by, move.reason, "unsigned", gain(release.verdict)]
 
 
 def test_a_verdict_is_on_stdout_and_where_it_lies_is_a_note(settings: Settings, release: Release) -> None:
