@@ -38,7 +38,8 @@ def test_the_password_reaches_its_connection_and_not_the_environment(
 
     def hear(event: "EventMsg") -> None:
         heard.extend(name for name, value in os.environ.items() if PASSWORD in value)
-        heard.extend(event.info.msg for secret in (PASSWORD, "guessed-at") if secret in event.info.msg)
+        told = str(event)
+        heard.extend(told for secret in (PASSWORD, "guessed-at") if secret in told)
 
     with pytest.raises(DbtError):  # before the right one, which dbt's adapter keeps open
         run_dbt(wrong, ["debug", "--connection"], told=hear)
