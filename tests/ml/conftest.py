@@ -1,5 +1,6 @@
 """A Ray cluster of this machine."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from benchmarks.process import free_port
 from tests.support.commands import ROOT
 
+# Otherwise 127.0.0.1 becomes the machine's address. Ray reads it once, when the first test imports Ray.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "object_store_memory": 100 * 2**20}
 
 
@@ -16,7 +19,6 @@ def cluster() -> Iterator[Any]:
     """A cluster of one node on loopback, which knows no other address; the tests add the second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # otherwise 127.0.0.1 becomes the machine's address
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_TMPDIR", "/tmp")  # paths of its sockets have to be short
         from ray.cluster_utils import Cluster
