@@ -62,14 +62,16 @@ def surface_file(settings: Settings, surface: Surface) -> Path:
 
 def faults_of_rankings(settings: Settings) -> Iterator[str]:
     """Say of every surface's rankings which candidates are not there, and which place cannot be written to."""
+    surfaces = [surface for surface in load_surfaces(settings).values() if surface.rankings]
+    if not surfaces:
+        return
     from ml.landing.databases import fault_of_target
     from ml.stages.to_rank import RankingError, candidates_of
 
     sources = load_sources(settings, load_contract(settings))
-    for surface in load_surfaces(settings).values():
+    for surface in surfaces:
         rankings, file = surface.rankings, surface_file(settings, surface)
-        if rankings is None:
-            continue
+        assert rankings is not None
         if rankings.model is None:
             try:
                 candidates_of(settings, rankings, settings.first_day)

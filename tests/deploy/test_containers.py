@@ -49,9 +49,9 @@ def test_images_and_manifests_have_the_projects_version_as_tag_and_base_images_f
         *(path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "deploy" / "kubernetes").iterdir()),
     ]
     tags = re.findall(r"crossfade/[a-z-]+(?::|, tag: )([^\s,]+)", "\n".join(texts))
-    assert len(tags) == 5 and set(tags) == {version}
+    assert len(tags) == 6 and set(tags) == {version}
     named = dict(re.findall(r"^([A-Z_]+)=(.+)$", IMAGES.read_text(encoding="utf-8"), re.M))
-    defaults = dict(re.findall(r"\$\{([A-Z_]+):-(\S+?)\}", COMPOSE))
+    defaults = dict(re.findall(r"\$\{([A-Z_]+_IMAGE):-(\S+?)\}", COMPOSE))
     assert defaults == {name: image.split("@")[0] for name, image in named.items()}
     assert f"ARG PYTHON_IMAGE={defaults['PYTHON_IMAGE']}\n" in DOCKERFILE
 
