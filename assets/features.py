@@ -33,6 +33,7 @@ from ml.features.tables import feature_tables
 from ml.foundation.lake import FEATURES, Lake
 from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
+from ml.landing.contract import CARRIED
 from ml.landing.ledger import require_final
 from ml.surfaces.spec import Surface
 
@@ -55,7 +56,7 @@ DbtEvent = dg.Output | dg.AssetMaterialization | dg.AssetObservation | dg.AssetC
 """What a dbt event becomes for Dagster."""
 SURFACES = "surfaces"
 """Folder of an app's models whose folders are those of its surfaces."""
-SLOWLY_CHANGING = ("stg_items", "stg_users")
+SLOWLY_CHANGING = tuple(f"stg_{table}" for table in CARRIED)
 
 
 class Translator(DagsterDbtTranslator):

@@ -73,7 +73,7 @@ def require_same_data(settings: Settings) -> None:
     Raises:
         ValueError: Names what differs, with both values.
     """
-    if not (settings.home / SETTINGS_FILE).exists() or not (settings.catalog_url or settings.catalog_path.exists()):
+    if not (settings.home / SETTINGS_FILE).exists() or not settings.has_lake:
         return
     with Lake(settings) as lake:
         days = landed_days(lake, "exposures") if lake.table_exists(LEDGER) else set()

@@ -5,9 +5,7 @@ killed is begun again by the next call, and a directory of any earlier version i
 """
 
 import shutil
-import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +15,7 @@ from ml.foundation.file_stores import open_files
 from ml.foundation.lake import Lake, OldCatalog
 from ml.foundation.settings import SETTINGS_FILE, Settings
 from ml.landing.load import init_tables, lacking
-from ml.operations.backup import back_up
+from ml.operations.backup import back_up, copy_database
 from ml.operations.verify import verify
 from ml.releases.ownership import owner_of, require_owner
 
@@ -122,7 +120,7 @@ def pending(settings: Settings) -> Iterator[tuple[Step, list[str]]]:
     Raises:
         UpgradeRefused: There is no lake to be brought along.
     """
-    if not settings.catalog_url and not settings.catalog_path.exists():
+    if not settings.has_lake:
         raise UpgradeRefused(f"{settings.catalog_path} is not there; `crossfade init` makes a new instance directory")
     for step in STEPS:
         try:
@@ -155,8 +153,7 @@ def copy_state(settings: Settings, folder: Path) -> Path:
         place = scratch / "dagster" / file.relative_to(settings.dagster_home)
         if file.suffix == ".db":
             place.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(file)) as read, closing(sqlite3.connect(place)) as written:
-                read.backup(written)
+            copy_database(file, place)
         elif file.name == "dagster.yaml":
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, place)

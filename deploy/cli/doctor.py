@@ -84,7 +84,7 @@ def _memory(settings: Settings) -> Look:
 
 
 def _catalog(settings: Settings) -> Look:
-    if not settings.catalog_url and not settings.catalog_path.exists():
+    if not settings.has_lake:
         return State.BAD, f"{settings.catalog_path} is not there", "crossfade init"
     try:
         lake = Lake(settings)
@@ -96,7 +96,7 @@ def _catalog(settings: Settings) -> Look:
 
 
 def _version(settings: Settings) -> Look:
-    if not settings.catalog_url and not settings.catalog_path.exists():
+    if not settings.has_lake:
         return State.DOUBTFUL, "there is no lake"
     from deploy.upgrade import pending
 
@@ -107,7 +107,7 @@ def _version(settings: Settings) -> Look:
 
 
 def _files(settings: Settings) -> Look:
-    if not settings.catalog_url and not settings.catalog_path.exists():
+    if not settings.has_lake:
         return State.DOUBTFUL, "there is no lake"
     with Lake(settings) as lake:
         files = lake.files.named(every=True)

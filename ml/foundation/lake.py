@@ -354,7 +354,7 @@ def lake_id(settings: Settings) -> str:
     Raises:
         FileNotFoundError: The home has no lake, and none is made for the question.
     """
-    if not settings.catalog_url and not settings.catalog_path.exists():
+    if not settings.has_lake:
         raise FileNotFoundError(f"{settings.catalog_path} is not there, so it is not known whose releases these are")
     with Lake(settings) as lake:
         return lake.id()

@@ -329,6 +329,11 @@ class Settings(BaseSettings):
         return self.lake_dir / "catalog.sqlite"
 
     @property
+    def has_lake(self) -> bool:
+        """Whether a catalog is there, or is said to be elsewhere; opening a lake would make it."""
+        return self.catalog_url is not None or self.catalog_path.exists()
+
+    @property
     def artifacts_dir(self) -> "Path | Bucket":
         """Content-addressed artifacts, verdicts and releases: a folder, or a place in an object store."""
         return Bucket(self.artifacts_url, self.home / "cache") if self.artifacts_url else self.home / "artifacts"

@@ -31,6 +31,8 @@ CONTRACT_FILE = Path(__file__).parent / "contract.yaml"
 APP_FILE, USER_FILE = "contract.yaml", "landing_contract.yaml"
 """What extends it, in the folder of the app and in a home."""
 DAY = "day"
+CARRIED = ("items", "users")
+"""Tables whose latest row counts until the next."""
 
 Kind = Literal["string", "int64", "float64", "bool", "timestamp", "float_vector"]
 

@@ -36,7 +36,7 @@ def back_up(settings: Settings, folder: Path, *, now: datetime | None = None) ->
     target = folder / f"catalog-{now or datetime.now(UTC):%Y%m%dT%H%M%SZ}.sqlite"
     scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        _copy(settings.catalog_path, scratch)
+        copy_database(settings.catalog_path, scratch)
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
@@ -65,17 +65,18 @@ def restore(settings: Settings, copy: Path) -> Path:
             raise BackupError(f"{copy} names {len(gone)} data files that are gone, such as {gone[0]}")
         aside = settings.lake_dir / f"catalog-replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
         if settings.catalog_path.exists():
-            _copy(settings.catalog_path, aside)  # with what its write-ahead log holds
+            copy_database(settings.catalog_path, aside)  # with what its write-ahead log holds
         for suffix in ("-wal", "-shm"):
             settings.catalog_path.with_name(settings.catalog_path.name + suffix).unlink(missing_ok=True)
-        _copy(beside.catalog_path, beside.lake_dir / "whole.sqlite")
+        copy_database(beside.catalog_path, beside.lake_dir / "whole.sqlite")
         (beside.lake_dir / "whole.sqlite").replace(settings.catalog_path)
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     return aside
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a SQLite database, whole, while others write to it."""
     with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as written:
         read.backup(written)
 

@@ -7,12 +7,9 @@ from pathlib import Path
 
 from ml.foundation.lake import ALIAS, LANDING, Lake
 from ml.foundation.settings import SHARED, Settings
-from ml.landing.contract import DAY, load_contract
+from ml.landing.contract import CARRIED, DAY, load_contract
 from ml.landing.ledger import LABEL_TABLE, LEDGER, landed_days
 from ml.landing.load import QUARANTINE, init_tables
-
-CARRIED = ("items", "users")
-"""Landing tables whose latest row counts until the next: on the first day of a sample lies what is known by then."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,7 @@ def settings_of_sample(settings: Settings, folder: Path, days: list[date]) -> Se
 def copy_sample(settings: Settings, sample: Settings) -> Iterator[Copied]:
     """Copy the landed rows of the sample's days, each table in one commit; yield each table when it is there.
 
+    Of tables whose latest row counts until the next, the first day gets what is known by then.
     Production is read as of one snapshot, and nothing of it is written.
     """
     assert sample.last_day is not None
