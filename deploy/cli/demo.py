@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.cli.terminal import result_console, say
+from deploy.cli.terminal import result_console, say, show_facts
 from ml.foundation.settings import Settings
 
 
@@ -19,15 +19,11 @@ def demo(
     """Run the main job to its end: raw events, features, soft labels, students, gate, release, an answer."""
     if source not in ("simulator", "kuairand"):
         raise ValueError(f"unknown source {source!r}; choose simulator or kuairand")
+    from deploy.cli.demo_end import last_words
     from deploy.cli.demo_run import run_demo
     from ml.evaluation.report import print_report
 
     report = run_demo(source, kuairand_dir=kuairand_dir, preset=preset, seed=seed)
     print_report(report, None if sys.stdout.isatty() else result_console())
-    settings = Settings()
-    say(f"\nreport   {settings.reports_dir / 'demo.json'}")
-    for name, surface in report["surfaces"].items():
-        if surface["release"]:
-            say(f"release  {name}: {surface['release']['path']}")
-    say("look     make ui, then http://127.0.0.1:3000 (the graph, the plots, the checks)")
-    say("serve    .venv/bin/crossfade serve, then POST /rank")
+    say("")
+    show_facts(last_words(report, Settings().reports_dir))

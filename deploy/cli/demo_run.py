@@ -1,13 +1,11 @@
 """The main job, end to end: raw event files to an answer from the server, through one asset graph."""
 
 import json
-import logging
 import os
 import resource
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from dagster import DagsterInstance
 from assets.names import STUDY_GROUP, surface_key
 from deploy.automation.days import range_tags
 from deploy.automation.jobs import release_chain
-from deploy.cli.steps import TerminalProgress, terminal_logger
+from deploy.cli.steps import TerminalProgress, quiet, terminal_logger
 from deploy.cli.terminal import console, reporter
 from deploy.definitions import build_definitions
 from deploy.home import prepare, rebuild, require_rebuildable
@@ -219,23 +217,6 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
-
-
-@contextmanager
-def quiet(settings: Settings) -> Iterator[None]:
-    """Send what dbt and other libraries print to ``logs/demo.log`` of the home, so that a person sees the steps."""
-    path = settings.home / "logs" / "demo.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    root = logging.getLogger()
-    with path.open("a", encoding="utf-8") as log, redirect_stdout(log), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        handler = logging.StreamHandler(log)
-        before = root.handlers[:]
-        root.handlers[:] = [handler]
-        try:
-            yield
-        finally:
-            root.handlers[:] = before
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -65,8 +65,7 @@ def _build(sample: Settings, days: Sequence[date]) -> None:
 
     from deploy.automation.days import range_tags
     from deploy.automation.jobs import BASE_JOB, RANKING_JOB, labelled_job_name
-    from deploy.cli.demo_run import quiet
-    from deploy.cli.steps import TerminalProgress, terminal_logger
+    from deploy.cli.steps import TerminalProgress, quiet, terminal_logger
     from deploy.definitions import build_definitions
 
     definitions = build_definitions(sample, progress=TerminalProgress(), loggers={"console": terminal_logger})

@@ -2,6 +2,9 @@
 
 import logging
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 
 import dagster as dg
 from rich.markup import escape
@@ -9,6 +12,7 @@ from rich.markup import escape
 from assets.progress import ProgressResource
 from deploy.cli.terminal import clear_bars, console, reporter
 from ml.foundation.progress import Progress
+from ml.foundation.settings import Settings
 
 
 class TerminalProgress(ProgressResource):
@@ -68,3 +72,20 @@ def terminal_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("crossfade.terminal", logging.DEBUG)
     logger.addHandler(_StepLines())
     return logger
+
+
+@contextmanager
+def quiet(settings: Settings) -> Iterator[None]:
+    """Send what dbt and other libraries print to ``logs/demo.log`` of the home, so that a person sees the steps."""
+    path = settings.home / "logs" / "demo.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    root = logging.getLogger()
+    with path.open("a", encoding="utf-8") as log, redirect_stdout(log), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        handler = logging.StreamHandler(log)
+        before = root.handlers[:]
+        root.handlers[:] = [handler]
+        try:
+            yield
+        finally:
+            root.handlers[:] = before

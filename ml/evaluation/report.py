@@ -296,6 +296,11 @@ def _cells(figures: Figures) -> list[str | Text]:
     return [*models, _delta(figures), *counts]
 
 
+def gain_text(surface: SurfaceReport) -> str:
+    """Return what the student gains over its control on each task, with its interval; AUC x 100, R2 as it is."""
+    return ", ".join(f"{task} {_delta(figures).plain.strip()}" for task, figures in surface["tasks"].items())
+
+
 def spread_text(surface: SurfaceReport) -> str:
     """Return in words what another initialisation alone would move; the report of a demo holds a single one."""
     metrics = {task: figures["metric"] for task, figures in surface["tasks"].items()}

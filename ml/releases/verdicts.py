@@ -115,6 +115,25 @@ class Verdict(Record):
         return [f"guard {g.number} ({g.name}) {g.outcome}: {g.reason}" for g in self.guards if g.outcome in BLOCKING]
 
 
+def because(guards: Sequence[GuardResult]) -> str:
+    """Say in a sentence why the gate decided so: what each guard that blocks measured first, or which ones warn."""
+    blocking = [guard for guard in guards if guard.outcome in BLOCKING]
+    if blocking:
+        return "; ".join(_first(guard) for guard in blocking)
+    warned = [guard.name for guard in guards if guard.outcome is Outcome.WARN]
+    return "no guard objects" + (f"; warnings of {', '.join(warned)}" if warned else "")
+
+
+def _first(guard: GuardResult) -> str:
+    checks = [check for check in guard.checks if check.outcome in BLOCKING]
+    if not checks:
+        return f"{guard.name}: {guard.reason}"
+    value = checks[0].value
+    found = f"{value:.4g}" if isinstance(value, float) else value
+    told = f"{guard.name}: {checks[0].name} is {found}, wanted {checks[0].threshold}"
+    return told + (f", and {len(checks) - 1} more" if len(checks) > 1 else "")
+
+
 def decide(guards: tuple[GuardResult, ...]) -> Decision:
     """Return the decision of all guards: any failure fails, else any doubt is inconclusive; no guard is a failure."""
     outcomes = {guard.outcome for guard in guards}

@@ -6,6 +6,7 @@ from ml.evaluation.report import SurfaceReport, surface_report
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import StoredVerdict, because
 from ml.stages.artifacts import find
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training_set import read_training_set
@@ -36,9 +37,14 @@ def surface_summary(
             "teacher": teacher_parameters,
             "student": int(checkpoint["parameters"]["serving"]),
         },
-        verdict={"decision": verdicts[-1].verdict.decision, "path": str(verdicts[-1].path)} if verdicts else None,
+        verdict=_told(verdicts[-1]) if verdicts else None,
         release={"id": released.id, "path": str(released.path)} if released else None,
     )
+
+
+def _told(stored: StoredVerdict) -> dict[str, str]:
+    verdict = stored.verdict
+    return {"decision": verdict.decision, "because": because(verdict.guards), "path": str(stored.path)}
 
 
 def defaulted_share(lake: Lake, surface: Surface, training_set: TrainingSet, inputs: int) -> float:

@@ -56,6 +56,7 @@ def test_the_report_has_every_promised_key(report: dict[str, Any]) -> None:
         assert 0.2 < surface["defaulted_input_share"] < 0.6
         assert surface["parameters"]["teacher"] > surface["parameters"]["student"] > 0
         assert surface["verdict"]["decision"] == "pass", name
+        assert surface["verdict"]["because"].startswith("no guard objects")
         assert Path(surface["verdict"]["path"]).is_file()
         assert (Path(surface["release"]["path"]) / "model.onnx").is_file()
         assert surface["answer"]["release"] == surface["release"]["id"]
