@@ -32,7 +32,7 @@ FAST := tests/ml tests/deploy/serving tests/test_project.py
 export CROSSFADE_HOME ?= $(HOME_DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load attack healthy night backfills chaos apps teachers bench lint lock image digests clean
+.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load attack healthy night backfills chaos apps teachers bench docs docs-build lint lock image digests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -119,6 +119,12 @@ bench: $(BIN)/.dev ## Run the benchmarks beside their references, and write docs
 	$(BIN)/python -m benchmarks all $(ARGS)
 	$(BIN)/python -m benchmarks page
 
+docs: $(BIN)/.dev ## Serve the site of docs/ on http://127.0.0.1:8000; a saved page is shown at once
+	$(BIN)/python -m zensical serve
+
+docs-build: $(BIN)/.dev ## Build the site of docs/ into .site, and refuse a link that leads nowhere
+	$(BIN)/python -m zensical build --clean --strict
+
 lint: $(BIN)/.dev ## Check format, types, SQL, imports and spelling: ruff, pyright, sqlfluff, import-linter, codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -137,5 +143,5 @@ image: ## Build both images with docker: the version is their tag, the commit a 
 digests: ## Look up the digests of the images' bases with docker, and write deploy/images.env
 	./deploy/images.sh digests
 
-clean: ## Remove the virtual environment and this checkout's .crossfade
-	rm -rf $(VENV) .crossfade
+clean: ## Remove the virtual environment, the site, and this checkout's .crossfade
+	rm -rf $(VENV) .crossfade .site .cache
