@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from pydantic import Field
+
 from checks import gx
 from checks.days import shown_days
-from checks.guard import Daily, Found, Guard, Subject
+from checks.guard import Daily, Found, Guard, Subject, Thresholds
 from ml.evaluation.outcome import Outcome
 from ml.features.tables import CREATOR_OF, feature_tables
 from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted
@@ -17,11 +19,35 @@ if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation import Expectation
 
+    from ml.foundation.artifacts import Artifact
+
 UNLIKE_FEATURES = "values_unlike_their_features"
 """Name of the check that compares examples with feature tables."""
 
 Measured = dict[str, Any]
 """What was measured of a day; some of its columns are named by the surface's tasks."""
+
+
+class IdTables(Thresholds):
+    """Thresholds: how many rows may have ids without an embedding of their own, where ``id_table`` bounds a table."""
+
+    max_hashed_share: float = Field(
+        default=0.5, ge=0, le=1, description="Evaluation rows whose id shares an embedding; more warn"
+    )
+    max_unknown_share: float = Field(
+        default=0.5, ge=0, le=1, description="Evaluation rows whose id is unknown to a bounded table; more warn"
+    )
+
+
+class KindRow(TypedDict):
+    """How the ids of one input are looked up."""
+
+    input: str
+    rows: int
+    exact: float
+    hashed: float
+    unknown: float
+    said: str
 
 
 class Compared(TypedDict):
@@ -38,7 +64,11 @@ _NO_FEATURES = "the lake lacks the feature tables of the surface's daily inputs:
 
 def judge(subject: Subject) -> Found:
     """Measure the days again at the manifest's snapshots, whatever earlier checks said."""
-    return [c for lake, days in subject.windows for c in judge_days(lake, subject.surface, days)], ""
+    checks = [c for lake, days in subject.windows for c in judge_days(lake, subject.surface, days)]
+    if any(spec.id_table for spec in subject.surface.inputs.values()):
+        kinds = measure_ids(subject.evaluated, subject.surface, subject.exported, subject.manifest.eval_days)
+        checks += gx.validate(kinds, ids_suite(IdTables.of(subject.surface, GUARD.name), kinds))
+    return checks, ""
 
 
 def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:
@@ -187,6 +217,75 @@ def suite(gate: DataGate, days: Sequence[date]) -> "ExpectationSuite":
     return gx.suite("data", expected)
 
 
+def measure_ids(lake: Lake, surface: Surface, checkpoint: "Artifact", days: Sequence[date]) -> list[KindRow]:
+    """Look up the ids of some days in a checkpoint's bounded tables.
+
+    Args:
+        lake: The lake, or a snapshot of it.
+        surface: The surface.
+        checkpoint: Artifact with the checkpoint.
+        days: Days with rows.
+
+    Returns:
+        A row per input whose table ``id_table`` bounds: the number of ``rows``, and the shares of them whose id has an
+        embedding of its own (``exact``), shares one (``hashed``) or is ``unknown``; all as ``said``.
+    """
+    import torch
+
+    from ml.stages.training import load_ranker
+    from ml.students.columns import to_arrays
+
+    ranker, _ = load_ranker(checkpoint)
+    pre = ranker.preprocessing
+    inputs = {name: surface.inputs[name] for name in pre.ids}
+    query = (
+        f"select {', '.join(map(quoted, inputs))} from {ALIAS}.{FEATURES}.examples_{surface.name} "
+        "where day in (select unnest(?::date[]))"
+    )
+    counts, rows = {name: [0, 0, 0] for name in inputs}, 0
+    for batch in lake.batches(query, [list(days)]):
+        arrays = to_arrays(batch, inputs, "serving")
+        kinds = pre.kinds(pre.rows({name: torch.from_numpy(array) for name, array in arrays.items()}))
+        rows += batch.num_rows
+        for place, name in enumerate(pre.ids):
+            counts[name] = [so_far + int((kinds[:, place] == kind).sum()) for kind, so_far in enumerate(counts[name])]
+    found: list[KindRow] = []
+    for name in inputs:
+        if surface.inputs[pre.vocabulary[name]].id_table and rows:
+            unknown, exact, hashed = (count / rows for count in counts[name])
+            said = f"{name}: {exact:.1%} exact, {hashed:.1%} hashed, {unknown:.1%} unknown"
+            found.append(
+                {"input": name, "rows": rows, "exact": exact, "hashed": hashed, "unknown": unknown, "said": said}
+            )
+    return found
+
+
+def ids_suite(limits: IdTables, rows: Sequence[KindRow]) -> "ExpectationSuite":
+    """Return the suite over ``measure_ids``: ids that say little of themselves warn."""
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
+    from checks.expectations.measured import ExpectMeasureBetween
+
+    most = {"hashed": limits.max_hashed_share, "unknown": limits.max_unknown_share}
+    return gx.suite(
+        "ids",
+        [
+            ExpectMeasureBetween(
+                column=kind,
+                min_value=0,
+                max_value=share,
+                where={"input": row["input"]},
+                label="said",
+                count="rows",
+                severity=FailureSeverity.WARNING,
+                **gx.named(f"{row['input']}_{kind}_share", gx.between(high=share)),
+            )
+            for row in rows
+            for kind, share in most.items()
+        ],
+    )
+
+
 def features_suite() -> "ExpectationSuite":
     """Return the suite over ``measure_features``."""
     from checks.expectations.measured import ExpectMeasureBetween
@@ -248,10 +347,13 @@ def _sum(terms: Iterable[str]) -> str:
 GUARD = Guard(
     number=1,
     name="data",
-    means="Counts, keys, ranges, label rates and freshness of the examples, measured again at the recorded snapshot.",
+    means="Counts, keys, ranges, label rates and freshness of the examples, measured again at the recorded snapshot; "
+    "of bounded `id_table`s, how many evaluation rows have an id that shares an embedding or is unknown.",
     to_do="a table changed after training: `examples_are_sound` names the day. Mend it and run the release job again. "
-    "Days on which nothing was shown, and too few labels to tell a rate from chance, only warn.",
+    "Days on which nothing was shown, and too few labels to tell a rate from chance, only warn. So do many hashed or "
+    "unknown ids: raise `max_ids` or lower `min_count`.",
     judge=judge,
+    thresholds=IdTables,
     daily=Daily(
         asset="examples",
         name="examples_are_sound",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml.students.vocabulary import UNKNOWN_ROW, build_table
+from ml.students.vocabulary import UNKNOWN_ROW, build_table, divide_ids, hash_of
 from ml.surfaces.spec import Input
 
 OUTCOME_CODES = (1, 2, 3)
@@ -32,14 +32,17 @@ class Preprocessing(nn.Module):
     all of these, of the rows that differ from it: a rare flag stays), transformed, standardised. Vectors: standardised
     per component. Event lists: share of each outcome, the same with newer events weighing more (0.7 per step back), and
     how full the list is; standardised. Nothing lies beyond 10 deviations.
-    Ids and categories: exact lookup; an id that training has not seen takes row 0.
+    Ids and categories: exact lookup; an id that training has not seen takes row 0. Where ``id_table`` bounds a table,
+    rarer ids share the rows behind the exact ones by a hash.
 
     Args:
         inputs: The surface's inputs.
-        vocabularies: {vocabulary: distinct ids, int64 [v]}; see ``vocabulary_of``.
+        vocabularies: {vocabulary: distinct ids with a row of their own, int64 [v]}; see ``vocabulary_of``.
+        rare: {vocabulary: distinct ids that share rows, int64 [r]}, where others are unknown.
 
     Attributes:
         ids: Names of the id and category inputs, in the order of the embedding rows.
+        sizes: {vocabulary: embedding rows, those that are shared and the unknown one included}.
         slices: {number, vector or event list: its columns in the dense matrix}.
         width: Columns of the dense matrix.
     """
@@ -56,13 +59,23 @@ class Preprocessing(nn.Module):
     deviation: Tensor
     codes: Tensor
     event_weights: Tensor
+    exact: Tensor
+    first_shared: Tensor
+    shared: Tensor
 
-    def __init__(self, inputs: Mapping[str, Input], vocabularies: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, Input],
+        vocabularies: Mapping[str, np.ndarray],
+        rare: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         super().__init__()
         self.inputs = dict(inputs)
         self.ids = tuple(name for name, spec in inputs.items() if spec.type in ("id", "category"))
+        self.hashes_unseen = False
         self.vocabulary = {name: vocabulary_of(name, inputs) for name in self.ids}
-        self._add_vocabularies(vocabularies)
+        self._add_vocabularies(vocabularies, rare or {})
+        self._add_shared(vocabularies)
         self.numbers = tuple(name for name, spec in inputs.items() if spec.type == "number")
         self.slices: dict[str, slice] = {}
         self.width = 0
@@ -83,10 +96,15 @@ class Preprocessing(nn.Module):
         self.register_buffer("event_weights", torch.stack([torch.ones(longest), decay], dim=1))
         self.register_buffer("codes", torch.tensor(OUTCOME_CODES))
 
-    def _add_vocabularies(self, vocabularies: Mapping[str, np.ndarray]) -> None:
+    def _add_vocabularies(self, vocabularies: Mapping[str, np.ndarray], rare: Mapping[str, np.ndarray]) -> None:
         """Lay the tables of all vocabularies out as one, so that one gather finds the ids of a whole row."""
-        tables = {name: build_table(ids) for name, ids in vocabularies.items()}
-        self.sizes = {name: len(ids) + 1 for name, ids in vocabularies.items()}
+        tables = {}
+        for name, ids in vocabularies.items():
+            others = rare.get(name, ids[:0])
+            shared = hash_of(others) % max(_shared(self.inputs[name]), 1)
+            places = np.concatenate([np.arange(len(ids)), len(ids) + shared]) + 1
+            tables[name] = build_table(np.concatenate([ids, others]), places)
+        self.sizes = {name: len(ids) + 1 + _shared(self.inputs[name]) for name, ids in vocabularies.items()}
         buckets = {name: len(keys) for name, (keys, _) in tables.items()}
         ends = np.cumsum([0, *buckets.values()])
         offset = dict(zip(tables, ends.tolist(), strict=False))
@@ -98,6 +116,20 @@ class Preprocessing(nn.Module):
             per_input = [values[self.vocabulary[name]] for name in self.ids]
             self.register_buffer(buffer, torch.tensor(per_input, dtype=torch.int64))
 
+    def _add_shared(self, vocabularies: Mapping[str, np.ndarray]) -> None:
+        """Note where the shared rows of each input are; a ranker without any has none of these buffers."""
+        owners = [self.inputs[self.vocabulary[name]] for name in self.ids]
+        if not any(map(_shared, owners)):
+            return
+        exact = [len(vocabularies[self.vocabulary[name]]) for name in self.ids]
+        hashes = [spec.id_table is not None and spec.id_table.unseen == "bucket" for spec in owners]
+        self.hashes_unseen = any(hashes)
+        first = [own + 1 if hashed else UNKNOWN_ROW for own, hashed in zip(exact, hashes, strict=True)]
+        count = [_shared(spec) if hashed else 1 for spec, hashed in zip(owners, hashes, strict=True)]
+        self.register_buffer("exact", torch.tensor(exact, dtype=torch.int64))
+        self.register_buffer("first_shared", torch.tensor(first, dtype=torch.int64), persistent=False)
+        self.register_buffer("shared", torch.tensor(count, dtype=torch.int64), persistent=False)
+
     @classmethod
     def fit(cls, inputs: Mapping[str, Input], columns: Mapping[str, Tensor]) -> "Preprocessing":
         """Fit every constant on training rows.
@@ -106,13 +138,23 @@ class Preprocessing(nn.Module):
             inputs: The surface's inputs.
             columns: {input: raw values, [n] or [n, length]}, n >= 1.
         """
-        vocabularies: dict[str, np.ndarray] = {}
+        sources: dict[str, list[str]] = {}
         for name, spec in inputs.items():
             if spec.type in ("id", "category"):
-                vocabulary = vocabulary_of(name, inputs)
-                seen = [columns[name].numpy(), *([vocabularies[vocabulary]] if vocabulary in vocabularies else [])]
-                vocabularies[vocabulary] = np.unique(np.concatenate(seen))
-        fitted = cls(inputs, vocabularies)
+                sources.setdefault(vocabulary_of(name, inputs), []).append(name)
+        vocabularies: dict[str, np.ndarray] = {}
+        rare: dict[str, np.ndarray] = {}
+        for vocabulary, names in sources.items():
+            table = inputs[vocabulary].id_table
+            if table is None:
+                distinct = [np.unique(columns[name].numpy()) for name in names]
+                vocabularies[vocabulary] = np.unique(np.concatenate(distinct)) if len(distinct) > 1 else distinct[0]
+                continue
+            seen = np.concatenate([columns[name].numpy() for name in names])
+            vocabularies[vocabulary], others = divide_ids(seen, table)
+            if table.hash_buckets and table.unseen == "unknown":
+                rare[vocabulary] = others
+        fitted = cls(inputs, vocabularies, rare)
         for index, name in enumerate(fitted.numbers):
             values = columns[name].numpy()
             values = np.where(np.isnan(values), np.float32(inputs[name].default), values)
@@ -126,19 +168,23 @@ class Preprocessing(nn.Module):
         return fitted
 
     def known(self, name: str) -> np.ndarray:
-        """Return the ids in the vocabulary of an id or category input, int64 [v], in the order of their rows."""
-        return _stored_ids(self.keys, self.places, self.buckets, self.offset, self.ids.index(name))
+        """Return the ids of an id or category input that have a row of their own, int64 [v], in that order."""
+        return _stored_ids(self.state_dict(), "", self.ids.index(name))[0]
+
+    def sharing(self, name: str) -> np.ndarray:
+        """Return the ids of an id or category input that are stored as sharing rows, int64 [r]."""
+        return _stored_ids(self.state_dict(), "", self.ids.index(name))[1]
 
     @classmethod
     def restore(cls, inputs: Mapping[str, Input], state: Mapping[str, Tensor], prefix: str = "") -> "Preprocessing":
         """Build from the inputs and a state dict, whose names start with ``prefix``."""
-        keys, places, buckets, offset = (state[prefix + name] for name in ("keys", "places", "buckets", "offset"))
         ids = [name for name, spec in inputs.items() if spec.type in ("id", "category")]
-        vocabularies = {
-            vocabulary_of(name, inputs): _stored_ids(keys, places, buckets, offset, index)
-            for index, name in enumerate(ids)
-        }
-        restored = cls(inputs, vocabularies)
+        stored = {vocabulary_of(name, inputs): _stored_ids(state, prefix, index) for index, name in enumerate(ids)}
+        restored = cls(
+            inputs,
+            {vocabulary: own for vocabulary, (own, _) in stored.items()},
+            {vocabulary: rare for vocabulary, (_, rare) in stored.items()},
+        )
         restored.load_state_dict({name: state[prefix + name] for name in restored.state_dict()})
         return restored
 
@@ -149,7 +195,17 @@ class Preprocessing(nn.Module):
         ids = torch.stack([columns[name] for name in self.ids], dim=1)
         bucket = torch.remainder(ids, self.buckets) + self.offset
         match = functional.embedding(bucket, self.keys) == ids.unsqueeze(2)
-        return torch.where(match, functional.embedding(bucket, self.places), UNKNOWN_ROW).sum(dim=2)
+        rows = torch.where(match, functional.embedding(bucket, self.places), UNKNOWN_ROW).sum(dim=2)
+        if not self.hashes_unseen:
+            return rows
+        return torch.where(rows == UNKNOWN_ROW, self.first_shared + hash_of(ids) % self.shared, rows)
+
+    def kinds(self, rows: Tensor) -> Tensor:
+        """Return whether each embedding row [n, len(ids)] is unknown (0), one id's own (1) or shared (2), as int64."""
+        exact = [
+            self.sizes[self.vocabulary[name]] - 1 - _shared(self.inputs[self.vocabulary[name]]) for name in self.ids
+        ]
+        return (rows != UNKNOWN_ROW).to(torch.int64) + (rows > torch.tensor(exact)).to(torch.int64)
 
     def raw_dense(self, columns: Mapping[str, Tensor]) -> Tensor:
         """Return numbers, vectors and event features before standardising, float32 [n, width]."""
@@ -212,6 +268,11 @@ def key(name: str) -> str:
     return f"_{name}"
 
 
+def _shared(spec: Input) -> int:
+    """Return how many rows the rarer ids of a vocabulary share."""
+    return spec.id_table.hash_buckets if spec.id_table else 0
+
+
 def _clip_bounds(values: np.ndarray) -> tuple[float, float]:
     """Return the lowest and highest value that a number [n] keeps."""
     low, high = np.quantile(values, _CLIP_QUANTILES, method="nearest")
@@ -230,10 +291,13 @@ def _count(columns: Mapping[str, Tensor]) -> int:
     return next(iter(columns.values())).shape[0]
 
 
-def _stored_ids(keys: Tensor, places: Tensor, buckets: Tensor, offset: Tensor, index: int) -> np.ndarray:
-    """Return the ids of input ``index``, int64 [v], in the order of their rows."""
+def _stored_ids(state: Mapping[str, Tensor], prefix: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of input ``index`` with a row of their own, int64 [v], in that order, and those that share one."""
+    keys, places, buckets, offset = (state[prefix + name] for name in ("keys", "places", "buckets", "offset"))
     own = slice(int(offset[index]), int(offset[index] + buckets[index]))
     found, rows = keys[own].numpy(), places[own].numpy()
-    ids = np.empty(int((rows != UNKNOWN_ROW).sum()), dtype=np.int64)
-    ids[rows[rows != UNKNOWN_ROW] - 1] = found[rows != UNKNOWN_ROW]
-    return ids
+    count = int(state[prefix + "exact"][index]) if prefix + "exact" in state else int((rows != UNKNOWN_ROW).sum())
+    ids = np.empty(count, dtype=np.int64)
+    exact = (rows != UNKNOWN_ROW) & (rows <= count)
+    ids[rows[exact] - 1] = found[exact]
+    return ids, np.sort(found[rows > count])

@@ -1,19 +1,63 @@
-"""Exact lookup of int64 ids inside the graph: a table of M buckets with k places each, addressed by ``id mod M``."""
+"""Lookup of int64 ids inside the graph.
+
+Exact by a table of M buckets with k places each, addressed by ``id mod M``; by a hash for ids that share embeddings.
+"""
+
+from typing import TypeVar
 
 import numpy as np
+from torch import Tensor
+
+from ml.surfaces.spec import IdTable
+
+Ids = TypeVar("Ids", np.ndarray, Tensor)
 
 UNKNOWN_ROW = 0
 """Embedding row of every id that the vocabulary does not hold."""
 
 _WAYS = 8
 _EMPTY = -1
+_PRIME = 2**31 - 1
+_FACTOR = 1_640_531_527
 
 
-def build_table(ids: np.ndarray, *, ways: int = _WAYS) -> tuple[np.ndarray, np.ndarray]:
+def hash_of(ids: Ids) -> Ids:
+    r"""Return a hash in [0, 2^31 - 1) of int64 ids of any shape, alike in numpy, torch and onnxruntime.
+
+    .. math:: h(x) = a (x \bmod p) \bmod p
+
+    with p = 2^31 - 1, so that no product overflows.
+
+    Source: Carter and Wegman, "Universal classes of hash functions" (1979).
+    """
+    return ids % _PRIME * _FACTOR % _PRIME
+
+
+def divide_ids(seen: np.ndarray, table: IdTable) -> tuple[np.ndarray, np.ndarray]:
+    """Divide the ids of training rows by how often they occur.
+
+    Args:
+        seen: The id of every row, int64 [n].
+        table: Bounds; of equally frequent ids the smaller come first.
+
+    Returns:
+        Ids with an embedding of their own, and the others; both int64, distinct and rising.
+    """
+    ids, counts = np.unique(seen, return_counts=True)
+    own = counts >= table.min_count
+    if table.max_ids is not None:
+        own &= np.isin(np.arange(len(ids)), np.argsort(-counts, kind="stable")[: table.max_ids])
+    return ids[own], ids[~own]
+
+
+def build_table(
+    ids: np.ndarray, places: np.ndarray | None = None, *, ways: int = _WAYS
+) -> tuple[np.ndarray, np.ndarray]:
     """Lay out a vocabulary as buckets, so that finding an id takes one gather and ``ways`` comparisons.
 
     Args:
-        ids: Distinct ids, int64 [n]; ``ids[j]`` gets row ``j + 1``, row 0 stays the unknown vector.
+        ids: Distinct ids, int64 [n]; row 0 stays the unknown vector.
+        places: Row of each id, int64 [n]; without, ``ids[j]`` gets row ``j + 1``.
         ways: Places per bucket (k); eight int64 are one cache line.
 
     Returns:
@@ -36,7 +80,7 @@ def build_table(ids: np.ndarray, *, ways: int = _WAYS) -> tuple[np.ndarray, np.n
     sizes = np.bincount(bucket, minlength=buckets)
     place = np.arange(len(ids)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     keys[bucket[order], place] = ids[order]
-    rows[bucket[order], place] = order + 1
+    rows[bucket[order], place] = order + 1 if places is None else places[order]
     return keys, rows
 
 

@@ -121,6 +121,28 @@ class Window(_Model):
         return max(E_MAX, self.eval_days) if self.e_max is None else self.e_max
 
 
+class IdTable(_Model):
+    """Which ids of an input have an embedding of their own, and what the others have."""
+
+    min_count: int = Field(default=1, ge=1, description="Training rows that an id needs for an embedding of its own")
+    max_ids: int | None = Field(
+        default=None, ge=1, description="Most ids with an embedding of their own: the most frequent; default all"
+    )
+    hash_buckets: int = Field(
+        default=0, ge=0, le=100_000_000, description="Embeddings that rarer ids share by a hash; 0: those are unknown"
+    )
+    unseen: Literal["unknown", "bucket"] = Field(
+        default="unknown",
+        description="What an id is that training has not seen; `bucket`: as a rarer one, of which none is stored then",
+    )
+
+    @model_validator(mode="after")
+    def _buckets_to_use(self) -> Self:
+        if self.unseen == "bucket" and self.hash_buckets == 0:
+            raise ValueError("id_table: `unseen: bucket` needs `hash_buckets` above 0")
+        return self
+
+
 class Input(_Model):
     """One input column of the ranker."""
 
@@ -129,6 +151,7 @@ class Input(_Model):
     source: str | None = Field(default=None, alias="from", description="`<feature table>.<column>` of a daily input")
     embedding: int = Field(default=0, ge=0)
     vocabulary: str | None = None
+    id_table: IdTable | None = Field(default=None, description="Bounds of the embedding table; default every id seen")
     length: int = Field(default=1, ge=1)
     transform: Literal["identity", "log1p"] = "identity"
     default: float = 0.0
@@ -146,7 +169,15 @@ class Input(_Model):
             raise ValueError("an after_ranking input needs `serving_value`, others must not have it")
         if self.type in ("id", "category") and self.embedding == 0:
             raise ValueError(f"an input of type {self.type} needs `embedding`")
+        if self.id_table is not None and (self.type not in ("id", "category") or self.vocabulary is not None):
+            of = f"{self.vocabulary}'s vocabulary" if self.vocabulary else f"type {self.type}"
+            raise ValueError(f"id_table bounds the embeddings of an id or category of its own, not those of {of}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave ``id_table`` out where it is not set: such a surface has the digest that it has without the key."""
+        return {name: value for name, value in dump(self).items() if name != "id_table" or value is not None}
 
     @property
     def dtype(self) -> Literal["int64", "float32"]:

@@ -2,15 +2,24 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from checks import gx
 from checks.guards import data
 from ml.evaluation.outcome import Outcome
+from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.verdicts import Check
+from ml.students.checkpoint import META_FILE, WEIGHTS_FILE, save_checkpoint
+from ml.students.columns import to_arrays
+from ml.students.network import Ranker
+from ml.students.preprocessing import Preprocessing
 from ml.surfaces.spec import Surface
 from tests.checks.spoilt import Bench, blocked
 
@@ -155,3 +164,40 @@ def test_a_snapshot_that_is_gone_blocks(bench: Bench) -> None:
     result = bench.variant(snapshot=10**9).ask(data.GUARD)
     assert (result.outcome, result.checks) == (Outcome.FAIL, ())
     assert result.reason.startswith("could not be evaluated: ")
+
+
+def test_ids_that_share_an_embedding_or_have_none_are_counted_and_warn(home, lake: Lake, toolbox, tmp_path) -> None:
+    settings, surface = home
+    days = settings.days(toolbox.FIRST, toolbox.PARTITION)
+    content = surface.model_dump(mode="json", by_alias=True)
+    content["inputs"]["user_id"]["id_table"] = {"max_ids": 2, "hash_buckets": 3, "unseen": "bucket"}
+    content["inputs"]["item_id"]["id_table"] = {"max_ids": 2}
+    bounded = Surface.model_validate(content)
+    rows = to_arrays(pa.concat_tables(map(toolbox.examples, days)), bounded.inputs, "serving")
+    columns = {name: torch.from_numpy(values) for name, values in rows.items()}
+    save_checkpoint(Ranker(bounded, Preprocessing.fit(bounded.inputs, columns), 1), {"technique": "none"}, tmp_path)
+    files: dict[str, bytes | Path] = {
+        "model.safetensors": tmp_path / WEIGHTS_FILE,
+        "checkpoint.json": tmp_path / META_FILE,
+    }
+    checkpoint = ArtifactStore(tmp_path / "store").put("models/tiny/control", "2026-01-01", files)
+    found = {row["input"]: row for row in data.measure_ids(lake, bounded, checkpoint, days)}
+    shares = {}
+    for name in ("user_id", "item_id"):
+        _, counts = np.unique(rows[name], return_counts=True)
+        shares[name] = float(np.sort(counts)[-2:].sum() / counts.sum())
+        assert found[name]["exact"] == pytest.approx(shares[name]) and found[name]["rows"] == len(rows[name])
+    assert found["user_id"]["unknown"] == 0 and found["item_id"]["hashed"] == 0
+    assert found["item_id"]["unknown"] == pytest.approx(1 - shares["item_id"])
+    limits = data.IdTables(max_hashed_share=1, max_unknown_share=0.1)
+    checks = {c.name: c for c in gx.validate(found.values(), data.ids_suite(limits, list(found.values())))}
+    assert {name for name, c in checks.items() if c.outcome is Outcome.WARN} == {"item_id_unknown_share"}
+    assert "item_id: " in checks["item_id_unknown_share"].detail and len(checks) == 4
+
+
+def test_the_guard_looks_at_bounded_tables_where_there_are_any(bench: Bench) -> None:
+    content = bench.surface.model_dump(mode="json", by_alias=True)
+    content["inputs"]["item_id"]["id_table"] = {"max_ids": 9}
+    names = {check.name for check in bench.but(surface=Surface.model_validate(content)).ask(data.GUARD).checks}
+    shares = {"item_id_hashed_share", "item_id_unknown_share"}
+    assert shares <= names and not shares & {check.name for check in bench.ask(data.GUARD).checks}

@@ -171,3 +171,26 @@ def test_a_control_exports_to_the_signature_of_its_student(student: Path, export
     ranker.distillation = None
     save_checkpoint(ranker, meta | {"technique": "none"}, tmp_path / "control")
     assert export(tmp_path / "control", tmp_path / "control.onnx").digest == exported.digest
+
+
+def test_bounded_tables_of_ids_are_exported_as_they_were_trained(surface: Surface, arrays, tmp_path: Path):
+    content = reduced(surface, ("user_id", "item_id", "hour", "item_ctr")).model_dump(mode="json", by_alias=True)
+    content["inputs"]["user_id"]["id_table"] = {"min_count": 2, "max_ids": 5, "hash_buckets": 3}
+    content["inputs"]["item_id"]["id_table"] = {"max_ids": 5, "hash_buckets": 3, "unseen": "bucket"}
+    bounded = Surface.model_validate(content)
+    columns = {name: torch.from_numpy(arrays[name]) for name in bounded.inputs}
+    ranker = Ranker(bounded, Preprocessing.fit(bounded.inputs, columns), seed=1)
+    save_checkpoint(ranker, {"technique": "none"}, tmp_path / "checkpoint")
+    restored, _ = load_checkpoint(tmp_path / "checkpoint")
+    exported = export(tmp_path / "checkpoint", tmp_path / "model.onnx")
+    found = parity(restored, exported.path, (1, 333))
+    assert "shared rows" in found and max(max(case.values()) for case in found.values()) < 2e-5
+    assert inspect(exported.path)["custom_domains"] == []
+    tables = {t.name: t.dims[0] for t in onnx.load(exported.path).graph.initializer if ".tables." in t.name}
+    assert [rows for name, rows in tables.items() if "_id." in name] == [9, 9], (
+        "unknown, five of their own, three shared"
+    )
+    one = {name: np.repeat(arrays[name][:1], 6, axis=0) for name in bounded.inputs}
+    one["item_id"] = np.array([-1, 2**63 - 1, -(2**63), 424242, 7, 1])  # each has a bucket, and not the unknown row
+    scores = the(np.ndarray, session_of(exported.path).run(["score"], one)[0])
+    assert 1 < len(set(np.round(scores, 6).tolist())) <= 3
