@@ -146,7 +146,7 @@ class Subject:
         from ml.evaluation.evaluate import compute_evaluation
         from ml.stages.evaluation import score_again
 
-        scores = score_again(self.evaluated, self.surface, self.manifest, self.contract, self._rankers())
+        scores = score_again(self.evaluated, self.settings, self.surface, self.manifest, self.contract, self._rankers())
         evaluation = compute_evaluation(
             self.evaluated,
             self.surface,

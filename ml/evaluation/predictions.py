@@ -8,9 +8,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from ml.foundation.ids import ID63_SQL
-from ml.foundation.lake import ALIAS, FEATURES, LANDING, ML, Lake, quoted
-from ml.foundation.settings import RANKER_SCORES
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake, quoted
 from ml.surfaces.spec import RANKING_SCORE, Surface
 
 Model = Literal["teacher", "control", "student", "baseline", "incumbent", "champion", "reference"]
@@ -318,39 +316,6 @@ def baseline_query(surface: Surface, partition: date, days: Sequence[date] | Non
                 f"from {ALIAS}.{FEATURES}.examples_{surface.name} where day between ? and ?"
             )
             parameters += [partition, surface.inputs[spec.baseline].default, days[0], days[-1]]
-    return " union all ".join(selects), parameters
-
-
-def incumbent_predictions(lake: Lake, surface: Surface, partition: date, days: Sequence[date]) -> pa.Table:
-    """Build the rows of the app's present ranker from its landed scores; exposures without one are left out.
-
-    Its scores are of what it knew, so the same one stands under both kinds of inputs.
-    """
-    query, parameters = incumbent_query(lake, surface, partition, days)
-    return lake.sql(query, parameters).cast(SCHEMA) if query else SCHEMA.empty_table()
-
-
-def incumbent_query(lake: Lake, surface: Surface, partition: date, days: Sequence[date]) -> tuple[str, list[object]]:
-    """Return the query of ``incumbent_predictions`` and its parameters; no query where none is declared or landed.
-
-    Of scores that landed twice the latest counts, of the exposure's own day or a later one.
-    """
-    incumbent, landed = surface.incumbent, f"{LANDING}.{RANKER_SCORES}"
-    if incumbent is None or not lake.table_exists(landed):
-        return "", []
-    selects, parameters = list[str](), list[object]()
-    for task, name in incumbent.scores.items():
-        for inputs in INPUTS:
-            selects.append(
-                f"select ?::date as partition, e.day, e.exposure_id, 'incumbent' as model, ? as model_hash, "
-                f"'{inputs}' as inputs, ? as task, arg_max(s.score, s.day) as score "
-                f"from {ALIAS}.{FEATURES}.examples_{surface.name} as e join {ALIAS}.{landed} as s "
-                f"on {ID63_SQL.format(column='s.exposure_id')} = e.exposure_id and s.day >= e.day "
-                "where e.day between ? and ? and s.day >= ? and s.ranker_version = ? and s.task = ? "
-                "group by e.day, e.exposure_id"
-            )
-            parameters += [partition, f"landed:{incumbent.version}", task, days[0], days[-1], days[0]]
-            parameters += [incumbent.version, name]
     return " union all ".join(selects), parameters
 
 

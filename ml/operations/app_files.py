@@ -86,6 +86,18 @@ def faults_of_rankings(settings: Settings) -> Iterator[str]:
             yield f"{file}: rankings.to.database: {fault}"
 
 
+def faults_of_incumbents(settings: Settings) -> Iterator[str]:
+    """Say of every surface's file of its present ranker what is not there, or is not as the surface says."""
+    for surface in load_surfaces(settings).values():
+        if surface.incumbent is not None and surface.incumbent.onnx is not None:
+            from ml.evaluation.incumbent import IncumbentError, incumbent_contract
+
+            try:
+                incumbent_contract(surface, settings.app)
+            except IncumbentError as error:
+                yield f"{surface_file(settings, surface)}: {error}"
+
+
 def _output_faults(surface: Surface, outputs: Collection[str]) -> Iterator[str]:
     named = {f"tasks.{name}.teacher_output": task.teacher_output for name, task in surface.tasks.items()}
     heads = enumerate(surface.distillation.heads)
@@ -160,6 +172,18 @@ def _rankings(settings: Settings) -> Look:
     return State.GOOD, ", ".join(declared) or "none declared"
 
 
+def _incumbents(settings: Settings) -> Look:
+    try:
+        faults = list(faults_of_incumbents(settings))
+        declared = [s for s in load_surfaces(settings).values() if s.incumbent]
+    except ValueError:
+        return State.DOUBTFUL, "not looked at: a file that is named above cannot be read", "mend that first"
+    if faults:
+        return State.BAD, "\n".join(faults), "mend the keys that are named, or put the file there"
+    told = [f"{s.name}: {s.incumbent.version}" for s in declared if s.incumbent]
+    return State.GOOD, ", ".join(told) or "none declared"
+
+
 FILES: Examinations = {
     "app": _app,
     "surfaces": _surfaces,
@@ -168,6 +192,7 @@ FILES: Examinations = {
     "teacher contract": _teacher,
     "names": _names,
     "rankings": _rankings,
+    "present ranker": _incumbents,
 }
 """Looks at an app's files."""
 REMEDIES = dict.fromkeys(FILES, "mend the file that the message names")

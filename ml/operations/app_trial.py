@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from datetime import date
 from pathlib import Path
 
+from ml.evaluation.incumbent import IncumbentError, incumbent_predictions
 from ml.features.build import build_arguments, run_dbt
 from ml.foundation.lake import FEATURES, Lake
 from ml.foundation.names import nearest
@@ -49,6 +50,8 @@ def examine_trial(settings: Settings, spoilt: Collection[str]) -> Iterator[Findi
     day = None
     if "rankings" in spoilt:
         left_out |= {"candidates to rank"}
+    if "present ranker" in spoilt:
+        left_out |= {"scores of the present ranker"}
     if {"app", "surfaces", "landing contract", "feature tables"} & set(spoilt):
         left_out |= TRIALS.keys() - {"teacher"}
     else:
@@ -198,6 +201,25 @@ def _rankings(settings: Settings) -> Look:
     return State.GOOD, ", ".join(told) or "none declared"
 
 
+def _incumbents(settings: Settings) -> Look:
+    told, faults = [], []
+    with Lake(settings) as lake:
+        for surface in load_surfaces(settings).values():
+            if surface.incumbent is None or surface.incumbent.onnx is None:
+                continue
+            if not lake.table_exists(f"{FEATURES}.examples_{surface.name}"):
+                return State.DOUBTFUL, "not looked at: the SQL above was not built", "mend that first"
+            day = settings.first_day
+            try:
+                rows = incumbent_predictions(lake, surface, day, [day], settings.app).num_rows
+                told.append(f"{surface.name}: {rows // 2:,} scores on {day}")
+            except IncumbentError as error:
+                faults.append(f"{surface_file(settings, surface)}: {error}")
+    if faults:
+        return State.BAD, "\n".join(faults), "mend the keys that are named, or export the ranker again"
+    return State.GOOD, ", ".join(told) or "no file declared"
+
+
 TRIALS: Examinations = {
     "teacher": _teacher,
     "sample day": _landing,
@@ -206,6 +228,7 @@ TRIALS: Examinations = {
     "teacher inputs": _teacher_inputs,
     "sample labels": _labels,
     "candidates to rank": _rankings,
+    "scores of the present ranker": _incumbents,
 }
 """What is tried, in the order in which one needs the other."""
 REMEDIES = {
@@ -216,5 +239,6 @@ REMEDIES = {
     "teacher inputs": "mend teacher_inputs_<surface>.sql or the contract",
     "sample labels": "mend teacher_inputs_<surface>.sql or the contract",
     "candidates to rank": "mend the query of candidates, or the key rankings",
+    "scores of the present ranker": "mend the key incumbent, or its file",
 }
 """What to do where a trial raised."""

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from ml.evaluation.choice import choose_candidate
 from ml.evaluation.evaluate import evaluate
 from ml.evaluation.importance import input_values
+from ml.evaluation.incumbent import incumbent_predictions, incumbent_scores
 from ml.evaluation.linear import MAX_ROWS, against_control, linear_scores
 from ml.evaluation.plots import data_uri, figures
 from ml.evaluation.predictions import (
@@ -25,8 +26,6 @@ from ml.evaluation.predictions import (
     as_scores,
     baseline_query,
     beside,
-    incumbent_predictions,
-    incumbent_query,
     student_predictions,
     teacher_predictions,
     teacher_query,
@@ -81,7 +80,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
     rankers |= released_models(store.champion(surface.name), store.past_reference(surface.name))
     with Lake(settings, snapshot=training_set.snapshot) as lake:
         scored = score_rows(lake, surface, training_set.eval_days, rankers)
-        incumbent = incumbent_predictions(lake, surface, partition, training_set.eval_days)
+        incumbent = incumbent_predictions(lake, surface, partition, training_set.eval_days, settings.app)
     if len(scored.scores.exposure_ids) != training_set.eval_rows:
         raise TrainingSetError(
             f"{surface.name} {partition}: snapshot {training_set.snapshot} has {len(scored.scores.exposure_ids)} "
@@ -185,12 +184,18 @@ def score_rows(lake: Lake, surface: Surface, days: Sequence[date], rankers: Mapp
 
 
 def score_again(
-    lake: Lake, surface: Surface, manifest: Manifest, contract: Contract, rankers: Mapping[str, Ranker]
+    lake: Lake,
+    settings: Settings,
+    surface: Surface,
+    manifest: Manifest,
+    contract: Contract,
+    rankers: Mapping[str, Ranker],
 ) -> Scores:
     """Score every evaluation row of a candidate again, with rankers, teacher and baseline.
 
     Args:
         lake: The snapshot that the manifest's evaluation read.
+        settings: The home, whose app may have a file of its present ranker.
         surface: The surface.
         manifest: The candidate's.
         contract: The pinned teacher's, whose soft labels are read.
@@ -201,11 +206,12 @@ def score_again(
     """
     partition, days = manifest.partition, manifest.eval_days
     scored = score_rows(lake, surface, days, rankers)
-    queries = [baseline_query(surface, partition, days), incumbent_query(lake, surface, partition, days)]
+    queries = [baseline_query(surface, partition, days)]
     if manifest.teacher is not None:
         labels = TeacherLabels(contract.tasks, manifest.teacher.version, manifest.teacher.contract_hash)
         queries.append(teacher_query(surface, partition, labels, days))
-    return beside(scored.scores, [as_scores(lake, f"({query})", told) for query, told in queries if query])
+    others = [as_scores(lake, f"({query})", told) for query, told in queries if query]
+    return beside(scored.scores, [*others, incumbent_scores(lake, surface, partition, days, settings.app)])
 
 
 def checkpoint_ranker(checkpoint: Artifact) -> Ranker:

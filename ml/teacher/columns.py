@@ -20,7 +20,7 @@ _SQL_TYPES = {
     "float64": "DOUBLE",
     "string": "VARCHAR",
 }
-_NUMERIC = re.compile(r"^(BOOLEAN|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*?)$")
+NUMERIC = re.compile(r"^(BOOLEAN|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*?)$")
 _TEXT = re.compile(r"^(VARCHAR|UUID|ENUM.*)$", re.DOTALL)
 _LIST = re.compile(r"\[\d*\]")
 
@@ -97,7 +97,7 @@ class InputColumns:
         """Return the SQL of one column; what does not fit the contract's type becomes null."""
         base, depth = _LIST.sub("", kind), len(_LIST.findall(kind))
         landed = item.id in ("raw", "vocabulary")
-        fits = (_TEXT, _NUMERIC) if landed else (_TEXT,) if item.dtype == "string" else (_NUMERIC,)
+        fits = (_TEXT, NUMERIC) if landed else (_TEXT,) if item.dtype == "string" else (NUMERIC,)
         if depth != len(item.shape) or not any(pattern.match(base) for pattern in fits):
             wanted = f"{item.dtype}{list(item.shape) if item.shape else ''}"
             raise ColumnError(f"{self._table}.{item.source} is {kind}, the teacher's contract says {wanted}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -71,7 +72,7 @@ def check_graph(contract: Contract) -> Graph:
             contract does not name, or has other inputs or outputs than the contract.
     """
     path = contract.model_path
-    model = _parse(path)
+    model = parse_graph(path)
     _check_operators(path, model)
     _check_size(path, model)
     _check_external_data(contract, model)
@@ -81,7 +82,12 @@ def check_graph(contract: Contract) -> Graph:
     return Graph(ranks, sum(sizes), fetched, columns, adapted)
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def parse_graph(path: Path) -> onnx.ModelProto:
+    """Read a file without its external data, if it is one of ONNX at all.
+
+    Raises:
+        TeacherRefused: It is none, such as a pickle or a zip archive, or too large to be one.
+    """
     size = path.stat().st_size
     if size > MAX_MODEL_BYTES:
         raise TeacherRefused(f"{path}: {size} bytes, an ONNX file has at most {MAX_MODEL_BYTES}")
@@ -190,12 +196,27 @@ def _check_external_data(contract: Contract, model: onnx.ModelProto) -> None:
                 )
 
 
-def _check_inputs(contract: Contract, model: onnx.ModelProto) -> dict[str, int]:
-    """Hold the graph's inputs against the contract's, and return the number of dimensions of each."""
-    path = contract.model_path
+class Signature(NamedTuple):
+    """What an input of a graph takes: its element type in ONNX, and its shape with None for what is free."""
+
+    element: int
+    shape: list[int | None]
+
+    @property
+    def dtype(self) -> str:
+        """Name of the element type, in the contract's words where it has one for it."""
+        return _DTYPES.get(self.element, TensorProto.DataType.Name(self.element).lower())
+
+
+def graph_inputs(path: Path, model: onnx.ModelProto) -> dict[str, Signature]:
+    """Return what each input of a graph takes; its weights are no inputs.
+
+    Raises:
+        TeacherRefused: One is no tensor, or has no shape.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     weights |= {tensor.values.name for tensor in model.graph.sparse_initializer}
-    inputs: dict[str, tuple[int, list[int | None]]] = {}
+    inputs: dict[str, Signature] = {}
     for value in model.graph.input:
         if value.name in weights:
             continue
@@ -205,22 +226,28 @@ def _check_inputs(contract: Contract, model: onnx.ModelProto) -> dict[str, int]:
         if not tensor.HasField("shape"):
             raise TeacherRefused(f"{path}: input {value.name!r} has no shape")
         dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-        inputs[value.name] = (tensor.elem_type, dims)
+        inputs[value.name] = Signature(tensor.elem_type, dims)
+    return inputs
+
+
+def _check_inputs(contract: Contract, model: onnx.ModelProto) -> dict[str, int]:
+    """Hold the graph's inputs against the contract's, and return the number of dimensions of each."""
+    path = contract.model_path
+    inputs = graph_inputs(path, model)
     faults = list(name_faults(contract.inputs, inputs))
     for item in contract.inputs:
         if item.name not in inputs:
             continue
-        element, shape = inputs[item.name]
-        if element != _ELEMENTS[item.dtype]:
-            found = _DTYPES.get(element, TensorProto.DataType.Name(element).lower())
-            faults.append(f"input {item.name!r} is {found}, the contract says {item.dtype}")
-        if fault := shape_fault(item, shape):
+        found = inputs[item.name]
+        if found.element != _ELEMENTS[item.dtype]:
+            faults.append(f"input {item.name!r} is {found.dtype}, the contract says {item.dtype}")
+        if fault := shape_fault(item, found.shape):
             faults.append(fault)
     outputs = {value.name for value in model.graph.output}
     faults += [missing_output(item, outputs) for item in contract.outputs if item.source not in outputs]
     if faults:
         raise TeacherRefused(f"{path}: {'; '.join(faults)}")
-    return {name: len(shape) for name, (_, shape) in inputs.items()}
+    return {name: len(found.shape) for name, found in inputs.items()}
 
 
 def _outputs(

@@ -74,6 +74,18 @@ def test_a_teacher_whose_files_are_not_there_is_refused(tmp_path: Path) -> None:
     assert found["teacher contract"].told == f"{tmp_path}/app/teacher/model.onnx: no such file"
 
 
+def test_a_file_of_the_present_ranker_that_is_not_there_is_told_with_the_nearest(tmp_path: Path, app: Path) -> None:
+    (app / "today").mkdir()
+    (app / "today" / "ranker.onnx").touch()
+    incumbent = "incumbent: {version: v1, onnx: today/rankr.onnx, inputs: {x: item_plays}, scores: {engagement: y}}\n"
+    with (app / "surfaces" / "radio.yaml").open("a", encoding="utf-8") as file:
+        file.write(incumbent)
+    found = {f.what: f for f in examine_files(Settings(home=tmp_path / "home", app=app))}
+    assert found["present ranker"].state is State.BAD
+    assert "radio.yaml: incumbent.onnx: no file" in found["present ranker"].told
+    assert "did you mean 'today/ranker.onnx'?" in found["present ranker"].told
+
+
 def test_columns_that_the_examples_lack_are_told_with_the_nearest() -> None:
     radio = load_surface(EXAMPLES / "simulator" / "surfaces" / "radio.yaml")
     has = [*radio.inputs, "label_engaged", "item_age", "user_tenure_days", "item_impressions"]
