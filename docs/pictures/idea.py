@@ -67,7 +67,7 @@ def picture(theme: Theme) -> str:
         box(theme, theme.app, (184, 218, 180, 82), "Examples", "features known before,", "labels seen after (dbt)"),
         box(theme, theme.student, (440, 218, 190, 82), "Student", "learns labels and", "soft labels (PyTorch)"),
         box(theme, theme.app, (440, 336, 190, 82), "Control", "same network and rows,", "no soft labels"),
-        box(theme, theme.app, (686, 218, 92, 200), "Gate", "compares,", "guard by guard,", "one verdict"),
+        box(theme, theme.app, (686, 218, 92, 200), "Gate", "guard after", "guard, then", "one verdict"),
         box(theme, theme.student, (814, 218, 78, 82), "Server", "answers", "(ONNX)"),
         arrow(theme, "M130 259 H182"),
         arrow(theme, "M274 218 V130"),

@@ -23,6 +23,7 @@ _PICTURE = re.compile(
     r'<picture>\s*<source [^>]*srcset="(?P<dark>[^"]+)">\s*'
     r'<img src="(?P<light>[^"]+)" alt="(?P<alt>[^"]*)">\s*</picture>'
 )
+_OTHER = r"(?<!version\s)(?<!Ray's )(?<!log's )"  # version control, a head of Ray, a head of the champion log
 _CLOSED = {"a", "code", "pre", "h1", "h2", "h3", "h4", "th", "button"}
 
 
@@ -71,7 +72,7 @@ class Terms(Treeprocessor):
         super().__init__(md)
         self.terms = terms
         named = sorted(set(terms) - EVERYDAY, key=len, reverse=True)
-        self.pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, named))})s?(?![\w-])", re.I)
+        self.pattern = re.compile(rf"(?<![\w-]){_OTHER}({'|'.join(map(re.escape, named))})s?(?![\w-])", re.I)
 
     def run(self, root: Element) -> None:
         """Change the page's tree."""

@@ -1,6 +1,7 @@
 """README and docs: every link and picture leads somewhere, every page is listed."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,14 @@ def test_every_picture_is_shown_by_a_page() -> None:
     shown = {(path.parent / target).resolve() for path in PAGES for target in links(prose(path))}
     pictures = {path for end in ("png", "svg") for path in DOCS.rglob(f"*.{end}")}
     assert pictures and not pictures - shown
+
+
+@pytest.mark.parametrize("name", ["idea", "flow"])
+def test_a_drawn_picture_is_what_its_script_draws(name: str) -> None:
+    drawn = runpy.run_path(str(DOCS / "pictures" / f"{name}.py"))
+    for mode, theme in drawn["THEMES"].items():
+        shown = (DOCS / "pictures" / f"{name}-{mode}.svg").read_text(encoding="utf-8")
+        assert shown == drawn["picture"](theme), f"python docs/pictures/{name}.py draws it again"
 
 
 def test_every_page_begins_with_a_title_of_its_own_and_a_paragraph() -> None:
