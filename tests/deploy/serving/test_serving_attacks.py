@@ -31,6 +31,7 @@ def quick(ready_home: Home) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("case", ["times", "nesting", "bombs", "heads"])
+@pytest.mark.slow
 def test_cases(url: str, case: str) -> None:
     assert server_cases.run(CASES, url, (case,)) == {case: []}
 

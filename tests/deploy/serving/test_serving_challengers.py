@@ -43,6 +43,7 @@ def metric(client: httpx.Client, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
+@pytest.mark.slow
 def test_a_canary_answers_its_share_of_users_and_always_the_same_ones(home: Home, client: httpx.Client) -> None:
     home.challenge("homepage", 2, mode="canary", share=0.3)
     until(lambda: metric(client, "challenger_share") == 0.3)

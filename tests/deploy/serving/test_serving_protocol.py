@@ -452,6 +452,7 @@ def test_flat_lists_are_read_as_any_other_json(dtype: str, shape: tuple[int, ...
     | st.sampled_from(["name", "datatype", "shape", "data", "parameters", "other"]).map(lambda key: ("input", key)),
     json_values,
 )
+@pytest.mark.slow
 def test_an_odd_request_is_read_or_refused_the_same_however_lists_are_read(place: tuple[str, str], odd: Any) -> None:
     entry: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2.5]}
     request: dict[str, Any] = {"inputs": [entry]}

@@ -36,6 +36,7 @@ def test_a_log_that_is_not_whole_leaves_what_serves_and_stops_no_other_surface(h
     assert restarted.not_ready() == ["the champion of homepage is not loaded"]
 
 
+@pytest.mark.slow
 def test_swaps_under_requests_lose_none_and_mix_none(home: Home) -> None:
     """Every answer is from one release: the model writes its number into every score."""
     home.publish()

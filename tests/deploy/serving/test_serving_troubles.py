@@ -64,6 +64,7 @@ DAMAGE: dict[str, tuple[Callable[[Home], None], str]] = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
+@pytest.mark.slow
 def test_a_damage_is_told_once_and_stops_nothing_and_is_over_when_mended(
     home: Home, tmp_path: Path, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -68,6 +68,7 @@ def test_identical_models_differ_by_exactly_zero() -> None:
 
 
 @pytest.mark.parametrize(("users", "rows", "spread"), [(120, 900, 0.0), (50, 700, 1.2)])
+@pytest.mark.slow
 def test_the_interval_covers_the_true_difference_about_95_times_of_100(users: int, rows: int, spread: float) -> None:
     rng = np.random.default_rng(2)
     _, labels, first, second = clustered(rng, 20_000, 400_000, spread)

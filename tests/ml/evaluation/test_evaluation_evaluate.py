@@ -114,6 +114,7 @@ def test_every_figure_of_every_model_is_recomputed_from_the_predictions(world: A
     assert checked > 250
 
 
+@pytest.mark.slow
 def test_every_difference_is_that_of_its_models_on_the_rows_both_have(world: Any) -> None:
     pairs = set()
     for r in world.evaluation.results:
@@ -160,6 +161,7 @@ def test_the_report_holds_the_same_figures_in_the_shape_of_the_demo(world: Any) 
     assert report["tasks"]["ctr"]["student"] != report["tasks"]["ctr"]["logged"]["student"]
 
 
+@pytest.mark.slow
 def test_the_tidy_table_in_the_lake_holds_every_result_and_is_replaced_by_a_rerun(world: Any) -> None:
     before = world.lake.content_hash("lake.ml.evaluation_homepage")
     assert before[0] == len(world.evaluation.results)
@@ -271,6 +273,7 @@ def test_one_evaluated_user_gives_no_interval_instead_of_one_without_width(small
     assert math.isnan(d.lo) and math.isnan(d.hi)
 
 
+@pytest.mark.slow
 def test_days_without_a_click_are_evaluated_and_plotted_as_what_they_are(small_world: Any) -> None:
     lake, surface = small_world()
     lake.connection.execute(
@@ -284,6 +287,7 @@ def test_days_without_a_click_are_evaluated_and_plotted_as_what_they_are(small_w
     assert set(plots.figures(found)) >= {"deltas", "slices", "calibration_ctr", "scores_ctr"}
 
 
+@pytest.mark.slow
 def test_an_empty_slice_is_flagged_and_stands_as_null(small_world: Any) -> None:
     lake, surface = small_world()
     surface = surface.model_copy(update={"slices": {"nobody": "user_tenure_days < 0"}})
@@ -384,6 +388,7 @@ def test_a_student_whose_order_is_worse_is_not_the_candidate_whatever_its_tasks_
     assert choose_candidate(with_differences(ranked, bounds), world.surface) == "control"
 
 
+@pytest.mark.slow
 def test_rows_without_a_session_are_ranked_by_user_and_day(small_world: Any) -> None:
     lake, surface = small_world()
     partition = date(2026, 2, 1)
@@ -400,6 +405,7 @@ def test_rows_without_a_session_are_ranked_by_user_and_day(small_world: Any) -> 
     assert found.metric("student", "ctr", metric=RANKING) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_identical_models_differ_by_exactly_zero_everywhere(small_world: Any) -> None:
     lake, surface = small_world()
     partition = date(2026, 2, 1)
@@ -413,6 +419,7 @@ def test_identical_models_differ_by_exactly_zero_everywhere(small_world: Any) ->
         assert math.isnan(r.value) or (r.value, r.lo, r.hi, r.se) in ((0, 0, 0, 0),) or math.isnan(r.se), r
 
 
+@pytest.mark.slow
 def test_predictions_that_do_not_cover_the_evaluation_days_are_refused(small_world: Any) -> None:
     lake, surface = small_world()
     partition = date(2026, 2, 1)

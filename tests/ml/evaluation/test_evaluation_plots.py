@@ -20,6 +20,7 @@ def size(png: bytes) -> tuple[int, int]:
     return struct.unpack(">II", png[16:24])
 
 
+@pytest.mark.slow
 def test_every_plot_of_an_evaluation_is_a_png_900_pixels_wide(world: Any) -> None:
     found = plots.figures(world.evaluation)
     names = {f"{kind}_{task}" for kind in ("calibration", "scores") for task in world.evaluation.kinds}

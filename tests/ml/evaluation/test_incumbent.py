@@ -92,6 +92,7 @@ def strict(surface: Surface, **changes: object) -> Surface:
     return surface.model_copy(update={"incumbent": told})
 
 
+@pytest.mark.slow
 def test_its_figures_are_those_of_the_rows_that_it_scored_and_change_no_other(
     landed: Landed, beside: tuple[Evaluation, Evaluation, Surface]
 ) -> None:
@@ -110,6 +111,7 @@ def test_its_figures_are_those_of_the_rows_that_it_scored_and_change_no_other(
     assert f"on the {len(known):,} rows that it scored" in said
 
 
+@pytest.mark.slow
 def test_a_loss_warns_by_default_and_blocks_where_a_candidate_must_not_lose(
     beside: tuple[Evaluation, Evaluation, Surface],
 ) -> None:

@@ -68,6 +68,7 @@ def test_torch_and_onnxruntime_agree_at_every_size_and_on_edge_rows(student: Pat
         assert max(differences.values()) < 2e-5, case
 
 
+@pytest.mark.slow
 def test_parity_sees_another_model(student: Path, exported: Export):
     ranker, _ = load_checkpoint(student)
     with torch.no_grad():
@@ -165,6 +166,7 @@ def test_the_schema_follows_the_signature_and_its_hash_everything_in_it(exported
     assert feature_schema(Surface.model_validate(content))["hash"] != schema["hash"]
 
 
+@pytest.mark.slow
 def test_a_control_exports_to_the_signature_of_its_student(student: Path, exported: Export, tmp_path: Path):
     shutil.copytree(student, tmp_path / "control")
     ranker, meta = load_checkpoint(student)

@@ -48,6 +48,7 @@ def test_a_document_beyond_a_bound_is_refused_at_once_and_the_message_says_where
     assert time.perf_counter() - began < 5
 
 
+@pytest.mark.slow
 def test_what_stays_within_the_bounds_is_read_with_its_aliases() -> None:
     assert parse_yaml("a: &b {x: 1}\nc: *b\nd: {<<: *b, y: 2}")["d"] == {"x": 1, "y": 2}
     assert parse_yaml(f"a: '{'x' * MAX_TEXT}'")["a"] == "x" * MAX_TEXT

@@ -55,6 +55,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_an_extension_that_changed_since_its_signature_was_checked_is_not_loaded(tmp_path: Path):
     (tmp_path / "user").mkdir()
     environment = {**os.environ, "HOME": str(tmp_path / "user"), "PYTHONPATH": str(PROJECT_ROOT)}

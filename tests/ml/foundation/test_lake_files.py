@@ -172,6 +172,7 @@ def test_each_file_is_read_in_one_of_the_nights(lake: Lake, settings: Settings) 
     assert seen == 1
 
 
+@pytest.mark.slow
 def test_files_in_a_bucket_are_hashed_and_compared_there(s3: str, tmp_path: Path) -> None:
     import obstore
     from obstore.store import from_url

@@ -34,6 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_same_features_give_the_same_folder_untouched(home: Home) -> None:
     first = published(home)
     before = contents(first.path)

@@ -145,6 +145,7 @@ def land(settings: Settings, lake: Lake, day: date | None = None) -> list[Landin
     return load_days(lake, settings, days, {"homepage", "radio"})
 
 
+@pytest.mark.slow
 def test_tabs_become_source_and_surfaces_with_the_labels_of_the_log(landed: Lake) -> None:
     rows = pl.DataFrame(base_rows())
     app = rows.filter(pl.col("tab").is_in([0, 2, 4, 6]))
@@ -228,6 +229,7 @@ def test_items_and_users_land_once_on_the_first_day(landed: Lake) -> None:
     assert users[0] == {"day": FIRST, "signed_up_at": datetime(2022, 3, 30), "source_user_id": "0"}
 
 
+@pytest.mark.slow
 def test_sessions_end_after_half_an_hour(settings: Settings, lake: Lake) -> None:
     noon = datetime(2022, 4, 20, 12, 0, 30)
     minutes = (0, 30, 60, 91)
@@ -329,6 +331,7 @@ def test_wrong_settings_are_explained(settings: Settings) -> None:
         kuairand.write_landing(settings.model_copy(update={"kuairand_homepage_tabs": (1, 4)}))
 
 
+@pytest.mark.slow
 def test_the_homepage_has_the_tabs_it_is_given_and_the_radio_the_others(settings: Settings, lake: Lake) -> None:
     land(settings.model_copy(update={"kuairand_homepage_tabs": (0, 4)}), lake)
     found = lake.sql("select distinct surface, container_id from landing.exposures").to_pylist()

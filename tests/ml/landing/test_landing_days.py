@@ -23,6 +23,7 @@ from tests.ml.landing.rows import DAY, SURFACES, exposures, impressions, listens
 from tests.support.known import the
 
 
+@pytest.mark.slow
 def test_landing_a_day_again_replaces_it_and_only_it(settings: Settings, lake: Lake) -> None:
     other = DAY + timedelta(days=1)
     path = put(settings, "exposures", "a.csv", to_csv(exposures("a", 5)) + b"ragged\n")
@@ -44,6 +45,7 @@ def test_landing_a_day_again_replaces_it_and_only_it(settings: Settings, lake: L
     assert lake.sql("select * from landing.exposures where day = ?", [DAY]).num_rows == 0
 
 
+@pytest.mark.slow
 def test_too_many_bad_rows_fail_the_day_but_stay_visible(
     settings: Settings, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +84,7 @@ def test_too_many_bad_rows_fail_the_day_but_stay_visible(
     assert (report.rows_loaded, report.rows_quarantined) == (197, 1)
 
 
+@pytest.mark.slow
 def test_a_bad_day_fails_alone_and_the_days_beside_it_land(settings: Settings, lake: Lake) -> None:
     days = [DAY + timedelta(days=number) for number in range(4)]
     for number, day in enumerate(days):

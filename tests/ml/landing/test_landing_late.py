@@ -79,6 +79,7 @@ def state(lake: Lake) -> list[tuple[int, str]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_late_row_goes_to_its_day_and_stays_whichever_day_lands_again(zone: tuple[Settings, Lake]) -> None:
     settings, lake = zone
     lie(settings, DAYS[0], of("own", DAYS[0]))
@@ -97,6 +98,7 @@ def test_a_late_row_goes_to_its_day_and_stays_whichever_day_lands_again(zone: tu
     assert held(lake) == {"own0": DAYS[0], "mixed0": DAYS[2]}, "the folder took its late row back"
 
 
+@pytest.mark.slow
 def test_the_sensor_sees_the_day_of_late_rows_as_changed_until_it_is_built(zone: tuple[Settings, Lake]) -> None:
     settings, lake = zone
     lie(settings, DAYS[0], of("own", DAYS[0]))
@@ -201,6 +203,7 @@ def test_days_may_land_in_any_order(
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
 def test_a_forgotten_person_does_not_come_back_with_late_rows(zone: tuple[Settings, Lake]) -> None:
     settings, lake = zone
     lie(settings, DAYS[0], of("own", DAYS[0]))
@@ -213,6 +216,7 @@ def test_a_forgotten_person_does_not_come_back_with_late_rows(zone: tuple[Settin
     assert lake.sql(f"select * from {ALIAS}.landing.late").num_rows == 0
 
 
+@pytest.mark.slow
 def test_the_cases_of_this_folder_are_as_they_must_be(tmp_path: Path) -> None:
     told = run(Path(__file__).parent / "cases", tmp_path)
     assert told and not {name: lacks for name, lacks in told.items() if lacks}

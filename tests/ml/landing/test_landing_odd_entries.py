@@ -198,6 +198,7 @@ def test_the_landing_sensor_answers_while_odd_entries_lie_there_and_says_so(
         assert f"{DAY} will not land: {at(home)}: it is a named pipe" in str(look(instance).skip_message)
 
 
+@pytest.mark.slow
 def test_a_range_with_a_panic_in_one_day_shows_the_other_days_as_materialized(
     zone: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +278,7 @@ def test_a_small_file_that_unpacks_to_far_more_is_refused_by_name_and_setting(
         assert word in str(raised.value)
 
 
+@pytest.mark.slow
 def test_by_default_a_gigabyte_in_a_small_file_is_refused_and_an_ordinary_large_file_is_not(tmp_path: Path) -> None:
     path = tmp_path / "bomb.csv.gz"
     with gzip.open(path, "wb", compresslevel=1) as file:

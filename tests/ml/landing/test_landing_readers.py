@@ -45,6 +45,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_fails_its_day_with_its_name(settings: Settings, untouched: Lake, name: str) -> None:
     path = put(settings, "listens", f"a.{name.split('.', 1)[1]}", (BROKEN / name).read_bytes())
     with pytest.raises(ERRORS[EXPECTED[name]["error"]], match=EXPECTED[name]["says"]) as raised:
@@ -53,6 +54,7 @@ def test_a_file_that_cannot_be_read_fails_its_day_with_its_name(settings: Settin
     assert untouched.sql("select * from landing.ledger").num_rows == 0
 
 
+@pytest.mark.slow
 def test_a_range_in_which_every_day_but_one_has_a_broken_file_lands_that_day_and_names_every_file(
     settings: Settings, lake: Lake
 ) -> None:
@@ -72,6 +74,7 @@ def test_a_range_in_which_every_day_but_one_has_a_broken_file_lands_that_day_and
     assert [(report.day, report.rows_loaded) for report in raised.value.reports] == [(good, 2)]
 
 
+@pytest.mark.slow
 def test_all_four_formats_land_the_same_rows(settings: Settings, lake: Lake) -> None:
     frame = exposures("e").with_columns(container_id=pl.Series(["x", None, 'quoted, "y"']))
     vectors = items("i", [VECTOR, None])

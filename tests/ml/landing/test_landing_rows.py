@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import polars as pl
+import pytest
 import yaml
 
 from ml.foundation.lake import Lake
@@ -13,6 +14,7 @@ from tests.ml.landing.rows import DAY, SURFACES, exposures, listens, put, to_csv
 BROKEN = Path(__file__).parent / "broken" / "rows"
 
 
+@pytest.mark.slow
 def test_every_kind_of_broken_row_is_quarantined_with_file_and_reason_and_the_rest_loads(
     settings: Settings, lake: Lake
 ) -> None:

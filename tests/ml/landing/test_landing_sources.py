@@ -75,6 +75,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("pattern", LAYOUTS)
 @pytest.mark.parametrize("below", ["", "elsewhere/"], ids=["landing zone", "absolute"])
+@pytest.mark.slow
 def test_files_land_from_where_a_pattern_says(
     app: Callable[[str], Settings], tmp_path: Path, pattern: str, below: str
 ) -> None:

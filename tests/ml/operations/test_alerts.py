@@ -42,6 +42,7 @@ def desk_of(tmp_path: Path, urls: list[str]) -> Desk:
     return Desk.of(Settings(home=tmp_path / "home", alerts=alerts, ui_url="https://ui.example/"))
 
 
+@pytest.mark.slow
 def test_every_cause_reaches_every_service_in_its_shape_once_and_its_end_too(heard: Heard, tmp_path: Path) -> None:
     desk, book = desk_of(tmp_path, [*heard.urls.values()]), Book()
     alerts = [Alert(cause, "homepage 2026-03-01", ODD, "/runs/17") for cause in CAUSES.values()]

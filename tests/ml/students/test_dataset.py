@@ -50,6 +50,7 @@ def test_a_set_names_its_days_rows_and_snapshot_and_survives_json(home: Settings
     assert TrainingSet.from_json(made.to_json()).digest == made.digest
 
 
+@pytest.mark.slow
 def test_equal_rows_give_an_equal_content_hash_and_changed_ones_another(home: Settings, surface: Surface):
     examples, soft = tables(surface)
     put(home, examples, soft)

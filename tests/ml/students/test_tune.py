@@ -76,6 +76,7 @@ def test_the_error_of_a_gain_is_that_of_a_sum_over_users_and_of_a_mean_over_seed
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.parent.name}-{path.stem}")
+@pytest.mark.slow
 def test_every_setting_can_be_written_and_nothing_else_in_the_file_changes(path: Path):
     text = path.read_text(encoding="utf-8").replace("__surface__", "podcasts")
     surface = load_surface(path, text)

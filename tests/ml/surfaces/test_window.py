@@ -55,6 +55,7 @@ def _windowed(days: int, **window: int) -> Surface:
 
 
 @given(days=st.integers(1, 30), train=st.integers(1, 30), evaluated=st.integers(1, 9), further=st.integers(0, 5))
+@pytest.mark.slow
 def test_no_label_of_a_student_closes_after_what_uses_it(days: int, train: int, evaluated: int, further: int) -> None:
     """Labels of evaluated days close with the partition; those of training days when evaluation begins."""
     surface = _windowed(days, train_days=train, eval_days=evaluated)

@@ -172,6 +172,7 @@ def label(lake: Lake, teacher_folder: Callable[..., Path]) -> Callable[..., tupl
 
 
 @pytest.mark.parametrize("case", TAKEN)
+@pytest.mark.slow
 def test_inputs_reach_the_teacher_as_its_contract_says(
     case: str, label: Callable[..., tuple[LabelReport, list[float]]]
 ) -> None:
@@ -337,6 +338,7 @@ FOREVER = """most = Constant <value = int64 {9223372036854775807}> () yes = Cons
     { d = Identity (c) w = Identity (v) }>"""
 
 
+@pytest.mark.slow
 def test_a_teacher_that_never_answers_is_refused(
     monkeypatch: pytest.MonkeyPatch, teacher_folder: Callable[..., Path]
 ) -> None:

@@ -73,6 +73,7 @@ def test_every_row_is_scored_as_in_one_batch(
     )
 
 
+@pytest.mark.slow
 def test_labelling_again_or_day_by_day_gives_the_same_hash(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:
@@ -271,6 +272,7 @@ def test_a_landed_score_that_is_no_probability_is_refused(
     assert stored(lake).num_rows == 0
 
 
+@pytest.mark.slow
 def test_a_killed_labelling_leaves_the_table_as_it_was(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:

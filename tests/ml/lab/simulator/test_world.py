@@ -74,6 +74,7 @@ def test_a_date_moves_timestamps_and_nothing_else(world: World, tables: list[dic
     assert moved["ts"][0].as_py().date() == date(2030, 5, 5)
 
 
+@pytest.mark.slow
 def test_demo_has_the_base_rates_of_its_design(demo: tuple[World, list[DayEvents]]) -> None:
     figures = ceiling(*demo)
     assert figures["video_click_rate"] == pytest.approx(0.19, abs=0.01)

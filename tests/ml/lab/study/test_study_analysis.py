@@ -64,6 +64,7 @@ def test_a_lift_is_the_mean_over_worlds_of_the_difference_to_the_control_of_the_
     assert found.lo < found.lift < found.hi and found.detectable > 0
 
 
+@pytest.mark.slow
 def test_one_world_has_the_interval_of_its_users_and_of_its_seeds():
     alone = {("control", 1, 1): 0.7, ("student", 1, 1): 0.8}
     found = by_variant(lifts(rows(alone, spread=1e-3), DESIGN))["student"]
@@ -108,6 +109,7 @@ def test_a_claim_is_shown_exactly_where_its_corrected_p_value_says_so(ps: tuple[
     assert not any("p 1.0" in f.evidence for f in claims if f.holds)
 
 
+@pytest.mark.slow
 def test_worlds_are_the_unit_and_their_users_are_not_counted_twice():
     values = {("control", w, 1): 0.7 for w in range(6)} | {("student", w, 1): x for w, x in enumerate(six(0.01, 0.01))}
     quiet, loud = (by_variant(lifts(rows(values, spread=s), DESIGN))["student"] for s in (1e-6, 0.05))
@@ -161,6 +163,7 @@ def test_the_transfer_ratio_is_the_share_of_the_ceilings_gain_that_a_variant_kee
     assert noisy.ratio.lo < 0.5 < noisy.ratio.hi < 0.75
 
 
+@pytest.mark.slow
 def test_one_world_shows_nothing_with_fewer_than_five_initialisations():
     def found(seeds: int) -> Lift:
         values = {("control", 1, s): 0.7 for s in range(seeds)} | {("student", 1, s): 0.8 for s in range(seeds)}
