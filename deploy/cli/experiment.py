@@ -1,16 +1,23 @@
-"""``crossfade experiment``: control and student serve simulated users side by side, over HTTP."""
+"""``crossfade experiment``: plan and read experiments of landed days, and run simulated ones over HTTP."""
 
 import time
+from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from deploy.cli.shared import TablesAsJson
+from deploy.cli.shared import Surface, TablesAsJson, day_of, home_settings, surface_named
 from deploy.cli.terminal import minutes, note, say, show_table
 from ml.foundation.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Let control and student serve simulated users side by side, over HTTP.")
+if TYPE_CHECKING:
+    from ml.foundation.lake import Lake
+    from ml.surfaces.spec import Surface as Spec
+
+app = typer.Typer(
+    no_args_is_help=True, help="Plan and read experiments of landed days; run simulated ones side by side, over HTTP."
+)
 
 Name = Annotated[str, typer.Argument(help="Experiment of ml/lab/live/designs.yaml: quick, live or aa.")]
 
@@ -91,3 +98,106 @@ def report(
 
     for path in write_report(Settings(), name, aa, out):
         say(f"wrote {path}")
+
+
+Through = Annotated[str | None, typer.Option("--through", help="Last landed day that counts; the last by default.")]
+
+
+@app.command("plan")
+def plan_landed(
+    surface: Surface,
+    figure: Annotated[
+        Literal["engagement", "discovery", "new_releases"], typer.Option(help="Figure that decides.")
+    ] = "engagement",
+    lift: Annotated[
+        float | None,
+        typer.Option(help="Relative difference to find; `experiment: expected_lift` of the surface by default.", min=0),
+    ] = None,
+    through: Through = None,
+    as_json: TablesAsJson = False,
+) -> None:
+    """Say what an experiment would find after how many days, and how often it would cry wolf, from landed days."""
+    from ml.experiments.plan import AA_RUNS, LONGEST, plan
+    from ml.foundation.lake import Lake
+
+    settings = home_settings()
+    spec = surface_named(settings, surface)
+    with Lake(settings) as lake:
+        found = plan(lake, spec, _last_day(lake, spec, through), figure, lift or spec.experiment.expected_lift)
+    shown = [h for h in found.horizons if h.users is not None or h.days % 7 == 0]
+    rows = [
+        {
+            "days": h.days,
+            "users": "" if h.users is None else f"{h.users:,}",
+            "one look": _percent(h.once),
+            "daily looks": _percent(h.daily),
+            "one look, history": _percent(h.once_before),
+            "daily looks, history": _percent(h.daily_before),
+        }
+        for h in shown
+    ]
+    show_table(f"{surface}, {figure}: difference found with 80 % power, %, users split evenly", rows)
+    needed = {
+        "one look": found.days_needed(lambda h: h.once_before),
+        "daily looks": found.days_needed(lambda h: h.daily_before),
+    }
+    told = ", ".join(f"{name} {k or f'more than {LONGEST}'}" for name, k in needed.items())
+    note(
+        f"days until {found.expected:.1%} are found, with {found.history_days} days of history: {told}; "
+        f"days without users are extrapolated from {len(found.days)} landed ones"
+    )
+    note(
+        f"A/A: of {AA_RUNS} random splits of these users over {len(found.days)} days, {found.false_alarms} "
+        f"({found.false_alarms / AA_RUNS:.1%}) found a difference on some day; at most 5 % should"
+    )
+
+
+@app.command("look")
+def look(surface: Surface, through: Through = None, as_json: TablesAsJson = False) -> None:
+    """Show what the landed experiment of a surface says on each day since its start; look as often as you like."""
+    from ml.experiments.landed import look_landed
+    from ml.foundation.lake import Lake
+
+    settings = home_settings()
+    spec = surface_named(settings, surface)
+    with Lake(settings) as lake:
+        day = _last_day(lake, spec, through)
+        looks = look_landed(lake, spec, day)
+    if looks is None:
+        raise ValueError(
+            f"{surface}: fewer than two variants are recorded on {day}; the landed column `arm` names them, and the "
+            f"asset {surface}/experiment records them"
+        )
+    if looks.ratio:
+        note(str(looks.ratio))
+        if looks.ratio.refused:
+            raise typer.Exit(1)
+    rows = [
+        {
+            "day": str(k.day),
+            "variant": k.variant,
+            "figure": k.metric,
+            "users": f"{k.users:,}",
+            "lift": f"{100 * k.lift.relative:+.2f}",
+            "95 % at every look": f"{100 * k.lo:+.2f} to {100 * k.hi:+.2f}",
+            "variance left": f"{k.variance_left:.2f}",
+            "decided": "yes" if k.decided else "",
+        }
+        for k in looks.looks
+    ]
+    show_table(f"{surface}, since {looks.days[0]}: difference to {looks.baseline}, %", rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}" if share <= 1 else "over 100"
+
+
+def _last_day(lake: "Lake", spec: "Spec", through: str | None) -> date:
+    """Return the day that was named, or the last one with final examples."""
+    from ml.experiments.landed import last_final_day
+
+    if through is not None:
+        return day_of(lake.settings, through, "--through")
+    if (last := last_final_day(lake, spec)) is None:
+        raise ValueError(f"{spec.name} has no final examples here; land days and build them: `crossfade land`")
+    return last

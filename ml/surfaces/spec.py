@@ -613,6 +613,25 @@ class Rankings(_Model):
         return f"the first {self.top_k} of {self.candidates} to {self.to}"
 
 
+class Experiment(_Model):
+    """What is fixed before an experiment on the surface starts."""
+
+    shares: dict[str, float] = Field(
+        default={},
+        description="Share of the users that each variant should have, by its name in `arm`; even by default",
+    )
+    expected_lift: float = Field(
+        default=0.05, gt=0, le=1, description="Relative difference for which the intervals of daily looks are narrowest"
+    )
+
+    @field_validator("shares")
+    @classmethod
+    def _positive(cls, shares: dict[str, float]) -> dict[str, float]:
+        if len(shares) == 1 or any(not share > 0 for share in shares.values()):
+            raise ValueError(f"{shares} are no shares: name every variant, the baseline too, each above 0")
+        return shares
+
+
 class Surface(_Model):
     """One surface; see ``homepage.yaml`` for the meaning of every key."""
 
@@ -644,6 +663,7 @@ class Surface(_Model):
     rankings: Rankings | None = Field(
         default=None, description="Candidates that are ranked for a day's users without a server; none by default"
     )
+    experiment: Experiment = Field(default=Experiment(), description="How users are split, and what is expected of it")
 
     @model_validator(mode="after")
     def _references(self) -> Self:
@@ -746,6 +766,7 @@ class Surface(_Model):
             "outcomes": ((), []),
             "rankings": (None,),
             "incumbent": (None,),
+            "experiment": (Experiment().model_dump(),),
         }
         return {name: value for name, value in dump(self).items() if value not in unset.get(name, ())}
 
@@ -761,13 +782,13 @@ class Surface(_Model):
 
     @property
     def digest(self) -> str:
-        """Content hash of the whole specification, but for what only says where answers are written."""
-        return digest(self.model_dump(mode="json", by_alias=True, exclude={"rankings"}))
+        """Content hash of the whole specification, but for where answers are written and how experiments are read."""
+        return digest(self.model_dump(mode="json", by_alias=True, exclude={"rankings", "experiment"}))
 
     @property
     def ranker_digest(self) -> str:
         """Content hash of what rankers and their figures depend on: all but what judges and writes."""
-        others = {"description", "owner", "gate", "incumbent", "rankings"}
+        others = {"description", "owner", "gate", "incumbent", "rankings", "experiment"}
         content = self.model_dump(mode="json", by_alias=True, exclude=others)
         content["window"].pop("e_max", None)
         return digest(content)

@@ -6,9 +6,11 @@ from pathlib import Path
 import dagster as dg
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
 from assets.experiment import build_experiment
-from ml.experiments.landed import landed_table
+from deploy.cli.main import app
+from ml.experiments.landed import analyse, landed_table, look_landed
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface, load_surfaces
@@ -105,3 +107,84 @@ def test_days_without_variants_say_so(settings: Settings):
     assert shown["landed_users"] == 0 and not [name for name in shown if "by_day" in name]
     with Lake(settings) as lake:
         assert not lake.table_exists(landed_table(surface))
+
+
+def crowd(settings: Settings, students: int) -> None:
+    """Sixty users of the control and some of the student, on two days; the day before, none met a variant."""
+    rows = [
+        (day, 1000 * k + user, 1000 * k + user, user, None if k == 0 else arm, 4.0 + user % 5 + 0.1 * k, 0.0, 30.0)
+        for k, day in enumerate((FIRST, SECOND, THIRD))
+        for user, arm in enumerate(["control"] * 60 + ["student"] * students)
+    ]
+    names = ("day", "exposure_id", "session_id", "user_id", "arm", "label_trail", "label_discovery", "item_age_days")
+    both = pa.table({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+    with Lake(settings) as lake:
+        lake.replace_days("features.examples_homepage", both.drop_columns(["arm"]), [FIRST, SECOND, THIRD])
+        lake.replace_days("features.stg_exposures", both.select(["day", "exposure_id", "arm"]), [FIRST, SECOND, THIRD])
+
+
+def test_daily_runs_look_at_the_experiment_since_its_start_with_what_was_known_before(settings: Settings):
+    crowd(settings, students=60)
+    surface = load_surfaces(settings)["homepage"]
+    with Lake(settings) as lake:
+        assert look_landed(lake, surface, SECOND) is None
+        for day in (FIRST, SECOND, THIRD):
+            shown = analyse(lake, surface, [day])
+        looks = look_landed(lake, surface, THIRD)
+    assert looks is not None and looks.days == [SECOND, THIRD] and looks.baseline == "control"
+    last = {look.metric: look for look in looks.last()}["engagement"]
+    # What users did the day before says nearly all of what they do.
+    assert last.users == 120 and last.variance_left < 0.1 and not last.decided
+    assert shown.summary.startswith("users as split: control 60 (50.00% of 50.00% meant), student 60")
+    assert "Day 2 of the experiment, 2026-01-02 to 2026-01-03." in shown.summary
+    assert shown.numbers["landed_sample_ratio_p"] == 1.0
+
+
+def test_a_wrong_split_withholds_every_figure_unless_it_was_meant(settings: Settings):
+    crowd(settings, students=110)
+    surface = load_surfaces(settings)["homepage"]
+    meant = surface.model_copy(
+        update={"experiment": surface.experiment.model_copy(update={"shares": {"control": 6, "student": 11}})}
+    )
+    assert meant.digest == surface.digest and meant.ranker_digest == surface.ranker_digest
+    with Lake(settings) as lake:
+        refused = analyse(lake, surface, [SECOND, THIRD])
+        shown = analyse(lake, meant, [SECOND, THIRD])
+    assert refused.summary.startswith("**SAMPLE RATIO MISMATCH, no figure counts: control 60")
+    assert not [name for name in refused.numbers if "percent" in name] and not refused.plots
+    assert [name for name in shown.numbers if "percent" in name] and shown.plots
+
+
+def test_an_experiment_is_planned_from_landed_days_and_read_from_the_command_line(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    days = [date(2026, 1, d) for d in range(1, 7)]
+    rows = [
+        {"day": day, "exposure_id": 1000 * k + u, "session_id": 1000 * k + u, "user_id": u, "label_discovery": 0.0}
+        | {"arm": ("control", "student")[u % 2], "label_trail": 3.0 + u % 5 * 0.4 + 0.1 * k, "item_age_days": 9.0}
+        for k, day in enumerate(days)
+        for u in range(0, 260 if k else 40)
+    ]
+    both = pa.Table.from_pylist(rows)
+    surface = load_surfaces(settings)["homepage"]
+    for name, value in {"HOME": settings.home, "SURFACES_DIR": settings.surfaces_dir, "FIRST_DAY": days[0]}.items():
+        monkeypatch.setenv(f"CROSSFADE_{name}", str(value))
+
+    def asked(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["experiment", *arguments])
+        return done.exit_code, " ".join(f"{done.output} {done.exception or ''}".split())
+
+    with Lake(settings) as lake:
+        lake.replace_days("features.examples_homepage", both.drop_columns(["arm"]), days)
+        lake.replace_days("features.stg_exposures", both.select(["day", "exposure_id", "arm"]), days)
+    assert "fewer than two variants are recorded on 2026-01-06" in asked("look", "homepage")[1]
+    with Lake(settings) as lake:
+        analyse(lake, surface, days[3:])
+    status, planned = asked("plan", "homepage", "--lift", "0.5", "--json")
+    assert status == 0, planned
+    assert "with 3 days of history: one look 1, daily looks 1" in planned, planned
+    assert "A/A: of 200 random splits of these users over 3 days," in planned
+    assert asked("plan", "homepage", "--through", "2026-01-03")[1].startswith("homepage has final examples of 3 day(s)")
+    status, shown = asked("look", "homepage", "--json")
+    assert status == 0 and "users as split: control 130 (50.00% of 50.00% meant), student 130" in shown
+    assert "homepage, since 2026-01-04: difference to control, %" in shown
