@@ -381,9 +381,11 @@ def teacher_contract(settings: Settings) -> Contract:
     """Read the contract of the home's teacher.
 
     Raises:
-        ContractError: As ``load_contract``.
+        ContractError: No file is there, or as ``load_contract``.
     """
     assert settings.teacher is not None
+    if not settings.teacher.exists():
+        raise ContractError(f"{settings.teacher}: no teacher's contract is there; name its file with CROSSFADE_TEACHER")
     return load_contract(settings.teacher)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ml.teacher.contract import ContractError, load_contract, write_contract
+from ml.foundation.settings import Settings
+from ml.teacher.contract import ContractError, load_contract, teacher_contract, write_contract
 
 
 def test_contract_reads_and_writes_back_equal(teacher_folder: Callable[..., Path]) -> None:
@@ -101,3 +102,8 @@ def test_the_contract_needs_neither_torch_nor_onnx() -> None:
     code = f"import sys, ml.teacher.contract, ml.teacher.labels; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_contract_that_is_not_there_is_told_with_the_setting_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"nowhere/contract\.yaml: no teacher's contract .* CROSSFADE_TEACHER"):
+        teacher_contract(Settings(home=tmp_path, teacher=tmp_path / "nowhere" / "contract.yaml"))
