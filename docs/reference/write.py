@@ -1,10 +1,12 @@
 """Writes the pages of the reference that the code itself knows: ``python docs/reference/write.py``.
 
 The command line from its commands, the settings from their model, the data contract from its YAML, the techniques
-from their files, the sources from their model. A test compares.
+from their files, the sources from their model, the tables from dbt's YAML and from what writes the others, the metrics
+from the server's registry. A test compares.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,23 @@ from pydantic_core import PydanticUndefined
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.main import get_command
 
+from assets.manifest import described_columns
 from deploy.cli.main import app
+from deploy.serving.metrics import Metrics
+from ml.evaluation.predictions import SCHEMA, predictions_table
+from ml.experiments.user_days import USER_DAYS_SCHEMA, USER_DAYS_TABLE
+from ml.features.tables import models_of, read_tables
 from ml.foundation.documents import load_yaml
 from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.landing.late import LATE, LATE_COLUMNS
+from ml.landing.ledger import LEDGER
+from ml.landing.load import LEDGER_COLUMNS, QUARANTINE, QUARANTINE_COLUMNS
 from ml.landing.sources import Database, Origin, Ready, Source
 from ml.operations.causes import CAUSES
 from ml.surfaces.techniques import techniques
 
 HERE = Path(__file__).parent
+MODELS = (PROJECT_ROOT / "dbt_project" / "models", PROJECT_ROOT / "examples" / "simulator" / "models")
 WRITTEN = "This page is written by `python docs/reference/write.py`; do not edit it by hand."
 
 
@@ -33,6 +44,8 @@ def pages() -> dict[str, str]:
         "data_contract.md": data_contract(),
         "techniques.md": technique_page(),
         "sources.md": sources_page(),
+        "tables.md": tables_page(),
+        "metrics.md": metrics_page(),
         "../how-to/alerts.md": alerts_page(),
     }
 
@@ -202,6 +215,105 @@ def technique_page() -> str:
         heads += ["needs `network.interaction`"] if listed.heads.branch else []
         rows.append((f"`{name}`", listed.summary, "; ".join(heads)))
     return "\n".join([*lines, *table(("technique", "what it is", "a head"), rows)]).rstrip() + "\n"
+
+
+def tables_page() -> str:
+    """Return the page of the lake's tables and their columns."""
+    lines = [
+        "# Tables of the lake",
+        "",
+        "What the lake holds, table by table, for who reads it with SQL. The landed tables come first; their",
+        "columns are those of the [data contract](data_contract.md), with a `day`. The features follow, as dbt",
+        "describes them; the examples are those of the demo's surfaces, and yours have the columns that your SQL gives",
+        "them.",
+        WRITTEN,
+        "",
+        "## landing",
+        "",
+    ]
+    lines += table(("table", "a row", "columns"), landed())
+    columns = columns_of_models()
+    for title, found in {
+        "Staging: typed rows of one day": r"staging/stg_",
+        "Sums of one day": r"intermediate/int_",
+        "Features: trailing windows": r"features/feat_",
+        "Examples of the demo's surfaces": r"surfaces/\w+/examples_",
+        "What the demo's teacher learns from": r"source/source_examples",
+    }.items():
+        lines += [f"## {title}", ""]
+        for path, model, _ in models_of(MODELS):
+            if re.search(found, path.as_posix()):
+                lines += [f"### features.{model['name']}", "", model["description"] + key_of(model), ""]
+                rows = ((f"`{column}`", meaning) for column, meaning in columns[model["name"]].items())
+                lines += table(("column", "meaning"), rows)
+    lines += ["## What students and experiments leave", ""]
+    for table_name, meaning, schema in (
+        (predictions_table("<surface>"), "One row per evaluated exposure, model and task.", SCHEMA),
+        (USER_DAYS_TABLE, "One row per variant, day and user of `crossfade experiment`.", USER_DAYS_SCHEMA),
+    ):
+        rows = ((f"`{field.name}`", f"`{field.type}`") for field in schema)
+        lines += [f"### `{table_name}`", "", meaning, "", *table(("column", "type"), rows)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def landed() -> Iterator[tuple[str, str, str]]:
+    """Yield (table, what a row is, its columns or where they are told) of the landing tables."""
+    for name, content in load_yaml(PROJECT_ROOT / "ml" / "landing" / "contract.yaml")["tables"].items():
+        yield f"`landing.{name}`", content["description"], f"[{name}](data_contract.md#{name})"
+    for name, meaning, columns in (
+        (QUARANTINE, "One row per row that was not loaded, with its reason.", QUARANTINE_COLUMNS),
+        (LATE, "One row per row that came with another day's files and belongs to this one.", LATE_COLUMNS),
+        (LEDGER, "One row per landed day and table: what came, what was loaded.", LEDGER_COLUMNS),
+    ):
+        yield f"`{name}`", meaning, ", ".join(f"`{column}` {kind}" for column, kind in columns.items())
+
+
+def columns_of_models() -> dict[str, dict[str, str]]:
+    """Return {dbt model: {column: meaning}} of what the YAML files say, as the graph shows it."""
+    shared = (PROJECT_ROOT / "dbt_project" / "models" / "columns.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"{% docs (\w+) %}(.*?){% enddocs %}", shared))
+    nodes = {
+        model["name"]: {
+            "name": model["name"],
+            "resource_type": "model",
+            "meta": meta,
+            "columns": {
+                column["name"]: {
+                    "description": re.sub(r"{{ doc\('(\w+)'\) }}", lambda found: told[found[1]], column["description"])
+                }
+                for column in model.get("columns", ())
+            },
+        }
+        for _, model, meta in models_of(MODELS)
+    }
+    return described_columns({"nodes": nodes}, read_tables(MODELS))
+
+
+def key_of(model: Mapping[str, Any]) -> str:
+    """Return the sentence that names the key of a dbt model, if a test holds it."""
+    keys = [test["key"]["arguments"]["columns"] for test in model.get("data_tests", ()) if "key" in test]
+    return f" Key: {', '.join(f'`{column}`' for column in keys[0])}." if keys else ""
+
+
+def metrics_page() -> str:
+    """Return the page of the server's metrics."""
+    lines = [
+        "# Metrics",
+        "",
+        "What `GET /metrics` of `crossfade serve` counts, for Prometheus. `deploy/prometheus/` has alert rules and a",
+        "board for Grafana that read these names.",
+        "[Be told when something is wrong](../how-to/alerts.md) tells how to be alerted.",
+        "A histogram has `_bucket`, `_sum` and `_count`.",
+        WRITTEN,
+        "",
+    ]
+    rows = []
+    for metric in vars(Metrics()).values():
+        for family in metric.describe() if hasattr(metric, "_labelnames") else ():
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            rows.append((f"`{name}`", family.type, labels, family.documentation))
+    return "\n".join([*lines, *table(("metric", "type", "labels", "what it says"), rows)]).rstrip() + "\n"
 
 
 def rules(column: Mapping[str, Any]) -> Iterator[str]:
