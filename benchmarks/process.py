@@ -20,12 +20,15 @@ READY_S = 120
 
 
 @contextmanager
-def crossfade(settings: Settings, cores: set[int] | None = None) -> Iterator[tuple[str, psutil.Process]]:
+def crossfade(
+    settings: Settings, cores: set[int] | None = None, workers: int = 1
+) -> Iterator[tuple[str, psutil.Process]]:
     """Serve a home while the block runs; yield the base URL and the process, which must live to the end.
 
     Args:
         settings: Names the home.
         cores: Cores that the process may use; all without.
+        workers: Processes that answer; with several, the process is their parent.
 
     Raises:
         RuntimeError: The server ended; the message has the end of its log.
@@ -33,7 +36,7 @@ def crossfade(settings: Settings, cores: set[int] | None = None) -> Iterator[tup
     environment = {"CROSSFADE_HOME": str(settings.home), "PYTHONPATH": str(PROJECT_ROOT)}
     if settings.last_day:
         environment["CROSSFADE_LAST_DAY"] = str(settings.last_day)
-    command = [sys.executable, "-m", "deploy.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "deploy.cli", "serve", "--port", "0", "--workers", str(workers)]
     with running(command, _url_in, "/v2/health/ready", environment=environment, cores=cores) as found:
         yield found
 

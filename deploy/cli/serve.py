@@ -34,6 +34,7 @@ def ui(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind; default CROSSFADE_SERVE_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; default CROSSFADE_SERVE_PORT.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that answer on the port; one a core.")] = 1,
 ) -> None:
     """Serve the champions: Open Inference Protocol v2 and /rank."""
     from deploy.serving.run import serve as run
@@ -41,4 +42,4 @@ def serve(
     settings = home_settings()
     host, port = host or settings.serve_host, settings.serve_port if port is None else port
     require_free(host, port, "--port, or CROSSFADE_SERVE_PORT")
-    run(settings, host=host, port=port)
+    run(settings, host=host, port=port, workers=workers)

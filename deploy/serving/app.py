@@ -32,6 +32,7 @@ from deploy.serving.protocol import (
     parse_object,
 )
 from deploy.serving.work import INLINE_BYTES, Work
+from deploy.serving.workers import Siblings
 from ml.foundation.settings import Settings
 from ml.inference.request import show
 
@@ -50,6 +51,7 @@ def create_app(
     metrics: Metrics | None = None,
     poll_s: float = 1.0,
     store: Store | None = None,
+    siblings: Siblings | None = None,
 ) -> FastAPI:
     """Return the server as an ASGI application; it loads what is served when it starts up.
 
@@ -59,6 +61,7 @@ def create_app(
         metrics: Where to count.
         poll_s: Seconds between looks at the champion pointers and the feature pointer.
         store: Where models come from, in place of the home's champions.
+        siblings: The workers that answer on the same port, if there are several.
     """
     limits = limits or Limits()
     metrics = metrics or Metrics()
@@ -70,11 +73,14 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(engine.start)
         async with AsyncExitStack() as stack:
+            if siblings is not None:
+                await stack.enter_async_context(siblings.answering(metrics))
             if settings.serve_grpc_port is not None:
                 from deploy.serving.calls import answering_calls  # only where the messages are installed
 
                 address = f"{settings.serve_grpc_host}:{settings.serve_grpc_port}"
-                calls = answering_calls(engine, work, limits, address=address, token=token or None)
+                many = siblings is not None
+                calls = answering_calls(engine, work, limits, address=address, token=token or None, shared=many)
                 app.state.grpc_port = await stack.enter_async_context(calls)
             yield
         await asyncio.to_thread(engine.stop)
@@ -88,11 +94,11 @@ def create_app(
     _add_rank(app, engine, metrics, limits, work)  # first: routes are tried in turn
     _add_repository(app, engine, limits, work)
     _add_models(app, engine, metrics, limits, work)
-    _add_health(app, engine, metrics)
+    _add_health(app, engine, metrics, siblings)
     return app
 
 
-def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+def _add_health(app: FastAPI, engine: Engine, metrics: Metrics, siblings: Siblings | None) -> None:
     @app.get("/v2", tags=["protocol v2"], summary="Server metadata")
     async def server() -> Response:
         return _json({"name": "crossfade", "version": app.version, "extensions": EXTENSIONS})
@@ -111,7 +117,8 @@ def _add_health(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics")
     async def prometheus() -> Response:
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4")
+        content = metrics.render() if siblings is None else await siblings.render(metrics)
+        return Response(content, media_type="text/plain; version=0.0.4")
 
 
 def _add_repository(app: FastAPI, engine: Engine, limits: Limits, work: Work) -> None:

@@ -44,7 +44,7 @@ _NAMES = {"i": "INT64", "u": "UINT64"}
 
 @asynccontextmanager
 async def answering_calls(
-    engine: Engine, work: Work, limits: Limits, *, address: str, token: str | None
+    engine: Engine, work: Work, limits: Limits, *, address: str, token: str | None, shared: bool = False
 ) -> AsyncIterator[int]:
     """Answer calls while the block runs; yield the port.
 
@@ -54,6 +54,7 @@ async def answering_calls(
         limits: Bounds of one request.
         address: Host and port to bind to; port 0 takes a free one.
         token: Bearer token to ask for in the metadata; ``None`` asks for none.
+        shared: Whether other processes of this user may bind to the address too, and take calls.
 
     Raises:
         RuntimeError: The address cannot be bound, or the messages are not installed.
@@ -67,7 +68,7 @@ async def answering_calls(
         ("grpc.max_metadata_size", limits.max_head_bytes),
         ("grpc.max_concurrent_streams", 100),
         ("grpc.server_handshake_timeout_ms", int(1000 * limits.head_s)),
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared)),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_CALLS_AT_ONCE)
     service = _Service(engine, work, limits, service_pb2, token)

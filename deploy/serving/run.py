@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_address
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
 from typing import cast
@@ -20,6 +21,7 @@ from deploy.serving.connections import Door, Server, connections_of
 from deploy.serving.engine import Engine, Store
 from deploy.serving.limits import ACCEPTED_AT_ONCE, Limits, descriptors_for
 from deploy.serving.metrics import Metrics, configure_logging, log
+from deploy.serving.workers import Siblings, run_workers
 from ml.export.files import SCHEMA
 from ml.foundation.ids import id63_array
 from ml.foundation.lake import ALIAS, LANDING, Lake
@@ -29,13 +31,19 @@ from ml.inference.snapshot import FeatureSnapshot, current_snapshot
 from ml.releases.store import ReleaseStore
 
 
-def serve(settings: Settings, host: str | None = None, port: int | None = None) -> None:
-    """Serve in this process until a signal ends it; prints the address.
+def serve(settings: Settings, host: str | None = None, port: int | None = None, workers: int = 1) -> None:
+    """Serve until a signal ends it; prints the address.
 
     Args:
         settings: Names the home, and host and port where these are not given.
         host: Address to bind to.
         port: Port; 0 takes a free one.
+        workers: Processes that answer; 1 is this one.
+
+    Raises:
+        RuntimeError: A worker could not begin to answer.
+        ValueError: A blank token is all that an address that others reach asks for, or the port of gRPC is to be any
+            free one, which several workers cannot share.
     """
     configure_logging()
     host = settings.serve_host if host is None else host
@@ -44,9 +52,20 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None) 
         _require_token(settings, settings.serve_grpc_host)
     if settings.serve_token is None and not _is_loopback(host):
         log(logging.WARNING, "anybody who reaches this address may ask: CROSSFADE_SERVE_TOKEN is not set", host=host)
-    port = settings.serve_port if port is None else port
-    server, bound = _server(settings, host, port, Limits(), drain_s=settings.serve_drain_s)
+    if workers > 1 and settings.serve_grpc_port == 0:
+        raise ValueError(f"CROSSFADE_SERVE_GRPC_PORT is 0, a free port for each of {workers} workers: name one for all")
+    bound = _bind(host, settings.serve_port if port is None else port)
     print(f"Crossfade serves on {_url(bound)} (documentation: {_url(bound)}/docs)", flush=True)
+    if workers > 1:
+        run_workers(partial(_work, settings, bound), workers, bound)
+    else:
+        _work(settings, bound)
+
+
+def _work(settings: Settings, bound: socket, siblings: Siblings | None = None) -> None:
+    """Serve in this process until a signal ends it, alone or as one of several workers."""
+    configure_logging()
+    server = _server(settings, bound, Limits(), drain_s=settings.serve_drain_s, siblings=siblings)
     gc.freeze()  # what is imported stays: the collector would walk through all of it while requests wait
     server.run(sockets=[bound])
 
@@ -69,7 +88,8 @@ def serving(
     Raises:
         RuntimeError: The server did not start.
     """
-    server, bound = _server(settings, host, port, limits or Limits(), poll_s, store, drain_s)
+    bound = _bind(host, port)
+    server = _server(settings, bound, limits or Limits(), poll_s, store, drain_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="crossfade-serve", daemon=True)
     thread.start()
     while not server.started:
@@ -139,19 +159,26 @@ def example_answer(settings: Settings, surface: str) -> dict[str, object]:
         return httpx.post(f"{url}/rank", json=request, headers=headers, timeout=30).raise_for_status().json()
 
 
+def _bind(host: str, port: int) -> socket:
+    bound = uvicorn.Config("", host=host, port=port, log_config=None).bind_socket()
+    bound.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # else an answer waits 40 ms for the client to confirm its head
+    return bound
+
+
 def _server(
     settings: Settings,
-    host: str,
-    port: int,
+    bound: socket,
     limits: Limits,
     poll_s: float = 1.0,
     store: Store | None = None,
     drain_s: float = 0,
-) -> tuple[Server, socket]:
+    siblings: Siblings | None = None,
+) -> Server:
     metrics = Metrics()
     door = Door(limits, descriptors_for(limits.max_connections), metrics)
-    app = create_app(settings, limits=limits, metrics=metrics, poll_s=poll_s, store=store)
+    app = create_app(settings, limits=limits, metrics=metrics, poll_s=poll_s, store=store, siblings=siblings)
     engine: Engine = app.state.engine
+    host, port = bound.getsockname()[:2]
     config = uvicorn.Config(
         app,
         host=host,
@@ -163,13 +190,12 @@ def _server(
         access_log=False,
         server_header=False,
         lifespan="on",
-        backlog=ACCEPTED_AT_ONCE,
+        # One worker that takes many connections at once would leave none for the others.
+        backlog=1 if siblings else ACCEPTED_AT_ONCE,
         timeout_keep_alive=cast("int", limits.idle_s),
         timeout_graceful_shutdown=10,
     )
-    bound = config.bind_socket()
-    bound.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)  # else an answer waits 40 ms for the client to confirm its head
-    return Server(config, door, drain_s=drain_s, on_drain=engine.drain), bound
+    return Server(config, door, drain_s=drain_s, on_drain=engine.drain)
 
 
 def _require_token(settings: Settings, host: str) -> None:

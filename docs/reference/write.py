@@ -304,6 +304,8 @@ def metrics_page() -> str:
         "board for Grafana that read these names.",
         "[Be told when something is wrong](../how-to/alerts.md) tells how to be alerted.",
         "A histogram has `_bucket`, `_sum` and `_count`.",
+        "With `--workers` every metric has the label `worker` too, and `crossfade_worker_up` is 0 for one that does",
+        "not answer.",
         WRITTEN,
         "",
     ]

@@ -1,0 +1,123 @@
+"""Several workers behind one port: all answer, one that dies is replaced, metrics are of all, all end in order."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.process import crossfade
+from deploy.serving.metrics import Metrics
+from deploy.serving.run import serve
+from deploy.serving.workers import merged
+from tests.support.tiny_home import Home, tiny_settings
+
+LONGEST_S = 60.0
+Server = tuple[str, psutil.Process]
+
+
+@pytest.fixture(scope="module")
+def two(ready_home: Home) -> Iterator[Server]:
+    """A server of two workers, ready: its address and its parent."""
+    with suppress(RuntimeError), crossfade(ready_home.settings, workers=2) as (url, parent):  # the last test ends it
+        until(lambda: up(url) == {"0": 1.0, "1": 1.0})
+        yield url, parent
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for something to hold."""
+    end = time.monotonic() + LONGEST_S
+    while not holds():
+        assert time.monotonic() < end, f"not within {LONGEST_S:g} s"
+        time.sleep(0.02)
+
+
+def samples(url: str, name: str) -> list[tuple[dict[str, str], float]]:
+    """What all workers count under a name: (labels, value) each."""
+    text = httpx.get(f"{url}/metrics", timeout=10).raise_for_status().text
+    families = text_string_to_metric_families(text)
+    return [(sample.labels, sample.value) for family in families for sample in family.samples if sample.name == name]
+
+
+def up(url: str) -> dict[str, float]:
+    """Whether each worker is up."""
+    return {labels["worker"]: value for labels, value in samples(url, "crossfade_worker_up")}
+
+
+def answered(url: str) -> dict[str, float]:
+    """How many answers of /v2/health/live each worker has given."""
+    route = "/v2/health/live"
+    return {one["worker"]: n for one, n in samples(url, "crossfade_requests_total") if one["route"] == route}
+
+
+def workers_of(parent: psutil.Process) -> set[int]:
+    """The processes that answer; the other child of the parent is what tracks its resources."""
+    return {one.pid for one in parent.children() if "multiprocessing.spawn" in " ".join(one.cmdline())}
+
+
+@pytest.mark.slow
+def test_all_workers_answer_and_their_metrics_add_up(two: Server) -> None:
+    url, parent = two
+    assert len(workers_of(parent)) == 2 and answered(url) == {}
+    asked = 0
+
+    def both() -> bool:
+        nonlocal asked
+        asked += 1
+        assert httpx.get(f"{url}/v2/health/live").json() == {"live": True}  # each on a connection of its own
+        return len(answered(url)) == 2
+
+    until(both)
+    assert sum(answered(url).values()) == asked
+    assert {labels["worker"] for labels, value in samples(url, "crossfade_serving") if value == 1} == {"0", "1"}
+    assert httpx.get(f"{url}/v2/health/ready").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_replaced_while_the_other_answers(two: Server) -> None:
+    url, parent = two
+    before = workers_of(parent)
+    killed = min(before)
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(killed))
+    for _ in range(20):
+        assert httpx.get(f"{url}/v2/health/live", timeout=10).status_code == 200
+    until(lambda: len(workers_of(parent)) == 2 and up(url) == {"0": 1.0, "1": 1.0})
+    assert killed not in workers_of(parent) and len(workers_of(parent) & before) == 1
+
+
+@pytest.mark.slow
+def test_a_signal_drains_all_workers_and_then_the_parent_ends(two: Server) -> None:
+    url, parent = two
+    workers = workers_of(parent)
+    parent.send_signal(signal.SIGTERM)
+    with httpx.Client(base_url=url, timeout=10) as client:
+        until(lambda: client.get("/v2/health/ready").status_code == 503)  # it answers on while it drains
+    until(lambda: not any(psutil.pid_exists(pid) for pid in workers))
+    until(lambda: not parent.is_running() or parent.status() == psutil.STATUS_ZOMBIE)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/v2/health/live")
+
+
+def test_metrics_of_workers_are_told_apart_and_one_without_is_not_up() -> None:
+    one, other = Metrics(), Metrics()
+    one.requests.labels("/rank", "200").inc(2)
+    other.requests.labels("/rank", "200").inc(3)
+    other.seconds.labels("/rank").observe(0.004)
+    lines = merged({0: one.render(), 1: other.render(), 2: None}).decode().splitlines()
+    assert 'crossfade_requests_total{route="/rank",status="200",worker="0"} 2.0' in lines
+    assert 'crossfade_requests_total{route="/rank",status="200",worker="1"} 3.0' in lines
+    assert 'crossfade_request_seconds_bucket{le="0.005",route="/rank",worker="1"} 1.0' in lines
+    assert 'crossfade_worker_up{worker="2"} 0.0' in lines and "# TYPE crossfade_requests_total counter" in lines
+    kinds = [line for line in lines if line.startswith("# TYPE")]
+    assert len(kinds) == len(set(kinds))
+
+
+def test_workers_cannot_each_have_a_free_port_for_grpc(tmp_path) -> None:
+    with pytest.raises(ValueError, match="a free port for each of 2 workers"):
+        serve(tiny_settings(tmp_path, serve_grpc_port=0), port=0, workers=2)
