@@ -1,32 +1,24 @@
 """From the YAML's technique to its class: that of the file with its name."""
 
-import inspect
 from collections.abc import Mapping
 from importlib import import_module
 
 import torch
 
 from ml.distillation.technique import Scale, Technique, Widths
+from ml.surfaces.own import class_of, own_module
 from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
 
 
-def technique_class(name: str) -> type[Technique]:
-    """Return the one technique that ``ml/distillation/<name>.py`` defines.
+def technique_class(name: str, code: str | None = None) -> type[Technique]:
+    """Return the one technique that ``ml/distillation/<name>.py``, or the app's file of this hash, defines.
 
     Raises:
-        ValueError: The file defines none, or several.
+        ValueError: The file defines none, or several, or is not there.
     """
-    module = import_module(f"ml.distillation.{name}")
-    defined = [
-        kind
-        for _, kind in inspect.getmembers(module, inspect.isclass)
-        if issubclass(kind, Technique) and kind.__module__ == module.__name__
-    ]
-    if len(defined) != 1:
-        names = ", ".join(kind.__name__ for kind in defined) or "none"
-        raise ValueError(f"{module.__file__}: expected one subclass of Technique, found {names}")
-    return defined[0]
+    module = import_module(f"ml.distillation.{name}") if code is None else own_module("techniques", name, code)
+    return class_of(module, Technique)
 
 
 def build_technique(surface: Surface, scales: Mapping[str, Scale], widths: Widths, seed: int) -> Technique | None:
@@ -45,4 +37,5 @@ def build_technique(surface: Surface, scales: Mapping[str, Scale], widths: Width
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return technique_class(surface.distillation.technique).build(surface, scales, widths)
+        named = technique_class(surface.distillation.technique, surface.distillation.code)
+        return named.build(surface, scales, widths)

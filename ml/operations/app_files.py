@@ -14,7 +14,18 @@ from ml.operations.findings import Examinations, Finding, Look, State, examine
 from ml.surfaces.spec import Surface, load_surfaces
 from ml.teacher.contract import teacher_contract
 
-_NAMES = (SETTINGS_FILE, APP_FILE, SOURCES_FILE, "dbt_project.yml", "packages.yml", "surfaces", "models", "teacher")
+_NAMES = (
+    SETTINGS_FILE,
+    APP_FILE,
+    SOURCES_FILE,
+    "dbt_project.yml",
+    "packages.yml",
+    "surfaces",
+    "models",
+    "teacher",
+    "techniques",
+    "networks",
+)
 """What is read of an app's folder."""
 
 

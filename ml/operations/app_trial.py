@@ -16,6 +16,7 @@ from ml.operations.app_files import surface_file
 from ml.operations.findings import Examinations, Finding, Look, State, examine
 from ml.stages.to_rank import candidates_of, faults_of_columns
 from ml.surfaces.condition import condition
+from ml.surfaces.own import Kind, own_files
 from ml.surfaces.spec import Surface, load_surfaces
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract, teacher_contract
@@ -220,6 +221,29 @@ def _incumbents(settings: Settings) -> Look:
     return State.GOOD, ", ".join(told) or "no file declared"
 
 
+def _own_code(settings: Settings) -> Look:
+    """Hold the app's own techniques and networks to what training, export and gate rely on."""
+    told, faults, used = [], [], set[str]()
+    for surface in load_surfaces(settings).values():
+        own = {f"techniques/{surface.distillation.technique}.py"} if surface.distillation.code else set[str]()
+        own |= {f"networks/{surface.network.module}.py"} if surface.network.module else set()
+        used |= own
+        if not own:
+            continue
+        from ml.export.own_code import contract_faults  # loads torch, which few apps need here
+
+        found, names = list(contract_faults(surface)), " and ".join(sorted(own))
+        faults += [f"{settings.app}: {names}, by {surface_file(settings, surface).name}: {fault}" for fault in found]
+        told.append(f"{surface.name}: {names} keeps to what training, export and gate rely on")
+    assert settings.app is not None
+    kinds: tuple[Kind, ...] = ("techniques", "networks")
+    there = {f"{kind}/{name}.py" for kind in kinds for name in own_files(settings.app, kind)}
+    if faults:
+        return State.BAD, "\n".join(faults), "mend the file (docs/how-to/add_a_technique.md)"
+    told += [f"{name} is used by no surface and was not tried" for name in sorted(there - used)]
+    return State.GOOD, "\n".join(told) or "none"
+
+
 TRIALS: Examinations = {
     "teacher": _teacher,
     "sample day": _landing,
@@ -229,6 +253,7 @@ TRIALS: Examinations = {
     "sample labels": _labels,
     "candidates to rank": _rankings,
     "scores of the present ranker": _incumbents,
+    "own code": _own_code,
 }
 """What is tried, in the order in which one needs the other."""
 REMEDIES = {
@@ -239,6 +264,7 @@ REMEDIES = {
     "teacher inputs": "mend teacher_inputs_<surface>.sql or the contract",
     "sample labels": "mend teacher_inputs_<surface>.sql or the contract",
     "candidates to rank": "mend the query of candidates, or the key rankings",
+    "own code": "mend the file that the message names",
     "scores of the present ranker": "mend the key incumbent, or its file",
 }
 """What to do where a trial raised."""

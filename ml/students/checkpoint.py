@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 
 from ml.distillation.catalog import build_technique
 from ml.distillation.technique import Scale
-from ml.students.network import Ranker
+from ml.students.network import Ranker, build_network
 from ml.students.preprocessing import Preprocessing
 from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
@@ -111,7 +111,7 @@ def load_checkpoint(path: Path) -> tuple[Ranker, Meta]:
             raise CheckpointError(f"{path}: format {meta.get('format')}, not {FORMAT}")
         surface = Surface.model_validate(meta["surface"])
         state = load_file(path / WEIGHTS_FILE)
-        ranker = Ranker(surface, Preprocessing.restore(surface.inputs, state, "preprocessing."), seed=0)
+        ranker = build_network(surface, Preprocessing.restore(surface.inputs, state, "preprocessing."), seed=0)
         if meta["technique"] != NO_TECHNIQUE:
             scales = {head.teacher_output: Scale(0.0, 1.0) for head in surface.distillation.heads}
             ranker.distillation = build_technique(surface, scales, ranker.widths, seed=0)

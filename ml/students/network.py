@@ -10,6 +10,7 @@ from ml.students.preprocessing import Preprocessing, key
 from ml.students.vocabulary import UNKNOWN_ROW
 from ml.surfaces import expression
 from ml.surfaces.expression import Function
+from ml.surfaces.own import class_of, own_module
 from ml.surfaces.spec import InteractionBranch, Surface
 
 SCORE = "score"
@@ -134,10 +135,16 @@ class Ranker(nn.Module):
         self.rank_by = expression.parse(surface.rank_by, surface.tasks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._create()
+            self.create()
         self.distillation: Technique | None = None
 
-    def _create(self) -> None:
+    def create(self) -> None:
+        """Make everything that serves: ``heads``, ``widths`` and the modules that ``activations`` runs.
+
+        A network of an app's own overrides it, and ``activations``. ``heads`` holds a linear layer of one output for
+        each task by its ``key``, whose bias training starts at the base rate; ``widths`` are those of the activations.
+        Draw all parameters here: whatever is drawn elsewhere differs between a student and its control.
+        """
         inputs, network, pre = self.surface.inputs, self.surface.network, self.preprocessing
         self.factors = Factors(self.surface, pre, pre.ids)
         self.branch = Branch(self.surface, pre, network.interaction) if network.interaction else None
@@ -176,6 +183,18 @@ class Ranker(nn.Module):
         """
         outputs = self.activations(*self.preprocessing(columns)).outputs
         return {**outputs, SCORE: self.rank_by(outputs, TORCH)}
+
+
+def build_network(surface: Surface, preprocessing: Preprocessing, seed: int) -> Ranker:
+    """Create the ranker of a surface: ours, or the app's own network where it names one.
+
+    Raises:
+        ValueError: See ``Ranker``; or the app's file defines no network.
+    """
+    network = surface.network
+    if network.module is None or network.code is None:
+        return Ranker(surface, preprocessing, seed)
+    return class_of(own_module("networks", network.module, network.code), Ranker)(surface, preprocessing, seed)
 
 
 def _same_vectors(surface: Surface, left: str, right: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ml.students.optimizer import Recipe
 from ml.surfaces.spec import Surface, Training
-from ml.surfaces.techniques import NO_TECHNIQUE, techniques
+from ml.surfaces.techniques import NO_TECHNIQUE, HeadRules, techniques
 
 Value = str | float | int | None
 Setting = Mapping[str, Value]
@@ -155,7 +155,7 @@ class StudentSpace:
             weight = float(best[f"{output}.weight"] or 0.0)
             others = [_rounded(_STEP * weight), _rounded(weight / _STEP), 0.0] if weight else [1.0]
             if alone:  # it has to be learnt, and in a branch of its own there is nothing to weigh it against
-                others = [] if techniques()[str(best["technique"])].heads.branch else others[:2]
+                others = [] if self._rules(str(best["technique"])).branch else others[:2]
             changes += [{f"{output}.weight": other} for other in others]
             if f"{output}.centre_by" in best:
                 changes += [{f"{output}.centre_by": centre} for centre in (None, *self.centres)]
@@ -168,17 +168,23 @@ class StudentSpace:
         technique = str(setting["technique"])
         content = self.surface.model_dump(mode="json", by_alias=True)
         heads = [] if technique == NO_TECHNIQUE else list(self._heads(setting, technique))
-        content["distillation"] = {"technique": technique, "heads": heads}
+        own = {"code": self.surface.distillation.code} if technique == self.surface.distillation.technique else {}
+        content["distillation"] = {**own, "technique": technique, "heads": heads}
         return Surface.model_validate(content)
 
     def _with(self, technique: str, weight: float, centre: str | None) -> Setting:
-        centred = techniques()[technique].heads.centre_by
+        centred = self._rules(technique).centre_by
         found: dict[str, Value] = {"technique": technique}
         for output in self.outputs:
             found[f"{output}.weight"] = weight
             if centred:
                 found[f"{output}.centre_by"] = centre
         return found
+
+    def _rules(self, technique: str) -> HeadRules:
+        """Return what a technique asks of its heads; the surface's may be the app's own."""
+        present = self.surface.distillation
+        return present.rules if technique == present.technique else techniques()[technique].heads
 
     def _teaches(self, setting: Mapping[str, Value]) -> bool:
         return any(setting[f"{output}.weight"] for output in self.outputs)
@@ -191,7 +197,7 @@ class StudentSpace:
             head: dict[str, Value] = {"teacher_output": output, "weight": setting[f"{output}.weight"]}
             if centre := setting.get(f"{output}.centre_by"):
                 head["centre_by"] = centre
-            if not techniques()[technique].heads.task:
+            if not self._rules(technique).task:
                 yield head
                 continue
             tasks = [name for name, task in self.surface.tasks.items() if task.teacher_output == output]

@@ -23,7 +23,7 @@ from ml.students.checkpoint import Checkpoint, Meta, predict, save_checkpoint
 from ml.students.dataset import Dataset, TrainingSet, load
 from ml.students.loop import Batches, Course, Loop, Progress, Snapshots, seed_of
 from ml.students.measure import task_metrics
-from ml.students.network import Ranker
+from ml.students.network import Ranker, build_network
 from ml.students.optimizer import Recipe
 from ml.students.preprocessing import Preprocessing, key
 from ml.surfaces.spec import Surface
@@ -164,7 +164,7 @@ def build_ranker(data: Dataset, surface: Surface, *, technique: str, seed: int) 
     """
     if not len(data):
         raise ValueError(f"surface {surface.name}: no rows to train on")
-    ranker = Ranker(surface, Preprocessing.fit(surface.inputs, data.inputs), seed)
+    ranker = build_network(surface, Preprocessing.fit(surface.inputs, data.inputs), seed)
     for name, task in surface.tasks.items():
         labels = data.labels[name]
         present = labels[~torch.isnan(labels)].to(torch.float64)

@@ -5,10 +5,10 @@ a null removes a key.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Literal, NamedTuple, Self, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -29,7 +30,8 @@ from ml.foundation.names import faults_of, near_name, nearest
 from ml.foundation.settings import Settings
 from ml.surfaces.condition import ConditionError, condition
 from ml.surfaces.expression import ExpressionError, parse
-from ml.surfaces.techniques import NO_TECHNIQUE, HeadRules, known, techniques
+from ml.surfaces.own import Kind, own_files, with_code
+from ml.surfaces.techniques import NO_TECHNIQUE, HeadRules, known, own_rules, techniques
 
 Role = Literal["control", "student"]
 """The two rankers of a partition: trained without and with soft labels."""
@@ -249,16 +251,39 @@ class DistillationHead(_Model):
     )
 
 
+def _own_names(info: ValidationInfo, kind: Kind) -> Iterable[str]:
+    """Return the names of the app's own files, where the surface was read from one of its folder."""
+    return cast("Mapping[Kind, Iterable[str]]", info.context or {}).get(kind, ())
+
+
 class Distillation(_Model):
     """How a student learns soft labels; the control ignores it."""
 
-    technique: Annotated[str, AfterValidator(known)] = Field(description="A file of ml/distillation, or none")
+    code: str | None = Field(default=None, description="Hash of the app's own file of the technique; not written")
+    technique: str = Field(description="A file of ml/distillation, or of the app's techniques/, or none")
     heads: tuple[DistillationHead, ...] = ()
+
+    @field_validator("technique")
+    @classmethod
+    def _there(cls, name: str, info: ValidationInfo) -> str:
+        if info.data.get("code") is None:
+            return known(name, _own_names(info, "techniques"))
+        if name in (NO_TECHNIQUE, *techniques()):
+            raise ValueError(f"{name!r} is one of ours; give the app's file techniques/{name}.py another name")
+        return name
+
+    @model_serializer(mode="wrap")
+    def _without_code(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {name: value for name, value in dump(self).items() if name != "code" or value is not None}
 
     @property
     def rules(self) -> HeadRules:
         """What the technique asks of its heads; where there is none, heads are idle and name no task."""
-        return HeadRules(task=False) if self.technique == NO_TECHNIQUE else techniques()[self.technique].heads
+        if self.technique == NO_TECHNIQUE:
+            return HeadRules(task=False)
+        if self.code is not None:
+            return own_rules(self.technique, self.code)
+        return techniques()[self.technique].heads
 
 
 class InteractionBranch(_Model):
@@ -275,6 +300,24 @@ class Network(_Model):
     tower: tuple[int, ...] = (24,)
     products: tuple[tuple[str, str], ...] = ()
     interaction: InteractionBranch | None = None
+    module: str | None = Field(default=None, description="The app's own network: a file of its networks/")
+    code: str | None = Field(default=None, description="Hash of that file; not written")
+    options: dict[str, JsonValue] = Field(default={}, description="What the app's own network reads; with `module`")
+
+    @model_validator(mode="after")
+    def _own(self, info: ValidationInfo) -> Self:
+        if self.module is None and (self.options or self.code):
+            raise ValueError("options are read by the app's own network, which `module` names")
+        if self.module is not None and self.code is None:
+            near = nearest(self.module, _own_names(info, "networks"))
+            raise ValueError(f"module: the app's folder has no networks/{self.module}.py{near}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_own(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave the app's own network out where there is none: such a surface keeps its digest."""
+        unset = () if self.module else ("module", "code", "options")
+        return {name: value for name, value in dump(self).items() if name not in unset}
 
 
 class Training(_Model):
@@ -839,18 +882,21 @@ class Surface(_Model):
         return first_day + timedelta(days=self.reach_days - self.window.train_days + self.window.min_train_days)
 
 
-def load_surface(path: Path, text: str | None = None) -> Surface:
+def load_surface(path: Path, text: str | None = None, app: Path | None = None) -> Surface:
     """Read one surface file.
 
     Args:
         path: The file.
         text: What would stand in it; default what does.
+        app: The app's folder, whose own techniques and networks it may name; default the one above the file's.
 
     Raises:
         SpecError: The file is missing, is no YAML mapping, or breaks a rule; names file and key.
     """
     try:
-        return Surface.model_validate(_read(path, (), text))
+        app = app or path.resolve().parent.parent
+        own = {"techniques": own_files(app, "techniques"), "networks": own_files(app, "networks")}
+        return Surface.model_validate(with_code(_read(path, (), text), app), context=own)
     except ValidationError as error:
         raise SpecError(f"{path}: {faults_of(error, Surface, text.encode() if text else path.read_bytes())}") from error
     except ValueError as error:
@@ -870,7 +916,7 @@ def load_surfaces(settings: Settings) -> dict[str, Surface]:
     faults: list[str] = []
     for path in sorted(folder.glob("*.yaml")):
         try:
-            surface = load_surface(path)
+            surface = load_surface(path, app=settings.app)
         except SpecError as error:
             faults.append(str(error))
             continue

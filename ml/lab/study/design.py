@@ -86,10 +86,13 @@ class Variant:
         distillation = content["distillation"]
         own = distillation["technique"]
         used = self.technique or own
-        if not (self.ids and self.branch) and Distillation(technique=used).rules.branch:
+        rules = surface.distillation.rules if used == own else Distillation(technique=used).rules
+        if not (self.ids and self.branch) and rules.branch:
             used = "non_serving"
+            rules = Distillation(technique=used).rules
+        if used != own:
+            distillation.pop("code", None)
         distillation["technique"] = used
-        rules = Distillation(technique=used).rules
         weights = {} if used == own else dict(self.weights)
         for head in distillation["heads"]:
             head["weight"] = weights.get((surface.name, head["teacher_output"]), head["weight"])
