@@ -15,7 +15,7 @@ from ml.foundation.file_stores import open_files
 from ml.foundation.lake import Lake, OldCatalog
 from ml.foundation.settings import SETTINGS_FILE, Settings
 from ml.landing.load import init_tables, lacking
-from ml.operations.backup import back_up, copy_database
+from ml.operations.backup import back_up, copy_database, note_copy
 from ml.operations.verify import verify
 from ml.releases.ownership import owner_of, require_owner
 
@@ -158,6 +158,7 @@ def copy_state(settings: Settings, folder: Path) -> Path:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, place)
     scratch.replace(target)
+    note_copy(settings, target)
     return target
 
 

@@ -12,9 +12,6 @@ from deploy.cli.terminal import note, say
 from ml.foundation.settings import SETTINGS_FILE, SHARED, Settings, kept_values, write_settings_file
 from ml.surfaces.spec import load_surfaces
 
-FOLDER = "development"
-"""Of the instance directory."""
-
 
 def develop(
     days: Annotated[int, typer.Option(help="How many of the newest landed days.", min=1, max=60)] = 3,
@@ -25,7 +22,7 @@ def develop(
     Landed rows of the sample's days are copied; features, examples, teacher inputs and soft labels are built by the app
     as it is now. Run it again after a change. A sample of other days replaces the one before.
     """
-    from ml.operations.development import copy_sample, days_of_sample, settings_of_sample
+    from ml.operations.development import FOLDER, copy_sample, days_of_sample, settings_of_sample
 
     production = home_settings()
     if production.development:

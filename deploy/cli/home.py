@@ -12,7 +12,7 @@ from deploy.cli.terminal import note, reporter, say, show_json, show_table
 from ml.foundation.settings import Settings
 from ml.operations import verify as verification
 from ml.operations.app_files import require_files
-from ml.operations.backup import back_up
+from ml.operations.backup import back_up, note_copy
 from ml.operations.backup import restore as put_back
 
 
@@ -77,26 +77,34 @@ def forget(
     user: Annotated[str, typer.Argument(help="user_id, as the landing files have it.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would go.")] = False,
 ) -> None:
-    """Remove a person from landing files, lake, past states and served features; list what was trained on the rows.
+    """Remove a person from landing files, lake, past states, served features, rankings and copies; name what is left.
 
-    Past states of the lake go with the person: releases serve on, but cannot be trained again to their bytes.
+    Past states of the lake go with the person: releases serve on, but cannot be trained again to their bytes. Every
+    file is looked through for the person's ids and their hashes; each that has one is listed, with why and until when.
     """
+    from ml.operations.development import FOLDER
     from ml.operations.forget import forget as run
 
     settings = home_settings()
     require_idle(settings)
+    require_idle(settings.model_copy(update={"home": settings.home / FOLDER}))
     told = run(settings, user, dry_run=dry_run, progress=reporter())
     if not told.known:
         say("no file and no table names this user")
-    for table, rows in told.rows.items():
+    for table, rows in {**told.rows, **told.ranked}.items():
         say(f"{table:36} {rows:>8,} rows")
     say(f"landing files {told.files:,}, rows {told.file_rows:,}; past states of the lake {told.snapshots_expired}")
+    for path in told.removed:
+        say(f"removed as a whole: {path}")
     for surface, ids in told.releases.items():
         say(f"trained on these rows, {surface}: {', '.join(ids)}")
     if told.elsewhere:
         say(f"remove the person there too, or the rows land again: the sources of {', '.join(told.elsewhere)}")
     if told.releases:
         say("retrain these surfaces, or roll back, if what was learnt has to go too")
+    for left in told.remains:
+        say(f"left: {left.place}: {', '.join(left.holds)}; {left.why}; until {left.until}")
+    say("not known here: copies of disks, and what was copied to other machines; delete those from before today")
     say("nothing was changed (--dry-run)" if dry_run else "done")
 
 
@@ -114,7 +122,10 @@ def require_idle(settings: Settings) -> None:
 
 def backup(folder: Annotated[Path, typer.Argument(help="Where the copy goes, best on another disk.")]) -> None:
     """Copy the lake's catalog while everything goes on; data files and releases are plain files that never change."""
-    say(f"wrote {back_up(home_settings(), folder)}")
+    settings = home_settings()
+    copy = back_up(settings, folder)
+    note_copy(settings, copy)
+    say(f"wrote {copy}")
 
 
 def restore(copy: Annotated[Path, typer.Argument(help="A copy that `crossfade backup` wrote.")]) -> None:

@@ -41,6 +41,8 @@ _KEYS_OF_OLD = {
 KEEP = 3
 """Snapshots that stay by default, newest days first; the one pointed to always does."""
 
+SERVING = "serving"
+"""Of the instance directory: what the server reads."""
 FOLDER, POINTER, MANIFEST = "features", "features/current.json", "manifest.json"
 
 _KEPT = re.compile(f"{TYPES['number']}|{TYPES['number[]']}")
@@ -62,7 +64,7 @@ class Published:
 
 def snapshot_files(settings: Settings) -> Files:
     """Return the store of this home's feature snapshots."""
-    return Files(settings.home / "serving")
+    return Files(settings.home / SERVING)
 
 
 def publish(

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -567,6 +567,42 @@ def replace_rows(settings: Settings, database: str, table: str, file: Path, keys
         engine.connection.execute(f"delete from {target} where {same}")
         engine.connection.execute(f"insert into {target} by name select * from {rows}")
         engine.connection.execute("commit")
+    except duckdb.Error as error:
+        raise DatabaseError(f"table {table} of {database}: {engine.harmless(error)}") from None
+    finally:
+        engine.connection.close()
+
+
+def delete_rows(
+    settings: Settings, database: str, table: str, column: str, values: Iterable[str], *, dry_run: bool = False
+) -> int:
+    """Delete the rows of a database's table that have one of some values in a column; return how many.
+
+    Args:
+        settings: Names the app's sources.
+        database: Name under ``attach``.
+        table: ``schema.table`` or ``table``; one that is not there has no rows.
+        column: Compared as text.
+        values: Values.
+        dry_run: Count them alone.
+
+    Raises:
+        DatabaseError: The database cannot be reached or written to, or the table lacks the column; no row was changed.
+    """
+    sources = load_sources(settings, load_contract(settings))
+    if fault := fault_of_target(sources, database):
+        raise DatabaseError(fault)
+    engine = Engine(settings, sources, [database], written=None if dry_run else database)
+    target = ".".join(map(quoted, [database, *table.split(".")]))
+    where = f"list_contains(?::varchar[], {quoted(column)}::varchar)"
+    try:
+        query = f"select count(*) from {target} where {where}"
+        [(rows,)] = engine.connection.execute(query, [list(values)]).fetchall()
+        if rows and not dry_run:
+            engine.connection.execute(f"delete from {target} where {where}", [list(values)])
+        return int(rows)
+    except duckdb.CatalogException:
+        return 0
     except duckdb.Error as error:
         raise DatabaseError(f"table {table} of {database}: {engine.harmless(error)}") from None
     finally:

@@ -59,16 +59,17 @@ def word_pattern(values: AbstractSet[str]) -> "re.Pattern[str] | None":
     return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, sorted(values)))})(?![\w-])")
 
 
-def erase_rows(path: Path, rows: AbstractSet[int]) -> None:
+def erase_rows(path: Path, rows: AbstractSet[int], *, parquet: bool = False) -> None:
     """Replace a landing file by one without some rows; a reader sees the whole of one or of the other.
 
     Args:
         path: A file that ``matching_rows`` has read.
         rows: Numbers of the rows, from 1.
+        parquet: It is Parquet, whatever its name says.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.erasing")
     try:
-        if path.name.lower().endswith(".parquet"):
+        if parquet or path.name.lower().endswith(".parquet"):
             _erase_parquet(path, rows, scratch)
         else:
             content = unpacked(path)

@@ -105,6 +105,20 @@ def data_files(settings: Settings, table: str, day: date) -> list[Path]:
     return place.files(day) if isinstance(place, Place) else []
 
 
+def files_of_all_days(settings: Settings, table: str) -> Iterator[tuple[date, Path]]:
+    """Yield the files of a table day by day, also of days outside of the settings' bounds, which never land."""
+    place = _place(settings, table)
+    if isinstance(place, Place):
+        for day in sorted(set(place.days())):
+            yield from ((day, path) for path in place.files(day))
+
+
+def folders_of_files(settings: Settings) -> list[Path]:
+    """Return the folders below which files of tables lie, each once; nothing of object stores."""
+    places = [place for table in load_contract(settings).tables if isinstance(place := _place(settings, table), Place)]
+    return sorted({place.root / place.pattern.prefix for place in places})
+
+
 def is_elsewhere(settings: Settings, table: str) -> bool:
     """Tell whether the rows of a table lie in a database or an object store, so that no file here holds them."""
     return not isinstance(_place(settings, table), Place)

@@ -5,6 +5,7 @@ copy of the lake's state as long as housekeeping has not removed what that state
 tools (pg_dump), and so have object stores; releases and artifacts are plain immutable files.
 """
 
+import json
 import os
 import shutil
 import sqlite3
@@ -14,6 +15,10 @@ from pathlib import Path
 
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
+
+COPIES = "copies.jsonl"
+"""Of the reports: where copies went."""
+_REPLACED, _TRIAL = "catalog-replaced-", ".restoring"
 
 
 class BackupError(RuntimeError):
@@ -43,6 +48,28 @@ def back_up(settings: Settings, folder: Path, *, now: datetime | None = None) ->
     return target
 
 
+def note_copy(settings: Settings, copy: Path) -> None:
+    """Note where a copy of this home's rows went, so that a person who is forgotten later can be told of there."""
+    settings.reports_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.reports_dir / COPIES).open("a", encoding="utf-8") as file:
+        file.write(
+            json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), "path": str(copy.absolute())}) + "\n"
+        )
+
+
+def noted_copies(settings: Settings) -> list[Path]:
+    """Return the copies that were noted and are still there."""
+    noted = settings.reports_dir / COPIES
+    lines = noted.read_text(encoding="utf-8").splitlines() if noted.exists() else []
+    return sorted({path for line in lines if (path := Path(json.loads(line)["path"])).exists()})
+
+
+def replaced_catalogs(settings: Settings) -> list[Path]:
+    """Return the catalogs that a restore kept beside the one that it put back, and what a killed restore left."""
+    trial = settings.home / _TRIAL
+    return [*sorted(settings.lake_dir.glob(f"{_REPLACED}*")), *([trial] if trial.exists() else [])]
+
+
 def restore(settings: Settings, copy: Path) -> Path:
     """Put a copy in the catalog's place while nothing else runs; the present catalog is kept beside it.
 
@@ -54,7 +81,7 @@ def restore(settings: Settings, copy: Path) -> Path:
     """
     _require_embedded(settings)
     _require_sound(copy)
-    trial = settings.home / ".restoring"
+    trial = settings.home / _TRIAL
     shutil.rmtree(trial, ignore_errors=True)
     try:
         beside = settings.model_copy(update={"home": trial})
@@ -63,7 +90,7 @@ def restore(settings: Settings, copy: Path) -> Path:
         (beside.lake_dir / "data").symlink_to(settings.lake_dir / "data", target_is_directory=True)
         if gone := _missing_files(beside):
             raise BackupError(f"{copy} names {len(gone)} data files that are gone, such as {gone[0]}")
-        aside = settings.lake_dir / f"catalog-replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
+        aside = settings.lake_dir / f"{_REPLACED}{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.sqlite"
         if settings.catalog_path.exists():
             copy_database(settings.catalog_path, aside)  # with what its write-ahead log holds
         for suffix in ("-wal", "-shm"):

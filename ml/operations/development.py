@@ -11,6 +11,9 @@ from ml.landing.contract import CARRIED, DAY, load_contract
 from ml.landing.ledger import LABEL_TABLE, LEDGER, landed_days
 from ml.landing.load import QUARANTINE, init_tables
 
+FOLDER = "development"
+"""Of the instance directory: where its sample lies."""
+
 
 @dataclass(frozen=True)
 class Copied:

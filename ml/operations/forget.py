@@ -1,13 +1,13 @@
 """Forgetting a person: out of the landing zone, out of the lake and its past, out of what the server looks up.
 
 Rows that name the person go; what was summed over many people (an item's plays of a day) stays as it was, until a day
-is built again from files that no longer name the person. Each step may be killed and run again. Nothing that is kept
-names the person; ``reports/forgotten.jsonl`` says when, and which releases had learnt from the rows.
+is built again from files that no longer name the person. Each step may be killed and run again. What still has an id of
+the person, or its hash, is looked for in every file and named (``ml.operations.residue``); ``reports/forgotten.jsonl``
+says when, and which releases had learnt from the rows.
 """
 
 import json
 import re
-from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -18,16 +18,19 @@ from ml.foundation.ids import id63
 from ml.foundation.lake import ALIAS, FEATURES, LANDING, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
-from ml.inference.snapshot import FeatureSnapshot, current_snapshot, publish
+from ml.inference.snapshot import SERVING, FeatureSnapshot, current_snapshot, publish
 from ml.landing.contract import load_contract
 from ml.landing.erase import erase_rows, matching_rows, word_pattern
 from ml.landing.late import LATE
 from ml.landing.ledger import LEDGER
 from ml.landing.load import QUARANTINE
 from ml.landing.readers import Reading, read_file
-from ml.landing.readiness import data_files, days_in_zone, input_hash, is_elsewhere
+from ml.landing.readiness import files_of_all_days, input_hash, is_elsewhere
 from ml.landing.sources import load_sources
 from ml.operations.housekeeping import clean
+from ml.operations.ranked_rows import RankedRows, erase, ranked_rows
+from ml.operations.residue import Remaining, mend_bounds, remaining, removable, remove, rewrite_catalog
+from ml.operations.traces import Traces
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surfaces
@@ -36,6 +39,8 @@ USER, ACCOUNT, EXPOSURE = "user_id", "source_user_id", "exposure_id"
 """Columns by which a row names a person: the app's id, the linked account, and what the person was shown."""
 
 _COMMIT = "forget: rows of a person"
+_NamedFile = tuple[str, date, Path, set[int]]
+"""Table, day, file, and the numbers of its rows that name the person."""
 
 
 class Forgotten(BaseModel):
@@ -53,12 +58,20 @@ class Forgotten(BaseModel):
         default=(), description="Tables that lie in a database or an object store, in which nothing was removed"
     )
     snapshots_expired: int = Field(description="Past states of the lake that are gone; releases of them train no more")
+    ranked: dict[str, int] = Field(default={}, description="Rows per place of rankings outside of the lake")
+    removed: tuple[str, ...] = Field(default=(), description="Copies that went as a whole")
+    remains: tuple[Remaining, ...] = Field(default=(), description="What still has something of the person, and why")
 
 
 class _Person(BaseModel):
     """Ids by column."""
 
     ids: dict[str, set[str]]
+
+    def traces(self, settings: Settings) -> Traces:
+        """Return what tells that a file names the person."""
+        few = {"the id": self.ids[USER], "a linked account": self.ids[ACCOUNT]}
+        return Traces(few, {"an exposure": self.ids[EXPOSURE]}, settings.max_unpacked_mb << 20)
 
     @property
     def pattern(self) -> re.Pattern[str] | None:
@@ -86,31 +99,57 @@ def forget(settings: Settings, user: str, *, dry_run: bool = False, progress: Pr
             Step("forget", line=f"{len(person.ids[ACCOUNT])} linked accounts, {len(person.ids[EXPOSURE]):,} exposures")
         )
         files = _named_by_files(settings, person, progress)
-        rows = _named_by_tables(lake, person)
-        releases = _trained_on(lake, settings, user)
-        told = Forgotten(
-            at=datetime.now(UTC),
-            known=bool(files or rows),
-            files=len(files),
-            file_rows=sum(len(numbers) for *_, numbers in files),
-            rows=rows,
-            releases=releases,
-            elsewhere=tuple(table for table in load_contract(settings).tables if is_elsewhere(settings, table)),
-            snapshots_expired=len(_past(lake)),
-        )
-        if dry_run:
-            return told
-        unchanged = _in_step(lake, settings, {(table, day) for table, day, *_ in files})
-        _note(settings, told)  # before the rows go: afterwards nobody could say which releases had seen them
-        for _, _, path, numbers in files:
-            erase_rows(path, numbers)
-        progress(Step("forget", line=f"{told.file_rows:,} rows of {told.files} files removed"))
-        _delete(lake, settings, person, unchanged)
-        progress(Step("forget", line=f"{sum(rows.values()):,} rows of {len(rows)} tables removed"))
-        _purge_past(lake)
-        progress(Step("forget", line=f"{told.snapshots_expired} past states of the lake removed"))
-        _publish_again(lake, settings)
-    return told
+        ranked = ranked_rows(settings, lake, person.ids[USER])
+        copies = removable(settings, person.traces(settings))
+        told = _told(lake, settings, person, files, ranked, copies)
+        if not dry_run:
+            _remove(lake, settings, person, files, told, progress)
+    if dry_run:
+        skip = {path.resolve() for path in (*(path for _, _, path, _ in files), *ranked.files, *copies)}
+        skip |= {settings.lake_dir.resolve(), (settings.home / SERVING).resolve()}
+        return told.model_copy(update={"remains": remaining(settings, person.traces(settings), ranked, skip)})
+    erase(settings, ranked, person.ids[USER])
+    remove(copies)
+    rewrite_catalog(settings)
+    progress(Step("forget", line="looking through every file for what is left"))
+    return told.model_copy(update={"remains": remaining(settings, person.traces(settings), ranked)})
+
+
+def _told(
+    lake: Lake, settings: Settings, person: _Person, files: list[_NamedFile], ranked: RankedRows, copies: list[Path]
+) -> Forgotten:
+    """Return what will be removed."""
+    rows = _named_by_tables(lake, person)
+    [user] = person.ids[USER]
+    return Forgotten(
+        at=datetime.now(UTC),
+        known=bool(files or rows or ranked.counts),
+        files=len(files),
+        file_rows=sum(len(numbers) for *_, numbers in files),
+        rows=rows,
+        releases=_trained_on(lake, settings, user),
+        elsewhere=tuple(table for table in load_contract(settings).tables if is_elsewhere(settings, table)),
+        snapshots_expired=len(_past(lake)),
+        ranked=ranked.counts,
+        removed=tuple(map(str, copies)),
+    )
+
+
+def _remove(
+    lake: Lake, settings: Settings, person: _Person, files: list[_NamedFile], told: Forgotten, progress: Progress
+) -> None:
+    """Remove the rows of landing files, of the lake and its past, and what is served of them."""
+    unchanged = _in_step(lake, settings, {(table, day) for table, day, *_ in files})
+    _note(settings, told)  # before the rows go: afterwards nobody could say which releases had seen them
+    for _, _, path, numbers in files:
+        erase_rows(path, numbers)
+    progress(Step("forget", line=f"{told.file_rows:,} rows of {told.files} files removed"))
+    _delete(lake, settings, person, unchanged)
+    progress(Step("forget", line=f"{sum(told.rows.values()):,} rows of {len(told.rows)} tables removed"))
+    _purge_past(lake)
+    progress(Step("forget", line=f"{told.snapshots_expired} past states of the lake removed"))
+    mend_bounds(lake, person.ids.keys(), set().union(*person.ids.values()))
+    _publish_again(lake, settings)
 
 
 def _identify(lake: Lake, settings: Settings, user: str) -> _Person:
@@ -119,7 +158,7 @@ def _identify(lake: Lake, settings: Settings, user: str) -> _Person:
     exposures = set(_values(lake, f"{LANDING}.exposures", EXPOSURE, USER, [user]))
     tables = load_contract(settings).tables
     for table, column, found in (("users", ACCOUNT, accounts), ("exposures", EXPOSURE, exposures)):
-        for _, path in _files(settings, table):
+        for _, path in files_of_all_days(settings, table):
             wanted = {name: tables[table].columns[name] for name in (USER, column)}
             rows = read_file(path, wanted, settings.max_unpacked_mb << 20, _reading(settings, table)).rows
             if {USER, column} <= set(rows.columns):
@@ -139,19 +178,13 @@ def _reading(settings: Settings, table: str) -> Reading:
     return Reading(renames=load_sources(settings, load_contract(settings)).table(table).renames)
 
 
-def _files(settings: Settings, table: str) -> Iterable[tuple[date, Path]]:
-    for day in days_in_zone(settings):
-        for path in data_files(settings, table, day):
-            yield day, path
-
-
-def _named_by_files(settings: Settings, person: _Person, progress: Progress) -> list[tuple[str, date, Path, set[int]]]:
-    """Return (table, day, path, row numbers) of every landing file that names the person."""
+def _named_by_files(settings: Settings, person: _Person, progress: Progress) -> list[_NamedFile]:
+    """Return every landing file that names the person, also of days that never land."""
     found = []
     tables = load_contract(settings).tables
     for done, (name, table) in enumerate(tables.items(), 1):
         ids = {column: values for column, values in person.ids.items() if column in table.columns}
-        for day, path in _files(settings, name) if ids else ():
+        for day, path in files_of_all_days(settings, name) if ids else ():
             limit = settings.max_unpacked_mb << 20
             if numbers := matching_rows(path, table.columns, ids, limit, _reading(settings, name)):
                 found.append((name, day, path, numbers))
@@ -312,8 +345,9 @@ def _learnt_from(lake: Lake, settings: Settings, release: Release, user: str) ->
 
 def _note(settings: Settings, told: Forgotten) -> None:
     settings.reports_dir.mkdir(parents=True, exist_ok=True)
+    kept = told.model_dump(mode="json", exclude={"remains", "ranked", "removed"})  # names of files may name the person
     with (settings.reports_dir / "forgotten.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(told.model_dump(mode="json")) + "\n")
+        file.write(json.dumps(kept) + "\n")
 
 
 def _publish_again(lake: Lake, settings: Settings) -> None:

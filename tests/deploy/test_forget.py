@@ -1,8 +1,12 @@
 """A forgotten person is in no landing file, table, past state or served feature, whenever the command is killed."""
 
+import gzip
+import json
 import os
 import random
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -18,6 +22,8 @@ from ml.foundation.settings import Settings
 from ml.inference.snapshot import FeatureSnapshot, current_snapshot
 from ml.landing.changes import changed_days
 from ml.landing.ledger import totals
+from ml.operations.backup import back_up, replaced_catalogs, restore
+from ml.operations.development import FOLDER
 from ml.operations.forget import forget
 from ml.releases.store import ReleaseStore
 from tests.support.commands import ROOT, home_environment, run_crossfade
@@ -72,6 +78,40 @@ def rows_of(settings: Settings, named: dict[str, set[str]]) -> dict[str, int]:
     return {name: n for name, n in found.items() if n}
 
 
+def planted(settings: Settings, user: str, folder: Path) -> list[Path]:
+    """Put the person where no step of the landing looks, and return the places that a call can only name."""
+    landing = settings.landing_dir
+    assert landing
+    old = landing / "exposures" / "day=2020-02-02" / "old.parquet"  # before the first day of the settings
+    old.parent.mkdir()
+    [today, *_] = sorted((landing / "exposures").glob("day=2026-*/*.parquet"))
+    row_of_old = pl.read_parquet(today, hive_partitioning=False).head(1)
+    row_of_old.with_columns(user_id=pl.lit(user), exposure_id=pl.lit("of-old")).write_parquet(old)
+    row = json.dumps({"who": user}) + "\n"
+    plain, packed = landing / ".aside" / "rows.jsonl", landing / "no_table" / "rows.csv.gz"
+    plain.parent.mkdir()
+    packed.parent.mkdir()
+    plain.write_text(row, encoding="utf-8")
+    packed.write_bytes(gzip.compress(f"who\n{user}\n".encode()))
+    (settings.home / FOLDER / "lake").mkdir(parents=True)
+    (settings.home / FOLDER / "lake" / "rows.jsonl").write_text(row, encoding="utf-8")
+    log = settings.home / "logs" / "server.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(f"a request of {id63(user)} failed\n", encoding="utf-8")
+    restore(settings, back_up(settings, folder))
+    assert replaced_catalogs(settings)
+    return [plain, packed, log]
+
+
+def holders(root: Path, user: str) -> set[Path]:
+    """Files whose raw bytes have the id as a word, or its hash as a number, in one of its forms."""
+    number = id63(user)
+    word = re.compile(rb"(?<![\w-])%s(?![\w-])" % user.encode())
+    forms = (struct.pack("<q", number), struct.pack(">q", number), str(number).encode())
+    files = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {path for path, raw in files.items() if word.search(raw) or any(form in raw for form in forms)}
+
+
 def others(settings: Settings, user: str) -> tuple[int, str]:
     with Lake(settings) as lake:
         relation = f"(select * from {ALIAS}.features.examples_homepage where user_id <> ?)"
@@ -107,8 +147,9 @@ def _files(lake: Lake) -> list[str]:
     return [file for row in rows for file in row if file]
 
 
-def test_a_person_is_gone_everywhere_and_nobody_else_is_touched(settings: Settings) -> None:
-    user = users(settings)[0]
+def test_a_person_is_gone_everywhere_and_nobody_else_is_touched(settings: Settings, tmp_path: Path) -> None:
+    user = next(user for user in users(settings) if len(user) >= 4)  # a shorter one is in any file by chance
+    left = planted(settings, user, tmp_path)
     named, rest = ids(settings, user), others(settings, user)
     before = rows_of(settings, named)
     with Lake(settings) as lake:
@@ -129,6 +170,12 @@ def test_a_person_is_gone_everywhere_and_nobody_else_is_touched(settings: Settin
     assert counts["rows_loaded"] - after["rows_loaded"] == landed
     noted = (settings.reports_dir / "forgotten.jsonl").read_text(encoding="utf-8")
     assert champion.release.id in noted and user not in noted.replace(champion.release.id, "")
+    named = {Path(place.place) for place in told.remains}
+    assert holders(settings.home, user) <= named, "what still has the person is in the answer"
+    assert {path.resolve() for path in left} <= named
+    assert champion.release.path / "model.onnx" in named, "its vocabulary has the hash"
+    assert all(place.why and place.until for place in told.remains)
+    assert not replaced_catalogs(settings) and not (settings.home / FOLDER).exists()
 
 
 @pytest.mark.long
