@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from checks import gx
 from checks.guard import FIRST, Found, Guard, Subject
-from ml.evaluation.rows import newest_rows
+from ml.evaluation.rows import newest_first
 from ml.foundation.lake import Lake
 from ml.surfaces.spec import ShiftGate, Surface
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ml.inference.model import Model
 
 REPLICATES = 400
-MAX_ROWS = 50_000
-"""Rows of the evaluation days that are scored, the newest; bounds memory."""
 
 
 class ShiftRow(TypedDict):
@@ -50,7 +48,7 @@ def judge(subject: Subject) -> Found:
 def measure(
     lake: Lake, surface: Surface, candidate: "Model", champion: "Model", days: Sequence[date], *, top: int
 ) -> list[ShiftRow]:
-    """Score the newest rows of some days with both models, inputs as when serving.
+    """Score the rows of some days with both models, inputs as when serving.
 
     Args:
         lake: The lake, or a snapshot of it.
@@ -68,20 +66,44 @@ def measure(
         ValueError: The days have no rows.
         ColumnError: The champion takes an input that the examples no longer have.
     """
+    import numpy as np
+
     from ml.evaluation.shift import psi, top_overlap
     from ml.inference.model import SCORE
-    from ml.students.columns import to_arrays
 
-    table = newest_rows(lake, surface, days, limit=MAX_ROWS)
-    new, old = (model.run(to_arrays(table, model.schema.inputs, "serving")) for model in (candidate, champion))
+    table, new, old = _scored(lake, surface, candidate, champion, days)
     found: list[ShiftRow] = [
         {"measure": "psi", "output": name, "measured": psi(old[name], new[name]), "n": table.num_rows}
         for name in new
         if name in old
     ]
-    overlap, users = top_overlap(old[SCORE], new[SCORE], table["user_id"].to_numpy(), top)
+    overlap, users = top_overlap(old[SCORE], new[SCORE], np.asarray(table["user_id"]), top)
     found.append({"measure": "top_overlap", "output": SCORE, "measured": overlap, "n": users})
     return [*found, *_losses(surface, table, old, new)]
+
+
+def _scored(
+    lake: Lake, surface: Surface, candidate: "Model", champion: "Model", days: Sequence[date]
+) -> "tuple[pa.Table, dict[str, np.ndarray], dict[str, np.ndarray]]":
+    """Return users and labels of the rows, and what both models say of them; nothing else of a row is kept."""
+    import numpy as np
+    import pyarrow as pa
+
+    from ml.students.columns import to_arrays
+
+    models = (candidate, champion)
+    kept = {"user_id", *(task.label for task in surface.tasks.values())}
+    wanted = kept.union(*(model.schema.inputs for model in models))
+    batches: list[pa.RecordBatch] = []
+    scores: list[tuple[dict[str, np.ndarray], ...]] = []
+    for batch in newest_first(lake, surface, days, wanted):
+        scores.append(tuple(model.run(to_arrays(batch, model.schema.inputs, "serving")) for model in models))
+        batches.append(batch.select([name for name in batch.schema.names if name in kept]))
+    new, old = (
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*scores, strict=True)
+    )
+    return pa.Table.from_batches(batches), new, old
 
 
 def _losses(

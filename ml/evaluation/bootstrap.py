@@ -14,6 +14,7 @@ freedom after Carter, Schnepel and Steigerwald, "Asymptotic Behavior of a t-Test
 Review of Economics and Statistics 99 (2017).
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ DETECTABLE = float(norm.ppf((1 + CONFIDENCE) / 2) + norm.ppf(POWER))
 """Minimal detectable effect in standard errors: 2.80 for a two-sided 5 % test with 80 % power."""
 
 _CHUNK_CELLS = 500_000
+_IN_MEMORY = 64_000_000
+"""Draws, a byte each, that lie in memory; beyond that in a file."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class UserWeights:
 
     Attributes:
         codes: Index of each row's user in the rows of ``counts`` [n].
-        counts: Poisson(1) multiplicities, uint8 [users, replicates].
+        counts: Poisson(1) multiplicities, uint8 [users, replicates], one replicate after another in memory.
     """
 
     def __init__(self, users: np.ndarray, *, seed: int, replicates: int) -> None:
@@ -80,7 +83,12 @@ class UserWeights:
         unique, self.codes = np.unique(users, return_inverse=True)
         self.users = len(unique)
         self.replicates = replicates
-        self.counts = np.random.default_rng(seed).poisson(1.0, (self.users, replicates)).astype(np.uint8)
+        drawn = _bytes(replicates, self.users)
+        rng, step = np.random.default_rng(seed), max(1, _CHUNK_CELLS // replicates)
+        for start in range(0, self.users, step):  # numbers come from the generator in the order of users
+            part = slice(start, min(start + step, self.users))
+            drawn[:, part] = rng.poisson(1.0, (part.stop - start, replicates)).T
+        self.counts = drawn.T
 
     def auc(self, codes: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Return the tie-aware AUC of each replicate [replicates], NaN where it holds one class only.
@@ -167,7 +175,15 @@ class UserWeights:
         step = max(1, _CHUNK_CELLS // max(rows, self.users, 1))
         for start in range(0, self.replicates, step):
             part = slice(start, min(start + step, self.replicates))
-            yield part, self.counts[:, part].astype(np.float64)
+            yield part, self.counts[:, part].astype(np.float64, order="C")
+
+
+def _bytes(rows: int, columns: int) -> np.ndarray:
+    """Return uint8 [rows, columns]: many lie in a file without a name, whose pages the system may take back."""
+    if rows * columns <= _IN_MEMORY:
+        return np.empty((rows, columns), dtype=np.uint8)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype=np.uint8, mode="w+", shape=(rows, columns))
 
 
 def effective_users(codes: np.ndarray) -> float:

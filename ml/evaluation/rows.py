@@ -1,30 +1,38 @@
 """The examples that a candidate is looked at with."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_BATCH = 16_384
 
-def newest_rows(lake: Lake, surface: Surface, days: Sequence[date], *, limit: int) -> "pa.Table":
-    """Return up to ``limit`` examples of some days, the newest first.
+
+def newest_first(
+    lake: Lake, surface: Surface, days: Sequence[date], columns: Collection[str]
+) -> "Iterator[pa.RecordBatch]":
+    """Yield every example of some days, the newest first, some at a time: memory does not grow with their number.
 
     Args:
         lake: The lake, or a snapshot of it.
         surface: The surface.
         days: Days to take rows from.
-        limit: Most rows.
+        columns: What is wanted of them; columns that the examples lack are left out.
 
     Raises:
         ValueError: The days have no rows.
     """
-    query = f"select * from {ALIAS}.{FEATURES}.examples_{surface.name} where day in (select unnest(?::date[])) "
-    table = lake.sql(f"{query} order by ts desc, exposure_id limit ?", [list(days), limit])
-    if table.num_rows == 0:
+    table = f"{FEATURES}.examples_{surface.name}"
+    wanted = ", ".join(quoted(name) for name in lake.columns(table) if name in columns)
+    query = f"select {wanted} from {ALIAS}.{table} where day in (select unnest(?::date[]))"
+    found = 0
+    for batch in lake.batches(f"{query} order by ts desc, exposure_id", [list(days)], rows=_BATCH):
+        found += batch.num_rows
+        yield batch
+    if not found:
         raise ValueError(f"examples_{surface.name} has no rows on {days[0]} to {days[-1]}")
-    return table

@@ -1,11 +1,16 @@
 """Guard `score_shift`: scores and rankings do not jump against the champion."""
 
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from checks import gx
 from checks.guards import score_shift
 from checks.guards.score_shift import ShiftRow
 from ml.evaluation.outcome import Outcome
+from ml.evaluation.rows import newest_first
 from ml.foundation.files import Files
 from ml.foundation.lake import Lake
 from ml.inference.model import Model
@@ -99,3 +104,21 @@ def test_the_losses_of_both_models_are_those_of_the_same_rows(bench: Bench) -> N
 def test_a_moderate_shift_warns(bench: Bench, measured: float, outcome: str) -> None:
     rows: list[ShiftRow] = [{"measure": "psi", "output": "ctr", "measured": measured, "n": 900}]
     assert gx.worst(gx.validate(rows, score_shift.suite(bench.surface.gate.shift, rows))) == outcome
+
+
+def test_every_row_is_looked_at_a_few_at_a_time_the_newest_first(bench: Bench, tmp_path: Path) -> None:
+    day, table = bench.manifest.eval_days[0], f"lake.features.examples_{bench.surface.name}"
+    with Lake(bench.settings.model_copy(update={"home": tmp_path})) as lake:
+        lake.connection.execute("create schema if not exists lake.features")
+        lake.connection.execute(
+            f"create table {table} as select date '{day}' as day, "
+            f"timestamp '{day}' + interval (i % 1000) second as ts, i as exposure_id, i % 7 as user_id, "
+            "'wide' as unused from range(60000) as of(i)"
+        )
+        batches = list(newest_first(lake, bench.surface, [day], {"user_id", "exposure_id", "ts", "not_there"}))
+        with pytest.raises(ValueError, match="has no rows on"):
+            list(newest_first(lake, bench.surface, [day - timedelta(days=1)], {"user_id"}))
+    assert sum(batch.num_rows for batch in batches) == 60_000 and max(batch.num_rows for batch in batches) <= 16_384
+    assert set(batches[0].schema.names) == {"user_id", "exposure_id", "ts"}
+    ids = np.concatenate([batch.column("exposure_id").to_numpy() for batch in batches])
+    assert (ids == sorted(range(60_000), key=lambda i: (-(i % 1000), i))).all()

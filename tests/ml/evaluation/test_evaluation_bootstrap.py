@@ -1,6 +1,7 @@
 """The bootstrap counts users, pairs models, covers the truth, and repeats."""
 
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from ml.evaluation import metrics
+from ml.evaluation import bootstrap, metrics
 from ml.evaluation.bootstrap import DETECTABLE, UserWeights, effective_users, interval
 
 
@@ -142,3 +143,27 @@ def test_a_pair_of_25k_rows_and_1000_replicates_costs_less_than_two_seconds_of_c
     weights.auc(weights.codes, labels, first)
     weights.auc(weights.codes, labels, second)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("in_memory", [10**9, 1000])
+def test_weights_are_those_of_one_draw_wherever_they_lie(in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "_IN_MEMORY", in_memory)
+    users = np.random.default_rng(0).permutation(3000)
+    weights = UserWeights(users, seed=7, replicates=400)  # drawn in several parts
+    assert isinstance(weights.counts.base, np.memmap) == (in_memory == 1000)
+    whole = np.random.default_rng(7).poisson(1.0, (3000, 400))
+    assert (weights.counts == whole).all()
+    values = np.linspace(0, 1, 3000)
+    [means] = weights.replicate([weights.mean(weights.codes, values)])
+    assert means[3] == pytest.approx(np.average(values[np.argsort(users)], weights=whole[:, 3]))
+
+
+def test_drawing_weights_takes_little_more_than_a_byte_each() -> None:
+    users = np.arange(20_000)
+    tracemalloc.start()
+    try:
+        weights = UserWeights(users, seed=1, replicates=400)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * weights.counts.size
