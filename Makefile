@@ -81,7 +81,7 @@ coverage: $(BIN)/.dev ## Run the tests and say which lines none of them executes
 ui: $(BIN)/.runtime ## Open the Dagster UI on http://127.0.0.1:3000, with the daemon
 	$(BIN)/crossfade ui
 
-study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, headline, demo, full, placebos, sweeps, taste, spread, paper or kuairand; OUT=docs/results/$(STUDY).md
+study: $(BIN)/.runtime ## Test what distillation does: STUDY=quick, headline, full, sweeps, kuairand or another of designs.yaml; OUT=docs/results/$(STUDY).md
 	$(BIN)/crossfade study run $(STUDY)
 	$(BIN)/crossfade study report $(STUDY) --out $(OUT)
 

@@ -18,9 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Test what distillation does over w
 
 Name = Annotated[
     str,
-    typer.Argument(
-        help="A study of designs.yaml: quick, headline, demo, full, placebos, sweeps, taste, spread, paper or kuairand."
-    ),
+    typer.Argument(help="A study of designs.yaml, such as quick, headline, full, sweeps or kuairand."),
 ]
 
 

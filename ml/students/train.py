@@ -136,7 +136,7 @@ def fit(
     """
     clock = clock or Clock()
     if technique != NO_TECHNIQUE:
-        data = centre_soft_labels(data, surface)
+        data = keep_few_rows(centre_soft_labels(data, surface), surface)
     with deterministic():
         ranker = build_ranker(data, surface, technique=technique, seed=seed)
         batches = prepare(ranker, data, _device())
@@ -236,6 +236,23 @@ def centre_soft_labels(data: Dataset, surface: Surface) -> Dataset:
         count = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, group, present.to(torch.float64))
         soft[head.teacher_output] = (label - (total / (count + _CENTRE_PRIOR))[group]).to(torch.float32)
     return replace(data, soft_labels=soft)
+
+
+def keep_few_rows(data: Dataset, surface: Surface) -> Dataset:
+    """Return the data without the soft labels of ids that have more rows than ``few_rows`` of the surface lets learn.
+
+    What the app itself knows of an id with many rows may be worth more than the teacher's opinion of it. Rows are
+    counted in ``data``, the training rows.
+    """
+    few = surface.distillation.few_rows
+    if few is None or not len(data):
+        return data
+    _, group, count = torch.unique(data.inputs[few.input], return_inverse=True, return_counts=True)
+    most = torch.quantile(count.to(torch.float64), few.share, interpolation="lower")
+    known = (count > most)[group]
+    return replace(
+        data, soft_labels={name: label.masked_fill(known, torch.nan) for name, label in data.soft_labels.items()}
+    )
 
 
 def validation_metrics(ranker: Ranker, data: Dataset) -> dict[str, dict[str, float]]:

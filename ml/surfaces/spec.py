@@ -256,12 +256,22 @@ def _own_names(info: ValidationInfo, kind: Kind) -> Iterable[str]:
     return cast("Mapping[Kind, Iterable[str]]", info.context or {}).get(kind, ())
 
 
+class FewRows(_Model):
+    """Whose soft labels are learnt: those of the ids of an input that have the fewest training rows."""
+
+    input: str = Field(description="Id input whose rows are counted, such as user_id")
+    share: float = Field(gt=0, lt=1, description="Share of its ids, the ones with the fewest rows first; ties stay")
+
+
 class Distillation(_Model):
     """How a student learns soft labels; the control ignores it."""
 
     code: str | None = Field(default=None, description="Hash of the app's own file of the technique; not written")
     technique: str = Field(description="A file of ml/distillation, or of the app's techniques/, or none")
     heads: tuple[DistillationHead, ...] = ()
+    few_rows: FewRows | None = Field(
+        default=None, description="Leaves out the soft labels of ids that the app knows well; default: all are learnt"
+    )
 
     @field_validator("technique")
     @classmethod
@@ -758,6 +768,10 @@ class Surface(_Model):
         technique, rules = self.distillation.technique, self.distillation.rules
         if rules.branch and not self.network.interaction:
             yield f"technique {technique} teaches network.interaction, which is missing"
+        ids = [name for name, item in self.inputs.items() if item.dtype == "int64"]
+        few = self.distillation.few_rows
+        if few is not None and few.input not in ids:
+            yield f"distillation.few_rows names {few.input!r}, which is no id input{nearest(few.input, ids)}"
         for head in self.distillation.heads:
             if rules.task and head.task not in self.tasks:
                 near = nearest(head.task or "", self.tasks)
@@ -766,7 +780,6 @@ class Surface(_Model):
                 yield f"a head of technique {technique} names no task, this one names {head.task!r}"
             if not rules.centre_by and head.centre_by is not None:
                 yield f"technique {technique} learns the teacher's level and cannot centre it"
-            ids = [name for name, item in self.inputs.items() if item.dtype == "int64"]
             if head.centre_by is not None and head.centre_by not in ids:
                 near = nearest(head.centre_by, ids)
                 yield f"distillation head centres by {head.centre_by!r}, which is no id input{near}"

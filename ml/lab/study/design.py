@@ -19,7 +19,10 @@ TECHNIQUES = tuple(techniques())
 CEILING = "ceiling"
 PLACEBOS = ("shuffled", "noise")
 """Labels that know nothing: the true lift is 0."""
-_CHANGES = ("without_ids", "branchless", "uncentred")
+FEW = {"few_users": "user_id", "few_items": "item_id"}
+"""Input of which only the ids with few rows have soft labels, by the word of a variant."""
+FEW_SHARE = 2 / 3
+_CHANGES = ("without_ids", "branchless", "uncentred", *FEW)
 _RENAMED = {"nulls": "placebos"}
 
 KUAIRAND = "kuairand"
@@ -58,6 +61,7 @@ class Variant:
         centred: Whether soft labels are centred as the surface's heads say.
         weights: Of the heads under another technique than the surface's own: ((surface, teacher output), weight).
         reads_teacher: Whether the teacher's scores are among the inputs. It cannot serve: nobody has them in time.
+        few: Id input whose ids with many rows have no soft labels; the third with the most is left out.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Variant:
     centred: bool = True
     weights: tuple[tuple[tuple[str, str], float], ...] = ()
     reads_teacher: bool = False
+    few: str | None = None
 
     @property
     def placebo(self) -> bool:
@@ -93,6 +98,8 @@ class Variant:
         if used != own:
             distillation.pop("code", None)
         distillation["technique"] = used
+        if self.few:
+            distillation["few_rows"] = {"input": self.few, "share": FEW_SHARE}
         weights = {} if used == own else dict(self.weights)
         for head in distillation["heads"]:
             head["weight"] = weights.get((surface.name, head["teacher_output"]), head["weight"])
@@ -109,6 +116,7 @@ class Variant:
             for head in content["distillation"]["heads"]:
                 if head["centre_by"] in ids:
                     head["centre_by"] = None
+            content["distillation"]["few_rows"] = None
         if self.reads_teacher:
             read = {score_input(output): {"kind": "request", "type": "number"} for output in outputs_of(surface)}
             content["inputs"] = content["inputs"] | read
@@ -147,7 +155,7 @@ def parse_variant(name: str) -> Variant:
 
     The first word is ``control``, ``student`` (the surface's own technique), a technique, or ``ceiling``, a control
     that reads the teacher's scores. The others are labels (``shuffled``, ``noise``, ``within_item``, ``within_user``),
-    ``without_ids``, ``branchless`` and ``uncentred``, in any order.
+    ``without_ids``, ``branchless``, ``uncentred``, ``few_users`` and ``few_items``, in any order.
 
     Raises:
         ValueError: A word is none of these.
@@ -169,6 +177,8 @@ def parse_variant(name: str) -> Variant:
             variant = replace(variant, branch=False)
         elif change == "uncentred":
             variant = replace(variant, centred=False)
+        elif change in FEW:
+            variant = replace(variant, few=FEW[change])
         elif change in get_args(Labels):
             variant = replace(variant, labels=change)
         else:

@@ -32,6 +32,7 @@ from ml.students.train import (
     RESUME_FILE,
     centre_soft_labels,
     fit,
+    keep_few_rows,
     shuffle_soft_labels,
     train,
     validation_metrics,
@@ -300,6 +301,21 @@ def test_a_soft_label_that_is_missing_moves_no_level(surface: Surface):
     centred = centre_soft_labels(rows(1.0, float("nan"), 3.0), surface).soft_labels["click"]
     torch.testing.assert_close(centred, torch.tensor([1 + 1 / 6, float("nan"), 3 - 1 / 6]), equal_nan=True)
     assert centre_soft_labels(rows(*[float("nan")] * 3), surface).soft_labels["click"].isnan().all()
+
+
+def test_ids_with_many_rows_lose_their_soft_labels_where_the_surface_says_so(surface: Surface):
+    users = torch.tensor([1] * 6 + [2] * 3 + [3] * 3 + [4])
+    count = torch.arange(len(users))
+    soft = {"click": count.float(), "watch": count.float()}
+    data = Dataset({"user_id": users}, {}, soft, count, count, count)
+    assert keep_few_rows(data, surface) is data
+    for share, kept in ((0.2, {4}), (0.5, {2, 3, 4}), (0.99, {2, 3, 4})):
+        content = surface.model_dump(mode="json", by_alias=True)
+        content["distillation"]["few_rows"] = {"input": "user_id", "share": share}
+        found = keep_few_rows(data, Surface.model_validate(content)).soft_labels
+        for name, label in found.items():
+            learnt = ~label.isnan()
+            assert set(users[learnt].tolist()) == kept and torch.equal(label[learnt], soft[name][learnt])
 
 
 def test_the_learning_rate_falls_in_a_line_to_its_final_share():

@@ -92,6 +92,9 @@ def test_an_variant_changes_only_what_it_names():
     assert parse_variant("student shuffled").surface(surface) == surface
     uncentred = parse_variant("student uncentred").surface(surface)
     assert all(h.centre_by is None for h in uncentred.distillation.heads)
+    few = parse_variant("student few_users").surface(surface).distillation.few_rows
+    assert few is not None and few.input == "user_id"
+    assert parse_variant("student few_users without_ids").surface(surface).distillation.few_rows is None
     bare = parse_variant("student without_ids").surface(surface)
     assert not any(spec.type == "id" for spec in bare.inputs.values()) and bare.network.interaction is None
     assert all("_id" not in name for pair in bare.network.products for name in pair)
@@ -180,7 +183,7 @@ def test_kuairands_tabs_are_worlds_of_their_own_and_a_surface_without_tabs_has_n
 
 
 def test_what_a_study_lacks_is_named():
-    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'full', 'headline', "):
+    with pytest.raises(ValueError, match=r"no study 'huge'; there are \['demo', 'few_rows', "):
         load_design("huge")
     with pytest.raises(ValueError, match="study 'nulls' has another name, 'placebos': `crossfade study run placebos`"):
         load_design("nulls")
