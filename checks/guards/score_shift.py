@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, TypedDict
 
 from checks import gx
 from checks.guard import FIRST, Found, Guard, Subject
+from ml.evaluation.outcome import Outcome
 from ml.evaluation.rows import newest_first
 from ml.foundation.lake import Lake
+from ml.releases.verdicts import Check
 from ml.surfaces.spec import ShiftGate, Surface
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ def judge(subject: Subject) -> Found:
     champion = subject.champion()
     if champion is None:
         return [], FIRST
+    if champion.release.manifest.kind == "popularity":
+        told = "what serves ranks by popularity: another score is what is wanted of a ranker"
+        return [Check(name="champion", outcome=Outcome.WARN, value="popularity", detail=told)], ""
     if not subject.is_export:
         raise ValueError("the candidate is not what its checkpoint exports to: it is not run")
     gate, days = subject.surface.gate.shift, subject.manifest.eval_days

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ml.evaluation.report import Report, gain_text
+from ml.evaluation.report import Report, SurfaceReport, gain_text
 
 _SOURCES = {
     "simulator": "a simulated video platform and a music app that learns from it",
@@ -26,6 +26,8 @@ def last_words(report: Report, reports_dir: Path) -> dict[str, str]:
     first = next(iter(surfaces))
     shown = f"`crossfade release show {serving}`" if serving else f"`crossfade release verdict {first}`"
     served = "`crossfade serve` answers /rank" if serving else "nothing serves yet"
+    stand_ins = [name for name, surface in surfaces.items() if _kind(surface) == "popularity"]
+    served += f", {' and '.join(stand_ins)} by popularity until a student passes" if stand_ins else ""
     return {
         "built": built,
         "gained": "; ".join(f"{name} {gain_text(surface)}" for name, surface in surfaces.items())
@@ -36,8 +38,13 @@ def last_words(report: Report, reports_dir: Path) -> dict[str, str]:
     }
 
 
+def _kind(surface: SurfaceReport) -> str | None:
+    return surface["release"].get("kind") if surface["release"] else None
+
+
 def _decided(verdict: Mapping[str, str] | None) -> str:
     if verdict is None:
         return "was not judged"
     decided = {"pass": "passed", "fail": "refused", "inconclusive": "undecided, nothing is promoted"}
-    return f"{decided[verdict['decision']]} ({verdict['because']})"
+    lacking = f"; {verdict['lacking']}" if verdict.get("lacking") else ""
+    return f"{decided[verdict['decision']]} ({verdict['because']}{lacking})"

@@ -25,9 +25,9 @@ from ml.foundation.settings import Settings, home_from_environment, write_settin
 from ml.lab.simulator.presets import load_preset
 from ml.lab.sources import write_raw_files
 from ml.landing.ledger import totals
-from ml.releases.refusals import PromotionRefused
+from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import load_surfaces, teacher_end
+from ml.surfaces.spec import Surface, load_surfaces, teacher_end
 from ml.teacher.contract import teacher_contract
 
 STAGES = {
@@ -119,6 +119,7 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
         _execute(settings, job, instance, seconds, sorted(everything - in_release), tags=tags)
         for surface in surfaces.values():
             _execute(settings, job, instance, seconds, release_chain(surface), partition=partition, may_refuse=True)
+            _serve_popularity(settings, surface)
 
     with _timed(seconds, "serve"):
         from deploy.serving.run import example_answer
@@ -167,6 +168,20 @@ def peak_rss_mb() -> float:
     """Return the peak resident memory of this process plus that of its largest child, in MiB."""
     kib = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return kib / 1024
+
+
+def _serve_popularity(settings: Settings, surface: Surface) -> None:
+    """Let popularity serve where the surface says so, nothing does, and the student was refused."""
+    from deploy.popularity import release_popularity
+
+    assert settings.last_day is not None
+    try:
+        released = release_popularity(settings, surface, settings.last_day, by="crossfade demo")
+    except PromotionRefused as refused:
+        if refused.code is not Refusal.NOT_FIRST:
+            raise
+    else:
+        console.print(f"{surface.name} ranks by popularity, {released.id}: its student was refused", soft_wrap=True)
 
 
 def _released(settings: Settings, surfaces: Iterable[str]) -> list[str]:

@@ -66,7 +66,7 @@ def release_show(
     if rows := figures(settings, shown):
         days = ", ".join(map(str, shown.manifest.eval_days))
         show_table(f"on {days}; [..]: 95 % paired bootstrap over users", rows)
-    else:
+    elif shown.manifest.kind != "popularity":
         say(f"no evaluation of exactly this model is stored; its card has the figures: {shown.path / CARD}")
     say("")
     show_facts(provenance(shown))
@@ -165,6 +165,25 @@ def release_override(
         override=Override(by=by, reason=reason),
     )
     say(f"{surface} now serves {released.id}, against the gate: {reason}")
+
+
+@app.command("popularity")
+def release_by_popularity(
+    surface: Surface,
+    partition: Partition,
+    by: By,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
+) -> None:
+    """Rank by popularity while nothing serves and the gate refuses the student of a day (`first_release: popularity`).
+
+    The first student that passes replaces it.
+    """
+    from deploy.popularity import release_popularity
+
+    settings = home_settings()
+    day = day_of(settings, partition)
+    released = release_popularity(settings, surface_named(settings, surface), day, by=by, reason=reason)
+    say(f"{surface} now serves {released.id}, which ranks by popularity")
 
 
 @app.command("approve")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ml.foundation.ids import NO_ID
 from ml.students.checkpoint import load_checkpoint, predict, write_atomically
 from ml.students.network import SCORE, Ranker
+from ml.surfaces.spec import Surface
 
 OPSET = 20
 BATCH = "batch"
@@ -85,14 +86,19 @@ def export_ranker(ranker: Ranker, out_path: Path) -> Export:
     """Export a ranker in memory; see ``export``."""
     ranker = copy.deepcopy(ranker).to("cpu").eval()
     ranker.distillation = None
-    inputs, outputs = tuple(ranker.surface.inputs), (*ranker.surface.tasks, SCORE)
-    columns = edge_columns(ranker, _EXAMPLE_ROWS)
+    return export_module(_Positional(ranker), ranker.surface, out_path)
+
+
+def export_module(module: nn.Module, surface: Surface, out_path: Path) -> Export:
+    """Export a module that takes a surface's inputs by position and returns its tasks' outputs and the score."""
+    inputs, outputs = tuple(surface.inputs), (*surface.tasks, SCORE)
+    columns = edge_columns(surface, _EXAMPLE_ROWS)
     batch = torch.export.Dim(BATCH)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # names torchvision
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls
         program = torch.onnx.export(
-            _Positional(ranker),
+            module,
             tuple(torch.from_numpy(columns[name]) for name in inputs),
             input_names=list(inputs),
             output_names=list(outputs),
@@ -134,7 +140,7 @@ def parity(
     """
     session = session_of(onnx_path)
     cases = {f"batch {size}": [_sample(ranker, size, arrays, seed)] for size in sizes}
-    cases |= {"edge": [edge_columns(ranker, 64)], "bounds": [_bounds(ranker, seed)]}
+    cases |= {"edge": [edge_columns(ranker.surface, 64)], "bounds": [_bounds(ranker, seed)]}
     found = {case: _differences(ranker, session, columns) for case, columns in cases.items()}
     found |= {"known ids": _differences(ranker, session, _known_ids(ranker, seed))}
     if any(spec.id_table and spec.id_table.hash_buckets for spec in ranker.surface.inputs.values()):
@@ -209,10 +215,10 @@ _INTEGERS = (0, 1, 2, 3, -1, 12_345_678_901_234_567, np.iinfo(np.int64).max, np.
 _FLOATS = (0, -1, 1, 1e-30, 3e38, -3e38, np.inf, -np.inf, np.nan, 1e6, -1e6)
 
 
-def edge_columns(ranker: Ranker, rows: int) -> dict[str, np.ndarray]:
+def edge_columns(surface: Surface, rows: int) -> dict[str, np.ndarray]:
     """Return raw columns that go through the extreme values of their type, each at its own pace."""
     columns = {}
-    for index, (name, spec) in enumerate(ranker.surface.inputs.items()):
+    for index, (name, spec) in enumerate(surface.inputs.items()):
         values = np.array(_INTEGERS if spec.dtype == "int64" else _FLOATS, dtype=spec.dtype)
         count = rows * int(np.prod(spec.shape, dtype=int))
         place = (np.arange(count) * (1 + index % 3) + index) % len(values)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MOVED = {
     "promote": "promoted",
+    "popularity": "serves while no student does",
     "override": "promoted against the gate",
     "rollback": "rolled back to",
     "recover": "named to serve after the log was damaged",
@@ -124,7 +125,7 @@ def provenance(release: Release) -> dict[str, str]:
     manifest, teacher = release.manifest, release.manifest.teacher
     rows = sum(day.rows for day in manifest.examples if day.day in manifest.train_days)
     facts = {
-        "trained on": f"{_span(manifest.train_days)}, {rows:,} rows",
+        "trained on": f"{_span(manifest.train_days)}, {rows:,} rows" if manifest.train_days else "nothing: popularity",
         "evaluated on": _span(manifest.eval_days),
         "teacher": f"{teacher.name} {teacher.version}" if teacher else "none",
         "lake snapshot": " then ".join(map(str, dict.fromkeys((manifest.snapshot, manifest.evaluated_at)))),

@@ -95,6 +95,8 @@ def reproduce(settings: Settings, release: Release, progress: Progress = silent)
         UntrustedError: A key is set, and no trusted one signed the release.
     """
     manifest = require_trusted(Keyring.of(settings), release).manifest
+    if manifest.kind == "popularity":
+        raise NotReproducible(f"{release.id} ranks by popularity: nothing was trained, so that nothing can be again")
     checkpoint = checkpoint_of(settings, manifest)
     if checkpoint is None:
         raise NotReproducible(f"{release.id}: its checkpoint {manifest.checkpoint_sha256} is no longer stored")

@@ -152,6 +152,10 @@ def as_page(root: Node) -> str:
 
 
 def _checkpoint(settings: Settings, manifest: Manifest) -> Node:
+    if manifest.kind == "popularity":
+        looked_at = [_days("examples that it was looked at on", manifest.examples), _landed(settings, manifest)]
+        facts = {"surface specification": manifest.spec_digest}
+        return Node("popularity: nothing was learnt", facts, children=looked_at)
     stored = checkpoint_of(settings, manifest)
     facts = {
         "digest": manifest.checkpoint_sha256,
@@ -201,7 +205,7 @@ def _training_set(settings: Settings, manifest: Manifest, meta: "Meta | None") -
 
 def _landed(settings: Settings, manifest: Manifest) -> Node:
     """Return the landed files at the snapshot that features and labels of the manifest's days can reach."""
-    first = min(manifest.train_days) - timedelta(days=settings.feature_window_days)
+    first = min(manifest.train_days or manifest.eval_days) - timedelta(days=settings.feature_window_days)
     surface = load_surfaces(settings).get(manifest.surface)
     last = max(manifest.eval_days) + timedelta(days=surface.label_window_days if surface else 1)
     facts = {
@@ -253,4 +257,4 @@ def _days(title: str, content: tuple[DayContent, ...]) -> Node:
 
 
 def _span(days: Sequence[object]) -> str:
-    return f"{days[0]} to {days[-1]}, {len(days)} days"
+    return f"{days[0]} to {days[-1]}, {len(days)} days" if days else "none"

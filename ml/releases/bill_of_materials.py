@@ -68,7 +68,7 @@ def _model(manifest: Manifest, verdict: Verdict, release: str, card: str) -> _Co
         ),
         "modelCard": {
             "modelParameters": {
-                "approach": {"type": "supervised"},
+                **({} if manifest.kind == "popularity" else {"approach": {"type": "supervised"}}),
                 "task": "ranking",
                 "modelArchitecture": f"{manifest.kind}, technique {manifest.technique}",
                 "datasets": [{"ref": part["bom-ref"]} for part in _data(manifest)],

@@ -54,7 +54,9 @@ class Pointer(Record):
     release: str
     partition: date
     onnx_sha256: str
-    action: Literal["promote", "override", "rollback", "reference", "retire", "challenge", "recover", "vacate", "sign"]
+    action: Literal[
+        "promote", "popularity", "override", "rollback", "reference", "retire", "challenge", "recover", "vacate", "sign"
+    ]
     at: datetime
     by: str
     reason: str
@@ -71,7 +73,7 @@ class Pointer(Record):
     @property
     def moves(self) -> bool:
         """Tell whether this entry changed what serves."""
-        return self.action in ("promote", "override", "rollback", "recover")
+        return self.action in ("promote", "popularity", "override", "rollback", "recover")
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ class State:
         return self.last.release if self.last and not self.last.vacant else None
 
     @property
+    def popularity(self) -> frozenset[str]:
+        """Return the releases that rank by popularity: none is a measure for those that come after."""
+        return frozenset(e.release for e in self.entries if e.action == "popularity")
+
+    @property
     def barred(self) -> frozenset[str]:
         """Return the releases that must not come back."""
         return frozenset(r for e in self.entries for r in e.barred)
@@ -151,11 +158,12 @@ class State:
     def reference(self) -> str | None:
         """Return the release that a person confirmed last, and before that the first one promoted.
 
-        A barred release is no measure, and a deleted one cannot be compared with: the next in order takes its place.
+        Neither a barred release nor popularity is a measure, and a deleted one cannot be compared with: the next in
+        order takes its place.
         """
         confirmed = [e.release for e in reversed(self.entries) if e.action == "reference"]
         served = [e.release for e in self.entries if e.moves]
-        gone = self.barred | self.retired
+        gone = self.barred | self.retired | self.popularity
         return next((release for release in [*confirmed, *served] if release not in gone), None)
 
     @property

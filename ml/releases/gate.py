@@ -10,6 +10,10 @@ Silence = Literal["never", "first", "ever"]
 """When a guard may have measured nothing: never, where there is no champion, or where its surface gives it nothing."""
 
 
+OF_POPULARITY = ("data", "onnx", "serving", "provenance")
+"""Guards that look at a model which learnt nothing; of the others, each says that it did not."""
+
+
 class Rule(Protocol):
     """What promotion knows of a guard."""
 
@@ -42,6 +46,9 @@ def shortcomings(verdict: Verdict) -> list[str]:
             found.append(f"guard {rule.number} ({name}) is there {len(told)} times, not once")
         elif told[0].number != rule.number:
             found.append(f"guard {rule.number} ({name}) has the number {told[0].number}")
+        elif verdict.about == "popularity" and name not in OF_POPULARITY:
+            if told[0].outcome is not Outcome.NOT_EVALUATED:
+                found.append(f"guard {rule.number} ({name}) {told[0].outcome}, and does not look at popularity")
         elif unmeasured(told[0], rule, first=verdict.key.champion is None):
             found.append(f"guard {rule.number} ({name}) {told[0].outcome}, and measured nothing")
     return found

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.sealed import DamagedError
@@ -30,11 +30,11 @@ class Manifest(Record):
 
     surface: str
     partition: date
-    kind: Literal["student", "control"]
-    technique: str = Field(description="Distillation technique; `none` for a control")
+    kind: Literal["student", "control", "popularity"]
+    technique: str = Field(description="Distillation technique; `none` for a control, and for popularity")
     snapshot: int = Field(ge=0, description="Lake snapshot that training read, and evaluation before it widened")
     eval_snapshot: int | None = Field(default=None, ge=0, description="Snapshot that a widened evaluation read")
-    train_days: tuple[date, ...] = Field(min_length=1)
+    train_days: tuple[date, ...] = Field(description="Days that it learnt from; none for popularity")
     eval_days: tuple[date, ...] = Field(min_length=1)
     examples: tuple[DayContent, ...] = Field(description="Examples of the training and evaluation days")
     soft_labels: tuple[DayContent, ...] = Field(description="Soft labels that training read; empty without teacher")
@@ -47,10 +47,16 @@ class Manifest(Record):
     parameters: int = Field(ge=0, description="Number of trained parameters that serve")
     overrides: dict[str, Any] = Field(default={}, description="Settings of this run that differ from the specification")
     libraries: dict[str, str] = Field(description="Version by library name")
-    checkpoint_sha256: str = Field(description="Digest of the checkpoint that was exported")
+    checkpoint_sha256: str = Field(description="Digest of the checkpoint that was exported; popularity's is its model")
     onnx_sha256: str = Field(description="SHA-256 of model.onnx")
     feature_schema_hash: str = Field(description="SHA-256 of schema.json")
     run_ids: dict[str, str] = Field(default={}, description="Dagster run id by asset")
+
+    @model_validator(mode="after")
+    def _learnt(self) -> Self:
+        if bool(self.train_days) == (self.kind == "popularity"):
+            raise ValueError(f"train_days: a {self.kind} of {len(self.train_days)} days")
+        return self
 
     @property
     def evaluated_at(self) -> int:

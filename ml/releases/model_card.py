@@ -213,6 +213,10 @@ def _limits(manifest: Manifest, verdict: Verdict, results: Sequence[FigureRow]) 
         f"Intervals are 95 % over users of {len(manifest.eval_days)} evaluation day(s); they do not cover the spread "
         "over training seeds or over later days.",
     ]
+    if manifest.kind == "popularity":
+        found.insert(
+            0, "This is popularity, not a student: it learnt nothing, knows no user, and no figure was judged."
+        )
     if manifest.teacher is not None and manifest.teacher.trained_through is None:
         found.append("The teacher does not say what it was trained through: it may have seen the evaluation days.")
     skipped = [f"{g.number} ({g.name})" for g in verdict.guards if g.outcome is Outcome.NOT_EVALUATED]

@@ -70,6 +70,8 @@ def objections(
     about = (verdict.key.snapshot, verdict.key.eval_days, verdict.partition)
     if about != (manifest.snapshot, manifest.eval_days, manifest.partition):
         return None, [(Refusal.OTHER_BYTES, f"{stored.path} judged another snapshot, partition or other days")]
+    if verdict.about != ("popularity" if manifest.kind == "popularity" else "ranker"):
+        return None, [(Refusal.OTHER_BYTES, f"{stored.path} judged a {verdict.about}, this is a {manifest.kind}")]
     if lacking := shortcomings(verdict):
         told = f"{stored.path} is no verdict of this gate: {'; '.join(lacking)}"
         return None, [(Refusal.VERDICT_INCOMPLETE, f"{told}. Materialize `onnx` with its checks again")]
@@ -89,12 +91,19 @@ def _doubts(state: State, proposal: Proposal, manifest: Manifest, stored: Stored
         found.append((Refusal.SUPERSEDED, f"{stored.path} compared with {against}"))
     if verdict.key.gate_digest != key.gate_digest:
         found.append((Refusal.GATE_CHANGED, f"{stored.path} was judged by other thresholds than today's"))
-    if state.last is not None and state.champion and manifest.partition <= state.last.partition:
+    if manifest.kind == "popularity" and state.champion:
+        found.append((Refusal.NOT_FIRST, f"{state.champion} serves; popularity is released where nothing does"))
+    elif state.last is not None and state.champion and not _after(manifest.partition, state, state.last.partition):
         message = f"{manifest.partition} is not after {state.last.partition}, the champion's"
         found.append((Refusal.NOT_NEWER, message))
     if manifest.onnx_sha256 in state.barred_models:
         found.append((Refusal.BARRED, f"a release with model {manifest.onnx_sha256} was rolled back"))
     return found
+
+
+def _after(partition: date, state: State, last: date) -> bool:
+    """Tell whether a partition is new enough to serve: a ranker of the same day may follow on popularity."""
+    return partition >= last if state.champion in state.popularity else partition > last
 
 
 def checked_manifest(surface: str, candidate: Artifact, partition: date) -> Manifest:

@@ -153,10 +153,11 @@ def _sources(
     """Yield what a release of this id was made of: candidate, verdict, override and what it overruled."""
     entries = store.champions.state(surface).entries
     signed = [Override(by=e.by, reason=e.reason) for e in entries if e.release == release and e.action == "override"]
-    artifacts, name = ArtifactStore(store.root), f"models/{surface}/onnx"
-    partition = release[:10]
-    for digest in store.files.names(f"{name}/{partition}"):
+    artifacts, partition = ArtifactStore(store.root), release[:10]
+    names = [f"models/{surface}/{asset}" for asset in ("onnx", "popularity")]
+    for key in [f"{name}/{digest}" for name in names for digest in store.files.names(f"{name}/{partition}")]:
         try:
+            name, digest = key.rsplit("/", 1)
             candidate = artifacts.get(name, partition, digest)
             judged = store.verdicts.of_candidate(surface, candidate.digest)
         except UNREADABLE:

@@ -15,6 +15,7 @@ class Refusal(StrEnum):
     GATE_CHANGED = "gate_changed"
     SUPERSEDED = "superseded"
     NOT_NEWER = "not_newer"
+    NOT_FIRST = "not_first"
     BARRED = "barred"
     CANDIDATE_DAMAGED = "candidate_damaged"
     MANIFEST_MISMATCH = "manifest_mismatch"

@@ -243,7 +243,7 @@ class ReleaseStore:
             release=release,
             partition=manifest.partition,
             onnx_sha256=manifest.onnx_sha256,
-            action="override" if overruled else "promote",
+            action="override" if overruled else "popularity" if manifest.kind == "popularity" else "promote",
             at=now(),
             by=override.by if override and overruled else proposal.by,
             reason=override.reason if override and overruled else proposal.reason,

@@ -24,6 +24,8 @@ from ml.surfaces.spec import PromotionGate
 FOLDER = "verdicts"
 GAIN = "_student_minus_control"
 """How the name of a check ends that holds a task's gain over the control."""
+_USERS = "_users_with_a_positive"
+"""How the name of a check ends that counts the users who did what a task predicts."""
 
 
 Decision = Literal["pass", "fail", "inconclusive"]
@@ -93,6 +95,9 @@ class Verdict(Record):
     """The gate's recorded decision."""
 
     key: VerdictKey
+    about: Literal["ranker", "popularity"] = Field(
+        default="ranker", description="What was judged; popularity learnt nothing, so that fewer guards can look at it"
+    )
     partition: date
     decision: Decision
     guards: tuple[GuardResult, ...]
@@ -122,6 +127,17 @@ def because(guards: Sequence[GuardResult]) -> str:
         return "; ".join(_first(guard) for guard in blocking)
     warned = [guard.name for guard in guards if guard.outcome is Outcome.WARN]
     return "no guard objects" + (f"; warnings of {', '.join(warned)}" if warned else "")
+
+
+def missing_traffic(guards: Sequence[GuardResult]) -> str:
+    """Say how many users with a positive each task has that lacks some, and how many the gate asks for."""
+    lacking = [
+        f"{check.name.removesuffix(_USERS)} {check.value:.0f} of {check.threshold.removeprefix('>= ')}"
+        for guard in guards
+        for check in guard.checks
+        if check.name.endswith(_USERS) and check.outcome is Outcome.INCONCLUSIVE and isinstance(check.value, float)
+    ]
+    return f"users with a positive: {', '.join(lacking)}" if lacking else ""
 
 
 def _first(guard: GuardResult) -> str:

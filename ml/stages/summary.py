@@ -6,7 +6,7 @@ from ml.evaluation.report import SurfaceReport, surface_report
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
-from ml.releases.verdicts import StoredVerdict, because
+from ml.releases.verdicts import StoredVerdict, because, missing_traffic
 from ml.stages.artifacts import find
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training_set import read_training_set
@@ -38,13 +38,18 @@ def surface_summary(
             "student": int(checkpoint["parameters"]["serving"]),
         },
         verdict=_told(verdicts[-1]) if verdicts else None,
-        release={"id": released.id, "path": str(released.path)} if released else None,
+        release={"id": released.id, "path": str(released.path), "kind": released.manifest.kind} if released else None,
     )
 
 
 def _told(stored: StoredVerdict) -> dict[str, str]:
     verdict = stored.verdict
-    return {"decision": verdict.decision, "because": because(verdict.guards), "path": str(stored.path)}
+    told = {
+        "decision": verdict.decision,
+        "because": because(verdict.guards),
+        "lacking": missing_traffic(verdict.guards),
+    }
+    return {**told, "path": str(stored.path)}
 
 
 def defaulted_share(lake: Lake, surface: Surface, training_set: TrainingSet, inputs: int) -> float:

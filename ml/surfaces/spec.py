@@ -717,11 +717,14 @@ class Surface(_Model):
         default=None, description="Candidates that are ranked for a day's users without a server; none by default"
     )
     experiment: Experiment = Field(default=Experiment(), description="How users are split, and what is expected of it")
+    first_release: Literal["popularity"] | None = Field(
+        default=None, description="What may serve while nothing does and the gate refuses the student; none by default"
+    )
 
     @model_validator(mode="after")
     def _references(self) -> Self:
         faults = [*self._input_faults(), *self._head_faults(), *self._task_faults(), *self._slice_faults()]
-        faults += [*self._label_faults(), *self._incumbent_faults()]
+        faults += [*self._label_faults(), *self._incumbent_faults(), *self._popularity_faults()]
         if self.rankings and (taken := sorted(set(RANKING_COLUMNS) & self.tasks.keys())):
             faults.append(f"tasks.{taken[0]}: rankings have a column of this name; choose another")
         if faults:
@@ -742,6 +745,10 @@ class Surface(_Model):
                     yield f"incumbent.inputs.{name} reads {column!r}, a label: it would know what it is judged by"
         if self.incumbent.must_not_lose and not self.gate.quality.keys() & self.incumbent.scores.keys():
             yield "incumbent.must_not_lose: incumbent.scores has no task that gate.quality judges"
+
+    def _popularity_faults(self) -> Iterator[str]:
+        if self.first_release and not any(task.baseline for name, task in self.tasks.items() if name in self.ranked):
+            yield f"first_release: popularity needs a task of rank_by that names its baseline: {self.rank_by!r}"
 
     def _label_faults(self) -> Iterator[str]:
         for name, label in self.label_rules.items():
@@ -823,6 +830,7 @@ class Surface(_Model):
             "rankings": (None,),
             "incumbent": (None,),
             "experiment": (Experiment().model_dump(),),
+            "first_release": (None,),
         }
         return {name: value for name, value in dump(self).items() if value not in unset.get(name, ())}
 
@@ -838,16 +846,25 @@ class Surface(_Model):
 
     @property
     def digest(self) -> str:
-        """Content hash of the whole specification, but for where answers are written and how experiments are read."""
-        return digest(self.model_dump(mode="json", by_alias=True, exclude={"rankings", "experiment"}))
+        """Content hash of the whole specification, but for where answers go, what serves first, how experiments go."""
+        others = {"rankings", "experiment", "first_release"}
+        return digest(self.model_dump(mode="json", by_alias=True, exclude=others))
 
     @property
     def ranker_digest(self) -> str:
         """Content hash of what rankers and their figures depend on: all but what judges and writes."""
-        others = {"description", "owner", "gate", "incumbent", "rankings", "experiment"}
+        others = {"description", "owner", "gate", "incumbent", "rankings", "experiment", "first_release"}
         content = self.model_dump(mode="json", by_alias=True, exclude=others)
         content["window"].pop("e_max", None)
         return digest(content)
+
+    @property
+    def ranked(self) -> frozenset[str]:
+        """Tasks that ``rank_by`` names; none where it is no expression."""
+        try:
+            return parse(self.rank_by, self.tasks).names
+        except ExpressionError:
+            return frozenset()
 
     @property
     def looks(self) -> Looks:

@@ -82,7 +82,7 @@ def test_parity_sees_another_model(student: Path, exported: Export):
 
 def test_no_row_gives_nan_and_all_unknown_ids_score_alike(student: Path, exported: Export):
     ranker, _ = load_checkpoint(student)
-    columns = edge_columns(ranker, 200)
+    columns = edge_columns(ranker.surface, 200)
     for values in session_of(exported.path).run(None, columns):
         assert np.isfinite(the(np.ndarray, values)).all()
     one = {name: np.repeat(values[:1], 3, axis=0) for name, values in columns.items()}
