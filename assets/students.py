@@ -54,7 +54,7 @@ def _build_training_set(surface: Surface, partitions: dg.PartitionsDefinition) -
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         deps=[
             dg.AssetDep(surface_key(surface.name, name), partition_mapping=student_window(surface))
-            for name in ("examples", "soft_labels")
+            for name in ("examples", "soft_labels", *(["unshown_labels"] if surface.distillation.unshown else []))
         ],
         code_version=surface.digest,
         description=(

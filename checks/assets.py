@@ -11,7 +11,7 @@ from assets.names import surface_key
 from assets.partitions import day_partitions, partition_days, student_partitions
 from checks.gate import judge
 from checks.guard import Daily
-from checks.guards import GUARDS, check_thresholds
+from checks.guards import GUARDS, check_thresholds, soft_labels
 from ml.evaluation.outcome import BLOCKING, SEVERITY, TOLD
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
@@ -28,6 +28,8 @@ def build_checks(settings: Settings, surfaces: Mapping[str, Surface]) -> list[dg
     for surface in surfaces.values():
         check_thresholds(surface)
         found += [_daily(settings, surface, guard.number, guard.daily) for guard in GUARDS if guard.daily]
+        if surface.distillation.unshown:
+            found.append(_daily(settings, surface, soft_labels.GUARD.number, soft_labels.UNSHOWN))
         found.append(_gate(settings, surface))
     return found
 

@@ -19,6 +19,7 @@ from assets.soft_labels import build_soft_labels  # noqa: E402
 from assets.students import build_students  # noqa: E402
 from assets.study import build_study  # noqa: E402
 from assets.teacher import build_teacher  # noqa: E402
+from assets.unshown_labels import build_unshown_labels  # noqa: E402
 from checks.assets import build_checks  # noqa: E402
 from deploy.automation.conditions import build_follow_sensor, declare  # noqa: E402
 from deploy.automation.jobs import build_jobs  # noqa: E402
@@ -48,6 +49,7 @@ def build_definitions(
     assets += build_teacher(settings)
     for surface in surfaces.values():
         assets.append(build_soft_labels(settings, surface))
+        assets += build_unshown_labels(settings, surfaces, surface)
         assets += build_students(settings, surface)
         assets.append(build_evaluation(settings, surface))
         assets.append(build_experiment(settings, surface))

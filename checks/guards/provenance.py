@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 from checks import gx
 from checks.guard import SERVED, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
+from ml.features.unshown import drawn_by
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.manifest import DayContent, Manifest, examples_content, soft_label_content
 from ml.releases.verdicts import Check
@@ -111,6 +112,12 @@ def measure(subject: Subject) -> list[dict[str, str]]:
             for content in soft_label_content(lake, surface.name, own, teacher.version, teacher.contract_hash)
         ]
         stated |= _contents("soft labels", manifest.soft_labels, found_labels)
+    if teacher is not None and surface.distillation.unshown:
+        known = teacher.version, teacher.contract_hash
+        filled = sorted(drawn_by(subject.past, surface.name, train_days))
+        found_pairs = soft_label_content(subject.past, surface.name, filled, *known, unshown=True)
+        stated["days of unshown labels"] = _span([d.day for d in manifest.unshown_labels]), _span(filled)
+        stated |= _contents("unshown labels", manifest.unshown_labels, found_pairs)
     return [{"item": item, "stated": str(s), "found": str(f)} for item, (s, f) in stated.items()]
 
 

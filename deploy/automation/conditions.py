@@ -110,6 +110,7 @@ def conditions(settings: Settings, surfaces: Mapping[str, Surface]) -> dict[dg.A
         for name, surface in surfaces.items()
         for asset, condition in {
             "soft_labels": labels_follow_inputs(),
+            **({"unshown_labels": labels_follow_inputs()} if surface.distillation.unshown else {}),
             "training_set": one_student_per_day(settings, surface),
             **dict.fromkeys(_FOLLOWING, follows()),
             "release": released_with_its_candidate(),

@@ -41,7 +41,7 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
             each surface whose labels wait longer.
     """
     base, ranking, snapshot, *labelled = features
-    labels = dg.AssetSelection.assets(*(surface_key(name, "soft_labels") for name in surfaces))
+    labels = dg.AssetSelection.assets(*(key for surface in surfaces.values() for key in label_keys(surface)))
     days = [
         dg.define_asset_job(
             BASE_JOB,
@@ -89,6 +89,12 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
         if surface.rankings
     ]
     return [*days, *releases, *widenings, *rankings, rollback_job, approve_job, housekeeping_job, verify_job]
+
+
+def label_keys(surface: Surface) -> list[dg.AssetKey]:
+    """Return the assets that hold the teacher's labels for a surface."""
+    names = ["soft_labels", *(["unshown_labels"] if surface.distillation.unshown else [])]
+    return [surface_key(surface.name, name) for name in names]
 
 
 def release_job_name(surface: Surface) -> str:

@@ -187,7 +187,7 @@ def _teacher_sensor(
     def teacher_sensor(
         context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
     ) -> dg.RunRequest | dg.SkipReason:
-        from ml.teacher.labels import unlabelled_days
+        from ml.teacher.labels import unlabelled_days, unshown_rows
 
         landed = max(_landed(settings), default=None)
         if landed is None:
@@ -199,7 +199,10 @@ def _teacher_sensor(
         first = max(landed - timedelta(days=window), settings.first_day)
         # Days whose ranking tables are being built get their soft labels in the same run.
         busy = _days_under_way(settings, context.instance, RANKING_JOB, LABELS_JOB)
-        days = [d for d in unlabelled_days(settings, list(surfaces), contract, first, landed) if d not in busy]
+        paired = [name for name, surface in surfaces.items() if surface.distillation.unshown]
+        found = {*unlabelled_days(settings, list(surfaces), contract, first, landed)}
+        found |= {*unlabelled_days(settings, paired, contract, first, landed, unshown_rows)}
+        days = sorted(found - busy)
         if not days and busy:
             return dg.SkipReason(f"{len(busy)} days are being labelled")
         if not days:

@@ -38,6 +38,7 @@ STAGES = {
     "teacher_training__demo_teacher": "teacher",
     "teacher": "teacher",
     "soft_labels": "soft_labels",
+    "unshown_labels": "soft_labels",
     "training_set": "students",
     "control": "students",
     "student": "students",

@@ -212,7 +212,7 @@ def technique_page() -> str:
     for name, listed in techniques().items():
         heads = ["stands beside a `task`" if listed.heads.task else "names no `task`"]
         heads += [] if listed.heads.centre_by else ["no `centre_by`"]
-        heads += ["needs `network.interaction`"] if listed.heads.branch else []
+        heads += ["needs `network.interaction`", "may learn `unshown` pairs"] if listed.heads.branch else []
         rows.append((f"`{name}`", listed.summary, "; ".join(heads)))
     return "\n".join([*lines, *table(("technique", "what it is", "a head"), rows)]).rstrip() + "\n"
 

@@ -131,15 +131,15 @@ def day_ranges(rows: Mapping[date, int], days: Sequence[date], bound: int) -> li
     return ranges
 
 
-def build_ranges(lake: Lake, days: Sequence[date]) -> list[tuple[date, date]]:
+def build_ranges(lake: Lake, days: Sequence[date], *, share: int = 1) -> list[tuple[date, date]]:
     """Return the ranges of consecutive days that are built by a dbt call each, so that memory stays bounded.
 
-    What a day costs follows from its exposures and listens.
+    What a day costs follows from its exposures and listens. ``share``: rows that are made of each of them.
     """
     landed = " union all ".join(f"select day from {ALIAS}.{LANDING}.{table}" for table in ("exposures", "listens"))
     query = f"select day, count(*) from ({landed}) where day between ? and ? group by day"
     rows = dict(lake.connection.execute(query, [days[0], days[-1]]).fetchall())
-    return day_ranges(rows, days, lake.settings.build_rows)
+    return day_ranges(rows, days, lake.settings.build_rows // share)
 
 
 def empty_days(lake: Lake, surface: str, days: Collection[date]) -> set[date]:

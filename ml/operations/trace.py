@@ -120,7 +120,7 @@ def difference(before: Release, after: Release) -> list[dict[str, str]]:
     """Return what two releases were made of and measured at, where it differs; rows of ``what`` and both ids."""
 
     def told(release: Release) -> dict[str, str]:
-        content = release.manifest.model_dump(mode="json", exclude={"examples", "soft_labels"})
+        content = release.manifest.model_dump(mode="json", exclude={"examples", "soft_labels", "unshown_labels"})
         days = {day.day: day for day in (*release.manifest.examples, *release.manifest.soft_labels)}
         found = {key: value for key, value in content.items() if not isinstance(value, dict | list)}
         found |= {f"library {name}": version for name, version in release.manifest.libraries.items()}
@@ -199,6 +199,8 @@ def _training_set(settings: Settings, manifest: Manifest, meta: "Meta | None") -
             )
         )
         children.append(labels)
+        if manifest.unshown_labels:
+            children.append(_days("unshown labels", manifest.unshown_labels))
     children.append(_landed(settings, manifest))
     return Node("training set", facts, children=children)
 

@@ -113,6 +113,8 @@ def _data(manifest: Manifest) -> list[_Component]:
     days = {"training": manifest.train_days, "evaluation": manifest.eval_days}
     found = {f"{name} examples": [d for d in manifest.examples if d.day in of] for name, of in days.items()}
     found["soft labels"] = list(manifest.soft_labels)
+    if manifest.unshown_labels:
+        found["unshown labels"] = list(manifest.unshown_labels)
     return [_dataset(manifest.surface, name, content) for name, content in found.items() if content]
 
 

@@ -38,6 +38,10 @@ class Manifest(Record):
     eval_days: tuple[date, ...] = Field(min_length=1)
     examples: tuple[DayContent, ...] = Field(description="Examples of the training and evaluation days")
     soft_labels: tuple[DayContent, ...] = Field(description="Soft labels that training read; empty without teacher")
+    unshown_labels: tuple[DayContent, ...] = Field(
+        default=(),
+        description="Labels of pairs that nobody was shown, of the training days; empty where none is declared",
+    )
     teacher: Teacher | None = Field(description="Whose soft labels were learnt or reported")
     spec_digest: str = Field(description="Hash of the surface's specification")
     gate_digest: str = Field(description="Hash of the gate's thresholds")
@@ -86,12 +90,19 @@ def examples_content(lake: Lake, surface: str, days: Iterable[date]) -> tuple[Da
 
 
 def soft_label_content(
-    lake: Lake, surface: str, days: Iterable[date], teacher_version: str, contract_hash: str
+    lake: Lake,
+    surface: str,
+    days: Iterable[date],
+    teacher_version: str,
+    contract_hash: str,
+    *,
+    unshown: bool = False,
 ) -> tuple[DayContent, ...]:
-    """Return the identity of each day of a surface's soft labels of one teacher."""
-    from ml.teacher.labels import label_hashes
+    """Return the identity of each day of a surface's soft labels of one teacher; ``unshown``: those of pairs."""
+    from ml.teacher.labels import exposure_rows, label_hashes, unshown_rows
 
-    return _content(label_hashes(lake, surface, teacher_version, contract_hash, days))
+    rows_of = unshown_rows if unshown else exposure_rows
+    return _content(label_hashes(lake, surface, teacher_version, contract_hash, days, rows_of))
 
 
 def _content(found: dict[date, tuple[int, str]]) -> tuple[DayContent, ...]:

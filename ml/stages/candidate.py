@@ -129,6 +129,7 @@ class Learnt(TypedDict):
     eval_days: tuple[date, ...]
     examples: tuple[DayContent, ...]
     soft_labels: tuple[DayContent, ...]
+    unshown_labels: tuple[DayContent, ...]
     teacher: Teacher
 
 
@@ -137,11 +138,13 @@ def _learnt_from(settings: Settings, surface: Surface, partition: date) -> Learn
     training_set = read_training_set(settings, surface, partition)
     evaluated = evaluated_rows(settings, surface, partition)
     teacher = training_set.teacher_version, training_set.contract_hash
-    examples, soft_labels = list[DayContent](), list[DayContent]()
+    examples, soft_labels, pairs = list[DayContent](), list[DayContent](), tuple[DayContent, ...]()
     for rows, days in ((training_set, training_set.train_days), (evaluated, evaluated.eval_days)):
         with Lake(settings, snapshot=rows.snapshot) as lake:
             examples += examples_content(lake, surface.name, days)
             soft_labels += soft_label_content(lake, surface.name, days, *teacher)
+            if training_set.unshown and rows is training_set:
+                pairs = soft_label_content(lake, surface.name, training_set.unshown.days, *teacher, unshown=True)
     return {
         "surface": surface.name,
         "partition": partition,
@@ -151,5 +154,6 @@ def _learnt_from(settings: Settings, surface: Surface, partition: date) -> Learn
         "eval_days": evaluated.eval_days,
         "examples": tuple(examples),
         "soft_labels": tuple(soft_labels),
+        "unshown_labels": pairs,
         "teacher": teacher_contract(settings).reference(),
     }

@@ -3,20 +3,23 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from ml.features.build import empty_days
+from ml.features.unshown import UnshownError, unshown_table
 from ml.foundation.lake import FEATURES, ML, Lake
 from ml.foundation.settings import Settings
 from ml.students.columns import AfterRanking, to_arrays
+from ml.students.unshown import UnshownSet, identify, query_of, read_pairs
 from ml.surfaces.spec import Surface
+from ml.teacher.labels import unshown_rows
 
 _BATCH_ROWS = 65_536
 
@@ -41,6 +44,7 @@ class TrainingSet(BaseModel):
         coverage: Share of exposures with a soft label per day that has exposures.
         content_hash: Order-free hash of all rows, soft labels included.
         query: The query whose rows these are, days and teacher filled in.
+        unshown: Pairs of the training days that nobody was shown, where the surface declares them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +61,12 @@ class TrainingSet(BaseModel):
     coverage: dict[date, float]
     content_hash: str
     query: str
+    unshown: UnshownSet | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave ``unshown`` out where there is none: such a set has the digest that it has without the field."""
+        return {name: value for name, value in dump(self).items() if name != "unshown" or value is not None}
 
     @property
     def train_rows(self) -> int:
@@ -109,6 +119,7 @@ class Dataset:
         exposure_id: int64 [n].
         user_id: int64 [n], 0 where null.
         day: int32 [n], days since 1970-01-01.
+        unshown: Pairs beside these rows that nobody was shown; None where they were not read.
     """
 
     inputs: dict[str, Tensor]
@@ -117,6 +128,7 @@ class Dataset:
     exposure_id: Tensor
     user_id: Tensor
     day: Tensor
+    unshown: "Unshown | None" = None
 
     def __len__(self) -> int:
         return self.exposure_id.shape[0]
@@ -134,7 +146,31 @@ class Dataset:
             self.exposure_id[rows],
             self.user_id[rows],
             self.day[rows],
+            self.unshown and self.unshown.select(len(self), rows),
         )
+
+
+@dataclass(frozen=True)
+class Unshown:
+    """Pairs beside n exposures.
+
+    Attributes:
+        rows: m pairs: inputs of the branch, and soft labels; no hard ones. ``exposure_id`` is the pair's own id.
+        of: Which of the exposures lent each pair its user, time and place, int64 [m], rising.
+    """
+
+    rows: Dataset
+    of: Tensor
+
+    def select(self, n: int, kept: slice | Tensor) -> "Unshown":
+        """Return the pairs of some of the n exposures, in their order."""
+        chosen = torch.arange(n)[kept]
+        place = torch.full((n,), -1)
+        place[chosen] = torch.arange(len(chosen))
+        now = place[self.of]
+        order = torch.argsort(now, stable=True)
+        order = order[now[order] >= 0]
+        return Unshown(self.rows.select(order), now[order])
 
 
 def build_training_set(
@@ -161,7 +197,7 @@ def build_training_set(
     Raises:
         TrainingSetError: Too few training days since ``first_day``, a day whose examples are missing or not final, no
             exposure on any training or any evaluation day, a day without soft labels of this teacher, or one whose soft
-            labels come from several teachers.
+            labels come from several teachers; the same of declared pairs that nobody was shown.
     """
     where = f"{surface.name} {partition}"
     train_days, eval_days = _days(surface, partition, lake.settings.first_day, further)
@@ -182,6 +218,13 @@ def build_training_set(
         _check_soft_labels(pinned, surface, where, rows, labelled, teacher_version, contract_hash)
         query = _query(surface, teacher_version, contract_hash, days)
         _, content_hash = pinned.content_hash(f"({query})")
+        unshown = None
+        if surface.distillation.unshown:
+            known, outputs = [day for day in train_days if rows.get(day)], len(teacher_outputs)
+            try:
+                unshown = identify(pinned, surface, known, teacher_version, contract_hash, outputs)
+            except UnshownError as error:
+                raise TrainingSetError(f"{where}: {error}") from error
     return TrainingSet(
         surface=surface.name,
         partition=partition,
@@ -195,6 +238,7 @@ def build_training_set(
         coverage={day: labelled.get(day, 0) / n for day, n in rows.items()},
         content_hash=content_hash,
         query=query,
+        unshown=unshown,
     )
 
 
@@ -225,7 +269,8 @@ def load(
         training_set: The set.
         surface: The surface.
         days: Days of the set to read.
-        soft_labels: Whether to read soft labels; without, the table of soft labels is not touched.
+        soft_labels: Whether to read soft labels, also of pairs that nobody was shown; without, their tables are not
+            touched.
         after_ranking: Logged or serving values of ``after_ranking`` inputs.
 
     Raises:
@@ -250,7 +295,9 @@ def load(
         day=torch.empty(n, dtype=torch.int32),
     )
     at = 0
+    pairs = [day for day in days if training_set.unshown and day in training_set.unshown.rows and soft_labels]
     tables = [_examples(surface), *([_soft_labels(surface)] if soft_labels else [])]
+    tables += [unshown_table(surface.name), unshown_rows(surface.name).labels] if pairs else []
     with Lake(settings, snapshot=training_set.snapshot) as lake:
         found = lake.files.named(at=training_set.snapshot, tables=tables, days=(min(days), max(days))) if days else []
         lake.files.check(found, record=False)
@@ -258,11 +305,43 @@ def load(
             if at + batch.num_rows <= n:
                 _fill(dataset.select(slice(at, at + batch.num_rows)), batch, surface, outputs, after_ranking)
             at += batch.num_rows
-    if at != n:
-        raise TrainingSetError(
-            f"{surface.name} {training_set.partition}: snapshot {training_set.snapshot} has {at} rows, the set has {n}"
-        )
-    return dataset
+        if at != n:
+            raise TrainingSetError(
+                f"{surface.name} {training_set.partition}: snapshot {training_set.snapshot} has {at} rows, the set has "
+                f"{n}"
+            )
+        if not (training_set.unshown and pairs):
+            return dataset
+        query = query_of(surface, training_set.teacher_version, training_set.contract_hash, pairs)
+        try:
+            found = read_pairs(lake, surface, query, outputs)
+            unshown = _beside(dataset, found, outputs, sum(training_set.unshown.rows[day] for day in set(pairs)))
+        except UnshownError as error:
+            raise TrainingSetError(f"{surface.name} {training_set.partition}: {error}") from error
+    return replace(dataset, unshown=unshown)
+
+
+def _beside(exposures: Dataset, found: dict[str, Tensor], outputs: Sequence[str], wanted: int) -> Unshown | None:
+    """Return what ``read_pairs`` found beside its exposures; refuse other pairs than the training set names."""
+    count = len(found[":pair_id"]) if found else 0
+    if count != wanted:
+        raise UnshownError(f"there are {count} pairs that nobody was shown, the training set has {wanted}")
+    if not found:
+        return None
+    order = torch.argsort(exposures.exposure_id)
+    place = torch.searchsorted(exposures.exposure_id[order], found[":exposure_id"]).clamp(max=len(order) - 1)
+    of = order[place]
+    if not torch.equal(exposures.exposure_id[of], found[":exposure_id"]):
+        raise UnshownError("there are pairs of exposures that the training set does not have")
+    rows = Dataset(
+        inputs={name: column for name, column in found.items() if not name.startswith(":")},
+        labels={},
+        soft_labels={output: found[":scores"][:, at].contiguous() for at, output in enumerate(outputs)},
+        exposure_id=found[":pair_id"],
+        user_id=exposures.user_id[of],
+        day=exposures.day[of],
+    )
+    return Unshown(rows, of)
 
 
 def _fill(

@@ -11,11 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ml.distillation.technique import masked_cross_entropy, masked_mean_square
+from ml.distillation.technique import Activations, masked_cross_entropy, masked_mean_square
 from ml.students.checkpoint import write_atomically
 from ml.students.measure import Metrics, task_metrics
 from ml.students.network import Ranker
 from ml.students.optimizer import Recipe, build_optimizer
+from ml.students.unshown_batches import UnshownBatches
 from ml.students.vocabulary import UNKNOWN_ROW
 
 Progress = Callable[[int, int, float], None]
@@ -41,6 +42,7 @@ class Batches:
         labels: {task: [n]}, NaN where masked.
         soft_labels: {teacher output: [n]}, NaN where missing.
         users: User of each row, int64 [n].
+        unshown: Pairs beside these rows that nobody was shown, for the branch alone; None where there are none.
     """
 
     rows: Tensor
@@ -48,6 +50,7 @@ class Batches:
     labels: dict[str, Tensor]
     soft_labels: dict[str, Tensor]
     users: Tensor
+    unshown: UnshownBatches | None = None
 
     def part(self, rows: slice) -> "Batches":
         """Return a slice of the rows."""
@@ -57,6 +60,7 @@ class Batches:
             labels={name: label[rows] for name, label in self.labels.items()},
             soft_labels={name: label[rows] for name, label in self.soft_labels.items()},
             users=self.users[rows],
+            unshown=self.unshown and self.unshown.part(rows),
         )
 
 
@@ -130,10 +134,22 @@ def training_step(ranker: Ranker, optimizer: torch.optim.Optimizer, batch: Batch
     if ranker.distillation is None:
         hard.backward()
     else:
-        soft = ranker.distillation.loss(activations, batch.soft_labels, batch.users)
+        soft = ranker.distillation.loss(*_with_unshown(ranker, activations, batch))
         ranker.distillation.backward(hard, soft, ranker)
     optimizer.step()
     return hard.detach(), soft.detach()
+
+
+def _with_unshown(
+    ranker: Ranker, activations: Activations, batch: Batches
+) -> tuple[Activations, dict[str, Tensor], Tensor]:
+    """Return what the heads on the branch learn a batch from: its rows, and the pairs beside them after those."""
+    pairs = batch.unshown
+    if pairs is None or ranker.branch is None:
+        return activations, batch.soft_labels, batch.users
+    interaction = torch.cat([activations.interaction, ranker.branch(*pairs.whole())])
+    soft = {name: torch.cat([label, pairs.soft_labels[name]]) for name, label in batch.soft_labels.items()}
+    return replace(activations, interaction=interaction), soft, torch.cat([batch.users, pairs.users])
 
 
 class Loop:

@@ -169,7 +169,10 @@ class StudentSpace:
         content = self.surface.model_dump(mode="json", by_alias=True)
         heads = [] if technique == NO_TECHNIQUE else list(self._heads(setting, technique))
         own = {"code": self.surface.distillation.code} if technique == self.surface.distillation.technique else {}
+        unshown = content["distillation"].get("unshown")
         content["distillation"] = {**own, "technique": technique, "heads": heads}
+        if unshown and technique != NO_TECHNIQUE and self._rules(technique).branch:
+            content["distillation"]["unshown"] = unshown
         return Surface.model_validate(content)
 
     def _with(self, technique: str, weight: float, centre: str | None) -> Setting:

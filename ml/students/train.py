@@ -26,6 +26,8 @@ from ml.students.measure import task_metrics
 from ml.students.network import Ranker, build_network
 from ml.students.optimizer import Recipe
 from ml.students.preprocessing import Preprocessing, key
+from ml.students.unshown import learns_unshown
+from ml.students.unshown_batches import prepare_unshown
 from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
 
@@ -75,6 +77,10 @@ def train(
     ranker, course = fit(
         data, surface, technique=technique, seed=seed, progress=progress, snapshots=snapshots, clock=clock
     )
+    if training_set.unshown and learns_unshown(surface, technique):
+        meta |= {
+            "unshown": {"drawn_by": training_set.unshown.drawn_by, "rows": sum(training_set.unshown.rows.values())}
+        }
     meta |= {
         "steps": course.steps,
         "loss": {"hard": course.losses[0], "soft": course.losses[1]},
@@ -135,6 +141,8 @@ def fit(
         The ranker on the CPU in evaluation mode, and what its training did.
     """
     clock = clock or Clock()
+    if not learns_unshown(surface, technique):
+        data = replace(data, unshown=None)
     if technique != NO_TECHNIQUE:
         data = keep_few_rows(centre_soft_labels(data, surface), surface)
     with deterministic():
@@ -191,6 +199,7 @@ def prepare(ranker: Ranker, data: Dataset, device: torch.device) -> Batches:
     """Look up every id and standardise every number once, and move all to the device."""
     with torch.no_grad():
         rows, dense = ranker.preprocessing.convert(data.inputs)
+        unshown = prepare_unshown(ranker.preprocessing, ranker.surface, data, device)
     ranker.to(device)
     return Batches(
         rows=rows.to(device),
@@ -198,11 +207,15 @@ def prepare(ranker: Ranker, data: Dataset, device: torch.device) -> Batches:
         labels={name: label.to(device) for name, label in data.labels.items()},
         soft_labels={name: label.to(device) for name, label in data.soft_labels.items()},
         users=data.user_id.to(device),
+        unshown=unshown,
     )
 
 
 def shuffle_soft_labels(data: Dataset, seed: int) -> Dataset:
-    """Return the data with the soft labels of each day permuted among its rows, all outputs of a row together."""
+    """Return the data with the soft labels of each day permuted among its rows, all outputs of a row together.
+
+    Those of pairs that nobody was shown are permuted among these pairs.
+    """
     generator = np.random.default_rng(seed_of(seed, _PLACEBO_SEED))
     day = data.day.numpy()
     order = np.arange(len(day))
@@ -210,7 +223,8 @@ def shuffle_soft_labels(data: Dataset, seed: int) -> Dataset:
         place = np.flatnonzero(day == value)
         order[place] = generator.permutation(place)
     shuffled = {name: label[torch.from_numpy(order)] for name, label in data.soft_labels.items()}
-    return replace(data, soft_labels=shuffled)
+    pairs = data.unshown and replace(data.unshown, rows=shuffle_soft_labels(data.unshown.rows, seed))
+    return replace(data, soft_labels=shuffled, unshown=pairs)
 
 
 def centre_soft_labels(data: Dataset, surface: Surface) -> Dataset:
@@ -218,11 +232,12 @@ def centre_soft_labels(data: Dataset, surface: Surface) -> Dataset:
 
     .. math:: t'_i = t_i - \frac{\sum_{j \in G(i)} (t_j - \bar t)}{|G(i)| + 5}
 
-    over the rows G(i) of the same id that have the label. A user who clicks much on the sister platform need not click
+    over the rows G(i) of the same id that have the label; of a pair that nobody was shown, over the exposures of its
+    id, so that both stay comparable. A user who clicks much on the sister platform need not click
     much here, but the order in which the teacher sees that user's items may hold; the 5 keeps ids with few rows near
     the mean of all.
     """
-    soft = dict(data.soft_labels)
+    soft, of_pairs = dict(data.soft_labels), dict(data.unshown.rows.soft_labels) if data.unshown else {}
     for head in surface.distillation.heads:
         if head.centre_by is None or head.teacher_output not in soft:
             continue
@@ -234,8 +249,15 @@ def centre_soft_labels(data: Dataset, surface: Surface) -> Dataset:
         apart = torch.where(present, label - label[present].mean(), 0.0)
         total = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, group, apart)
         count = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, group, present.to(torch.float64))
-        soft[head.teacher_output] = (label - (total / (count + _CENTRE_PRIOR))[group]).to(torch.float32)
-    return replace(data, soft_labels=soft)
+        level = total / (count + _CENTRE_PRIOR)
+        soft[head.teacher_output] = (label - level[group]).to(torch.float32)
+        if data.unshown:
+            own = data.unshown.rows.inputs[head.centre_by]
+            place = torch.searchsorted(ids, own).clamp(max=len(ids) - 1)
+            apart = of_pairs[head.teacher_output].to(torch.float64) - level[place] * (ids[place] == own)
+            of_pairs[head.teacher_output] = apart.to(torch.float32)
+    pairs = data.unshown and replace(data.unshown, rows=replace(data.unshown.rows, soft_labels=of_pairs))
+    return replace(data, soft_labels=soft, unshown=pairs)
 
 
 def keep_few_rows(data: Dataset, surface: Surface) -> Dataset:
@@ -247,12 +269,17 @@ def keep_few_rows(data: Dataset, surface: Surface) -> Dataset:
     few = surface.distillation.few_rows
     if few is None or not len(data):
         return data
-    _, group, count = torch.unique(data.inputs[few.input], return_inverse=True, return_counts=True)
+    ids, group, count = torch.unique(data.inputs[few.input], return_inverse=True, return_counts=True)
     most = torch.quantile(count.to(torch.float64), few.share, interpolation="lower")
-    known = (count > most)[group]
-    return replace(
-        data, soft_labels={name: label.masked_fill(known, torch.nan) for name, label in data.soft_labels.items()}
-    )
+
+    def without(rows: Dataset, known: torch.Tensor) -> Dataset:
+        kept = {name: label.masked_fill(known, torch.nan) for name, label in rows.soft_labels.items()}
+        return replace(rows, soft_labels=kept)
+
+    many, pairs = count > most, data.unshown
+    if pairs is not None:
+        pairs = replace(pairs, rows=without(pairs.rows, torch.isin(pairs.rows.inputs[few.input], ids[many])))
+    return replace(without(data, many[group]), unshown=pairs)
 
 
 def validation_metrics(ranker: Ranker, data: Dataset) -> dict[str, dict[str, float]]:

@@ -26,6 +26,9 @@ def changes(before: Surface, after: Surface) -> list[Change]:
     if before.distillation != after.distillation:
         heads: list[JsonValue] = [head.model_dump(mode="json", exclude_none=True) for head in after.distillation.heads]
         found.append((("distillation", "technique"), after.distillation.technique))
+        if before.distillation.unshown != after.distillation.unshown:
+            unshown = after.distillation.unshown
+            found.append((("distillation", "unshown"), unshown.model_dump(mode="json") if unshown else None))
         if before.distillation.heads != after.distillation.heads:
             found.append((("distillation", "heads"), heads))
     return found

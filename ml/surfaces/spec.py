@@ -263,6 +263,22 @@ class FewRows(_Model):
     share: float = Field(gt=0, lt=1, description="Share of its ids, the ones with the fewest rows first; ties stay")
 
 
+class Unshown(_Model):
+    """Pairs of a user and an item that nobody was shown, for the branch: the teacher labels them as it does exposures.
+
+    Each exposure of a day lends its user, time and place to items that others were shown on that day.
+    """
+
+    per_exposure: int = Field(ge=1, le=64, description="Pairs that are drawn for each exposure")
+    rule: Literal["uniform", "popular"] = Field(
+        default="uniform",
+        description="Which item of the day: each alike, or each as often as it was shown on that day",
+    )
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.per_exposure}"
+
+
 class Distillation(_Model):
     """How a student learns soft labels; the control ignores it."""
 
@@ -271,6 +287,9 @@ class Distillation(_Model):
     heads: tuple[DistillationHead, ...] = ()
     few_rows: FewRows | None = Field(
         default=None, description="Leaves out the soft labels of ids that the app knows well; default: all are learnt"
+    )
+    unshown: Unshown | None = Field(
+        default=None, description="Pairs beside the exposures, for techniques that teach the branch; none by default"
     )
 
     @field_validator("technique")
@@ -284,7 +303,9 @@ class Distillation(_Model):
 
     @model_serializer(mode="wrap")
     def _without_code(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        return {name: value for name, value in dump(self).items() if name != "code" or value is not None}
+        """Leave out what is not set: a surface without the key has the digest that it had before there was one."""
+        unset = {"code", "unshown"}
+        return {name: value for name, value in dump(self).items() if name not in unset or value is not None}
 
     @property
     def rules(self) -> HeadRules:
@@ -779,6 +800,17 @@ class Surface(_Model):
         few = self.distillation.few_rows
         if few is not None and few.input not in ids:
             yield f"distillation.few_rows names {few.input!r}, which is no id input{nearest(few.input, ids)}"
+        if self.distillation.unshown and not rules.branch:
+            able = ", ".join(name for name, listed in techniques().items() if listed.heads.branch)
+            yield (
+                f"distillation.unshown is for the branch, which technique {technique} does not teach: leave it out, or "
+                f"take a technique that does: {able}"
+            )
+        if self.distillation.unshown and self.network.module:
+            yield (
+                f"distillation.unshown is read by the branch of our network alone, and network.module is "
+                f"{self.network.module!r}: leave one of them out"
+            )
         for head in self.distillation.heads:
             if rules.task and head.task not in self.tasks:
                 near = nearest(head.task or "", self.tasks)
@@ -843,6 +875,14 @@ class Surface(_Model):
     def label_rules(self) -> dict[str, Label]:
         """The labels among ``labels`` that are counted from outcomes."""
         return {name: value for name, value in self.labels.items() if isinstance(value, Label)}
+
+    @property
+    def branch_inputs(self) -> tuple[str, ...]:
+        """The inputs of a pair that nobody was shown: what the branch reads, and by what its labels are chosen."""
+        paired = [name for pair in self.network.products for name in pair]
+        centred = [head.centre_by for head in self.distillation.heads if head.centre_by]
+        few = self.distillation.few_rows
+        return tuple(dict.fromkeys([*paired, *centred, *([few.input] if few else [])]))
 
     @property
     def digest(self) -> str:

@@ -7,8 +7,9 @@ transaction, so that memory does not grow with the rows and a killed run leaves 
 import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from ml.features.unshown import unshown_inputs_table
 from ml.foundation.files import scratch_folder
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.foundation.progress import Progress, Step, silent
@@ -105,21 +107,62 @@ class LabelReport(_Model):
     snapshot: int
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What a teacher labels of a surface.
+
+    Attributes:
+        inputs: ``schema.table`` of its inputs, which has ``day`` and the key.
+        labels: ``schema.table`` of what it says of them.
+        key: Column that names a row.
+    """
+
+    inputs: str
+    labels: str
+    key: str
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Columns of both tables that name a row, or the person whom it is about."""
+        return tuple(dict.fromkeys([self.key, KEY]))
+
+    @property
+    def what(self) -> str:
+        """What a row is, for people."""
+        return self.key.removesuffix("_id")
+
+
 def soft_labels_table(surface: str) -> str:
     """Return ``schema.table`` of a surface's soft labels."""
     return f"{ML}.soft_labels_{_checked(surface)}"
 
 
-def init_soft_labels(lake: Lake, surface: str) -> None:
+def exposure_rows(surface: str) -> Rows:
+    """Return the exposures of a surface, by ``exposure_id``."""
+    return Rows(f"{FEATURES}.teacher_inputs_{_checked(surface)}", soft_labels_table(surface), KEY)
+
+
+def unshown_rows(surface: str) -> Rows:
+    """Return the pairs that nobody was shown, by ``pair_id``."""
+    return Rows(unshown_inputs_table(surface), f"{ML}.unshown_labels_{_checked(surface)}", "pair_id")
+
+
+RowsOf = Callable[[str], Rows]
+"""What of a surface is labelled: ``exposure_rows`` or ``unshown_rows``."""
+
+
+def init_soft_labels(lake: Lake, surface: str, rows_of: RowsOf = exposure_rows) -> None:
     """Create the surface's table of soft labels, empty, unless it exists."""
-    table = soft_labels_table(surface)
+    rows = rows_of(surface)
+    table = rows.labels
     if lake.table_exists(table):
         return
+    keys = ", ".join(f"{key} BIGINT" for key in rows.keys)
 
     def step() -> None:
         with lake.transaction(f"{table}: create") as c:
             c.execute(
-                f"create table if not exists {ALIAS}.{table} (day DATE, exposure_id BIGINT, teacher_version VARCHAR, "
+                f"create table if not exists {ALIAS}.{table} (day DATE, {keys}, teacher_version VARCHAR, "
                 f"contract_hash VARCHAR, scores DOUBLE[], defaulted_inputs INTEGER)"
             )
             c.execute(f"alter table {ALIAS}.{table} set partitioned by (day)")
@@ -135,8 +178,9 @@ def label_days(
     days: Iterable[date],
     progress: Progress = silent,
     withheld: Collection[str] = (),
+    rows_of: RowsOf = exposure_rows,
 ) -> LabelReport:
-    """Score every example of ``days`` and replace the soft labels of this teacher version in one commit.
+    """Score every row of ``days`` and replace the soft labels of this teacher version in one commit.
 
     Args:
         lake: The lake; ``features.teacher_inputs_<surface>`` must exist, and ``features.stg_teacher_scores`` for landed
@@ -147,6 +191,7 @@ def label_days(
         days: Days to label; a day without examples ends up without labels.
         progress: Told after each day.
         withheld: Inputs that take their default although the app has them, to see what they are worth.
+        rows_of: What is labelled: exposures, or pairs that nobody was shown.
 
     Raises:
         TeacherRefused: The teacher is malformed.
@@ -157,14 +202,14 @@ def label_days(
     started = time.perf_counter()
     days = sorted(set(days))
     with _opened(contract, settings.teacher_providers) as model, _spool_folder(settings) as folder, _frugal(lake):
-        reader = _Reader(lake, surface_name, contract, withheld)
-        init_soft_labels(lake, surface_name)
+        reader = _Reader(lake, rows_of(surface_name), contract, withheld)
+        init_soft_labels(lake, surface_name, rows_of)
         defaulted, unknown, nodes = _spool(settings, model, reader, days, folder, progress)
         _check_known(reader, defaulted, unknown, sum(reader.examples(days).values()))
-        snapshot = _commit(lake, reader.labels, contract, days, folder)
+        snapshot = _commit(lake, reader.rows, contract, days, folder)
         labelled = time.perf_counter() - started
         summaries = _summaries(lake, contract, folder)
-    per_day = _day_labels(lake, reader, surface_name, days)
+    per_day = _day_labels(lake, reader, surface_name, days, rows_of)
     rows, seen = sum(d.rows for d in per_day), sum(d.examples for d in per_day)
     return LabelReport(
         surface=surface_name,
@@ -189,14 +234,14 @@ def label_days(
     )
 
 
-def _day_labels(lake: Lake, reader: "_Reader", surface: str, days: list[date]) -> list[DayLabels]:
+def _day_labels(lake: Lake, reader: "_Reader", surface: str, days: list[date], rows_of: RowsOf) -> list[DayLabels]:
     """Return what the lake holds of each day that was labelled."""
     contract = reader.contract
     examples = reader.examples(days)
     shares = _defaulted_by_day(lake, reader.labels, contract, days)
     width = max(len(contract.inputs), 1)
     per_day: list[DayLabels] = []
-    hashes = label_hashes(lake, surface, contract.version, contract.contract_hash, days)
+    hashes = label_hashes(lake, surface, contract.version, contract.contract_hash, days, rows_of)
     for day, (rows, content_hash) in hashes.items():
         seen = examples.get(day, 0)
         per_day.append(
@@ -214,27 +259,37 @@ def _day_labels(lake: Lake, reader: "_Reader", surface: str, days: list[date]) -
 
 def unavailable_inputs(lake: Lake, surface_name: str, contract: Contract) -> tuple[str, ...]:
     """Return the inputs of a teacher that the app has no column for."""
-    return _Reader(lake, surface_name, contract).columns.absent
+    return _Reader(lake, exposure_rows(surface_name), contract).columns.absent
 
 
 def label_hashes(
-    lake: Lake, surface_name: str, teacher_version: str, contract_hash: str, days: Iterable[date]
+    lake: Lake,
+    surface_name: str,
+    teacher_version: str,
+    contract_hash: str,
+    days: Iterable[date],
+    rows_of: RowsOf = exposure_rows,
 ) -> dict[date, tuple[int, str]]:
     """Return {day: (rows, order-free content hash)} of the labels that one teacher version gave."""
-    table = f"{ALIAS}.{soft_labels_table(surface_name)}"
+    table = f"{ALIAS}.{rows_of(surface_name).labels}"
     query = f"(select * from {table} where teacher_version = ? and contract_hash = ?)"
     return lake.content_hashes(query, days, [teacher_version, contract_hash])
 
 
 def unlabelled_days(
-    settings: Settings, surfaces: Sequence[str], contract: Contract, first: date, last: date
+    settings: Settings,
+    surfaces: Sequence[str],
+    contract: Contract,
+    first: date,
+    last: date,
+    rows_of: RowsOf = exposure_rows,
 ) -> list[date]:
-    """Return the days of [first, last] that have teacher inputs, but on some surface no soft label of this contract."""
+    """Return the days of [first, last] that have teacher inputs, but on some surface no label of this contract."""
     found: set[date] = set()
     between = "where day between ? and ?"
     with Lake(settings) as lake:
         for surface in surfaces:
-            inputs, labels = f"{FEATURES}.teacher_inputs_{_checked(surface)}", soft_labels_table(surface)
+            inputs, labels = exposure_rows(surface).inputs, rows_of(surface).labels
             if not lake.table_exists(inputs):
                 continue
             wanted = lake.connection.execute(f"select distinct day from {ALIAS}.{inputs} {between}", [first, last])
@@ -256,6 +311,7 @@ def rescore(
     days: Iterable[date],
     n: int = 100,
     seed: int = 0,
+    rows_of: RowsOf = exposure_rows,
 ) -> float:
     """Score a sample of stored rows again.
 
@@ -267,6 +323,7 @@ def rescore(
         days: Days to sample from.
         n: Rows to sample.
         seed: Chooses the rows.
+        rows_of: What was labelled.
 
     Returns:
         The largest absolute difference over rows and outputs, in logits or values.
@@ -275,12 +332,13 @@ def rescore(
         LabelError: Nothing is stored for these days and this teacher, or a stored row has lost its inputs.
     """
     days = sorted(set(days))
-    reader = _Reader(lake, surface_name, contract)
+    reader = _Reader(lake, rows_of(surface_name), contract)
+    key = reader.rows.key
     if not lake.table_exists(reader.labels):
         raise LabelError(f"{reader.labels} has no rows: the surface was never labelled")
     sample = lake.sql(
-        f"select exposure_id, scores from {ALIAS}.{reader.labels} where day in (select unnest(?::date[])) "
-        f"and teacher_version = ? and contract_hash = ? order by md5(concat(exposure_id, '|', ?::bigint)) limit ?",
+        f"select {key} as {KEY}, scores from {ALIAS}.{reader.labels} where day in (select unnest(?::date[])) "
+        f"and teacher_version = ? and contract_hash = ? order by md5(concat({key}, '|', ?::bigint)) limit ?",
         [days, contract.version, contract.contract_hash, seed, n],
     )
     if sample.num_rows == 0:
@@ -289,7 +347,7 @@ def rescore(
         )
     stored = dict(zip(sample["exposure_id"].to_pylist(), sample["scores"].to_pylist(), strict=True))
     again: dict[int, Sequence[float]] = {}
-    condition = "day in (select unnest(?::date[])) and list_contains(?::bigint[], exposure_id)"
+    condition = f"day in (select unnest(?::date[])) and list_contains(?::bigint[], {key})"
     with _opened(contract, settings.teacher_providers) as model:
         if model is None:
             parts = (part for day in days for part in reader.landed(day))
@@ -302,23 +360,27 @@ def rescore(
             again |= dict(zip(exposure_ids[wanted].tolist(), scores[wanted].tolist(), strict=True))
     lost = sorted(set(stored) - set(again))
     if lost:
-        raise LabelError(f"{reader.inputs} has no row for exposure {lost[0]}, which {reader.labels} holds")
+        raise LabelError(f"{reader.inputs} has no row for {reader.rows.what} {lost[0]}, which {reader.labels} holds")
     return max(float(np.abs(np.subtract(again[key], scores)).max()) for key, scores in stored.items())
 
 
 class _Reader:
-    """Streams the teacher's inputs of one surface."""
+    """Streams the teacher's inputs of some rows of one surface."""
 
-    def __init__(self, lake: Lake, surface: str, contract: Contract, withheld: Collection[str] = ()) -> None:
-        self.lake, self.contract = lake, contract
-        self.labels = soft_labels_table(surface)
-        self.inputs = f"{FEATURES}.teacher_inputs_{_checked(surface)}"
+    def __init__(self, lake: Lake, rows: Rows, contract: Contract, withheld: Collection[str] = ()) -> None:
+        self.lake, self.contract, self.rows = lake, contract, rows
+        self.labels, self.inputs = rows.labels, rows.inputs
+        if contract.scores and rows.key != KEY:
+            raise LabelError(
+                f"teacher {contract.name!r} {contract.version!r} hands over scores of exposures: it says nothing "
+                f"of pairs that nobody was shown. Leave distillation.unshown out"
+            )
         for table in (self.inputs, *([LANDED_TABLE] if contract.scores else [])):
             if not lake.table_exists(table):
                 raise LabelError(f"the lake has no table {table}; build it first")
         known = vocabularies(contract)
         self.columns = InputColumns(contract.inputs, lake.columns(self.inputs), self.inputs, known, withheld)
-        self._select = ", ".join([KEY, *self.columns.select])
+        self._select = ", ".join([f"{rows.key} as {KEY}", *self.columns.select])
 
     def examples(self, days: Iterable[date]) -> dict[date, int]:
         """Count the rows per day."""
@@ -457,9 +519,9 @@ def _check_finite(reader: _Reader, exposure_ids: np.ndarray, scores: np.ndarray)
     bad = np.argwhere(~np.isfinite(scores))
     if len(bad):
         row, column = bad[0]
-        contract = reader.contract
+        contract, what = reader.contract, reader.rows.what
         raise LabelError(
-            f"teacher {contract.name!r} {contract.version!r}: output {contract.outputs[column].task!r} of exposure "
+            f"teacher {contract.name!r} {contract.version!r}: output {contract.outputs[column].task!r} of {what} "
             f"{exposure_ids[row]} is {scores[row, column]} (or no probability); nothing was written to {reader.labels}"
         )
 
@@ -477,8 +539,14 @@ def _check_known(reader: _Reader, defaulted: Counter[str], unknown: Counter[str]
             )
 
 
-def _commit(lake: Lake, table: str, contract: Contract, days: list[date], folder: Path) -> int:
+def _commit(lake: Lake, rows: Rows, contract: Contract, days: list[date], folder: Path) -> int:
     files = [str(file) for file in sorted(folder.glob("*.parquet"))]
+    table, keys, scored = rows.labels, ", ".join(rows.keys), "read_parquet(?)"
+    if rows.key != KEY:  # the spool names a row by its key alone
+        scored = (
+            f"(from read_parquet(?) select * exclude ({KEY}), {KEY} as {rows.key}) "
+            f"inner join (select day, {keys} from {ALIAS}.{rows.inputs}) using (day, {rows.key})"
+        )
 
     def step() -> None:
         with lake.transaction(f"{table}: teacher {contract.name} {contract.version}, {_span(days)}") as c:
@@ -489,8 +557,8 @@ def _commit(lake: Lake, table: str, contract: Contract, days: list[date], folder
             )
             if files:
                 c.execute(
-                    f"insert into {ALIAS}.{table} by name select day, exposure_id, ?::varchar as teacher_version, "
-                    f"?::varchar as contract_hash, scores, defaulted_inputs from read_parquet(?)",
+                    f"insert into {ALIAS}.{table} by name select day, {keys}, ?::varchar as teacher_version, "
+                    f"?::varchar as contract_hash, scores, defaulted_inputs from {scored}",
                     [contract.version, contract.contract_hash, files],
                 )
 

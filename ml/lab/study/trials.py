@@ -206,11 +206,17 @@ def with_scores(data: Dataset, surface: Surface) -> Dataset:
 
 
 def relabelled(data: Dataset, labels: Labels, seed: int) -> Dataset:
-    """Return the data with other soft labels; see ``Labels``. All outputs of a row stay together."""
+    """Return the data with other soft labels; see ``Labels``. All outputs of a row stay together.
+
+    Pairs that nobody was shown are treated alike, among themselves.
+    """
     if labels == "as_is":
         return data
     if labels == "shuffled":
         return shuffle_soft_labels(data, seed)
+    if data.unshown:
+        pairs = replace(data.unshown, rows=relabelled(data.unshown.rows, labels, seed))
+        return replace(relabelled(replace(data, unshown=None), labels, seed), unshown=pairs)
     rng = np.random.default_rng([seed, 17])
     n = len(data)
     if labels == "noise":
