@@ -62,7 +62,8 @@ class Links(Treeprocessor):
             target = posixpath.normpath(posixpath.join("docs", posixpath.dirname(path), link.get("href", "")))
             if link.get("href", "").startswith("..") and not target.startswith("docs/"):
                 link.tag = "span"
-                link.attrib = {"class": "in-checkout", "title": f"{target} in the repository"}
+                told = ": ".join([f"{target} in the repository", *filter(None, [link.get("title")])])
+                link.attrib = {"class": "in-checkout", "title": told}
 
 
 class Terms(Treeprocessor):
