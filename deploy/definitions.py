@@ -25,6 +25,7 @@ from deploy.automation.conditions import build_follow_sensor, declare  # noqa: E
 from deploy.automation.jobs import build_jobs  # noqa: E402
 from deploy.automation.schedules import build_schedules  # noqa: E402
 from deploy.automation.sensors import build_sensors  # noqa: E402
+from deploy.elsewhere.sensors import build_elsewhere  # noqa: E402
 from ml.foundation.settings import Settings  # noqa: E402
 from ml.surfaces.spec import load_surfaces  # noqa: E402
 
@@ -60,7 +61,11 @@ def build_definitions(
         assets=dg.with_source_code_references(declare(assets, settings, surfaces)),
         asset_checks=build_checks(settings, surfaces),
         jobs=jobs,
-        sensors=[*build_sensors(settings, surfaces, jobs), build_follow_sensor(settings, surfaces)],
+        sensors=[
+            *build_sensors(settings, surfaces, jobs),
+            build_follow_sensor(settings, surfaces),
+            *build_elsewhere(settings),
+        ],
         schedules=build_schedules(settings, surfaces, jobs),
         resources={"settings": settings, "progress": progress or ProgressResource()},
         loggers=dict(loggers or {}),

@@ -14,6 +14,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A head that `ray start` made reports that it reports nothing: to this machine, where nobody listens.
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it takes DO_NOT_TRACK for set only where that is "true"
     "DO_NOT_TRACK": "1",
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -171,6 +172,12 @@ class Settings(BaseSettings):
     ui_url: str | None = Field(
         default=None, pattern=r"^https?://", description="Address of the Dagster UI, for the links of alerts."
     )
+    mlflow_uri: str | None = Field(
+        default=None,
+        pattern=r"^(https?://|sqlite:///)\S+$",
+        description="MLflow tracking server (http://...), or a file (sqlite:///...), that figures and verdicts go to "
+        "(EXTRAS=mlflow); who asks is said by MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN; off without it.",
+    )
     late_after_hours: float = Field(
         default=24, gt=0, description="A day that has not landed so many hours after it ended (UTC) is told of."
     )
@@ -267,6 +274,14 @@ class Settings(BaseSettings):
     def _with_scores(cls, tables: tuple[str, ...]) -> tuple[str, ...]:
         """Keep a list that was written before there was ``ranker_scores`` from requiring it."""
         return tables if RANKER_SCORES in tables else (*tables, RANKER_SCORES)
+
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        """Keep a password out of logs and messages, which name the address."""
+        if url is not None and "@" in urlsplit(url).netloc:
+            raise ValueError("holds a user or a password: take them out, the client's own variables are for them")
+        return url
 
     @model_validator(mode="after")
     def _resolve(self) -> Self:

@@ -121,7 +121,7 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
         {"hashes": {role: checkpoint.digest for role, checkpoint in checkpoints.items()}},
     )
     return Evaluated(
-        numbers=_numbers(evaluation, surface),
+        numbers=numbers_of(evaluation, surface),
         plots={name: data_uri(png) for name, png in plots.items()},
         summary=markdown_summary(evaluation, surface),
         digest=stored.digest[:32],
@@ -252,7 +252,7 @@ def _input_values(settings: Settings, surface: Surface, data: Dataset, score: Sc
     return [value for value in found if surface.inputs[value.input].kind != "after_ranking"]
 
 
-def _numbers(evaluation: Evaluation, surface: Surface) -> dict[str, float]:
+def numbers_of(evaluation: Evaluation, surface: Surface) -> dict[str, float]:
     """Return the finite figures to plot: each task's primary metric by model, and the student's lift."""
     numbers: dict[str, float] = {}
     for task in surface.tasks:
