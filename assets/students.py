@@ -5,7 +5,7 @@ import time
 import dagster as dg
 from pydantic import Field
 
-from assets.names import OWNER, TRAINING, surface_key
+from assets.names import LAKE_WRITER, OWNER, TRAINING, surface_key
 from assets.partitions import partition_day, student_partitions, student_window
 from assets.progress import ProgressResource
 from ml.foundation.settings import Settings
@@ -56,19 +56,24 @@ def _build_training_set(surface: Surface, partitions: dg.PartitionsDefinition) -
             dg.AssetDep(surface_key(surface.name, name), partition_mapping=student_window(surface))
             for name in ("examples", "soft_labels", *(["unshown_labels"] if surface.distillation.unshown else []))
         ],
+        pool=LAKE_WRITER,  # soft labels of links that were withdrawn are dropped
         code_version=surface.digest,
         description=(
             "Which rows the students of a day learn from and are judged on: a query and a lake snapshot, "
             f"{surface.window.train_days} "
-            f"days for training and {surface.window.eval_days} after them for evaluation. No rows are copied.\n\n"
+            f"days for training and {surface.window.eval_days} after them for evaluation. No rows are copied. "
+            "Soft labels of accounts whose link a user withdrew are dropped before.\n\n"
             "**If it fails**: the message names the day that is missing, not final, or has no soft labels."
         ),
     )
     def training_set(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        from ml.stages.training_set import make_training_set
+        from ml.stages.training_set import make_training_set, without_consent
 
         started = time.monotonic()
         made = make_training_set(settings, surface, partition_day(context))
+        withdrawn, learnt = without_consent(settings, made)
+        if withdrawn and learnt:
+            context.log.warning(f"releases that learnt from links withdrawn since: {', '.join(learnt)}")
         return dg.MaterializeResult(
             metadata={
                 "seconds": time.monotonic() - started,
@@ -79,6 +84,8 @@ def _build_training_set(surface: Surface, partitions: dg.PartitionsDefinition) -
                 "eval_days": f"{made.eval_days[0]} to {made.eval_days[-1]}",
                 "lake_snapshot": made.snapshot,
                 "teacher_version": made.teacher_version,
+                "soft_labels_withdrawn": withdrawn,
+                "releases_that_learnt_from_them": ", ".join(learnt) or "none",
                 "query": dg.MetadataValue.md(f"```sql\n{made.query}\n```"),
             },
             data_version=dg.DataVersion(made.content_hash),

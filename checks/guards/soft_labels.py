@@ -13,6 +13,7 @@ from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import SoftLabelGate, Surface
 from ml.teacher.contract import Contract, teacher_contract
+from ml.teacher.withdrawn import withdrawn_table
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -117,14 +118,18 @@ def measure(
 
     Returns:
         One row per day: ``day``, ``examples``, ``labels``, ``coverage`` (share of examples with a label, null without
-        examples), ``duplicates``, ``strangers`` (labels without example), ``non_finite`` (rows with a null, NaN or
-        infinite score), ``wrong_width``, ``other_teacher`` (examples that only another teacher labelled),
-        ``defaulted_share`` (mean share of inputs that took the default) and ``users`` (of the labelled examples).
+        examples; those whose label went with a link that the user withdrew are none), ``duplicates``, ``strangers``
+        (labels without example), ``non_finite`` (rows with a null, NaN or infinite score), ``wrong_width``,
+        ``other_teacher`` (examples that only another teacher labelled), ``defaulted_share`` (mean share of inputs that
+        took the default) and ``users`` (of the labelled examples).
     """
     from ml.teacher.labels import exposure_rows, unshown_rows
 
     of = (unshown_rows if unshown else exposure_rows)(surface.name)
     examples = unshown_table(surface.name) if unshown else f"{FEATURES}.examples_{surface.name}"
+    noted = withdrawn_table(surface.name)
+    none = "(select null::date as day, null::bigint as exposure_id limit 0)"
+    withdrawn = none if unshown or not lake.table_exists(noted) else f"{ALIAS}.{noted}"  # such pairs went as a whole
     query = f"""
         with days as (select unnest(?::date[]) as day),
         e as (
@@ -145,12 +150,14 @@ def measure(
             from every where own group by day
         ),
         matched as (
-            select e.day, count(*) as examples, count(*) filter (where o.key is not null) as covered,
+            select e.day, count(*) filter (where o.key is not null or w.key is null) as examples,
+                count(*) filter (where o.key is not null) as covered,
                 count(*) filter (where o.key is null and s.key is not null) as other_teacher,
                 count(distinct e.user_id) filter (where o.key is not null) as users
             from e
             left join (select distinct day, key from every where own) as o using (day, key)
             left join (select distinct day, key from every where not own) as s using (day, key)
+            left join (select distinct day, exposure_id as key from {withdrawn}) as w using (day, key)
             group by e.day
         )
         select d.day, coalesce(m.examples, 0) as examples, coalesce(o.labels, 0) as labels,

@@ -30,6 +30,7 @@ from ml.landing.load import LEDGER_COLUMNS, QUARANTINE, QUARANTINE_COLUMNS
 from ml.landing.sources import Database, Origin, Ready, Source
 from ml.operations.causes import CAUSES
 from ml.surfaces.techniques import techniques
+from ml.teacher.withdrawn import WITHDRAWN_SCHEMA, withdrawn_table
 
 HERE = Path(__file__).parent
 MODELS = (PROJECT_ROOT / "dbt_project" / "models", PROJECT_ROOT / "examples" / "simulator" / "models")
@@ -249,6 +250,11 @@ def tables_page() -> str:
     lines += ["## What students and experiments leave", ""]
     for table_name, meaning, schema in (
         (predictions_table("<surface>"), "One row per evaluated exposure, model and task.", SCHEMA),
+        (
+            withdrawn_table("<surface>"),
+            "One row per exposure whose soft labels were dropped because the user withdrew the link to the account.",
+            WITHDRAWN_SCHEMA,
+        ),
         (USER_DAYS_TABLE, "One row per variant, day and user of `crossfade experiment`.", USER_DAYS_SCHEMA),
     ):
         rows = ((f"`{field.name}`", f"`{field.type}`") for field in schema)

@@ -7,17 +7,19 @@ from ml.foundation.file_stores import open_files
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.ownership import require_owner
+from ml.releases.store import ReleaseStore
 from ml.stages.artifacts import artifact_name, find
 from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import ContractError, teacher_contract
+from ml.teacher.withdrawn import drop_withdrawn, withdrawn_rows, withdrawn_table
 
 
 def make_training_set(settings: Settings, surface: Surface, partition: date) -> TrainingSet:
     """Fix which rows the students of a partition learn from and are judged on; return them.
 
     Every file of the days that these rows were made from is read first: a landed file that was damaged before the
-    examples were built from it shows in none of theirs.
+    examples were built from it shows in none of theirs. Soft labels of links that users withdrew are dropped before.
 
     Raises:
         DamagedError: A file is not as it was written.
@@ -25,6 +27,7 @@ def make_training_set(settings: Settings, surface: Surface, partition: date) -> 
     contract = teacher_contract(settings)
     with Lake(settings) as lake:
         require_owner(open_files(settings.artifacts_dir), lake.id())
+        drop_withdrawn(lake, surface.name)
         made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
         check_files(lake, surface, made)
     ArtifactStore(settings.artifacts_dir).put(
@@ -45,6 +48,27 @@ def check_files(lake: Lake, surface: Surface, made: TrainingSet) -> None:
     first = made.train_days[0] - timedelta(days=lake.settings.feature_window_days)
     last = made.eval_days[-1] + timedelta(days=surface.label_window_days)
     lake.files.check(lake.files.named(days=(first, last)))
+
+
+def without_consent(settings: Settings, made: TrainingSet) -> tuple[int, tuple[str, ...]]:
+    """Tell what withdrawn links did to a training set.
+
+    Returns:
+        Its exposures whose soft labels were dropped, and the stored releases of the surface that had learnt from some.
+    """
+    noted = withdrawn_table(made.surface)
+    with Lake(settings) as lake:
+        rows = withdrawn_rows(lake, made.surface, made.train_days + made.eval_days)
+        dropped = f"select distinct day, lake_snapshot from lake.{noted}"
+        days = lake.connection.execute(dropped).fetchall() if lake.table_exists(noted) else []
+    store = ReleaseStore.of(settings)
+    manifests = {release: store.release(made.surface, release).manifest for release in store.releases(made.surface)}
+    learnt = [
+        release
+        for release, told in manifests.items()
+        if any(day in told.train_days and told.snapshot <= snapshot for day, snapshot in days)
+    ]
+    return rows, tuple(learnt)
 
 
 def read_training_set(settings: Settings, surface: Surface, partition: date) -> TrainingSet:

@@ -30,6 +30,7 @@ from ml.teacher.contract import Contract
 from ml.teacher.scorers import scorer
 from ml.teacher.scoring import KEY, Scorer, on_threads
 from ml.teacher.vocabulary import vocabularies
+from ml.teacher.withdrawn import WITHDRAWN_EXPOSURES, can_be_asked
 
 if TYPE_CHECKING:
     from ml.teacher.answers import TeacherModel
@@ -399,21 +400,24 @@ class _Reader:
     def landed_query(self, day: date) -> tuple[str, list[object]]:
         """Return the query of one day's landed scores by exposure; the last one landed counts.
 
-        An exposure that lacks a task has no row.
+        An exposure that lacks a task has no row, nor one whose user withdrew the link: the score is of the account.
         """
         scores = ", ".join("max(score) filter (where task = ?)" for _ in self.contract.outputs)
+        consent = f"anti join ({WITHDRAWN_EXPOSURES}) as w on w.exposure_id = s.exposure_id and w.day = ?"
+        withdrawn, days = (consent, [day]) if can_be_asked(self.lake) else ("", [])
         query = f"""
             with latest as (
                 select s.exposure_id, s.task, arg_max(s.score, s.day) as score
                 from {ALIAS}.{LANDED_TABLE} as s
                 semi join {ALIAS}.{self.inputs} as e on e.exposure_id = s.exposure_id and e.day = ?
+                {withdrawn}
                 where s.day >= ? and s.teacher_version = ? and list_contains(?::varchar[], s.task)
                 group by s.exposure_id, s.task
             )
             select exposure_id, [{scores}]::double[] as scores
             from latest group by exposure_id having count(*) = ? order by exposure_id"""
         tasks = list(self.contract.tasks)
-        return query, [day, day, self.contract.version, tasks, *tasks, len(tasks)]
+        return query, [day, *days, day, self.contract.version, tasks, *tasks, len(tasks)]
 
     def landed(self, day: date) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Stream one day's landed scores as (exposure ids [n], scores [n, outputs])."""

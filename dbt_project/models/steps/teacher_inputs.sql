@@ -3,8 +3,29 @@ with exposures as (
     where {{ built_days() }}
 ),
 
-accounts as (
+links as (
     {{ as_of_days(ref('stg_users'), 'user_id', ['source_user_id', 'landed_source_user_id']) }}
+),
+
+withdrawals as (
+    select
+        user_id,
+        max(day) as day
+    from {{ ref('stg_users') }}
+    where source_user_id is null
+    group by user_id
+),
+
+-- A link that was withdrawn is none for the days before it either; one that was made again counts from its own day.
+accounts as (
+    select
+        links.day,
+        links.user_id,
+        links.source_user_id,
+        links.landed_source_user_id
+    from links
+    left join withdrawals on links.user_id = withdrawals.user_id
+    where withdrawals.day is null or withdrawals.day <= links.day
 ),
 
 catalog as (

@@ -261,6 +261,20 @@ def test_landed_scores_become_labels_and_missing_tasks_lower_the_coverage(
     assert rescore(lake, settings, "home", contract, days[:2]) == 0.0
 
 
+def test_a_landed_score_is_of_the_account_and_goes_with_a_link_that_was_withdrawn(
+    lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date], landed: Write
+) -> None:
+    contract = load_contract(teacher_folder(model=None, scores=True, inputs=None))
+    ids = sorted(write_inputs(days[:1], rows=2)[days[0]]["exposure_id"].tolist())
+    landed([(days[0], key, task, 0.5, "1") for key in ids for task in ("click", "seen")])
+    shown = pa.table({"day": days[:1] * 2, "exposure_id": ids, "user_id": [1, 2]})
+    users = {"day": [days[0], days[0], days[1]], "user_id": [1, 2, 2], "source_user_id": [7, 8, None]}
+    lake.replace_days("features.stg_exposures", shown, days[:1])
+    lake.replace_days("features.stg_users", pa.table(users), days[:2])
+    label_days(lake, settings, "home", contract, days[:1])
+    assert stored(lake)["exposure_id"].to_pylist() == ids[:1]
+
+
 def test_a_landed_score_that_is_no_probability_is_refused(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date], landed: Write
 ) -> None:
