@@ -17,10 +17,13 @@ Review of Economics and Statistics 99 (2017).
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import norm, t
+
+from ml.foundation.mapped import arrays
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -83,7 +86,8 @@ class UserWeights:
         unique, self.codes = np.unique(users, return_inverse=True)
         self.users = len(unique)
         self.replicates = replicates
-        drawn = _bytes(replicates, self.users)
+        folder = Path(tempfile.gettempdir()) if self.users * replicates > _IN_MEMORY else None
+        drawn = arrays({"counts": ((replicates, self.users), np.uint8)}, folder)["counts"]
         rng, step = np.random.default_rng(seed), max(1, _CHUNK_CELLS // replicates)
         for start in range(0, self.users, step):  # numbers come from the generator in the order of users
             part = slice(start, min(start + step, self.users))
@@ -176,14 +180,6 @@ class UserWeights:
         for start in range(0, self.replicates, step):
             part = slice(start, min(start + step, self.replicates))
             yield part, self.counts[:, part].astype(np.float64, order="C")
-
-
-def _bytes(rows: int, columns: int) -> np.ndarray:
-    """Return uint8 [rows, columns]: many lie in a file without a name, whose pages the system may take back."""
-    if rows * columns <= _IN_MEMORY:
-        return np.empty((rows, columns), dtype=np.uint8)
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype=np.uint8, mode="w+", shape=(rows, columns))
 
 
 def effective_users(codes: np.ndarray) -> float:

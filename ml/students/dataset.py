@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from torch import Tensor
 from ml.features.build import empty_days
 from ml.features.unshown import UnshownError, unshown_table
 from ml.foundation.lake import FEATURES, ML, Lake
+from ml.foundation.mapped import arrays
 from ml.foundation.settings import Settings
 from ml.students.columns import AfterRanking, to_arrays
 from ml.students.unshown import UnshownSet, identify, query_of, read_pairs
@@ -120,6 +122,7 @@ class Dataset:
         user_id: int64 [n], 0 where null.
         day: int32 [n], days since 1970-01-01.
         unshown: Pairs beside these rows that nobody was shown; None where they were not read.
+        folder: Where a file holds these tensors, and may hold what is made of them; None is memory.
     """
 
     inputs: dict[str, Tensor]
@@ -129,6 +132,7 @@ class Dataset:
     user_id: Tensor
     day: Tensor
     unshown: "Unshown | None" = None
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return self.exposure_id.shape[0]
@@ -147,6 +151,7 @@ class Dataset:
             self.user_id[rows],
             self.day[rows],
             self.unshown and self.unshown.select(len(self), rows),
+            self.folder,
         )
 
 
@@ -262,7 +267,7 @@ def load(
     soft_labels: bool,
     after_ranking: AfterRanking = "logged",
 ) -> Dataset:
-    """Read some days of a training set at its snapshot, streamed into preallocated tensors.
+    """Read some days of a training set at its snapshot, streamed into tensors that a file of the home holds.
 
     Args:
         settings: Names the lake.
@@ -283,17 +288,7 @@ def load(
     teacher = (training_set.teacher_version, training_set.contract_hash) if soft_labels else (None, None)
     query = _query(surface, *teacher, days) + " order by e.ts, e.exposure_id"
     outputs = training_set.teacher_outputs if soft_labels else ()
-    dataset = Dataset(
-        inputs={
-            name: torch.empty((n, *spec.shape), dtype=torch.int64 if spec.dtype == "int64" else torch.float32)
-            for name, spec in surface.inputs.items()
-        },
-        labels={task: torch.empty(n) for task in surface.tasks},
-        soft_labels={output: torch.empty(n) for output in outputs},
-        exposure_id=torch.empty(n, dtype=torch.int64),
-        user_id=torch.empty(n, dtype=torch.int64),
-        day=torch.empty(n, dtype=torch.int32),
-    )
+    dataset = _empty(surface, n, outputs, settings.home / "training")
     at = 0
     pairs = [day for day in days if training_set.unshown and day in training_set.unshown.rows and soft_labels]
     tables = [_examples(surface), *([_soft_labels(surface)] if soft_labels else [])]
@@ -342,6 +337,29 @@ def _beside(exposures: Dataset, found: dict[str, Tensor], outputs: Sequence[str]
         day=exposures.day[of],
     )
     return Unshown(rows, of)
+
+
+def _empty(surface: Surface, n: int, outputs: Sequence[str], folder: Path | None) -> Dataset:
+    """Return a data set of n rows that are still to be filled in."""
+    shapes = {
+        name: ((n, *spec.shape), np.int64 if spec.dtype == "int64" else np.float32)
+        for name, spec in surface.inputs.items()
+    }
+    wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+        **{f"input {name}": shape for name, shape in shapes.items()},
+        **{f"label {task}": ((n,), np.float32) for task in surface.tasks},
+        **{f"soft {output}": ((n,), np.float32) for output in outputs},
+        "exposure_id": ((n,), np.int64),
+        "user_id": ((n,), np.int64),
+        "day": ((n,), np.int32),
+    }
+    tensors = {name: torch.from_numpy(array) for name, array in arrays(wanted, folder).items()}
+
+    def named(kind: str) -> dict[str, Tensor]:
+        return {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)}
+
+    keys = tensors["exposure_id"], tensors["user_id"], tensors["day"]
+    return Dataset(named("input "), named("label "), named("soft "), *keys, folder=folder)
 
 
 def _fill(

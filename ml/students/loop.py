@@ -25,6 +25,8 @@ Progress = Callable[[int, int, float], None]
 _UNKNOWN_SEED = 2
 _REPORTS = 50
 _CHUNK = 8_192
+_DRAWN = 65_536
+"""Rows for which forgotten ids are drawn at once; another number is another draw."""
 _BEST = "best."
 
 
@@ -227,7 +229,7 @@ class Loop:
         report_every = max(1, self.at_most // _REPORTS)
         share = self.recipe.unknown_share
         epoch = place.kept - 1 if place.newest else place.epoch
-        rows = forget_ids(self.batches.rows, share, seed_of(self.seed, _UNKNOWN_SEED, epoch))
+        rows = Forgetting(self.batches.rows, share, seed_of(self.seed, _UNKNOWN_SEED, epoch))
         if place.index == 0:
             self.sums.zero_()
         while place.index < end:
@@ -238,7 +240,9 @@ class Loop:
                 stop = min(start + size, n)
             self._set_rates(remaining_rate(place.index, self.per_pass + self.newest_steps, self.recipe.final_rate))
             part = slice(start, stop)
-            hard, soft = training_step(self.ranker, self.optimizer, replace(self.batches.part(part), rows=rows[part]))
+            hard, soft = training_step(
+                self.ranker, self.optimizer, replace(self.batches.part(part), rows=rows.part(part))
+            )
             self.sums[0] += hard
             self.sums[1] += soft
             place.index += 1
@@ -405,25 +409,55 @@ def remaining_rate(step: int, steps: int, final_rate: float) -> float:
     return 1.0 - (1.0 - final_rate) * step / max(steps - 1, 1)
 
 
-def forget_ids(rows: Tensor, share: float, seed: int) -> Tensor:
-    """Return embedding rows [n, ids] with a seeded share of them set to 0, so that the unknown vectors are learnt."""
-    if share == 0.0:
-        return rows
-    generator = torch.Generator().manual_seed(seed)
-    kept = torch.empty(rows.shape, dtype=torch.bool)
-    for start in range(0, len(rows), 65_536):
-        part = kept[start : start + 65_536]
-        part.copy_(torch.rand(part.shape, generator=generator) >= share)
-    return rows * kept.to(rows.device)
+class Forgetting:
+    """Embedding rows with a seeded share of them set to 0, so that the unknown vectors are learnt.
+
+    What is forgotten is drawn as far as it is asked for; it is the same in whatever parts that is.
+
+    Args:
+        rows: Embedding rows, int64 [n, ids].
+        share: Share that is forgotten.
+        seed: Seed of the draw.
+    """
+
+    def __init__(self, rows: Tensor, share: float, seed: int) -> None:
+        self._rows, self._share, self._seed = rows, share, seed
+        self._drawn = -1
+        self._kept = torch.empty(0)
+        self._generator = torch.Generator()
+
+    def part(self, rows: slice) -> Tensor:
+        """Return a slice of the rows, int64 [m, ids]; one that lies before the last is drawn again from the first."""
+        part = self._rows[rows]
+        if self._share == 0.0:
+            return part
+        start, stop, _ = rows.indices(len(self._rows))
+        kept = [
+            self._mask(block)[max(start - block * _DRAWN, 0) : stop - block * _DRAWN]
+            for block in range(start // _DRAWN, -(-stop // _DRAWN))
+        ]
+        return part * torch.cat(kept).to(part.device)
+
+    def _mask(self, block: int) -> Tensor:
+        """Return which rows of a block are kept, bool [m, ids]."""
+        if block < self._drawn:
+            self._drawn = -1
+        if self._drawn < 0:
+            self._generator.manual_seed(self._seed)
+        while self._drawn < block:
+            self._drawn += 1
+            shape = self._rows[self._drawn * _DRAWN : (self._drawn + 1) * _DRAWN].shape
+            self._kept = torch.rand(shape, generator=self._generator) >= self._share
+        return self._kept
 
 
 def unknown_if_unseen(seen: Tensor, rows: Tensor) -> Tensor:
     """Return embedding rows [n, ids], those that are not in the same column of ``seen`` [m, ids] set to unknown."""
-    columns = [
-        torch.where(torch.isin(column, known), column, UNKNOWN_ROW)
-        for column, known in zip(rows.unbind(dim=1), (c.unique() for c in seen.unbind(dim=1)), strict=True)
-    ]
-    return torch.stack(columns, dim=1) if columns else rows
+    most = 1 + max((int(part.max()) for part in (seen, rows) if part.numel()), default=0)
+    known = torch.zeros((rows.shape[1], most), dtype=torch.bool, device=rows.device)
+    for part in seen.split(_CHUNK):
+        known.scatter_(1, part.T, True)
+    return torch.where(known.gather(1, rows.T).T, rows, UNKNOWN_ROW)
 
 
 def seed_of(*parts: int) -> int:

@@ -4,14 +4,16 @@ Every constant (vocabularies, clip bounds, means, deviations) is a buffer fitted
 model takes raw columns and cannot disagree with training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ml.students.vocabulary import UNKNOWN_ROW, build_table, divide_ids, hash_of
+from ml.foundation.mapped import arrays
+from ml.students.vocabulary import UNKNOWN_ROW, build_table, distinct_ids, divide_ids, hash_of
 from ml.surfaces.spec import Input
 
 OUTCOME_CODES = (1, 2, 3)
@@ -145,15 +147,12 @@ class Preprocessing(nn.Module):
         vocabularies: dict[str, np.ndarray] = {}
         rare: dict[str, np.ndarray] = {}
         for vocabulary, names in sources.items():
-            table = inputs[vocabulary].id_table
-            if table is None:
-                distinct = [np.unique(columns[name].numpy()) for name in names]
-                vocabularies[vocabulary] = np.unique(np.concatenate(distinct)) if len(distinct) > 1 else distinct[0]
-                continue
-            seen = np.concatenate([columns[name].numpy() for name in names])
-            vocabularies[vocabulary], others = divide_ids(seen, table)
-            if table.hash_buckets and table.unseen == "unknown":
-                rare[vocabulary] = others
+            table, seen = inputs[vocabulary].id_table, [columns[name].numpy() for name in names]
+            vocabularies[vocabulary] = distinct_ids(seen)
+            if table is not None:
+                vocabularies[vocabulary], others = divide_ids(vocabularies[vocabulary], seen, table)
+                if table.hash_buckets and table.unseen == "unknown":
+                    rare[vocabulary] = others
         fitted = cls(inputs, vocabularies, rare)
         for index, name in enumerate(fitted.numbers):
             values = columns[name].numpy()
@@ -161,9 +160,8 @@ class Preprocessing(nn.Module):
             floor = 0.0 if inputs[name].transform == "log1p" else -_LARGEST
             bounds = np.clip(_clip_bounds(values), floor, _LARGEST)
             fitted.low[index], fitted.high[index] = (float(bound) for bound in bounds)
-        dense = np.concatenate([fitted.raw_dense(part).numpy() for part in _chunks(columns)])
-        deviation = dense.std(axis=0, dtype=np.float64)
-        fitted.mean.copy_(torch.from_numpy(dense.mean(axis=0, dtype=np.float64)))
+        mean, deviation = _moments(lambda: (fitted.raw_dense(part).numpy() for part in _chunks(columns)))
+        fitted.mean.copy_(torch.from_numpy(mean))
         fitted.deviation.copy_(torch.from_numpy(np.where(deviation > 1e-6, deviation, 1.0)))
         return fitted
 
@@ -238,10 +236,18 @@ class Preprocessing(nn.Module):
         standard = (self.raw_dense(columns) - self.mean) / self.deviation
         return self.rows(columns), torch.clamp(standard, -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
 
-    def convert(self, columns: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Do ``forward`` in chunks, with flat memory, for whole data sets."""
-        parts = [self(part) for part in _chunks(columns)]
-        return torch.cat([rows for rows, _ in parts]), torch.cat([dense for _, dense in parts])
+    def convert(self, columns: Mapping[str, Tensor], folder: Path | None = None) -> tuple[Tensor, Tensor]:
+        """Do ``forward`` in chunks for whole data sets; a file in ``folder``, if given, holds what comes of it."""
+        n = _count(columns)
+        wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+            "rows": ((n, len(self.ids)), np.int64),
+            "dense": ((n, self.width), np.float32),
+        }
+        made = {name: torch.from_numpy(array) for name, array in arrays(wanted, folder).items()}
+        for start, part in zip(range(0, n, _CHUNK), _chunks(columns), strict=True):
+            own = slice(start, start + _CHUNK)
+            made["rows"][own], made["dense"][own] = self(part)
+        return made["rows"], made["dense"]
 
 
 def vocabulary_of(name: str, inputs: Mapping[str, Input]) -> str:
@@ -280,6 +286,24 @@ def _clip_bounds(values: np.ndarray) -> tuple[float, float]:
         ends = np.quantile(rare, _CLIP_QUANTILES, method="nearest")
         low, high = min(low, ends[0]), max(high, ends[1])
     return float(low), float(high)
+
+
+def _moments(parts: Callable[[], Iterator[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation, float64 [width], of rows that ``parts`` gives some at a time, twice."""
+    total, n = _summed(parts())
+    mean = total / n
+    squares, _ = _summed(np.square(part - mean) for part in parts())
+    return mean, np.sqrt(squares / n)
+
+
+def _summed(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, int]:
+    """Return the sum of all rows, float64 [width], added one after another as numpy does for a whole matrix; and n."""
+    total, n = np.zeros(0), 0
+    for part in parts:
+        before = total[np.newaxis] if n else np.zeros((0, part.shape[1]))
+        total = np.add.reduce(np.concatenate([before, part.astype(np.float64)]), axis=0)
+        n += len(part)
+    return total, n
 
 
 def _chunks(columns: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -198,7 +198,7 @@ def build_ranker(data: Dataset, surface: Surface, *, technique: str, seed: int) 
 def prepare(ranker: Ranker, data: Dataset, device: torch.device) -> Batches:
     """Look up every id and standardise every number once, and move all to the device."""
     with torch.no_grad():
-        rows, dense = ranker.preprocessing.convert(data.inputs)
+        rows, dense = ranker.preprocessing.convert(data.inputs, data.folder)
         unshown = prepare_unshown(ranker.preprocessing, ranker.surface, data, device)
     ranker.to(device)
     return Batches(

@@ -3,6 +3,7 @@
 Exact by a table of M buckets with k places each, addressed by ``id mod M``; by a hash for ids that share embeddings.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,8 @@ UNKNOWN_ROW = 0
 
 _WAYS = 8
 _EMPTY = -1
+_ROWS = 1_000_000
+"""Rows that are looked at together."""
 _PRIME = 2**31 - 1
 _FACTOR = 1_640_531_527
 
@@ -33,21 +36,38 @@ def hash_of(ids: Ids) -> Ids:
     return ids % _PRIME * _FACTOR % _PRIME
 
 
-def divide_ids(seen: np.ndarray, table: IdTable) -> tuple[np.ndarray, np.ndarray]:
+def distinct_ids(columns: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the distinct ids of some columns, int64 [n] each, rising; memory grows with their number, not with n."""
+    found = np.empty(0, dtype=np.int64)
+    for part in _parts(columns):
+        found = np.unique(np.concatenate([found, np.unique(part)]))
+    return found
+
+
+def divide_ids(ids: np.ndarray, columns: Iterable[np.ndarray], table: IdTable) -> tuple[np.ndarray, np.ndarray]:
     """Divide the ids of training rows by how often they occur.
 
     Args:
-        seen: The id of every row, int64 [n].
+        ids: The distinct ids, rising.
+        columns: The id of every row, int64 [n] each.
         table: Bounds; of equally frequent ids the smaller come first.
 
     Returns:
-        Ids with an embedding of their own, and the others; both int64, distinct and rising.
+        Ids with an embedding of their own, and the others; both rising.
     """
-    ids, counts = np.unique(seen, return_counts=True)
+    counts = np.zeros(len(ids), dtype=np.int64)
+    for part in _parts(columns):
+        counts += np.bincount(ids.searchsorted(part), minlength=len(ids))
     own = counts >= table.min_count
     if table.max_ids is not None:
-        own &= np.isin(np.arange(len(ids)), np.argsort(-counts, kind="stable")[: table.max_ids])
+        own[np.argsort(-counts, kind="stable")[table.max_ids :]] = False
     return ids[own], ids[~own]
+
+
+def _parts(columns: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for column in columns:
+        for start in range(0, len(column), _ROWS):
+            yield column[start : start + _ROWS]
 
 
 def build_table(

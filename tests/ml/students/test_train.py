@@ -26,7 +26,7 @@ from ml.students.checkpoint import (
     save_checkpoint,
 )
 from ml.students.dataset import Dataset, TrainingSet, TrainingSetError, build_training_set, load
-from ml.students.loop import forget_ids, remaining_rate
+from ml.students.loop import Forgetting, remaining_rate
 from ml.students.network import Ranker
 from ml.students.train import (
     RESUME_FILE,
@@ -331,10 +331,10 @@ def test_unknown_vectors_are_learnt(settings: Settings, training_set: TrainingSe
 
 def test_a_share_of_ids_is_forgotten_for_a_seed():
     rows = torch.ones((50_000, 4), dtype=torch.int64)
-    once, again = forget_ids(rows, 0.01, 5), forget_ids(rows, 0.01, 5)
-    assert torch.equal(once, again) and not torch.equal(once, forget_ids(rows, 0.01, 6))
+    once, again = (Forgetting(rows, 0.01, 5).part(slice(None)) for _ in range(2))
+    assert torch.equal(once, again) and not torch.equal(once, Forgetting(rows, 0.01, 6).part(slice(None)))
     assert 1 - once.to(torch.float64).mean().item() == pytest.approx(0.01, abs=0.001)
-    assert forget_ids(rows, 0.0, 5) is rows
+    assert torch.equal(Forgetting(rows, 0.0, 5).part(slice(2, 4)), rows[2:4])
 
 
 def test_validation_trains_without_the_last_days_and_measures_on_them(
