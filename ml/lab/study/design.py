@@ -1,5 +1,6 @@
 """What a study varies: worlds, seeds and variants. All of a trial that matters for its result is in its digest."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -22,7 +23,10 @@ PLACEBOS = ("shuffled", "noise")
 FEW = {"few_users": "user_id", "few_items": "item_id"}
 """Input of which only the ids with few rows have soft labels, by the word of a variant."""
 FEW_SHARE = 2 / 3
-_CHANGES = ("without_ids", "branchless", "uncentred", *FEW)
+_UNSHOWN = re.compile(r"unshown(_popular)?(?:_(\d+))?")
+_PAIRS = 4
+"""Pairs that nobody was shown per exposure, where a variant's word does not say."""
+_CHANGES = ("without_ids", "branchless", "uncentred", *FEW, "unshown", "unshown_popular", "unshown_<number>")
 _RENAMED = {"nulls": "placebos"}
 
 KUAIRAND = "kuairand"
@@ -62,6 +66,7 @@ class Variant:
         weights: Of the heads under another technique than the surface's own: ((surface, teacher output), weight).
         reads_teacher: Whether the teacher's scores are among the inputs. It cannot serve: nobody has them in time.
         few: Id input whose ids with many rows have no soft labels; the third with the most is left out.
+        unshown: Pairs that nobody was shown: how many per exposure, and by which rule.
     """
 
     name: str
@@ -74,6 +79,7 @@ class Variant:
     weights: tuple[tuple[tuple[str, str], float], ...] = ()
     reads_teacher: bool = False
     few: str | None = None
+    unshown: tuple[int, str] | None = None
 
     @property
     def placebo(self) -> bool:
@@ -98,6 +104,10 @@ class Variant:
         if used != own:
             distillation.pop("code", None)
         distillation["technique"] = used
+        if self.unshown:
+            distillation["unshown"] = dict(zip(("per_exposure", "rule"), self.unshown, strict=True))
+        elif not rules.branch:
+            distillation.pop("unshown", None)
         if self.few:
             distillation["few_rows"] = {"input": self.few, "share": FEW_SHARE}
         weights = {} if used == own else dict(self.weights)
@@ -155,7 +165,8 @@ def parse_variant(name: str) -> Variant:
 
     The first word is ``control``, ``student`` (the surface's own technique), a technique, or ``ceiling``, a control
     that reads the teacher's scores. The others are labels (``shuffled``, ``noise``, ``within_item``, ``within_user``),
-    ``without_ids``, ``branchless``, ``uncentred``, ``few_users`` and ``few_items``, in any order.
+    ``without_ids``, ``branchless``, ``uncentred``, ``few_users``, ``few_items``, and pairs that nobody was shown:
+    ``unshown``, ``unshown_popular``, with another number than four per exposure ``unshown_1``; in any order.
 
     Raises:
         ValueError: A word is none of these.
@@ -179,6 +190,9 @@ def parse_variant(name: str) -> Variant:
             variant = replace(variant, centred=False)
         elif change in FEW:
             variant = replace(variant, few=FEW[change])
+        elif drawn := _UNSHOWN.fullmatch(change):
+            rule, count = drawn.groups()
+            variant = replace(variant, unshown=(int(count or _PAIRS), "popular" if rule else "uniform"))
         elif change in get_args(Labels):
             variant = replace(variant, labels=change)
         else:
@@ -333,6 +347,7 @@ class Design(_Model):
     parts: tuple[Part, ...] = Field(min_length=1)
     surfaces: tuple[str, ...] = ("homepage", "radio")
     surfaces_dir: str | None = Field(default=None, description="Other surfaces than the simulator's, from the project")
+    against: str = Field(default="auxiliary", description="Variant that the report also compares the others with")
     weights: dict[str, dict[str, float]] = Field(
         default_factory=dict,
         description="{surface: {teacher output: weight}} of heads under another technique than the surface's own",

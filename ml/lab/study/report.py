@@ -30,9 +30,6 @@ PAPER = {
 }
 """Control, teacher and student of the paper's offline table (arXiv 2603.28994), x100."""
 
-BASELINE = "auxiliary"
-"""The paper's technique, with which the others are compared."""
-
 _TEMPLATE = Path(__file__).with_name("report.md.j2")
 
 
@@ -331,10 +328,10 @@ def write_report(settings: Settings, design: Design, out: Path) -> list[Path]:
         "levels_of": {d: [c.label for c in design.conditions if c.label.startswith(f"{d} ")] for d in design.dials},
         "affine": levels(rows, ("r2_affine",)),
         "kuairand": design.preset == KUAIRAND,
-        "against": lifts(rows, design, against=BASELINE)
-        if BASELINE in {variant.name for variant in design.variants}
+        "against": lifts(rows, design, against=design.against)
+        if design.against in {variant.name for variant in design.variants}
         else [],
-        "baseline": BASELINE,
+        "baseline": design.against,
         "slices": list(dict.fromkeys(lift.slice for lift in table)),
         "dials": {dial: _meaning(dial) for dial in design.dials},
         "seconds": sum({r["trial"]: r["seconds"] for r in rows.to_pylist()}.values()),

@@ -14,6 +14,7 @@ from scipy.special import expit
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import UserWeights
 from ml.evaluation.results import ALL
+from ml.features.unshown import draw_pairs
 from ml.foundation.code import code_hash
 from ml.foundation.documents import digest
 from ml.foundation.lake import ALIAS, FEATURES, Lake
@@ -23,9 +24,10 @@ from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import fit, shuffle_soft_labels
 from ml.surfaces.condition import condition
-from ml.surfaces.spec import Surface
+from ml.surfaces.spec import Surface, load_surfaces
 from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import Contract
+from ml.teacher.labels import label_days, unshown_rows
 
 REPLICATES = 200
 """Bootstrap samples of the users of a world; the same for every variant, which pairs them."""
@@ -39,6 +41,8 @@ _CODE = (
     "ml/lab/study/trials.py",
 )
 """Code between rows and figures; what is before the rows shows in their content hash."""
+_PAIRS_CODE = ("ml/features/unshown.py",)
+"""Code that draws the pairs of the variants that learn some."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +80,32 @@ class Bench:
     """
 
     def __init__(self, settings: Settings, surface: Surface, contract: Contract) -> None:
-        self.settings, self.surface = settings, surface
-        assert settings.last_day is not None
+        self.settings, self.surface, self.contract = settings, surface, contract
+        self._with_pairs: tuple[str, Dataset] | None = None
         with Lake(settings) as lake:
-            self.training_set: TrainingSet = build_training_set(
-                lake, surface, settings.last_day, contract.version, contract.contract_hash, contract.tasks
-            )
+            self.training_set: TrainingSet = self._built(lake, surface)
+
+    def _built(self, lake: Lake, surface: Surface) -> TrainingSet:
+        contract, last = self.contract, self.settings.last_day
+        assert last is not None
+        return build_training_set(lake, surface, last, contract.version, contract.contract_hash, contract.tasks)
 
     @cached_property
     def train(self) -> Dataset:
         """Training rows with soft labels."""
         return load(self.settings, self.training_set, self.surface, self.training_set.train_days, soft_labels=True)
+
+    def with_pairs(self, surface: Surface) -> Dataset:
+        """Return training rows with soft labels, and the pairs that a surface declares, which are drawn for it."""
+        unshown, days = str(surface.distillation.unshown), self.training_set.train_days
+        if self._with_pairs is None or self._with_pairs[0] != unshown:
+            with Lake(self.settings) as lake:
+                draw_pairs(lake, load_surfaces(self.settings), surface, days)
+                label_days(lake, self.settings, surface.name, self.contract, days, rows_of=unshown_rows)
+                rows = self._built(lake, surface)
+            read = load(self.settings, rows, surface, days, soft_labels=True)
+            self._with_pairs = unshown, read
+        return self._with_pairs[1]
 
     @cached_property
     def held_out(self) -> Dataset:
@@ -117,8 +136,10 @@ class Bench:
 
     def trial_digest(self, trial: Trial) -> str:
         """Return the identity of a trial: rows, variant, surface as variant and condition change it, seed, and code."""
+        pairs = {"pairs": code_hash(_PAIRS_CODE)} if trial.variant.unshown else {}
         return digest(
-            {
+            pairs
+            | {
                 "world": trial.world.model_dump(mode="json", exclude_defaults=True),
                 "rows": self.training_set.content_hash,
                 "surface": trained_surface(trial, self.surface).ranker_digest,
@@ -132,10 +153,11 @@ class Bench:
 
     def run(self, trial: Trial) -> tuple[list[Measured], float]:
         """Train and measure; return the metrics and the seconds that training took."""
-        began = perf_counter()
         surface = trained_surface(trial, self.surface)
+        rows = self.with_pairs(surface) if trial.variant.unshown else self.train
+        began = perf_counter()
         technique = surface.distillation.technique if trial.variant.distils else NO_TECHNIQUE
-        data = thinned(self.train, trial.condition.volume, trial.seed)
+        data = thinned(rows, trial.condition.volume, trial.seed)
         if trial.variant.distils:
             data = relabelled(data, trial.variant.labels, trial.seed)
         held_out = self.held_out

@@ -209,3 +209,24 @@ def test_no_world_that_settings_were_chosen_on_is_in_a_study():
         if load_design(name).preset == KUAIRAND:
             continue  # no simulated world: forward in time, judged on days after all that settings were chosen on
         assert not {1, 101, 102, 103} & set(load_design(name).worlds)
+
+
+@pytest.mark.parametrize(
+    ("word", "declared"),
+    [
+        ("unshown", {"per_exposure": 4, "rule": "uniform"}),
+        ("unshown_2", {"per_exposure": 2, "rule": "uniform"}),
+        ("unshown_popular", {"per_exposure": 4, "rule": "popular"}),
+        ("unshown_popular_1", {"per_exposure": 1, "rule": "popular"}),
+    ],
+)
+def test_a_variant_learns_pairs_that_nobody_was_shown_and_changes_nothing_else(word: str, declared: dict[str, object]):
+    surface = load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml")
+    content = surface.model_dump(mode="json", by_alias=True)
+    content["distillation"]["unshown"] = declared
+    found = parse_variant(f"student {word} noise").surface(surface)
+    assert found.model_dump(mode="json", by_alias=True) == content
+    assert parse_variant(f"student {word} noise").placebo and parse_variant(f"student {word}").control == "control"
+    assert parse_variant("auxiliary").surface(found).distillation.unshown is None
+    with pytest.raises(ValueError, match=r"technique auxiliary does not teach: leave it out"):
+        parse_variant(f"auxiliary {word}").surface(surface)
