@@ -163,7 +163,7 @@ _OF_HOME: Mapping[str, tuple[str, str]] = {
         "a column that by its name is no id of a person or an exposure",
         "the model that writes it leaves the person out, and its days are built again",
     ),
-    "repository": ("a copy of the release that serves", "another release serves"),
+    "artifacts/repository": ("a copy of the release that serves", "another release serves"),
     "dagster": ("what Dagster keeps of runs", "their runs are deleted in its UI"),
     "dbt": ("files of dbt calls", "`crossfade tidy` removes them (CROSSFADE_KEEP_RUNS_DAYS)"),
     "logs": ("a log", "you delete it"),
