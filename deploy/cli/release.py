@@ -15,6 +15,7 @@ from ml.operations.release_page import entries, figures, not_shown, provenance, 
 from ml.operations.trace import difference, find_release
 from ml.releases.approvals import ends
 from ml.releases.ownership import adopt
+from ml.releases.promotion import Proposal
 from ml.releases.recovery import recover
 from ml.releases.release import CARD
 from ml.releases.store import ReleaseStore
@@ -184,6 +185,44 @@ def release_by_popularity(
     day = day_of(settings, partition)
     released = release_popularity(settings, surface_named(settings, surface), day, by=by, reason=reason)
     say(f"{surface} now serves {released.id}, which ranks by popularity")
+
+
+@app.command("incumbent")
+def release_incumbent(
+    surface: Surface,
+    reason: Reason,
+    by: By,
+    replace: Annotated[bool, typer.Option("--replace", help="Also where a champion serves already.")] = False,
+) -> None:
+    """Make the app's present ranker (`incumbent: onnx:`) the champion that a candidate must not lose against.
+
+    You answer for it: the gate judges no ranker that was trained elsewhere, so name and reason stand in the release.
+    """
+    from checks.incumbent import judge_incumbent
+    from ml.stages.incumbent import propose_incumbent
+
+    settings = home_settings()
+    declared = surface_named(settings, surface)
+    store = ReleaseStore.of(settings)
+    champion = store.pointer(surface)
+    if champion is not None and not replace:
+        raise ValueError(f"{surface} serves {champion.release} already; --replace puts the present ranker in its place")
+    candidate = propose_incumbent(settings, declared)
+    verdict = judge_incumbent(settings, declared, candidate, store).verdict
+    measured = [check for guard in verdict.guards for check in guard.checks]
+    if faults := [check for check in measured if check.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE)]:
+        told = "; ".join(f"{check.name} is {check.value} {check.detail} (wanted {check.threshold})" for check in faults)
+        raise ValueError(f"the present ranker of {surface} is not fit to serve: {told}")
+    asked = Proposal(
+        candidate=candidate,
+        key=store.verdict_key(declared, candidate),
+        partition=settings.first_day,
+        by=by,
+        reason=reason,
+        policy=declared.gate.promotion,
+    )
+    pointer = store.promote(surface, asked, override=Override(by=by, reason=reason))
+    say(f"{surface} now serves {pointer.release}, the app's present ranker; a candidate must not lose against it")
 
 
 @app.command("approve")

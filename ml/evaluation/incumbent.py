@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ml.evaluation.predictions import INPUTS, SCHEMA, Scores, as_scores, student_predictions
 from ml.foundation.ids import ID63_SQL
 from ml.foundation.lake import ALIAS, FEATURES, LANDING, Lake, quoted
-from ml.foundation.names import nearest
+from ml.foundation.names import faults_of, nearest
 from ml.foundation.settings import RANKER_SCORES
 from ml.surfaces.spec import Incumbent, IncumbentInput, Input, Surface
 from ml.teacher.columns import NUMERIC, ColumnError, InputColumns
@@ -122,8 +122,7 @@ def incumbent_contract(surface: Surface, app: Path | None) -> Contract:
             ),
         )
     except ValidationError as error:
-        told = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors(include_url=False))
-        raise IncumbentError(f"incumbent: {told}") from error
+        raise IncumbentError(f"incumbent: {faults_of(error, Contract)}") from error
     return contract.beside(folder)
 
 
@@ -155,18 +154,20 @@ def _input(name: str, item: IncumbentInput, found: Signature, surface: Surface) 
     shape = (len(item.columns),) if len(item.columns) > 1 else tuple(n for n in found.shape[1:] if n not in (None, 1))
     default = _default(item, item.columns[0], surface.inputs)
     whole = isinstance(default, float) and default.is_integer() and not found.dtype.startswith("float")
-    return TeacherInput.model_validate(
-        {
-            "name": name,
-            "dtype": found.dtype,
-            "shape": shape,
-            "default": int(default) if whole else default,
-            "keep_nan": item.keep_nan,
-            "min": item.min,
-            "max": item.max,
-            "meaning": ", ".join(item.columns),
-        }
-    )
+    told = {
+        "name": name,
+        "dtype": found.dtype,
+        "shape": shape,
+        "default": int(default) if whole else default,
+        "keep_nan": item.keep_nan,
+        "min": item.min,
+        "max": item.max,
+        "meaning": ", ".join(item.columns),
+    }
+    try:
+        return TeacherInput.model_validate(told)
+    except ValidationError as error:
+        raise IncumbentError(f"incumbent.inputs.{name}: {faults_of(error, TeacherInput)}") from error
 
 
 def _default(item: IncumbentInput, column: str, inputs: Mapping[str, Input]) -> float | str:

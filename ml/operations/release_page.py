@@ -40,6 +40,13 @@ def state_of(store: ReleaseStore, release: Release) -> str:
     return f"{found}; the reference" if log.reference == release.id else found
 
 
+_UNTRAINED = {
+    "popularity": "nothing: popularity",
+    "incumbent": "days that are not known here: it was trained elsewhere",
+}
+"""What a release without training days was trained on, by its kind."""
+
+
 def standing(store: ReleaseStore, release: Release) -> dict[str, str]:
     """Return what a release is, where it stands, and who put it there."""
     manifest = release.manifest
@@ -125,7 +132,9 @@ def provenance(release: Release) -> dict[str, str]:
     manifest, teacher = release.manifest, release.manifest.teacher
     rows = sum(day.rows for day in manifest.examples if day.day in manifest.train_days)
     facts = {
-        "trained on": f"{_span(manifest.train_days)}, {rows:,} rows" if manifest.train_days else "nothing: popularity",
+        "trained on": f"{_span(manifest.train_days)}, {rows:,} rows"
+        if manifest.train_days
+        else _UNTRAINED[manifest.kind],
         "evaluated on": _span(manifest.eval_days),
         "teacher": f"{teacher.name} {teacher.version}" if teacher else "none",
         "lake snapshot": " then ".join(map(str, dict.fromkeys((manifest.snapshot, manifest.evaluated_at)))),

@@ -30,11 +30,13 @@ class Manifest(Record):
 
     surface: str
     partition: date
-    kind: Literal["student", "control", "popularity"]
-    technique: str = Field(description="Distillation technique; `none` for a control, and for popularity")
+    kind: Literal["student", "control", "popularity", "incumbent"]
+    technique: str = Field(description="Distillation technique; `none` for a control and for what is no student")
     snapshot: int = Field(ge=0, description="Lake snapshot that training read, and evaluation before it widened")
     eval_snapshot: int | None = Field(default=None, ge=0, description="Snapshot that a widened evaluation read")
-    train_days: tuple[date, ...] = Field(description="Days that it learnt from; none for popularity")
+    train_days: tuple[date, ...] = Field(
+        description="Days that it learnt from; none for popularity, not known of an incumbent"
+    )
     eval_days: tuple[date, ...] = Field(min_length=1)
     examples: tuple[DayContent, ...] = Field(description="Examples of the training and evaluation days")
     soft_labels: tuple[DayContent, ...] = Field(description="Soft labels that training read; empty without teacher")
@@ -58,7 +60,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _learnt(self) -> Self:
-        if bool(self.train_days) == (self.kind == "popularity"):
+        if bool(self.train_days) == (self.kind in ("popularity", "incumbent")):
             raise ValueError(f"train_days: a {self.kind} of {len(self.train_days)} days")
         return self
 

@@ -213,6 +213,8 @@ def _limits(manifest: Manifest, verdict: Verdict, results: Sequence[FigureRow]) 
         f"Intervals are 95 % over users of {len(manifest.eval_days)} evaluation day(s); they do not cover the spread "
         "over training seeds or over later days.",
     ]
+    if manifest.kind == "incumbent":
+        found.insert(0, "This is the app's present ranker, trained elsewhere: no figure of it was judged by the gate.")
     if manifest.kind == "popularity":
         found.insert(
             0, "This is popularity, not a student: it learnt nothing, knows no user, and no figure was judged."

@@ -154,7 +154,7 @@ def _sources(
     entries = store.champions.state(surface).entries
     signed = [Override(by=e.by, reason=e.reason) for e in entries if e.release == release and e.action == "override"]
     artifacts, partition = ArtifactStore(store.root), release[:10]
-    names = [f"models/{surface}/{asset}" for asset in ("onnx", "popularity")]
+    names = [f"models/{surface}/{asset}" for asset in ("onnx", "popularity", "incumbent")]
     for key in [f"{name}/{digest}" for name in names for digest in store.files.names(f"{name}/{partition}")]:
         try:
             name, digest = key.rsplit("/", 1)

@@ -114,7 +114,9 @@ def _kind(settings: Settings, surface: Surface, partition: date) -> Role:
     """
     evaluated, begun = evaluated_rows(settings, surface, partition), read_training_set(settings, surface, partition)
     if evaluated.eval_days != begun.eval_days:
-        return manifest_of(find(settings, surface, "onnx", partition)).kind
+        kind = manifest_of(find(settings, surface, "onnx", partition)).kind
+        assert kind in ("student", "control"), "no other kind is stored as onnx"
+        return kind
     return choose_candidate(read_evaluation(settings, surface, partition), surface)
 
 

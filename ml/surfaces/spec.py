@@ -572,6 +572,9 @@ class Incumbent(_Model):
         description="{task of the surface, or `score` for the order: `task` of its rows, or output of the graph, such "
         "as `probabilities[1]`}",
     )
+    kind: Literal["probability", "logit"] = Field(
+        default="probability", description="What its scores of binary tasks are, where it becomes a release"
+    )
     must_not_lose: bool = Field(default=False, description="Whether guard 3 refuses a candidate that loses against it")
     min_coverage: float = Field(
         default=0.9,
@@ -598,7 +601,7 @@ class Incumbent(_Model):
     @model_serializer(mode="wrap")
     def _without_graph(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave the graph out where there is none: a surface with landed scores keeps its digest."""
-        unset = () if self.onnx else ("onnx", "inputs")
+        unset = () if self.onnx else ("onnx", "inputs", "kind")
         return {name: value for name, value in dump(self).items() if name not in unset}
 
     @property
