@@ -201,3 +201,40 @@ def _last_day(lake: "Lake", spec: "Spec", through: str | None) -> date:
     if (last := last_final_day(lake, spec)) is None:
         raise ValueError(f"{spec.name} has no final examples here; land days and build them: `crossfade land`")
     return last
+
+
+@app.command("rates")
+def rates(
+    quick: Annotated[bool, typer.Option("--quick", help="A twentieth of the runs, of a smaller app.")] = False,
+    runs: Annotated[int, typer.Option(help="Simulated experiments of each true difference.", min=10)] = 200,
+    out: Annotated[
+        Path | None, typer.Option(help="Markdown file; a page in HTML and the plot are written beside it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 1,
+    as_json: TablesAsJson = False,
+) -> None:
+    """Simulate experiments with and without a difference, looked at daily: false alarms, power and days.
+
+    The last line is the greatest share of false alarms among what one may look at daily.
+    """
+    from ml.experiments.rates import METHODS, App, rates, write_rates
+
+    small = App(users=800, days=10, history_days=10) if quick else App()
+    count = max(10, runs // 20) if quick else runs
+    found = rates((0.0, 0.05, 0.1), count, small, seed, note)
+    rows = [
+        {
+            "method": METHODS[rate.method],
+            "true lift": f"{rate.lift:.0%}",
+            "decided, %": f"{100 * rate.share:.1f}",
+            "half decided by day": "" if rate.days is None else rate.days,
+            "wrong sign": rate.wrong if rate.lift else "",
+        }
+        for rate in found
+    ]
+    show_table(f"experiments with daily looks, {count} of each true lift, {small.days} days", rows)
+    if out is not None:
+        command = f"crossfade experiment rates{' --quick' if quick else ''} --runs {runs} --seed {seed} --out {out}"
+        note("written: " + ", ".join(map(str, write_rates(found, small, command, out))))
+    false = [rate.share for rate in found if not rate.lift and rate.method in ("daily", "history", "interleaved")]
+    say(f"false alarms {max(false):.3f}")

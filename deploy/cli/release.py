@@ -247,13 +247,18 @@ def release_challenge(
     surface: Surface,
     partition: Partition,
     by: By,
-    mode: Annotated[str, typer.Option(help="canary answers its share of users; shadow scores requests besides.")],
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="canary answers its share of users; interleave picks every other item of theirs; shadow scores."
+        ),
+    ],
     share: Annotated[float, typer.Option(min=0.0001, max=1, help="Share of users, or of requests.")] = 0.05,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
 ) -> None:
-    """Serve a candidate that passed the gate beside the champion; a canary's users always get the canary."""
-    if mode not in ("canary", "shadow"):
-        raise ValueError(f"unknown mode {mode!r}; choose canary or shadow")
+    """Serve a candidate that passed the gate beside the champion; its users stay with it."""
+    if mode not in ("canary", "interleave", "shadow"):
+        raise ValueError(f"unknown mode {mode!r}; choose canary, interleave or shadow")
     settings = home_settings()
     day = day_of(settings, partition)
     release = challenge_champion(

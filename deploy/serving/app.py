@@ -23,6 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 from deploy.serving import rank, repository
 from deploy.serving.answering import INLINE_ROWS, infer_by, run
 from deploy.serving.engine import Engine, Served, Store
+from deploy.serving.interleaving import ranked_together
 from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics, Rarely, log
 from deploy.serving.protocol import (
@@ -213,7 +214,15 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, wo
                 if served is None:
                     raise BadRequest(f"no surface {show(asked.surface)} is served; {_those(engine)}", status=404)
                 many = len(asked.candidates) > INLINE_ROWS or len(body) > INLINE_BYTES
-                values, answer = await work.do(lambda: _ranked(asked, served, engine, metrics), aside=many)
+                rival = engine.interleaved(asked.surface, asked.user_id, served)
+                values, answer = await work.do(
+                    lambda: (
+                        ranked_together(asked, body, (served, rival), engine, metrics)
+                        if rival
+                        else _ranked(asked, served, engine, metrics)
+                    ),
+                    aside=many,
+                )
         metrics.ranked.labels(asked.surface, served.released.release).inc()
         shadow = engine.shadow(asked.surface, next(requests))
         later = BackgroundTask(rank.compare, asked, values, shadow, engine, metrics) if shadow else None

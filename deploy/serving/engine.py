@@ -147,13 +147,13 @@ class Challenging:
 
     Attributes:
         served: It and its features.
-        mode: Whether it answers (``canary``) or only scores (``shadow``).
+        mode: Whether it answers (``canary``), picks every other item (``interleave``), or only scores (``shadow``).
         share: Of users, or of requests.
         model: Hash of its model: another verdict about it takes the same users.
     """
 
     served: Served
-    mode: Literal["canary", "shadow"]
+    mode: Literal["canary", "interleave", "shadow"]
     share: float
     model: str
 
@@ -258,6 +258,13 @@ class Engine:
         if challenger is not None and challenger.mode == "canary" and user is not None and challenger.takes(user):
             return challenger.served
         return self.served.get(surface)
+
+    def interleaved(self, surface: str, user: object, champion: Served) -> Served | None:
+        """Return what picks every other item for a user of its share, once it has the champion's features."""
+        challenger = self.challengers.get(surface)
+        if challenger is None or challenger.mode != "interleave" or user is None or not challenger.takes(user):
+            return None
+        return challenger.served if challenger.served.identity[2] == champion.identity[2] else None
 
     def shadow(self, surface: str, request: object) -> Served | None:
         """Return what scores a request besides, if it is one of the shadow's share."""

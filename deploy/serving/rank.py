@@ -86,7 +86,18 @@ class RankedItem(BaseModel):
 
     item_id: str | int = Field(description="As sent")
     index: int = Field(description="Position in the request's candidates")
+    arm: str = Field(
+        default="",
+        description="Where two rankers answer together: whose pick it is, to be logged as the exposure's `arm`",
+    )
     score: float | None = Field(description="Ranking score; higher is better")
+
+
+class Interleaved(BaseModel):
+    """How a challenger took part in an answer."""
+
+    release: str = Field(description="The challenger's release; `release` beside it is the champion's")
+    seed: int = Field(description="Of the coins that said who picks first, made of the releases and the request")
 
 
 class RankResponse(BaseModel):
@@ -95,6 +106,9 @@ class RankResponse(BaseModel):
     surface: str
     release: str = Field(description="Release that ranked")
     feature_day: str = Field(description="Day of the features that were looked up")
+    interleaved: Interleaved | None = Field(
+        default=None, description="Where a challenger picked every other item; scores of two models do not compare"
+    )
     items: list[RankedItem]
 
 
@@ -166,12 +180,17 @@ def compare(
 
 def render(request: RankRequest, served: Served, values: dict[str, np.ndarray], metrics: Metrics) -> bytes:
     """Return the ranked candidates as JSON; a score that is no number is null and ranks last."""
-    scores = values[SCORE]
-    if bad := scores.size - int(np.count_nonzero(np.isfinite(scores))):
-        metrics.not_finite.labels(request.surface).inc(bad)
-    order = order_of(scores)
+    count_not_finite(request, values, metrics)
+    order = order_of(values[SCORE])
     items = [{"item_id": request.candidates[place]["item_id"], "index": place} for place in order.tolist()]
     for name in (SCORE, *(name for name in values if name != SCORE)):
         for item, value in zip(items, values[name].take(order).tolist(), strict=True):
             item[name] = value
     return orjson.dumps({"surface": request.surface, **served.label, "items": items})
+
+
+def count_not_finite(request: RankRequest, values: dict[str, np.ndarray], metrics: Metrics) -> None:
+    """Count the scores that are no number."""
+    scores = values[SCORE]
+    if bad := scores.size - int(np.count_nonzero(np.isfinite(scores))):
+        metrics.not_finite.labels(request.surface).inc(bad)

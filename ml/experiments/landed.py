@@ -10,10 +10,11 @@ import pyarrow as pa
 from ml.evaluation.plots import data_uri
 from ml.experiments.analysis import Effect, effects, effects_by_day, where
 from ml.experiments.lift import MIN_USERS
-from ml.experiments.looks import Look, Looks, look_daily
+from ml.experiments.looks import SPLIT, Look, Looks, look_daily
 from ml.experiments.plots import days_plot
 from ml.experiments.user_days import METRICS, NEW_RELEASE_DAYS, USER_DAYS_TABLE
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
+from ml.inference.interleaving import INTERLEAVED, TEAMS
 from ml.surfaces.spec import Surface
 
 LANDED = "landed"
@@ -51,7 +52,8 @@ def record_landed(lake: Lake, surface: Surface, days: Sequence[date]) -> pa.Tabl
 
     Engagement is seconds of the trails after clicks where the surface has that label, else labelled engagement; a
     discovery is labelled as such, else engagement with a creator whom the user did not know; new releases are at most a
-    week old. What counts as a request is a session, since exposures do not say what was asked for together.
+    week old. What counts as a request is a session, since exposures do not say what was asked for together. Exposures
+    of answers that two rankers gave together are credited to whose picks they are; both have the user's requests.
 
     Args:
         lake: Holds ``features.examples_<surface>`` and ``features.stg_exposures``.
@@ -59,18 +61,35 @@ def record_landed(lake: Lake, surface: Surface, days: Sequence[date]) -> pa.Tabl
         days: Days to record; their rows are replaced.
 
     Returns:
-        Columns ``surface``, ``world`` (0), ``arm``, ``estimate`` (``split``), ``day``, ``user_id``, ``requests``,
-        ``exposures`` and ``METRICS``.
+        Columns ``surface``, ``world`` (0), ``arm``, ``estimate`` (``split`` or ``interleaved``), ``day``, ``user_id``,
+        ``requests``, ``exposures`` and ``METRICS``.
     """
-    rows = _summed(
+    shown = (
+        f"inner join {ALIAS}.{FEATURES}.stg_exposures as shown "
+        "on examples.day = shown.day and examples.exposure_id = shown.exposure_id"
+    )
+    names = "?::varchar as surface, 0::bigint as world, examples.day, {arm}, '{estimate}' as estimate, examples.user_id"
+    condition = "examples.day in (select unnest(?::date[])) and {not_}starts_with(shown.arm, '" + INTERLEAVED + "')"
+    teams = " cross join (values " + ", ".join(f"('{team}')" for team in TEAMS) + ") as team(arm)"
+    parameters = [surface.name, list(days)]
+    split = _summed(
         lake,
         surface,
-        "?::varchar as surface, 0::bigint as world, examples.day, shown.arm, 'split' as estimate, examples.user_id",
-        f"inner join {ALIAS}.{FEATURES}.stg_exposures as shown "
-        "on examples.day = shown.day and examples.exposure_id = shown.exposure_id",
-        "examples.day in (select unnest(?::date[])) and shown.arm is not null",
-        [surface.name, list(days)],
+        names.format(arm="shown.arm", estimate=SPLIT),
+        shown,
+        condition.format(not_="not "),
+        parameters,
     )
+    together = _summed(
+        lake,
+        surface,
+        names.format(arm="team.arm", estimate="interleaved"),
+        shown + teams,
+        condition.format(not_=""),
+        parameters,
+        counted=f"shown.arm = '{INTERLEAVED}' || team.arm",
+    )
+    rows = pa.concat_tables([split, together])
     if len(rows) or lake.table_exists(landed_table(surface)):
         lake.replace_days(landed_table(surface), rows, days)
     return rows
@@ -110,15 +129,29 @@ def last_final_day(lake: Lake, surface: Surface) -> date | None:
 
 
 def _summed(
-    lake: Lake, surface: Surface, names: str, join: str, condition: str, parameters: Sequence[object]
+    lake: Lake,
+    surface: Surface,
+    names: str,
+    join: str,
+    condition: str,
+    parameters: Sequence[object],
+    *,
+    counted: str = "true",
 ) -> pa.Table:
-    """Return requests, exposures and ``METRICS`` of the examples of known users, grouped by ``names``."""
+    """Return requests, exposures and ``METRICS`` of the examples of known users, grouped by ``names``.
+
+    Examples that are not ``counted`` add to requests alone.
+    """
     examples = f"{FEATURES}.examples_{surface.name}"
     values = _values(set(lake.columns(examples)))
     # Summed as integers: parallel sums of doubles differ from run to run.
-    sums = ", ".join(f"sum(round(1000 * coalesce({values[m]}, 0))::bigint)::double / 1000 as {m}" for m in METRICS)
+    sums = ", ".join(
+        f"sum(case when {counted} then round(1000 * coalesce({values[m]}, 0))::bigint else 0 end)::double / 1000 as {m}"
+        for m in METRICS
+    )
     return lake.sql(
-        f"select {names}, count(distinct examples.session_id)::bigint as requests, count(*)::bigint as exposures, "
+        f"select {names}, count(distinct examples.session_id)::bigint as requests, "
+        f"count_if({counted})::bigint as exposures, "
         f"{sums} from {ALIAS}.{examples} as examples {join} where {condition} and examples.user_id is not null "
         "group by all order by all",
         parameters,

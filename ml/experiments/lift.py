@@ -28,7 +28,7 @@ from scipy.stats import norm, t
 
 from ml.evaluation.bootstrap import CONFIDENCE, DETECTABLE, POWER
 
-EXPECTED_LIFT = 0.05
+EXPECTED_LIFT = 0.1
 """Relative difference about which intervals are narrowest, unless a surface says otherwise; fixed before the start."""
 
 MIN_USERS = 30

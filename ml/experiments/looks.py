@@ -179,8 +179,6 @@ def _alone(arms: dict[str, pa.Table], shares: Mapping[str, float] | None) -> tup
         for arm, rows in arms.items()
     }
     counts = {arm: len(np.setdiff1d(users, several)) for arm, users in ids.items()}
-    if not sum(counts.values()):
-        raise ValueError(f"each of the {len(several)} users met several of {sorted(arms)}; nobody can be compared")
     return alone, sample_ratio(counts, shares, len(several))
 
 

@@ -9,9 +9,9 @@ from ml.evaluation.plots import Mark, finish, forest, stack
 from ml.experiments.analysis import Effect
 from ml.experiments.user_days import METRICS
 
-COLOURS = {"split": "#0072B2", "paired": "#D55E00"}
+COLOURS = {"split": "#0072B2", "paired": "#D55E00", "interleaved": "#009E73"}
 LABELS = {"engagement": "engagement", "discovery": "discovery", "new_releases": "new releases"}
-ESTIMATES = {"split": "users split", "paired": "both variants answer"}
+ESTIMATES = {"split": "users split", "paired": "both variants answer", "interleaved": "both in one list"}
 
 _INK = "#1F2933"
 

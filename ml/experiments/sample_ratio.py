@@ -62,14 +62,13 @@ def sample_ratio(users: Mapping[str, int], shares: Mapping[str, float] | None = 
         in_both: Users who met more than one variant, to be reported.
 
     Raises:
-        ValueError: There are no users, or ``shares`` names other variants.
+        ValueError: ``shares`` names other variants.
     """
     shares = dict.fromkeys(users, 1.0) if shares is None else shares
     if set(shares) != set(users):
         raise ValueError(f"experiment: shares of {sorted(shares)}, but users met {sorted(users)}; name these variants")
     total, whole = sum(users.values()), sum(shares.values())
-    if not total:
-        raise ValueError(f"no user met one of {sorted(users)} alone")
     meant = {name: shares[name] / whole for name in users}
-    p = float(chisquare(list(users.values()), [total * share for share in meant.values()]).pvalue)
+    # Where each user met several variants, nothing is left that was split.
+    p = float(chisquare(list(users.values()), [total * share for share in meant.values()]).pvalue) if total else 0.0
     return SampleRatio(dict(users), meant, p, in_both)

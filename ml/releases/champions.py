@@ -35,13 +35,21 @@ _GAP = 10
 """More entries in a row than this are not lost while later ones stay: what has such a number is none."""
 
 
+Mode = Literal["canary", "interleave", "shadow"]
+"""How a challenger takes part."""
+
+
 class Challenger(Record):
-    """A release beside the champion: a canary answers some users, a shadow scores some requests and answers none."""
+    """A release beside the champion.
+
+    A canary answers some users, an interleaving challenger picks every other item of theirs, a shadow scores some
+    requests and answers none.
+    """
 
     release: str
     onnx_sha256: str
-    mode: Literal["canary", "shadow"]
-    share: float = Field(gt=0, le=1, description="Of users with an id (canary), or of requests (shadow)")
+    mode: Mode
+    share: float = Field(gt=0, le=1, description="Of users with an id (canary, interleave), or of requests (shadow)")
 
 
 class Pointer(Record):

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from ml.foundation.artifacts import Artifact
 from ml.foundation.file_stores import open_files
@@ -14,7 +13,7 @@ from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.foundation.signing import Keyring, UntrustedError, UnusableKey
 from ml.releases.approvals import Approvals, ends, stricter
-from ml.releases.champions import Challenger, ChampionLog, Pointer, State
+from ml.releases.champions import Challenger, ChampionLog, Mode, Pointer, State
 from ml.releases.manifest import Manifest
 from ml.releases.ownership import require_owner
 from ml.releases.promotion import Proposal, checked_manifest, objections
@@ -322,9 +321,7 @@ class ReleaseStore:
         self.require_owner()
         return self.champions.note(self.champions.state(surface), surface, "reference", by, reason)
 
-    def challenge(
-        self, surface: str, proposal: Proposal, *, mode: Literal["canary", "shadow"], share: float
-    ) -> Pointer:
+    def challenge(self, surface: str, proposal: Proposal, *, mode: Mode, share: float) -> Pointer:
         """Serve a candidate beside the champion, in place of any other challenger; it must be fit to be promoted.
 
         The next move of the pointer ends it, whether it is promoted or another one is.

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Literal
 
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.settings import Settings
 from ml.releases.approvals import ends, stricter
+from ml.releases.champions import Mode
 from ml.releases.promotion import Proposal
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override
@@ -88,7 +88,7 @@ def challenge_champion(
     surface: Surface,
     partition: date,
     *,
-    mode: Literal["canary", "shadow"],
+    mode: Mode,
     share: float,
     by: str,
     reason: str | None = None,

@@ -698,7 +698,7 @@ class Experiment(_Model):
         description="Share of the users that each variant should have, by its name in `arm`; even by default",
     )
     expected_lift: float = Field(
-        default=0.05, gt=0, le=1, description="Relative difference for which the intervals of daily looks are narrowest"
+        default=0.1, gt=0, le=1, description="Relative difference for which the intervals of daily looks are narrowest"
     )
 
     @field_validator("shares")

@@ -36,6 +36,7 @@ ONE = Design(
     requests_per_day=30,
     candidates=40,
     paired_share=0.5,
+    interleaved_share=0.5,
 )
 AA = ONE.model_copy(update={"name": "one_aa", "variants": {"control": "control", "control_again": "control"}})
 
@@ -138,6 +139,11 @@ def test_a_killed_experiment_keeps_its_surfaces_and_a_rerun_does_what_is_missing
     assert all(len(own) == 1 for own in variants.values()) and len(set().union(*variants.values())) == 2
     paired = where(rows, estimate="paired")
     assert sum(paired["requests"].to_pylist()) == 2 * 2 * 4 * 15
+    together = where(rows, estimate="interleaved")
+    assert sum(together["requests"].to_pylist()) == 2 * 2 * 4 * 15
+    both = [where(together, arm=arm).select(["surface", "day", "user_id", "requests"]) for arm in ONE.variants]
+    assert both[0].equals(both[1]), "both variants answered the same requests"
+    assert not where(together, arm="control")["engagement"].equals(where(together, arm="student")["engagement"])
 
 
 def test_one_ranker_in_both_variants_gives_equal_figures_and_a_user_the_same_as_in_the_other_experiment(
@@ -183,6 +189,6 @@ def test_a_teacher_that_learnt_live_days_is_refused(world: Settings):
 def test_what_was_not_run_is_named_and_costed(tmp_path: Path):
     settings = Settings(home=tmp_path / "home")
     cost = plan(settings, ONE, workers=3)
-    assert (cost.worlds, cost.worlds_to_make, cost.requests, cost.calls, cost.workers) == (1, 1, 60, 2 * 4 * 45, 1)
+    assert (cost.worlds, cost.worlds_to_make, cost.requests, cost.calls, cost.workers) == (1, 1, 60, 2 * 4 * 60, 1)
     with pytest.raises(NotRun, match=r"world tiny-1-\S+ is missing; run `crossfade experiment run one`"):
         experiment_rows(settings, ONE)

@@ -99,6 +99,33 @@ def test_a_surface_without_trails_counts_labelled_engagement(settings: Settings)
     assert shown["landed_student_discovery_split_percent"] == pytest.approx(100 * ((2 / 4) / (1 / 3) - 1))
 
 
+def test_exposures_of_one_list_by_two_rankers_are_credited_to_whose_picks_they_are(settings: Settings):
+    days, rows = [FIRST, SECOND], []
+    for k, day in enumerate(days):
+        for user in range(40):
+            for place in range(4):
+                picked = "challenger" if (place + user) % 2 else "control"
+                trail = 3.0 + user % 3 + (0.2 + 0.01 * (user % 7)) * (picked == "challenger")
+                rows.append((day, len(rows), 100 * k + user, user, f"interleaved/{picked}", trail, 0.0, 30.0))
+    names = ("day", "exposure_id", "session_id", "user_id", "arm", "label_trail", "label_discovery", "item_age_days")
+    both = pa.table({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+    surface = load_surfaces(settings)["homepage"]
+    with Lake(settings) as lake:
+        lake.replace_days("features.examples_homepage", both.drop_columns(["arm"]), days)
+        lake.replace_days("features.stg_exposures", both.select(["day", "exposure_id", "arm"]), days)
+        shown = analyse(lake, surface, days)
+        recorded = lake.sql("select * from lake.ml.experiment_homepage").to_pylist()
+        looks = look_landed(lake, surface, SECOND)
+    assert len(recorded) == 2 * 2 * 40 and {row["estimate"] for row in recorded} == {"interleaved"}
+    assert all((row["requests"], row["exposures"]) == (1, 2) for row in recorded), "both have the user's sessions"
+    credit = {arm: sum(row["engagement"] for row in recorded if row["arm"] == arm) for arm in ("challenger", "control")}
+    percent = 100 * (credit["challenger"] / credit["control"] - 1)
+    assert shown.numbers["landed_challenger_engagement_interleaved_percent"] == pytest.approx(percent)
+    assert percent > 20
+    assert looks is not None and looks.ratio is None, "everybody met both"
+    assert [look.decided for look in looks.looks if look.metric == "engagement"] == [True, True]
+
+
 def test_days_without_variants_say_so(settings: Settings):
     land(settings)
     surface = load_surfaces(settings)["homepage"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +22,7 @@ from ml.foundation.ids import id63_array
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.inference.snapshot import current_snapshot, publish
-from ml.releases.champions import Pointer
+from ml.releases.champions import Mode, Pointer
 from ml.releases.manifest import DayContent, Manifest
 from ml.releases.promotion import Proposal
 from ml.releases.store import ReleaseStore
@@ -194,9 +194,7 @@ class Home:
         """Make release ``number`` the champion: candidate, verdict, promotion."""
         return self.store.promote(surface, Proposal(*self.judged(surface, number, **content), "test", "test"))
 
-    def challenge(
-        self, surface: str, number: int, *, mode: Literal["canary", "shadow"], share: float, **content: bytes
-    ) -> Pointer:
+    def challenge(self, surface: str, number: int, *, mode: Mode, share: float, **content: bytes) -> Pointer:
         """Serve release ``number`` beside the champion."""
         proposal = Proposal(*self.judged(surface, number, **content), "test", "test")
         return self.store.challenge(surface, proposal, mode=mode, share=share)

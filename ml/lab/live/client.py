@@ -3,7 +3,7 @@
 import http.client
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,9 +21,16 @@ class ServerError(RuntimeError):
 
 
 class Ranked(TypedDict):
-    """An item of an answer: its place in the request's candidates."""
+    """An item of an answer: its place in the request's candidates, and in an interleaved one whose pick it is."""
 
     index: int
+    arm: NotRequired[str]
+
+
+class Interleaved(TypedDict):
+    """How a challenger took part in an answer, as far as it is read here."""
+
+    release: str
 
 
 class Ranking(TypedDict):
@@ -32,6 +39,7 @@ class Ranking(TypedDict):
     release: str
     feature_day: str
     items: list[Ranked]
+    interleaved: NotRequired[Interleaved]
 
 
 class Metadata(TypedDict):
@@ -66,12 +74,20 @@ class Client:
         """
         return orjson.loads(self._ask(self._connection(), "GET", f"/v2/models/{surface}", None))
 
+    def ask(self, body: Mapping[str, object]) -> Ranking:
+        """Return the answer to one request to rank.
+
+        Raises:
+            ServerError: Any other status than 200.
+        """
+        return orjson.loads(self._ask(self._connection(), "POST", "/rank", orjson.dumps(body)))
+
     def rank(
         self,
         bodies: Callable[[int], Mapping[str, object]],
         rows: Sequence[int],
         shown: int,
-        check: Callable[[Ranking], None],
+        check: Callable[[Ranking, int], None],
         tell: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
         """Ask for rankings.
@@ -80,7 +96,7 @@ class Client:
             bodies: Gives the request of a row.
             rows: Which requests to send, n of them.
             shown: Items wanted of each answer.
-            check: Looks at each answer before it counts.
+            check: Looks at each answer, and at its number among ``rows``, before it counts.
             tell: Told how many more were answered, now and then, from several threads.
 
         Returns:
@@ -105,7 +121,7 @@ class Client:
         rows: Sequence[int],
         mine: range,
         found: np.ndarray,
-        check: Callable[[Ranking], None],
+        check: Callable[[Ranking, int], None],
         tell: Callable[[int], None],
     ) -> None:
         connection, told = self._connection(), 0
@@ -114,7 +130,7 @@ class Client:
             for done, place in enumerate(mine, start=1):
                 body = orjson.dumps(bodies(rows[place]))
                 answer: Ranking = orjson.loads(self._ask(connection, "POST", "/rank", body))
-                check(answer)
+                check(answer, place)
                 found[place] = [item["index"] for item in answer["items"][:shown]]
                 if done - told >= _TELL_EVERY:
                     tell(done - told)

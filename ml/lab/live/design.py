@@ -35,6 +35,7 @@ class Design(BaseModel):
     candidates: int = Field(default=100, ge=1, description="Items of a pool")
     shown: int = Field(default=10, ge=1, description="Items that the user sees of it")
     paired_share: float = Field(default=0.1, ge=0, le=1, description="Share of requests that both variants answer")
+    interleaved_share: float = Field(default=0, ge=0, le=1, description="Share that both answer in one list as well")
     seed: int = Field(default=1, ge=1)
 
     _renamed = model_validator(mode="before")(refuse_renamed_keys)
@@ -60,7 +61,9 @@ class Design(BaseModel):
     @property
     def traffic(self) -> dict[str, object]:
         """What says which users ask for what, and who belongs to which variant."""
-        traffic = self.model_dump(mode="json", exclude={"name", "description", "variants", "paired_share"})
+        traffic = self.model_dump(
+            mode="json", exclude={"name", "description", "variants", "paired_share", "interleaved_share"}
+        )
         return {**traffic, "arms": len(self.variants)}
 
     @property
@@ -69,9 +72,14 @@ class Design(BaseModel):
         return round(self.paired_share * self.requests_per_day)
 
     @property
+    def interleaved_per_day(self) -> int:
+        """Requests of a day, world and surface that both variants answer in one list."""
+        return round(self.interleaved_share * self.requests_per_day)
+
+    @property
     def calls_per_surface(self) -> int:
         """Requests over HTTP of one world and surface."""
-        return self.days * (self.requests_per_day + self.paired_per_day)
+        return self.days * (self.requests_per_day + self.paired_per_day + self.interleaved_per_day)
 
     def in_worlds(self) -> Iterator[World]:
         """Yield the worlds."""

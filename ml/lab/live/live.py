@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from datetime import date
 from functools import cached_property
@@ -18,10 +18,11 @@ from ml.foundation.documents import digest
 from ml.foundation.ids import id63_array
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
+from ml.inference.interleaving import INTERLEAVED, TEAMS
 from ml.inference.snapshot import publish
 from ml.lab.live.client import Client, Ranking, ServerError
 from ml.lab.live.design import Design
-from ml.lab.live.traffic import Requests, draw_requests, outcomes
+from ml.lab.live.traffic import Requests, draw_requests, outcomes, slot_outcomes
 from ml.lab.live.variants import Placement, Variant
 from ml.lab.simulator.state import State
 from ml.lab.simulator.write import world_of
@@ -31,8 +32,12 @@ from ml.surfaces.spec import Surface
 Serve = Callable[[Settings, Path, Collection[Variant]], AbstractContextManager[str]]
 """Serves variants of the store at a path, with the features published in the home, and gives the server's base URL."""
 
-Estimate = Literal["split", "paired"]
-"""``split``: each user's own variant, the outcomes drawn. ``paired``: both variants answer, expected outcomes count."""
+Estimate = Literal["split", "paired", "interleaved"]
+"""How two variants are compared.
+
+``split``: each user's own variant, the outcomes drawn. ``paired``: both variants answer, expected outcomes count.
+``interleaved``: both answer in one list, the outcome drawn of each place is its team's.
+"""
 
 FOLDER = "experiment"
 """Folder of a world's home that holds the experiment store."""
@@ -43,7 +48,8 @@ _CODE = (
     "ml/inference",
     "deploy/serving",
 )
-_PAIRED_STREAM = 3
+_PAIRED_STREAM, _INTERLEAVED_STREAM = 3, 5
+_TEAMS = tuple(INTERLEAVED + team for team in TEAMS)
 _FEATURES_S = 30.0
 
 
@@ -106,6 +112,7 @@ class LiveWorld:
         surface, identity = placement.surface, self.identity(placement)
         tell(f"{surface.name}: training", 0)
         variants = placement.place(self.root)
+        together = placement.interleaved(variants)
         days: list[pa.Table] = []
         with tempfile.TemporaryDirectory(dir=self.root, prefix="serving-") as home:
             # The server counts the age of features back from the world's last day.
@@ -113,15 +120,22 @@ class LiveWorld:
                 update={"home": Path(home), "max_feature_age_days": max(self.design.days, 1)}
             )
             token = self.settings.serve_token
-            with Lake(self.settings) as lake, serve(served, self.root, variants.values()) as url:
+            with Lake(self.settings) as lake, serve(served, self.root, [*variants.values(), together]) as url:
                 client = Client(url, token.get_secret_value() if token else None)
                 for day in self.days:
                     tell(f"{surface.name} {day}", 0)
                     publish(lake, served, {surface.name: surface}, day)
-                    for variant in variants.values():
+                    for variant in (*variants.values(), together):
                         _await_features(client, variant, day)
                     days.append(
-                        self._day(client, surface, variants, day, lambda n, day=day: tell(f"{surface.name} {day}", n))
+                        self._day(
+                            client,
+                            surface,
+                            variants,
+                            together,
+                            day,
+                            lambda n, day=day: tell(f"{surface.name} {day}", n),
+                        )
                     )
         constant = {
             "experiment": identity,
@@ -137,7 +151,13 @@ class LiveWorld:
         return rows.select(USER_DAYS_SCHEMA.names).cast(USER_DAYS_SCHEMA)
 
     def _day(
-        self, client: Client, surface: Surface, variants: dict[str, Variant], day: date, tell: Callable[[int], None]
+        self,
+        client: Client,
+        surface: Surface,
+        variants: dict[str, Variant],
+        together: Variant,
+        day: date,
+        tell: Callable[[int], None],
     ) -> pa.Table:
         design, state = self.design, self.states[day]
         requests = draw_requests(
@@ -161,12 +181,10 @@ class LiveWorld:
                 lambda row, variant=variant: requests.body(row, variant.surface, day, inputs),
                 asked.tolist(),
                 design.shown,
-                lambda answer, variant=variant: _check(answer, variant, day),
+                lambda answer, _, variant=variant: _check(answer, variant, day),
                 tell,
             )
-        bound = surface.labels.get("discovery_trail_bound", 0.0)
-        if not isinstance(bound, (int, float)):
-            raise TypeError(f"{surface.name}: labels.discovery_trail_bound is {bound!r}, not a number of seconds")
+        bound = _discovery_bound(surface)
         shown = np.take_along_axis(slots, own[None, :, None], axis=0)[0]
         drawn = outcomes(self.world, requests, shown, discovery_bound=bound, expected=False)
         tables = [
@@ -176,7 +194,66 @@ class LiveWorld:
         for number, (name, variant) in enumerate(variants.items()):
             mean = outcomes(self.world, requests, slots[number], discovery_bound=bound, expected=True)
             tables.append(_tally(requests, paired, mean, name, variant, "paired", day))
+        if design.interleaved_share:
+            tables += self._interleaved(client, surface, requests, variants, together, day, tell)
         return pa.concat_tables(tables)
+
+    def _interleaved(
+        self,
+        client: Client,
+        surface: Surface,
+        requests: Requests,
+        variants: dict[str, Variant],
+        together: Variant,
+        day: date,
+        tell: Callable[[int], None],
+    ) -> list[pa.Table]:
+        """Let both variants answer some requests in one list, and credit each place's outcome to who picked it."""
+        design = self.design
+        rng = np.random.default_rng([design.seed, self.world.seed, requests.state.day, _INTERLEAVED_STREAM])
+        rows = np.sort(rng.permutation(len(requests))[: design.interleaved_per_day])
+        inputs, team = frozenset(surface.inputs), np.zeros((len(requests), design.shown), dtype=np.int64)
+        _await_interleaving(client, requests.body(0, together.surface, day, inputs), together)
+
+        def check(answer: Ranking, number: int) -> None:
+            _check(answer, together, day)
+            arms = [item.get("arm", "") for item in answer["items"][: design.shown]]
+            team[rows[number]] = [_TEAMS.index(arm) for arm in arms]
+
+        slots = np.zeros((len(requests), design.shown), dtype=np.int64)
+        slots[rows] = client.rank(
+            lambda row: requests.body(row, together.surface, day, inputs), rows.tolist(), design.shown, check, tell
+        )
+        drawn = slot_outcomes(self.world, requests, slots, discovery_bound=_discovery_bound(surface), expected=False)
+        return [
+            _tally(
+                requests,
+                rows,
+                {metric: (values * (team == number)).sum(axis=1) for metric, values in drawn.items()},
+                name,
+                variant,
+                "interleaved",
+                day,
+            )
+            for number, (name, variant) in enumerate(variants.items())
+        ]
+
+
+def _discovery_bound(surface: Surface) -> float:
+    bound = surface.labels.get("discovery_trail_bound", 0.0)
+    if not isinstance(bound, (int, float)):
+        raise TypeError(f"{surface.name}: labels.discovery_trail_bound is {bound!r}, not a number of seconds")
+    return bound
+
+
+def _await_interleaving(client: Client, body: Mapping[str, object], together: Variant) -> None:
+    """Wait until the challenger too has taken over the features of a day."""
+    assert together.challenger is not None
+    end = time.monotonic() + _FEATURES_S
+    while client.ask(body).get("interleaved", {}).get("release") != together.challenger.release:
+        if time.monotonic() > end:
+            raise ServerError(f"{together.surface} is not interleaved after {_FEATURES_S:g} s")
+        time.sleep(0.02)
 
 
 def _await_features(client: Client, variant: Variant, day: date) -> None:

@@ -225,7 +225,26 @@ def _shelves(rng: np.random.Generator, world: World, state: State, user: np.ndar
 def outcomes(
     world: World, requests: Requests, slots: np.ndarray, *, discovery_bound: float, expected: bool
 ) -> dict[str, np.ndarray]:
-    """Return what users do with their slates, by the hidden truth.
+    """Return what users do with their slates, by the hidden truth: the sums of ``slot_outcomes`` over the places.
+
+    Args:
+        world: Whose truth decides.
+        requests: n requests.
+        slots: As of ``slot_outcomes``.
+        discovery_bound: As of ``slot_outcomes``.
+        expected: As of ``slot_outcomes``.
+
+    Returns:
+        {metric of ``METRICS``: float64 [n]}.
+    """
+    found = slot_outcomes(world, requests, slots, discovery_bound=discovery_bound, expected=expected)
+    return {metric: values.sum(axis=1) for metric, values in found.items()}
+
+
+def slot_outcomes(
+    world: World, requests: Requests, slots: np.ndarray, *, discovery_bound: float, expected: bool
+) -> dict[str, np.ndarray]:
+    """Return what users do at each place of their slates, by the hidden truth.
 
     Engagement is seconds of the trails after clicks on the homepage, and tracks listened to on the radio, as the labels
     of the surfaces have it. Discovery counts clicks by artists new to the user whose trail exceeds the bound, and
@@ -239,7 +258,7 @@ def outcomes(
         expected: Means over all luck instead of the outcome of the luck drawn.
 
     Returns:
-        {metric of ``METRICS``: float64 [n]}.
+        {metric of ``METRICS``: float64 [n, s]}.
     """
     tracks = world.truth.population.tracks
     track = np.take_along_axis(requests.candidates, slots, axis=1)
@@ -249,9 +268,9 @@ def outcomes(
         engagement, discovery = _homepage_outcomes(world, requests, slots, discovery_bound, expected)
     fresh = requests.state.day - tracks.release_day[track] <= NEW_RELEASE_DAYS
     return {
-        "engagement": engagement.sum(axis=1),
-        "discovery": discovery.sum(axis=1),
-        "new_releases": (engagement * fresh).sum(axis=1),
+        "engagement": engagement,
+        "discovery": discovery,
+        "new_releases": engagement * fresh,
     }
 
 

@@ -2,8 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from ml.foundation.documents import digest
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.lab.live.design import Design
+from ml.releases.champions import Mode
 from ml.students.dataset import build_training_set, load
 from ml.students.train import fit
 from ml.surfaces.spec import Surface
@@ -47,6 +48,28 @@ class Variant:
     partition: str
     release: str
     version: int = 1
+    challenger: "Beside | None" = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The variant that picks every other item of all answers of another one, as a server reads a challenger.
+
+    Attributes:
+        release: Digest of its files.
+        onnx_sha256: What stands for its model where users are drawn.
+        artifact: As of ``Variant``.
+        partition: As of ``Variant``.
+        mode: How it takes part.
+        share: Of the users.
+    """
+
+    release: str
+    onnx_sha256: str
+    artifact: str
+    partition: str
+    mode: Mode = "interleave"
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,9 +112,10 @@ class VariantStore:
             DamagedError: A file is missing or was changed.
         """
         variant = self._variants.get(surface)
-        if variant is None or variant.release != release:
-            raise FileNotFoundError(f"no variant {surface!r} of release {release}")
-        return VariantFiles(self._artifacts.get(variant.artifact, variant.partition, variant.release).path)
+        for one in (variant, variant.challenger if variant else None):
+            if one is not None and one.release == release:
+                return VariantFiles(self._artifacts.get(one.artifact, one.partition, release).path)
+        raise FileNotFoundError(f"no variant {surface!r} of release {release}")
 
 
 @dataclass(frozen=True)
@@ -141,6 +165,12 @@ class Placement:
                 found = store.put(name, self.identity, self._export(role), {"partition": self.partition.isoformat()})
             placed[variant] = Variant(f"{self.surface.name}.{variant}", name, self.identity, found.digest)
         return placed
+
+    def interleaved(self, placed: Mapping[str, Variant]) -> Variant:
+        """Return the variant that both variants of ``placed``, the baseline first, answer together."""
+        base, other = placed.values()
+        beside = Beside(other.release, other.release, other.artifact, other.partition)
+        return replace(base, surface=f"{self.surface.name}.{'_and_'.join(placed)}", challenger=beside)
 
     def _export(self, role: str) -> dict[str, bytes]:
         training_set = _training_set(self.settings, self.surface, self.partition)

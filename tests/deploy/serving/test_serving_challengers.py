@@ -102,3 +102,30 @@ def test_a_shadow_with_other_inputs_fails_alone(home: Home, client: httpx.Client
     home.challenge("homepage", 2, mode="shadow", share=1.0, model=renamed)
     until(lambda: metric(client, 'loads_total{outcome="failed",what="challenger"}') == 1)
     assert set(numbers(client, USERS[:5]).values()) == {1}
+
+
+def test_champion_and_challenger_pick_in_turn_for_users_of_its_share_and_say_so(
+    home: Home, client: httpx.Client
+) -> None:
+    home.challenge("homepage", 2, mode="interleave", share=0.5)
+    until(lambda: metric(client, "challenger_share") == 0.5)
+    asked = {user: [client.post("/rank", json=rank_body(user=user, items=12)).json() for _ in "ab"] for user in USERS}
+    together = {user: answer for user, (answer, again) in asked.items() if answer == again and "interleaved" in answer}
+    assert 0.3 < len(together) / len(USERS) < 0.7
+    firsts = 0
+    for answer in together.values():
+        assert answer["release"].startswith("2026-01-21") and answer["interleaved"]["release"].startswith("2026-01-22")
+        teams = [item["arm"] for item in answer["items"]]
+        assert set(teams) == {"interleaved/control", "interleaved/challenger"}
+        assert all(set(teams[k : k + 2]) == set(teams) for k in range(0, 12, 2)), "each picks once in every round"
+        assert {(item["arm"].endswith("challenger"), int(item["score"] // 1000)) for item in answer["items"]} == {
+            (False, 1),
+            (True, 2),
+        }
+        assert sorted(item["index"] for item in answer["items"]) == list(range(12))
+        firsts += teams[0].endswith("challenger")
+    assert 0.3 < firsts / len(together) < 0.7
+    alone = [answers for user, answers in asked.items() if user not in together]
+    assert all("interleaved" not in answer and "arm" not in answer["items"][0] for both in alone for answer in both)
+    visitor = client.post("/rank", json=rank_body(user=None, items=12)).json()
+    assert "interleaved" not in visitor, "without an id nobody could be credited"

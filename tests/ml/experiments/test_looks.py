@@ -182,6 +182,15 @@ def test_no_figure_counts_where_the_split_is_wrong_and_who_met_both_variants_cou
     assert sum(both.ratio.users.values()) == len(met) - several and f"{several} more met several" in str(both.ratio)
 
 
+def test_users_who_all_met_both_variants_are_no_split():
+    assert sample_ratio({"control": 0, "student": 0}, in_both=9).refused
+    rows, _ = app(60, 2, seed=6)
+    turned = {"control": "student", "student": "control"}
+    other = rows.set_column(0, "arm", pa.array([turned[arm] for arm in rows["arm"].to_pylist()]))
+    looks = look_daily(pa.concat_tables([rows, other]), "control")
+    assert looks.looks == [] and looks.ratio and looks.ratio.refused and "met several variants" in str(looks.ratio)
+
+
 def test_few_users_decide_nothing():
     rows, history = app(40, 3, seed=5)
     assert look_daily(rows, "control", history).looks == []
