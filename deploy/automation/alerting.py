@@ -155,7 +155,7 @@ def _of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[tuple[
     kinds = {one.cls_name for one in _chain(error)}
     if failed and "DagsterAssetCheckFailedError" in kinds:
         return
-    told = _text(error)
+    told = cause_of(error)
     if "PromotionRefused" in kinds:
         surface = next((key for key in run.asset_selection or () if key.path[-1] == "release"), None)
         yield Alert(GATE_REFUSED, _named(surface, run.tags) if surface else about, told, path), True
@@ -220,7 +220,7 @@ def _chain(error: SerializableErrorInfo | None) -> Iterator[SerializableErrorInf
         error = error.cause
 
 
-def _text(error: SerializableErrorInfo | None) -> str:
+def cause_of(error: SerializableErrorInfo | None) -> str:
     """Return what the cause of an error says, without the words that Dagster puts around it."""
     *_, last = [*_chain(error)] or [None]
     return last.message.strip() if last else "it ended without a word: its process is gone"
@@ -297,7 +297,7 @@ def _ticks(settings: Settings, instance: dg.DagsterInstance, memory: Memory, now
         kind = "schedules" if state.instigator_type is InstigatorType.SCHEDULE else "sensors"
         path = f"/locations/{LOCATION}/{kind}/{state.instigator_name}"
         # A sensor that was stopped amid its look fails once; a schedule's tick stays its last until the next night.
-        yield Alert(TICK_FAILED, state.instigator_name, _text(ticks[0].error), path, timedelta(minutes=3))
+        yield Alert(TICK_FAILED, state.instigator_name, cause_of(ticks[0].error), path, timedelta(minutes=3))
 
 
 def _days(settings: Settings, instance: dg.DagsterInstance, memory: Memory, now: datetime) -> Iterator[Alert]:

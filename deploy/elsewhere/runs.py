@@ -11,6 +11,8 @@ from deploy.automation.jobs import ENDED
 
 LOOK_BACK = timedelta(minutes=10)
 """Several machines write runs: one that ended earlier may be seen later."""
+TRY_AGAIN = (401, 403, 404, 408, 429)
+"""Refusals that are about the server, or about who asks, and not about what was sent."""
 _PAGE = 20
 _BUDGET_S = 40.0
 """A look that takes a minute is ended before its cursor is kept."""

@@ -6,12 +6,13 @@ import dagster as dg
 
 from ml.foundation.settings import Settings
 
-MLFLOW_SENSOR = "mlflow_sensor"
+MLFLOW_SENSOR, OPENLINEAGE_SENSOR = "mlflow_sensor", "openlineage_sensor"
 
 
 def build_elsewhere(settings: Settings) -> list[dg.SensorDefinition]:
     """Return a sensor for each place that is told, on from the start: the setting asks for it."""
-    return [_mlflow_sensor(settings)] if settings.mlflow_uri else []
+    sensors = [_mlflow_sensor(settings)] if settings.mlflow_uri else []
+    return [*sensors, _openlineage_sensor(settings)] if settings.openlineage_url else sensors
 
 
 def _mlflow_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -39,3 +40,29 @@ def _mlflow_sensor(settings: Settings) -> dg.SensorDefinition:
         return dg.SkipReason(f"{told}; {named} releases were named" if named else told)
 
     return mlflow_sensor
+
+
+def _openlineage_sensor(settings: Settings) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=OPENLINEAGE_SENSOR,
+        minimum_interval_seconds=settings.sensor_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Sends the OpenLineage events of every run that ended to the server of CROSSFADE_OPENLINEAGE_URL.",
+    )
+    def openlineage_sensor(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SkipReason:
+        from deploy.elsewhere.lineage import Lineage
+        from deploy.elsewhere.runs import Place, hand_on
+
+        place = Place.model_validate_json(context.cursor) if context.cursor else Place()
+        lineage, instance = Lineage(settings), context.instance
+        told = hand_on(
+            instance,
+            place,
+            lambda record: lineage.run(instance, record),
+            started=monotonic(),
+            refused=context.log.warning,
+        )
+        context.update_cursor(place.model_dump_json())
+        return dg.SkipReason(told)
+
+    return openlineage_sensor

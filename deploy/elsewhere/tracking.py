@@ -14,7 +14,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from checks.assets import VERDICT_CHECK
-from deploy.elsewhere.runs import Place, Unreachable
+from deploy.elsewhere.runs import TRY_AGAIN, Place, Unreachable
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest
@@ -32,8 +32,6 @@ CANDIDATE, RELEASE = "crossfade.candidate", "crossfade.release"
 _BATCH = 500
 _LONGEST = 4000
 """Characters of a tag or parameter; MLflow refuses 6,000."""
-_TRY_AGAIN = (401, 403, 404, 408, 429)
-"""Refusals that are about the server, or about who asks, and not about what was sent."""
 _NO_NAME = re.compile(r"[^\w\-. /:]")
 
 
@@ -235,6 +233,6 @@ def _milliseconds(at: datetime) -> int:
 def _raise(error: "MlflowException") -> NoReturn:
     """Tell a server that is down, or does not let us in, from one that takes offence at what was sent."""
     status = error.get_http_status_code()
-    if 400 <= status < 500 and status not in _TRY_AGAIN:
+    if 400 <= status < 500 and status not in TRY_AGAIN:
         raise error
     raise Unreachable(f"the MLflow server does not take what it is sent: {str(error)[:500]}") from error

@@ -178,6 +178,12 @@ class Settings(BaseSettings):
         description="MLflow tracking server (http://...), or a file (sqlite:///...), that figures and verdicts go to "
         "(EXTRAS=mlflow); who asks is said by MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN; off without it.",
     )
+    openlineage_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="Server such as Marquez that OpenLineage events of every run go to (EXTRAS=openlineage); its key "
+        "is OPENLINEAGE_API_KEY, the namespace OPENLINEAGE_NAMESPACE (crossfade); off without it.",
+    )
     late_after_hours: float = Field(
         default=24, gt=0, description="A day that has not landed so many hours after it ended (UTC) is told of."
     )
@@ -275,7 +281,7 @@ class Settings(BaseSettings):
         """Keep a list that was written before there was ``ranker_scores`` from requiring it."""
         return tables if RANKER_SCORES in tables else (*tables, RANKER_SCORES)
 
-    @field_validator("mlflow_uri")
+    @field_validator("mlflow_uri", "openlineage_url")
     @classmethod
     def _without_password(cls, url: str | None) -> str | None:
         """Keep a password out of logs and messages, which name the address."""

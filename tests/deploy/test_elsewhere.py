@@ -1,7 +1,7 @@
 """What other tools are told of a home: every judged candidate, once, and nothing where their setting is not there."""
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import pytest
 
 from deploy.elsewhere.sensors import build_elsewhere
 from ml.foundation.settings import Settings, SettingsError
+from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override
 from ml.stages.artifacts import find
 from ml.stages.evaluation import numbers_of, read_evaluation
 from ml.stages.release import promote_candidate
 from ml.surfaces.spec import load_surfaces
-from tests.support.collectors import MlflowServer, answering
+from tests.support.collectors import LineageServer, MlflowServer, answering
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,75 @@ def test_every_judged_candidate_is_a_run_of_mlflow_and_says_which_release_it_bec
         released = promote_candidate(settings, load_surfaces(settings)["radio"], day, by="test", override=override)
         look(settings, instance, first.cursor)
         assert runs["radio"]["tags"]["crossfade.release"] == released.id
+
+
+def test_every_run_is_told_to_openlineage_from_the_candidate_back_to_the_landed_files(
+    tiny_demo: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = LineageServer("geheim")
+    with answering(server.take) as url:
+        settings = Settings(home=tiny_demo, openlineage_url=url)
+        with pytest.raises(Exception, match="the OpenLineage server answers 401"):
+            look(settings, instance)
+        monkeypatch.setenv("OPENLINEAGE_API_KEY", server.key)
+        look(settings, instance)
+    told: dict[str, list[dict[str, Any]]] = {}
+    for event in server.events:
+        told.setdefault(event["run"]["runId"], []).append(event)
+    for begun, ended in told.values():
+        assert begun["eventType"] == "START" and ended["eventType"] in ("COMPLETE", "FAIL")
+        assert datetime.fromisoformat(begun["eventTime"]) <= datetime.fromisoformat(ended["eventTime"])
+
+    made_from, open_ones = set[str](), ["homepage/onnx"]
+    while open_ones:
+        name = open_ones.pop()
+        made_from.add(name)
+        inputs = [one["name"] for event in server.of(name, "COMPLETE") for one in event.get("inputs", [])]
+        open_ones += [one for one in inputs if one not in made_from]
+    assert {"homepage/student", "homepage/soft_labels", "homepage/teacher_inputs", "landing/exposures"} <= made_from
+
+    event = server.of("homepage/soft_labels", "COMPLETE")[-1]
+    [labels] = event["outputs"]
+    latest = instance.get_latest_materialization_event(dg.AssetKey(["homepage", "soft_labels"]))
+    assert latest is not None and latest.asset_materialization is not None and latest.asset_materialization.tags
+    assert labels["facets"]["version"]["datasetVersion"] == latest.asset_materialization.tags["dagster/data_version"]
+    assert labels["outputFacets"]["outputStatistics"]["rowCount"] == latest.asset_materialization.metadata["rows"].value
+    assert event["run"]["facets"]["parent"]["run"]["runId"] == latest.run_id
+    [inputs] = server.of("homepage/teacher_inputs", "COMPLETE")[-1]["outputs"]
+    assert "exposure_id" in [column["name"] for column in inputs["facets"]["schema"]["fields"]]
+    assert inputs["facets"]["symlinks"]["identifiers"][0]["name"] == "lake.features.teacher_inputs_homepage"
+    event = server.of("homepage/onnx/checks", "COMPLETE")[-1]
+    found = {one["assertion"]: one["success"] for one in _assertions(event)}
+    day = date.fromisoformat(event["run"]["facets"]["nominalTime"]["nominalStartTime"][:10])
+    candidate = find(settings, load_surfaces(settings)["homepage"], "onnx", day).digest
+    verdict = ReleaseStore.of(settings).verdicts.of_candidate("homepage", candidate)[-1].verdict
+    assert found["verdict"] == (verdict.decision == "pass") and len(found) == 1 + len(verdict.guards)
+
+
+def _assertions(event: dict[str, Any]) -> list[dict[str, Any]]:
+    [judged] = event["inputs"]
+    return judged["inputFacets"]["dataQualityAssertions"]["assertions"]
+
+
+def test_a_run_that_fails_is_told_with_its_cause_and_without_a_password(
+    tiny_demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.asset
+    def broken() -> None:
+        raise ValueError("postgresql://ann:geheim@db/lake is not there")
+
+    server = LineageServer("key")
+    monkeypatch.setenv("OPENLINEAGE_API_KEY", server.key)
+    monkeypatch.setenv("OPENLINEAGE_NAMESPACE", "night")
+    with dg.DagsterInstance.ephemeral() as instance, answering(server.take) as url:
+        dg.materialize([broken], instance=instance, raise_on_error=False)
+        look(Settings(home=tiny_demo, openlineage_url=url), instance)
+    assert [(e["job"]["name"], e["eventType"]) for e in server.events] == [
+        ("assets", "START"), ("broken", "START"), ("broken", "FAIL"), ("assets", "FAIL")
+    ]  # fmt: skip
+    told = server.events[-1]["run"]["facets"]["errorMessage"]["message"]
+    assert "db/lake is not there" in told and "geheim" not in str(server.events)
+    assert {e["job"]["namespace"] for e in server.events} == {"night"}
 
 
 def test_without_a_setting_nothing_is_told_and_a_password_in_an_address_is_refused_unseen(prepared_home: Path) -> None:

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID
 
 Answer = tuple[int, bytes]
 Takes = Callable[[str, dict[str, str], bytes], Answer]
@@ -124,3 +126,53 @@ class MlflowServer:
         info = {"run_id": run, "run_uuid": run, "experiment_id": kept["experiment"], "status": kept["status"]}
         info |= {"run_name": kept["name"], "lifecycle_stage": "active", "start_time": 1, "artifact_uri": ""}
         return {"info": info, "data": {"tags": [{"key": k, "value": v} for k, v in kept["tags"].items()]}}
+
+
+@dataclass
+class LineageServer:
+    """A server of OpenLineage: it takes what the specification allows (https://openlineage.io/spec/2-0-2/OpenLineage.json).
+
+    Attributes:
+        key: What a sender has to bring.
+        events: What was taken.
+    """
+
+    key: str
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        if path != "/api/v1/lineage" or headers.get("content-type") != "application/json":
+            return 404, b""
+        if headers.get("authorization") != f"Bearer {self.key}":
+            return 401, b""
+        event = json.loads(body)
+        if faults := [*_faults(event)]:
+            return 422, "; ".join(faults).encode()
+        self.events.append(event)
+        return 201, b""
+
+    def of(self, job: str, *kinds: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["job"]["name"] == job and (not kinds or e["eventType"] in kinds)]
+
+
+def _faults(event: dict[str, Any]) -> Iterator[str]:
+    if not {"eventTime", "producer", "schemaURL", "run", "job"} <= event.keys():
+        yield f"an event has only {sorted(event)}"
+        return
+    if event["eventType"] not in ("START", "RUNNING", "COMPLETE", "ABORT", "FAIL", "OTHER"):
+        yield f"eventType {event['eventType']}"
+    if datetime.fromisoformat(event["eventTime"]).tzinfo is None:
+        yield f"eventTime {event['eventTime']}"
+    if not event["schemaURL"].endswith("/OpenLineage.json#/$defs/RunEvent"):
+        yield f"schemaURL {event['schemaURL']}"
+    if str(UUID(event["run"]["runId"])) != event["run"]["runId"]:
+        yield f"runId {event['run']['runId']}"
+    parts = [event["run"], event["job"], *event.get("inputs", []), *event.get("outputs", [])]
+    for part in parts[1:]:
+        if not all(isinstance(part.get(key), str) and part[key] for key in ("namespace", "name")):
+            yield f"{part} has no name"
+    for part in parts:
+        for kind in ("facets", "inputFacets", "outputFacets"):
+            for name, facet in part.get(kind, {}).items():
+                if not all(urlsplit(facet.get(key, "")).scheme for key in ("_producer", "_schemaURL")):
+                    yield f"facet {name} is {facet}"
