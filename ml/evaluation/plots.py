@@ -6,12 +6,16 @@ Each title states what the plot shows, with n; nothing is said beyond what the f
 import base64
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -253,6 +257,14 @@ def stack(height: float, rows: int) -> tuple[Figure, list[Axes]]:
     return figure, stacked
 
 
+def dated(axes: Axes, days: Sequence[date]) -> None:
+    """Write dates, placed by ``date2num``, below an axis, with room for a lone day."""
+    locator = AutoDateLocator(minticks=1, maxticks=9)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.set_xlim(date2num(min(days)) - 1, date2num(max(days)) + 1)
+
+
 class Mark(NamedTuple):
     """A line of a forest plot: an estimate with its interval; hollow where the truth is 0."""
 
@@ -322,18 +334,39 @@ def _style(axes: Axes) -> None:
         axis.label.set(fontsize=10.5, color=_MUTED)
 
 
-def finish(
-    figure: Figure, axes: Axes, title: str, note: str, legend: Literal["upper left", "upper right"] | None = None
-) -> bytes:
+Legend = Literal["upper left", "upper right"]
+_THEMED = {_INK: "ink", _MUTED: "muted", _GRID: "grid", "#FFFFFF": "paper", "#0072B2": "blue", "#D55E00": "orange"}
+_THEMED |= {"#009E73": "green", "#CC79A7": "pink", "#7F7F7F": "grey"}
+"""Colours that a page may set, as ``--ink`` and so on: a theme for the dark needs lighter ones."""
+
+
+def finish(figure: Figure, axes: Axes, title: str, note: str, legend: Legend | None = None) -> bytes:
     """Put title and note on a figure and return it as PNG; the same figure gives the same bytes."""
-    if legend:
-        axes.legend(loc=legend, frameon=False, fontsize=10)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold", color=_INK)
-    figure.supxlabel(note, x=0.012, ha="left", fontsize=9.5, color=_MUTED)
-    FigureCanvasAgg(figure)
+    _titled(figure, axes, title, note, legend)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def finish_themed(figure: Figure, axes: Axes, title: str, note: str, legend: Legend | None = None) -> str:
+    """Do as ``finish``, and return an ``<svg>`` that stands in a page and takes the page's colours, light or dark."""
+    _titled(figure, axes, title, note, legend)
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawn = buffer.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    for colour, name in _THEMED.items():
+        drawn = drawn.replace(colour.lower(), f"var(--{name})")
+    return re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"|(<svg [^>]*?)height="[^"]*"', r"\1\2", drawn, count=1)
+
+
+def _titled(figure: Figure, axes: Axes, title: str, note: str, legend: Legend | None) -> None:
+    if legend:
+        axes.legend(loc=legend, frameon=False, fontsize=10, labelcolor=_INK)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold", color=_INK)
+    figure.supxlabel(note, x=0.012, ha="left", fontsize=9.5, color=_MUTED)
+    FigureCanvasAgg(figure)
 
 
 def _line(model: str) -> dict[str, Any]:

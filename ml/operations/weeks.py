@@ -1,0 +1,190 @@
+"""The app's weeks: per surface and day, what was gained, decided and served, from lake and stores."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from ml.evaluation.results import Difference, Evaluation
+from ml.foundation.artifacts import Artifact, ArtifactStore
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
+from ml.foundation.sealed import DamagedError
+from ml.foundation.settings import Settings
+from ml.inference.snapshot import published_day
+from ml.releases.store import ReleaseStore
+from ml.releases.verdicts import because
+from ml.surfaces.spec import Surface, load_surfaces
+
+MOVES = {
+    "promote": "promoted",
+    "popularity": "popularity serves",
+    "override": "promoted against the gate",
+    "rollback": "rolled back to",
+    "recover": "recovered",
+}
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """How the student's predictions of a binary task compare with what happened, inputs as logged as in the gate."""
+
+    ece: float
+    predicted_over_observed: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A day's student beside its control, and what the gate decided about the day's candidate.
+
+    Attributes:
+        day: Partition.
+        metrics: Primary metric by task.
+        gains: ``student - control`` by task.
+        calibration: Of the student, by binary task.
+        candidate: Which ranker was exported; None where none was.
+        decision: Of the gate; None where it never judged.
+        because: Why it decided so.
+        teacher_age: Days from the last day that the teacher learnt from; None where it does not say.
+    """
+
+    day: date
+    metrics: Mapping[str, str]
+    gains: Mapping[str, Difference]
+    calibration: Mapping[str, Calibrated]
+    candidate: str | None
+    decision: str | None
+    because: str
+    teacher_age: int | None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A change of what serves."""
+
+    day: date
+    what: str
+    release: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Covered:
+    """A day's examples, and the share of them that has soft labels of any teacher."""
+
+    day: date
+    rows: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Weeks:
+    """A surface's days, oldest first.
+
+    Attributes:
+        surface: Name.
+        evaluated: Days with an evaluation.
+        moved: Changes of what serves.
+        covered: Days with examples.
+        champion: Release that serves; None where nothing does.
+        features: Day of the features that serving is pointed to.
+        newest: Newest day with examples.
+    """
+
+    surface: str
+    evaluated: tuple[Evaluated, ...]
+    moved: tuple[Moved, ...]
+    covered: tuple[Covered, ...]
+    champion: str | None
+    features: date | None
+    newest: date | None
+
+
+def weeks(settings: Settings, days: int) -> list[Weeks]:
+    """Return the last ``days`` days of every surface; nothing is written, and what is damaged is told, not raised."""
+    with Lake(settings) as lake:
+        return [_of(settings, lake, surface, days) for surface in load_surfaces(settings).values()]
+
+
+def _of(settings: Settings, lake: Lake, surface: Surface, days: int) -> Weeks:
+    store, artifacts = ReleaseStore.of(settings), ArtifactStore(settings.artifacts_dir)
+    partitions = artifacts.partitions(f"models/{surface.name}/evaluation")
+    covered = _covered(lake, surface.name)
+    newest = covered[-1].day if covered else None
+    last = max([date.fromisoformat(name) for name in partitions] + ([newest] if newest else []), default=date.min)
+    since = last - timedelta(days=days - 1) if last > date.min + timedelta(days=days) else date.min
+    log = store.champions.read(surface.name)
+    return Weeks(
+        surface=surface.name,
+        evaluated=tuple(
+            _evaluated(store, artifacts, surface, day) for day in map(date.fromisoformat, partitions) if day >= since
+        ),
+        moved=tuple(
+            Moved(entry.partition, MOVES[entry.action], entry.release, entry.by, entry.reason)
+            for entry in log.entries
+            if entry.moves and entry.partition >= since
+        ),
+        covered=tuple(day for day in covered if day.day >= since),
+        champion=log.champion,
+        features=published_day(settings),
+        newest=newest,
+    )
+
+
+def _evaluated(store: ReleaseStore, artifacts: ArtifactStore, surface: Surface, day: date) -> Evaluated:
+    stored = artifacts.latest(f"models/{surface.name}/evaluation", str(day))
+    assert stored is not None, "a partition has an artifact"
+    evaluation = Evaluation.from_json(stored.read("evaluation.json").decode())
+    tasks = [t for t in evaluation.kinds if evaluation.has("student", t) and evaluation.has("control", t)]
+    binary = [t for t in tasks if evaluation.kinds[t] == "binary" and evaluation.has("student", t, "logged")]
+    candidate = artifacts.latest(f"models/{surface.name}/onnx", str(day))
+    kind, decision, why, age = _decided(store, surface.name, candidate, day)
+    return Evaluated(
+        day=day,
+        metrics={task: evaluation.primary(task) for task in tasks},
+        gains={task: evaluation.difference("student", "control", task) for task in tasks},
+        calibration={
+            task: Calibrated(
+                evaluation.metric("student", task, metric="ece", inputs="logged"),
+                evaluation.metric("student", task, metric="predicted_over_observed", inputs="logged"),
+            )
+            for task in binary
+        },
+        candidate=kind,
+        decision=decision,
+        because=why,
+        teacher_age=age,
+    )
+
+
+def _decided(
+    store: ReleaseStore, surface: str, candidate: Artifact | None, day: date
+) -> tuple[str | None, str | None, str, int | None]:
+    """Return a candidate's kind, the gate's decision, why, and the teacher's age in days."""
+    if candidate is None:
+        return None, None, "", None
+    try:
+        manifest = store.manifest(candidate)
+        judged = store.verdicts.of_candidate(surface, candidate.digest)
+    except DamagedError as error:
+        return None, "damaged", str(error), None
+    teacher = manifest.teacher
+    age = (day - teacher.trained_through).days if teacher and teacher.trained_through else None
+    if not judged:
+        return manifest.kind, None, "", age
+    return manifest.kind, judged[-1].verdict.decision, because(judged[-1].verdict.guards), age
+
+
+def _covered(lake: Lake, surface: str) -> list[Covered]:
+    examples, labels = f"{FEATURES}.examples_{surface}", f"{ML}.soft_labels_{surface}"
+    if not lake.table_exists(examples):
+        return []
+    labelled = (
+        f"select day, count(distinct exposure_id) as n from {ALIAS}.{labels} group by day"
+        if lake.table_exists(labels)
+        else "select null::date as day, 0 as n where false"
+    )
+    rows = lake.sql(
+        f"select e.day, e.n as rows, coalesce(l.n, 0) as labelled from (select day, count(*) as n from "
+        f"{ALIAS}.{examples} group by day) as e left join ({labelled}) as l on l.day = e.day order by e.day"
+    ).to_pylist()
+    return [Covered(row["day"], row["rows"], min(1.0, row["labelled"] / row["rows"])) for row in rows]
