@@ -1,6 +1,7 @@
 """Labels of pairs that nobody was shown: the frozen teacher scores them as it scores exposures, day by day."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -14,6 +15,9 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import teacher_contract
+
+if TYPE_CHECKING:
+    from ml.teacher.labels import DayLabels
 
 
 def build_unshown_labels(
@@ -55,17 +59,8 @@ def build_unshown_labels(
             report = label_days(lake, settings, surface.name, contract, days, progress=told, rows_of=unshown_rows)
             sizes = lake.day_bytes(report.table, days[0], days[-1])
         for day in report.days:
-            context.add_asset_metadata(
-                {
-                    "dagster/partition_row_count": day.rows,
-                    "bytes": sizes.get(day.day, 0),
-                    "content_hash": day.content_hash,
-                    "coverage": day.coverage,
-                    "wanted_pairs": drawn.wanted[day.day],
-                    "defaulted_input_share": day.defaulted_share,
-                },
-                partition_key=day.day.isoformat(),
-            )
+            described = _described(day, drawn.wanted[day.day], sizes.get(day.day, 0))
+            context.add_asset_metadata(described, partition_key=day.day.isoformat())
         return dg.MaterializeResult(
             metadata={
                 "dagster/table_name": f"lake.{report.table}",
@@ -83,3 +78,14 @@ def build_unshown_labels(
         )
 
     return [unshown_labels]
+
+
+def _described(day: "DayLabels", wanted: int, size: int) -> dict[str, int | float | str]:
+    return {
+        "dagster/partition_row_count": day.rows,
+        "bytes": size,
+        "content_hash": day.content_hash,
+        "coverage": day.coverage,
+        "wanted_pairs": wanted,
+        "defaulted_input_share": day.defaulted_share,
+    }

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypedDict
 from checks import gx
 from checks.guard import SERVED, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
-from ml.features.unshown import drawn_by
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.manifest import DayContent, Manifest, examples_content, soft_label_content
 from ml.releases.verdicts import Check
@@ -113,6 +112,8 @@ def measure(subject: Subject) -> list[dict[str, str]]:
         ]
         stated |= _contents("soft labels", manifest.soft_labels, found_labels)
     if teacher is not None and surface.distillation.unshown:
+        from ml.features.unshown import drawn_by
+
         known = teacher.version, teacher.contract_hash
         filled = sorted(drawn_by(subject.past, surface.name, train_days))
         found_pairs = soft_label_content(subject.past, surface.name, filled, *known, unshown=True)

@@ -8,16 +8,16 @@ from checks import gx
 from checks.days import shown_days
 from checks.guard import Daily, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
-from ml.features.unshown import drawn_by, unshown_table
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import SoftLabelGate, Surface
 from ml.teacher.contract import Contract, teacher_contract
-from ml.teacher.withdrawn import withdrawn_table
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation import Expectation
+
+    from ml.teacher.labels import Rows
 
 RESCORE = "rescore_difference"
 
@@ -68,6 +68,7 @@ def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check
 
 def judge_unshown(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:
     """Judge the pinned teacher's labels of pairs that nobody was shown, and that nobody was shown them."""
+    from ml.features.unshown import drawn_by, unshown_table
     from ml.teacher.labels import rescore, unshown_rows
 
     gate, contract = surface.gate.soft_labels, teacher_contract(lake.settings)
@@ -95,6 +96,8 @@ def judge_unshown(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Ch
 
 def shown_pairs(lake: Lake, surface: Surface, days: Sequence[date]) -> int:
     """Return how many pairs of some days were shown on their day after all."""
+    from ml.features.unshown import unshown_table
+
     query = f"""
         select count(*) from {ALIAS}.{unshown_table(surface.name)} as p
         semi join {ALIAS}.{FEATURES}.examples_{surface.name} as e
@@ -123,14 +126,25 @@ def measure(
         ``other_teacher`` (examples that only another teacher labelled), ``defaulted_share`` (mean share of inputs that
         took the default) and ``users`` (of the labelled examples).
     """
+    from ml.features.unshown import unshown_table
     from ml.teacher.labels import exposure_rows, unshown_rows
+    from ml.teacher.withdrawn import withdrawn_table
 
     of = (unshown_rows if unshown else exposure_rows)(surface.name)
     examples = unshown_table(surface.name) if unshown else f"{FEATURES}.examples_{surface.name}"
     noted = withdrawn_table(surface.name)
     none = "(select null::date as day, null::bigint as exposure_id limit 0)"
     withdrawn = none if unshown or not lake.table_exists(noted) else f"{ALIAS}.{noted}"  # such pairs went as a whole
-    query = f"""
+    query = _measuring(of, examples, withdrawn)
+    wanted = sorted(set(days))
+    outputs, inputs = len(contract.outputs), len(contract.inputs)
+    parameters = [wanted, wanted, contract.version, contract.contract_hash, wanted, outputs, inputs]
+    return lake.sql(query, parameters).to_pylist()
+
+
+def _measuring(of: "Rows", examples: str, withdrawn: str) -> str:
+    """Return the query of ``measure`` over labels, the examples that they belong to, and those whose link went."""
+    return f"""
         with days as (select unnest(?::date[]) as day),
         e as (
             select distinct day, {of.key} as key, user_id from {ALIAS}.{examples}
@@ -167,10 +181,6 @@ def measure(
             coalesce(m.other_teacher, 0) as other_teacher, o.defaulted / greatest(?, 1) as defaulted_share,
             coalesce(m.users, 0) as users
         from days as d left join matched as m on m.day = d.day left join own as o on o.day = d.day order by d.day"""
-    wanted = sorted(set(days))
-    outputs, inputs = len(contract.outputs), len(contract.inputs)
-    parameters = [wanted, wanted, contract.version, contract.contract_hash, wanted, outputs, inputs]
-    return lake.sql(query, parameters).to_pylist()
 
 
 def suite(gate: SoftLabelGate, days: Sequence[date] | Sequence[str], *, prefix: str = "") -> "ExpectationSuite":

@@ -9,10 +9,10 @@ import typer
 
 from deploy.cli.shared import Surface, TablesAsJson, day_of, home_settings, surface_named
 from deploy.cli.terminal import minutes, note, say, show_table
+from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.foundation.lake import Lake
     from ml.surfaces.spec import Surface as Spec
 
 app = typer.Typer(
@@ -118,7 +118,6 @@ def plan_landed(
 ) -> None:
     """Say what an experiment would find after how many days, and how often it would cry wolf, from landed days."""
     from ml.experiments.plan import AA_RUNS, LONGEST, plan
-    from ml.foundation.lake import Lake
 
     settings = home_settings()
     spec = surface_named(settings, surface)
@@ -156,7 +155,6 @@ def plan_landed(
 def look(surface: Surface, through: Through = None, as_json: TablesAsJson = False) -> None:
     """Show what the landed experiment of a surface says on each day since its start; look as often as you like."""
     from ml.experiments.landed import look_landed
-    from ml.foundation.lake import Lake
 
     settings = home_settings()
     spec = surface_named(settings, surface)

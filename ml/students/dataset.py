@@ -200,19 +200,18 @@ def build_training_set(
         further: Evaluation days beyond the surface's.
 
     Raises:
-        TrainingSetError: Too few training days since ``first_day``, a day whose examples are missing or not final, no
-            exposure on any training or any evaluation day, a day without soft labels of this teacher, or one whose soft
-            labels come from several teachers; the same of declared pairs that nobody was shown.
+        TrainingSetError: Too few training days since ``first_day``, a day without final examples, no exposure on any
+            training or any evaluation day, soft labels that this teacher did not give, or pairs that are not so.
     """
     where = f"{surface.name} {partition}"
+    teacher = teacher_version, contract_hash, len(teacher_outputs)
     train_days, eval_days = _days(surface, partition, lake.settings.first_day, further)
-    snapshot = lake.snapshot()
+    days, snapshot = train_days + eval_days, lake.snapshot()
     with Lake(lake.settings, snapshot=snapshot) as pinned:
-        days = train_days + eval_days
         for table in (_examples(surface), _soft_labels(surface)):
             if not pinned.table_exists(table):
                 raise TrainingSetError(f"{where}: there is no table {table}")
-        rows, labelled = _count(pinned, surface, days, teacher_version, contract_hash, len(teacher_outputs))
+        rows, labelled = _count(pinned, surface, days, *teacher)
         absent = [day for day in days if day not in rows]
         empty = empty_days(pinned, surface.name, absent) if absent else set()
         if missing := [str(day) for day in absent if day not in empty]:
@@ -223,13 +222,7 @@ def build_training_set(
         _check_soft_labels(pinned, surface, where, rows, labelled, teacher_version, contract_hash)
         query = _query(surface, teacher_version, contract_hash, days)
         _, content_hash = pinned.content_hash(f"({query})")
-        unshown = None
-        if surface.distillation.unshown:
-            known, outputs = [day for day in train_days if rows.get(day)], len(teacher_outputs)
-            try:
-                unshown = identify(pinned, surface, known, teacher_version, contract_hash, outputs)
-            except UnshownError as error:
-                raise TrainingSetError(f"{where}: {error}") from error
+        unshown = _unshown(pinned, surface, where, [day for day in train_days if rows.get(day)], teacher)
     return TrainingSet(
         surface=surface.name,
         partition=partition,
@@ -245,6 +238,18 @@ def build_training_set(
         query=query,
         unshown=unshown,
     )
+
+
+def _unshown(
+    pinned: Lake, surface: Surface, where: str, days: list[date], teacher: tuple[str, str, int]
+) -> UnshownSet | None:
+    """Return the declared pairs of some days, labelled by a teacher of that version, hash and number of outputs."""
+    if not surface.distillation.unshown:
+        return None
+    try:
+        return identify(pinned, surface, days, *teacher)
+    except UnshownError as error:
+        raise TrainingSetError(f"{where}: {error}") from error
 
 
 def _days(surface: Surface, partition: date, first_day: date, further: int) -> tuple[list[date], list[date]]:

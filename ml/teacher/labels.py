@@ -7,13 +7,13 @@ transaction, so that memory does not grow with the rows and a killed run leaves 
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -223,15 +223,29 @@ def label_days(
         examples=seen,
         coverage=rows / seen if seen else 1.0,
         defaulted_share=sum(d.defaulted_share * d.rows for d in per_day) / rows if rows else 0.0,
-        defaulted_inputs={item.name: defaulted[item.name] / rows if rows else 0.0 for item in contract.inputs},
-        unknown_inputs={name: count / rows for name, count in sorted(unknown.items()) if count},
-        hashed_inputs=reader.columns.hashed,
-        absent_inputs=reader.columns.absent,
+        **_of_inputs(reader, defaulted, unknown, rows),
         outputs=summaries,
         rows_by_node=dict(sorted(nodes.items())),
         seconds=time.perf_counter() - started,
         rows_per_second=rows / max(labelled, 1e-9),
         snapshot=snapshot,
+    )
+
+
+class _Inputs(TypedDict):
+    defaulted_inputs: dict[str, float]
+    unknown_inputs: dict[str, float]
+    hashed_inputs: tuple[str, ...]
+    absent_inputs: tuple[str, ...]
+
+
+def _of_inputs(reader: "_Reader", defaulted: Mapping[str, int], unknown: Mapping[str, int], rows: int) -> _Inputs:
+    """Return what a report says of the teacher's inputs; shares are of the rows."""
+    return _Inputs(
+        defaulted_inputs={i.name: defaulted[i.name] / rows if rows else 0.0 for i in reader.contract.inputs},
+        unknown_inputs={name: count / rows for name, count in sorted(unknown.items()) if count},
+        hashed_inputs=reader.columns.hashed,
+        absent_inputs=reader.columns.absent,
     )
 
 

@@ -60,7 +60,12 @@ def test_names_of_module_methods_are_fine_as_inputs_and_tasks(surface: Surface):
     content["inputs"] = {"type": {"kind": "request", "type": "category", "embedding": 2}}
     content["network"] |= {"products": [], "interaction": None}
     content["tasks"] = {"eval": {"kind": "binary", "label": "label_eval"}}
-    content |= {"rank_by": "eval", "first_release": None, "distillation": {"technique": "none"}, "gate": content["gate"]}
+    content |= {
+        "rank_by": "eval",
+        "first_release": None,
+        "distillation": {"technique": "none"},
+        "gate": content["gate"],
+    }
     content["gate"] |= {"quality": {"eval": {"min": 0.5, "margin": 0.01}}}
     content["gate"]["data"]["label_rate"] = {"eval": [0.01, 0.9]}
     odd = Surface.model_validate(content)
