@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import itertools
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from deploy.elsewhere.traces import Trace, Traces, traces_of
 from deploy.serving import rank, repository
 from deploy.serving.answering import INLINE_ROWS, infer_by, run
 from deploy.serving.engine import Engine, Served, Store
@@ -67,7 +69,7 @@ def create_app(
     limits = limits or Limits()
     metrics = metrics or Metrics()
     engine = Engine(settings, metrics, poll_s=poll_s, store=store)
-    work = Work(limits)
+    work, traces = Work(limits), traces_of(os.environ)
     token = settings.serve_token.get_secret_value().strip() if settings.serve_token else None
 
     @asynccontextmanager
@@ -85,6 +87,7 @@ def create_app(
                 app.state.grpc_port = await stack.enter_async_context(calls)
             yield
         await asyncio.to_thread(engine.stop)
+        await asyncio.to_thread(traces.close)
 
     app = FastAPI(title="Crossfade", version=_version(), description=__doc__ or "", lifespan=lifespan, redoc_url=None)
     app.state.engine = engine
@@ -92,7 +95,7 @@ def create_app(
     app.add_exception_handler(BadRequest, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.openapi = partial(_openapi, app)
-    _add_rank(app, engine, metrics, limits, work)  # first: routes are tried in turn
+    _add_rank(app, engine, metrics, limits, work, traces)  # first: routes are tried in turn
     _add_repository(app, engine, limits, work)
     _add_models(app, engine, metrics, limits, work)
     _add_health(app, engine, metrics, siblings)
@@ -191,7 +194,7 @@ def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, 
         return Response(content, headers=headers)
 
 
-def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, work: Work) -> None:
+def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, work: Work, traces: Traces) -> None:
     body = {"content": {JSON: {"schema": {"$ref": "#/components/schemas/RankRequest"}}}, "required": True}
     requests = itertools.count()
 
@@ -207,22 +210,28 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, wo
         openapi_extra={"requestBody": body},
     )
     async def rank_candidates(request: Request) -> Response:
-        async with asyncio.timeout(limits.timeout_s):
-            async with work.body(request) as body:
+        with traces.rank(request.headers) as trace:
+            async with asyncio.timeout(limits.timeout_s), work.body(request) as body:
+                trace.part("receive")
                 asked = await work.read(body, lambda: rank.read_request(body, limits))
+                trace.part("read")
                 served = engine.answering(asked.surface, asked.user_id)
                 if served is None:
                     raise BadRequest(f"no surface {show(asked.surface)} is served; {_those(engine)}", status=404)
                 many = len(asked.candidates) > INLINE_ROWS or len(body) > INLINE_BYTES
                 rival = engine.interleaved(asked.surface, asked.user_id, served)
+                label = {**served.label, **({"interleaved_with": rival.released.release} if rival else {})}
+                trace.answered_by(asked.surface, served.released.path, label, len(asked.candidates))
                 values, answer = await work.do(
                     lambda: (
                         ranked_together(asked, body, (served, rival), engine, metrics)
                         if rival
-                        else _ranked(asked, served, engine, metrics)
+                        else _ranked(asked, served, engine, metrics, trace)
                     ),
                     aside=many,
                 )
+                if rival:
+                    trace.part("interleave")
         metrics.ranked.labels(asked.surface, served.released.release).inc()
         shadow = engine.shadow(asked.surface, next(requests))
         later = BackgroundTask(rank.compare, asked, values, shadow, engine, metrics) if shadow else None
@@ -230,12 +239,16 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, wo
 
 
 def _ranked(
-    asked: rank.RankRequest, served: Served, engine: Engine, metrics: Metrics
+    asked: rank.RankRequest, served: Served, engine: Engine, metrics: Metrics, trace: Trace
 ) -> tuple[dict[str, np.ndarray], bytes]:
     """Return what the model gives, and the answer."""
     feeds = rank.prepare(asked, served, engine, metrics)
+    trace.part("features")
     values = run(served, feeds, served.released.model.outputs, metrics)
-    return values, rank.render(asked, served, values, metrics)
+    trace.part("model")
+    answer = rank.render(asked, served, values, metrics)
+    trace.part("render")
+    return values, answer
 
 
 def _those(engine: Engine) -> str:
