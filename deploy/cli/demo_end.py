@@ -24,7 +24,7 @@ def last_words(report: Report, reports_dir: Path) -> dict[str, str]:
     built = f"{_SOURCES.get(source, source)}: {rows}a student and its control for {' and '.join(surfaces)}"
     serving = next((name for name, surface in surfaces.items() if surface["release"]), None)
     first = next(iter(surfaces))
-    shown = f"`crossfade release show {serving}`" if serving else f"`crossfade release verdict {first}`"
+    shown = f"`crossfade open {serving}`" if serving else f"`crossfade release verdict {first}`"
     served = "`crossfade serve` answers /rank" if serving else "nothing serves yet"
     stand_ins = [name for name, surface in surfaces.items() if _kind(surface) == "popularity"]
     served += f", {' and '.join(stand_ins)} by popularity until a student passes" if stand_ins else ""

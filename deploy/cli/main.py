@@ -23,6 +23,7 @@ from deploy.cli import (
     plan,
     release,
     serve,
+    show,
     students,
     study,
     upgrade,
@@ -55,6 +56,7 @@ COMMANDS = {
     "tune": students.tune,
     "diagnose": students.diagnose_surface,
     "lineage": lineage.lineage,
+    "open": show.open_page,
     "operating-curve": operating_curve.operating_curve,
     "reproduce": lineage.reproduce_release,
 }

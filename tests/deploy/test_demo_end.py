@@ -34,7 +34,7 @@ def test_five_lines_say_what_was_built_gained_decided_and_what_is_next() -> None
     assert "3,000 rows" in told["built"] and "homepage and radio" in told["built"]
     assert told["gained"].startswith("homepage ctr +1.25 [+0.74, +1.76]; radio ctr +1.25")
     assert told["gate"] == "homepage passed (no guard objects); radio refused (too poor)"
-    assert "crossfade release show homepage" in told["look"] and "home/reports/demo.json" in told["look"]
+    assert "crossfade open homepage" in told["look"] and "home/reports/demo.json" in told["look"]
 
 
 def test_where_nothing_was_released_they_point_at_the_verdict_and_promise_no_server() -> None:
