@@ -80,7 +80,7 @@ class Lineage:
             try:
                 transport.emit(event)
             except HTTPError as error:
-                status = error.response.status_code
+                status = error.response.status_code if error.response is not None else 0
                 if 400 <= status < 500 and status not in TRY_AGAIN:
                     raise
                 raise Unreachable(f"the OpenLineage server answers {status}") from error
@@ -198,10 +198,10 @@ def _made(namespace: str, name: str, made: list[dg.AssetMaterialization]) -> "Ou
     version = _text(metadata, "release") or tags.get(_VERSION)
     if version:
         facets["version"] = dataset_version_dataset.DatasetVersionDatasetFacet(version)
-    if (columns := metadata.get("dagster/column_schema")) is not None:
+    if isinstance(columns := metadata.get("dagster/column_schema"), dg.TableSchemaMetadataValue):
         fields = [
             schema_dataset.SchemaDatasetFacetFields(name=c.name, type=c.type, description=c.description)
-            for c in columns.value.columns
+            for c in columns.schema.columns
         ]
         facets["schema"] = schema_dataset.SchemaDatasetFacet(fields=fields)
     if table := _text(metadata, "dagster/table_name"):
@@ -213,11 +213,8 @@ def _made(namespace: str, name: str, made: list[dg.AssetMaterialization]) -> "Ou
         facets["tags"] = tags_dataset.TagsDatasetFacet(
             [tags_dataset.TagsDatasetFacetFields(key=key, value=text, source="CROSSFADE") for key, text in told.items()]
         )
-    rows = [
-        one.metadata["dagster/partition_row_count"].value
-        for one in made
-        if "dagster/partition_row_count" in one.metadata
-    ]
+    counts = [one.metadata.get("dagster/partition_row_count") for one in made]
+    rows = [count.value or 0 for count in counts if isinstance(count, dg.IntMetadataValue)]
     counted = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rowCount=sum(rows))
     return OutputDataset(namespace, name, facets=facets, outputFacets={"outputStatistics": counted} if rows else {})
 
