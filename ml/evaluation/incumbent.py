@@ -142,7 +142,7 @@ def _shape_faults(incumbent: Incumbent, inputs: Mapping[str, Signature]) -> Iter
         if name not in inputs:
             continue
         row, dtype, asked = inputs[name].shape[1:], inputs[name].dtype, len(item.columns)
-        if asked > 1 and (len(row) != 1 or row[0] not in (None, asked) or not dtype.startswith("float")):
+        if asked > 1 and (tuple(row) not in ((None,), (asked,)) or not dtype.startswith("float")):
             shown = ", ".join("n" if length is None else str(length) for length in inputs[name].shape)
             yield f"incumbent.inputs.{name} lists {asked} columns, the graph takes {dtype}[{shown}]"
         elif asked == 1 and any(length is None for length in row):
@@ -151,8 +151,8 @@ def _shape_faults(incumbent: Incumbent, inputs: Mapping[str, Signature]) -> Iter
 
 def _input(name: str, item: IncumbentInput, found: Signature, surface: Surface) -> TeacherInput:
     """Return an input as a teacher's contract has it; its ``meaning`` binds the contract's hash to the columns."""
-    shape = (len(item.columns),) if len(item.columns) > 1 else tuple(n for n in found.shape[1:] if n not in (None, 1))
     default = _default(item, item.columns[0], surface.inputs)
+    shape = (len(item.columns),) if len(item.columns) > 1 else tuple(n for n in found.shape[1:] if n not in (None, 1))
     whole = isinstance(default, float) and default.is_integer() and not found.dtype.startswith("float")
     told = {
         "name": name,

@@ -131,7 +131,7 @@ def test_the_pages_show_blocks_and_a_wrong_one_would_be_noticed() -> None:
     for line in (
         "crossfade release list",
         "crossfade release list homepage radio",
-        "crossfade relese list homepage",
+        "crossfade published list homepage",
         "crossfade tidy --dry",
         "make demo KUAIRAND=here",
         "make tests",
