@@ -58,6 +58,10 @@ def commands(block: str) -> Iterator[list[str]]:
                 words.append(word)
 
 
+OF_OTHERS = ("MLFLOW_", "OPENLINEAGE_", "OTEL_")
+"""Beginnings of variables that a client of ours reads by itself."""
+
+
 def faults_of_crossfade(words: list[str], *, whole: bool = True) -> list[str]:
     """What the command line would refuse of a command without its program's name."""
     command: object = CLI
@@ -99,6 +103,7 @@ def faults(words: list[str]) -> list[str]:
             return faults_of_make(rest)
         case "export":
             named = {word.partition("=")[0] for word in rest}
+            named = {name for name in named if not name.startswith(OF_OTHERS)}
             return [f"no setting {wrong}" for wrong in sorted(named - SETTINGS - {"DAGSTER_HOME"})]
         case "python":
             files = [word for word in rest if "/" in word and not word.startswith("..")]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.progress import Progress, Step, silent
-from ml.foundation.settings import Settings
+from ml.foundation.settings import EXAMPLES, Settings
 from ml.landing.changes import changed_days
 from ml.landing.late import waiting
 from ml.landing.load import init_tables, load_days
@@ -210,7 +210,7 @@ def test_a_forgotten_person_does_not_come_back_with_late_rows(zone: tuple[Settin
     lie(settings, DAYS[1], of("mixed", DAYS[1], DAYS[0]).with_columns(user_id=pl.Series(["u2", "gone"])))
     load(lake, settings, DAYS[:2])
     assert "mixed1" in held(lake)
-    forget(settings, "gone")
+    forget(settings.model_copy(update={"surfaces_dir": EXAMPLES / "simulator" / "surfaces"}), "gone")
     load(lake, settings, DAYS[:2])
     assert held(lake) == {"own0": DAYS[0], "mixed0": DAYS[1]}
     assert lake.sql(f"select * from {ALIAS}.landing.late").num_rows == 0
