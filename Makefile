@@ -67,7 +67,7 @@ demo: $(BIN)/.runtime ## Run the main job to its end: SOURCE=simulator, or SOURC
 
 test: $(BIN)/.dev ## Run ruff and the tests; only ARGS="-k sabotage" goes to pytest, make keeps -k and args= to itself
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(BIN)/.dev ## Run the tests of a minute, for while you write
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not early and not long" $(or $(ARGS),$(FAST))
