@@ -192,11 +192,11 @@ def _percent(share: float) -> str:
 
 def _last_day(lake: "Lake", spec: "Spec", through: str | None) -> date:
     """Return the day that was named, or the last one with final examples."""
-    from ml.experiments.landed import last_final_day
+    from ml.evaluation.rows import newest_day
 
     if through is not None:
         return day_of(lake.settings, through, "--through")
-    if (last := last_final_day(lake, spec)) is None:
+    if (last := newest_day(lake, spec)) is None:
         raise ValueError(f"{spec.name} has no final examples here; land days and build them: `crossfade land`")
     return last
 

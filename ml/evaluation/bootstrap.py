@@ -190,8 +190,13 @@ def effective_users(codes: np.ndarray) -> float:
 
     Source: Kish, "Survey Sampling" (1965), section 11.7.
     """
-    rows = np.bincount(codes).astype(np.float64)
-    return float(rows.sum() ** 2 / np.square(rows).sum()) if len(codes) else 0.0
+    return effective_count(np.bincount(codes)) if len(codes) else 0.0
+
+
+def effective_count(weights: np.ndarray) -> float:
+    """Return how many equal weights would say as much as these, float or integer [n], not all 0; see above."""
+    exact = weights.astype(np.float64)
+    return float(exact.sum() ** 2 / np.square(exact).sum())
 
 
 def interval(estimate: float, replicates: np.ndarray, effective: float | None = None) -> Interval:

@@ -36,3 +36,11 @@ def newest_first(
         yield batch
     if not found:
         raise ValueError(f"examples_{surface.name} has no rows on {days[0]} to {days[-1]}")
+
+
+def newest_day(lake: Lake, surface: Surface) -> date | None:
+    """Return the newest final day of a surface, since examples hold no others; None where there is none."""
+    table = f"{FEATURES}.examples_{surface.name}"
+    if not lake.table_exists(table):
+        return None
+    return lake.sql(f"select max(day) as day from {ALIAS}.{table}")["day"][0].as_py()

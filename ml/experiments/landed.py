@@ -120,14 +120,6 @@ def user_days(lake: Lake, surface: Surface, first: date, last: date) -> pa.Table
     )
 
 
-def last_final_day(lake: Lake, surface: Surface) -> date | None:
-    """Return the last day with final examples of a surface; None where there is none."""
-    if not lake.table_exists(f"{FEATURES}.examples_{surface.name}"):
-        return None
-    [last] = lake.sql(f"select max(day) as day from {ALIAS}.{FEATURES}.examples_{surface.name}")["day"].to_pylist()
-    return last
-
-
 def _summed(
     lake: Lake,
     surface: Surface,

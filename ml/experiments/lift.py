@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
-from ml.evaluation.bootstrap import CONFIDENCE, DETECTABLE, POWER
+from ml.evaluation.bootstrap import CONFIDENCE, DETECTABLE, POWER, effective_count
 
 EXPECTED_LIFT = 0.1
 """Relative difference about which intervals are narrowest, unless a surface says otherwise; fixed before the start."""
@@ -128,7 +128,7 @@ def split_lift(
         log -= float(slope @ (means[0] - means[1]))
         used = before.shape[1]
     variances = [float(influence[side].var(ddof=1)) / n for side, n in zip(sides, counts, strict=True)]
-    freedoms = [max(_effective(requests[side]) - 1, 1.0) for side in sides]
+    freedoms = [max(effective_count(requests[side]) - 1, 1.0) for side in sides]
     total = sum(variances) * len(value) / (len(value) - used)
     if not total > 0:
         return None
@@ -153,7 +153,7 @@ def paired_lift(treated: np.ndarray, base: np.ndarray, requests: np.ndarray) -> 
     se = float(influence.std(ddof=1)) / math.sqrt(len(influence))
     if not se > 0:
         return None
-    return Lift(math.log(treated.sum() / base.sum()), se, max(_effective(requests) - 1, 1.0))
+    return Lift(math.log(treated.sum() / base.sum()), se, max(effective_count(requests) - 1, 1.0))
 
 
 def covariates(value: np.ndarray, requests: np.ndarray) -> np.ndarray:
@@ -191,8 +191,3 @@ def even_split_error(value: np.ndarray, requests: np.ndarray, before: np.ndarray
 def _influence(value: np.ndarray, requests: np.ndarray) -> np.ndarray:
     """Return what each user adds to the logarithm of sum(value) / sum(requests), times their number [n]."""
     return value / value.mean() - requests / requests.mean()
-
-
-def _effective(requests: np.ndarray) -> float:
-    """Return how many users with equally many requests would say as much, by Kish."""
-    return float(requests.sum() ** 2 / np.square(requests, dtype=np.float64).sum())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from ml.evaluation.choice import choose_candidate
+from ml.export.files import CONFIG, MODEL, SCHEMA
 from ml.export.onnx import export_ranker, inspect
 from ml.export.schema import feature_schema
 from ml.export.triton import config_pbtxt
@@ -20,6 +21,7 @@ from ml.foundation.files import sha256_bytes, sha256_file
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.manifest import DayContent, Manifest, examples_content, soft_label_content
+from ml.releases.release import MANIFEST
 from ml.stages.artifacts import artifact_name, find
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training import load_ranker
@@ -56,32 +58,23 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
         model = Path(scratch) / "model.onnx"
         export_ranker(ranker, model)
         found = inspect(model)
-        schema = (json.dumps(feature_schema(surface), indent=1) + "\n").encode()
+        schema = schema_file(surface)
         manifest = Manifest(
             **_learnt_from(settings, surface, partition),
+            **declared(settings, surface, schema),
             kind=kind,
             technique=meta["technique"],
             seed=int(meta["seed"]),
             parameters=int(meta["parameters"]["serving"]),
             checkpoint_sha256=checkpoint.digest,
             onnx_sha256=sha256_file(model),
-            feature_schema_hash=sha256_bytes(schema),
-            spec_digest=surface.digest,
-            gate_digest=surface.gate.digest,
-            dbt_manifest_hash=project_hash(settings),
-            git_commit=git_commit(),
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
             run_ids={"onnx": run_id} if run_id else {},
         )
         artifact = ArtifactStore(settings.artifacts_dir).put(
             artifact_name(surface, "onnx"),
             partition.isoformat(),
-            {
-                "model.onnx": model,
-                "schema.json": schema,
-                "manifest.json": manifest.to_bytes(),
-                "config.pbtxt": config_pbtxt(surface.name, model, surface.gate.onnx.max_batch).encode(),
-            },
+            candidate_files(surface, model, schema, manifest),
             {"run_id": run_id},
         )
     return Exported(
@@ -93,6 +86,42 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
         operators=dict(found["operators"]),
         manifest=manifest.model_dump(mode="json"),
     )
+
+
+def schema_file(surface: Surface) -> bytes:
+    """Return the feature schema of a surface as the file of a candidate."""
+    return (json.dumps(feature_schema(surface), indent=1) + "\n").encode()
+
+
+class Declared(TypedDict):
+    """The manifest's fields about what a candidate was declared by, whatever was learnt."""
+
+    spec_digest: str
+    gate_digest: str
+    dbt_manifest_hash: str
+    git_commit: str | None
+    feature_schema_hash: str
+
+
+def declared(settings: Settings, surface: Surface, schema: bytes) -> Declared:
+    """Return what a candidate of a surface with this feature schema is declared by."""
+    return Declared(
+        spec_digest=surface.digest,
+        gate_digest=surface.gate.digest,
+        dbt_manifest_hash=project_hash(settings),
+        git_commit=git_commit(),
+        feature_schema_hash=sha256_bytes(schema),
+    )
+
+
+def candidate_files(surface: Surface, model: Path, schema: bytes, manifest: Manifest) -> dict[str, Path | bytes]:
+    """Return the files that a candidate consists of, by name."""
+    return {
+        MODEL: model,
+        SCHEMA: schema,
+        MANIFEST: manifest.to_bytes(),
+        CONFIG: config_pbtxt(surface.name, model, surface.gate.onnx.max_batch).encode(),
+    }
 
 
 def exported_again(checkpoint: Artifact) -> bytes:

@@ -1,27 +1,24 @@
 """The app's present ranker as a candidate: what a team serves before its first student."""
 
 import importlib.metadata
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from ml.evaluation.incumbent import incumbent_contract, incumbent_scores
-from ml.export.files import CONFIG, MODEL, SCHEMA
+from ml.evaluation.rows import newest_day
+from ml.export.files import MODEL
 from ml.export.incumbent import serving_graph
 from ml.export.onnx import session_of
-from ml.export.schema import feature_schema
-from ml.export.triton import config_pbtxt
-from ml.features.projects import project_hash
 from ml.foundation.artifacts import Artifact, ArtifactStore
-from ml.foundation.code import git_commit
 from ml.foundation.files import sha256_bytes, sha256_file
 from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted
 from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest, examples_content
 from ml.releases.release import MANIFEST
 from ml.stages.artifacts import artifact_name
+from ml.stages.candidate import candidate_files, declared, schema_file
 from ml.students.columns import to_arrays
 from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
@@ -50,7 +47,7 @@ def propose_incumbent(settings: Settings, surface: Surface) -> Artifact:
     contract = incumbent_contract(surface, settings.app)
     original = parse_graph(contract.model_path)
     graph = serving_graph(surface, contract, original).SerializeToString(deterministic=True)
-    schema = (json.dumps(feature_schema(surface), indent=1) + "\n").encode()
+    schema = schema_file(surface)
     store, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface, "incumbent")
     there = store.latest(name, settings.first_day.isoformat())
     if there is not None and there.files[MODEL] == sha256_bytes(graph):
@@ -58,11 +55,11 @@ def propose_incumbent(settings: Settings, surface: Surface) -> Artifact:
         if (found.spec_digest, found.gate_digest) == (surface.digest, surface.gate.digest):
             return there
     with Lake(settings) as lake:
-        query = f"select max(day) as day from {ALIAS}.{FEATURES}.examples_{surface.name}"
-        day = lake.sql(query)["day"][0].as_py()
+        day = newest_day(lake, surface)
         if day is None:
             raise ValueError(f"examples_{surface.name} has no rows: the ranker is tried on the newest day that has")
         manifest = Manifest(
+            **declared(settings, surface, schema),
             surface=surface.name,
             partition=settings.first_day,
             kind="incumbent",
@@ -73,23 +70,17 @@ def propose_incumbent(settings: Settings, surface: Surface) -> Artifact:
             examples=examples_content(lake, surface.name, [day]),
             soft_labels=(),
             teacher=None,
-            spec_digest=surface.digest,
-            gate_digest=surface.gate.digest,
-            dbt_manifest_hash=project_hash(settings),
-            git_commit=git_commit(),
             seed=settings.seed,
             parameters=sum(int(np.prod(weight.dims)) for weight in original.graph.initializer),
             libraries={name: importlib.metadata.version(name) for name in _LIBRARIES},
             checkpoint_sha256=sha256_file(contract.model_path),
             onnx_sha256=sha256_bytes(graph),
-            feature_schema_hash=sha256_bytes(schema),
         )
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / MODEL
         file.write_bytes(graph)
-        config = config_pbtxt(surface.name, file, surface.gate.onnx.max_batch).encode()
-    files = {MODEL: graph, SCHEMA: schema, MANIFEST: manifest.to_bytes(), CONFIG: config}
-    return store.put(name, settings.first_day.isoformat(), files)
+        files = candidate_files(surface, file, schema, manifest)
+        return store.put(name, settings.first_day.isoformat(), files)
 
 
 def incumbent_differences(settings: Settings, surface: Surface, candidate: Artifact) -> dict[str, float]:

@@ -1,19 +1,14 @@
 """Popularity in a student's place: served where nothing serves and the gate refused the student of the day."""
 
 import importlib.metadata
-import json
 import tempfile
 from datetime import date
 from pathlib import Path
 
-from ml.export.files import CONFIG, MODEL, SCHEMA
+from ml.export.files import MODEL
 from ml.export.popularity import export_popularity
-from ml.export.schema import feature_schema
-from ml.export.triton import config_pbtxt
-from ml.features.projects import project_hash
 from ml.foundation.artifacts import Artifact, ArtifactStore
-from ml.foundation.code import git_commit
-from ml.foundation.files import sha256_bytes, sha256_file
+from ml.foundation.files import sha256_file
 from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest
 from ml.releases.promotion import Proposal
@@ -22,7 +17,7 @@ from ml.releases.release import MANIFEST
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import StoredVerdict, Verdict, because, missing_traffic
 from ml.stages.artifacts import artifact_name, find
-from ml.stages.candidate import LIBRARIES
+from ml.stages.candidate import LIBRARIES, candidate_files, declared, schema_file
 from ml.stages.release import Released
 from ml.surfaces.spec import Surface
 
@@ -65,9 +60,9 @@ def export_in_place(settings: Settings, surface: Surface, partition: date) -> Ar
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / MODEL
         export_popularity(surface, model)
-        schema = (json.dumps(feature_schema(surface), indent=1) + "\n").encode()
-        digest = sha256_file(model)
+        schema, digest = schema_file(surface), sha256_file(model)
         manifest = Manifest(
+            **declared(settings, surface, schema),
             surface=surface.name,
             partition=partition,
             kind=POPULARITY,
@@ -78,23 +73,13 @@ def export_in_place(settings: Settings, surface: Surface, partition: date) -> Ar
             examples=tuple(day for day in refused.examples if day.day in refused.eval_days),
             soft_labels=(),
             teacher=None,
-            spec_digest=surface.digest,
-            gate_digest=surface.gate.digest,
-            dbt_manifest_hash=project_hash(settings),
-            git_commit=git_commit(),
             seed=0,
             parameters=0,
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
             checkpoint_sha256=digest,
             onnx_sha256=digest,
-            feature_schema_hash=sha256_bytes(schema),
         )
-        files = {
-            MODEL: model,
-            SCHEMA: schema,
-            MANIFEST: manifest.to_bytes(),
-            CONFIG: config_pbtxt(surface.name, model, surface.gate.onnx.max_batch).encode(),
-        }
+        files = candidate_files(surface, model, schema, manifest)
         store = ArtifactStore(settings.artifacts_dir)
         return store.put(artifact_name(surface, POPULARITY), partition.isoformat(), files, {})
 

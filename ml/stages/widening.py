@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal, get_args
 
+from ml.evaluation.rows import newest_day
 from ml.foundation.artifacts import Artifact, ArtifactStore
-from ml.foundation.lake import ALIAS, FEATURES, Lake
+from ml.foundation.lake import Lake
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest
@@ -67,7 +68,7 @@ def open_candidate(settings: Settings, surface: Surface) -> OpenCandidate | None
         return None
     last, through = surface.last_evaluation_day(manifest.partition), manifest.eval_days[-1]
     with Lake(settings) as lake:
-        newest = _newest_day(lake, surface)
+        newest = newest_day(lake, surface)
         if newest is None or through >= last or newest > last:
             return None
     further = through + timedelta(days=1)
@@ -102,7 +103,7 @@ def rows_to_evaluate(settings: Settings, surface: Surface, partition: date) -> T
     if not trained or manifest.eval_days != rows.eval_days:
         return rows
     with Lake(settings) as lake:
-        newest = _newest_day(lake, surface) or rows.eval_days[-1]
+        newest = newest_day(lake, surface) or rows.eval_days[-1]
         further = surface.further_days(partition, min(newest, surface.last_evaluation_day(partition)))
         if further <= surface.further_days(partition, rows.eval_days[-1]):
             return rows
@@ -153,14 +154,6 @@ def _standing(settings: Settings, surface: Surface, candidate: Artifact) -> Stan
     verdict = judged[-1].verdict
     same = verdict.key.champion == champion.release
     return "undecided" if verdict.decision == "inconclusive" and same else "closed"
-
-
-def _newest_day(lake: Lake, surface: Surface) -> date | None:
-    """Return the newest final day: examples hold no others."""
-    table = f"{FEATURES}.examples_{surface.name}"
-    if not lake.table_exists(table):
-        return None
-    return lake.sql(f"select max(day) as day from {ALIAS}.{table}")["day"][0].as_py()
 
 
 def manifest_of(candidate: Artifact) -> Manifest:

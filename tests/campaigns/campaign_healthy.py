@@ -68,7 +68,7 @@ def decided(settings: Settings, surface: Surface, day: date, monkeypatch: pytest
     most = surface.looks.most - surface.looks.first
     for further in range(most + 1):
         newest = day + timedelta(days=further - 1)
-        monkeypatch.setattr(widening, "_newest_day", lambda lake, surface, newest=newest: newest)
+        monkeypatch.setattr(widening, "newest_day", lambda lake, surface, newest=newest: newest)
         evaluate_models(settings, surface, day)
         export_candidate(settings, surface, day)
         candidate = find(settings, surface, "onnx", day)
