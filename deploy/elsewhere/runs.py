@@ -41,27 +41,21 @@ class Place(BaseModel):
 
 
 def hand_on(
-    instance: dg.DagsterInstance,
-    place: Place,
-    send: Callable[[dg.RunRecord], None],
-    *,
-    started: float,
-    refused: Callable[[str], None],
+    context: dg.SensorEvaluationContext, place: Place, send: Callable[[dg.DagsterInstance, dg.RunRecord], None]
 ) -> str:
     """Hand on the next runs that ended; return what was done, for people.
 
-    A run whose record cannot be sent is told to ``refused`` and left out: the same record would fail for ever.
+    A run whose record cannot be sent is warned of and left out: the same record would fail for ever.
 
     Args:
-        instance: The runs.
+        context: Of a look, which begins now; has the runs, and hears of what is left out.
         place: Where to go on; moved.
         send: Sends one run.
-        started: ``monotonic()`` when the look began.
-        refused: Hears of what is left out.
 
     Raises:
         Unreachable: Not one run could be sent; ``place`` stands where it stood.
     """
+    instance, started = context.instance, monotonic()
     after = place.reached - LOOK_BACK if place.reached else None
     found = instance.get_run_records(
         dg.RunsFilter(statuses=ENDED, updated_after=after),
@@ -75,13 +69,13 @@ def hand_on(
         if monotonic() - started > _BUDGET_S:
             break
         try:
-            send(record)
+            send(instance, record)
         except Unreachable as error:
             if not sent:
                 raise
             return f"{sent} runs were sent, then: {error}"
         except Exception as error:  # of one run: the others are sent all the same
-            refused(f"run {record.dagster_run.run_id} was left out: {type(error).__name__}: {error}")
+            context.log.warning(f"run {record.dagster_run.run_id} was left out: {type(error).__name__}: {error}")
         place.passed(record)
         sent += 1
     return f"{sent} runs were sent" if sent else "every run that ended was sent"

@@ -1,7 +1,5 @@
 """The sensors that tell of ended runs elsewhere; a home has those whose setting it has."""
 
-from time import monotonic
-
 import dagster as dg
 
 from ml.foundation.settings import Settings
@@ -27,14 +25,8 @@ def _mlflow_sensor(settings: Settings) -> dg.SensorDefinition:
         from deploy.elsewhere.tracking import Tracked, Tracker
 
         tracked = Tracked.model_validate_json(context.cursor) if context.cursor else Tracked()
-        tracker, instance = Tracker(settings), context.instance
-        told = hand_on(
-            instance,
-            tracked.place,
-            lambda record: tracker.run(instance, record),
-            started=monotonic(),
-            refused=context.log.warning,
-        )
+        tracker = Tracker(settings)
+        told = hand_on(context, tracked.place, tracker.run)
         named = tracker.champions(tracked.champions)
         context.update_cursor(tracked.model_dump_json())
         return dg.SkipReason(f"{told}; {named} releases were named" if named else told)
@@ -54,14 +46,8 @@ def _openlineage_sensor(settings: Settings) -> dg.SensorDefinition:
         from deploy.elsewhere.runs import Place, hand_on
 
         place = Place.model_validate_json(context.cursor) if context.cursor else Place()
-        lineage, instance = Lineage(settings), context.instance
-        told = hand_on(
-            instance,
-            place,
-            lambda record: lineage.run(instance, record),
-            started=monotonic(),
-            refused=context.log.warning,
-        )
+        lineage = Lineage(settings)
+        told = hand_on(context, place, lineage.run)
         context.update_cursor(place.model_dump_json())
         return dg.SkipReason(told)
 

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 
-import jinja2
-
 from ml.evaluation.plots import COLOURS, METRIC_NAMES, canvas, date2num, dated, finish_themed, stack
+from ml.operations.page import page
 from ml.operations.weeks import Evaluated, Weeks
 
 _TEMPLATE = Path(__file__).with_name("dashboard.html.j2")
@@ -49,14 +48,9 @@ def rows(found: Sequence[Weeks]) -> list[dict[str, object]]:
 
 def as_page(found: Sequence[Weeks], title: str, made: datetime) -> str:
     """Return the dashboard as HTML; text of lake and stores is shown, never run."""
-    loader = jinja2.FileSystemLoader(_TEMPLATE.parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
     surfaces = [{"weeks": weeks, "facts": _facts(weeks), "plots": _plots(weeks)} for weeks in found]
-    return environment.get_template(_TEMPLATE.name).render(
-        surfaces=surfaces, title=title, made=f"{made:%Y-%m-%d %H:%M} UTC", timeline=_timeline(found), told=_told
-    )
+    written, timeline = f"{made:%Y-%m-%d %H:%M} UTC", _timeline(found)
+    return page(_TEMPLATE, surfaces=surfaces, title=title, made=written, timeline=timeline, told=_told)
 
 
 def _facts(weeks: Weeks) -> dict[str, str]:

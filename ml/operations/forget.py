@@ -100,19 +100,20 @@ def forget(settings: Settings, user: str, *, dry_run: bool = False, progress: Pr
         )
         files = _named_by_files(settings, person, progress)
         ranked = ranked_rows(settings, lake, person.ids[USER])
-        copies = removable(settings, person.traces(settings))
+        traces = person.traces(settings)
+        copies = removable(settings, traces)
         told = _told(lake, settings, person, files, ranked, copies)
         if not dry_run:
             _remove(lake, settings, person, files, told, progress)
     if dry_run:
         skip = {path.resolve() for path in (*(path for _, _, path, _ in files), *ranked.files, *copies)}
         skip |= {settings.lake_dir.resolve(), (settings.home / SERVING).resolve()}
-        return told.model_copy(update={"remains": remaining(settings, person.traces(settings), ranked, skip)})
+        return told.model_copy(update={"remains": remaining(settings, traces, ranked, skip)})
     erase(settings, ranked, person.ids[USER])
     remove(copies)
     rewrite_catalog(settings)
     progress(Step("forget", line="looking through every file for what is left"))
-    return told.model_copy(update={"remains": remaining(settings, person.traces(settings), ranked)})
+    return told.model_copy(update={"remains": remaining(settings, traces, ranked)})
 
 
 def _told(

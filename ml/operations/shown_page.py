@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import jinja2
-
 from ml.foundation.settings import Settings
+from ml.operations.page import page
 from ml.operations.release_page import standing
 from ml.operations.trace import as_page, trace
 from ml.releases.release import CARD, Release
@@ -15,11 +14,8 @@ _TEMPLATE = Path(__file__).with_name("shown_page.html.j2")
 
 def shown_page(settings: Settings, store: ReleaseStore, release: Release) -> str:
     """Return the page as HTML that needs no other file; card and lineage stand in frames that run nothing."""
-    loader = jinja2.FileSystemLoader(_TEMPLATE.parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template(_TEMPLATE.name).render(
+    return page(
+        _TEMPLATE,
         release=release,
         facts=standing(store, release),
         verdict=release.verdict,

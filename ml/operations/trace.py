@@ -142,13 +142,9 @@ def difference(before: Release, after: Release) -> list[dict[str, str]]:
 
 def as_page(root: Node) -> str:
     """Return the tree as one HTML page that needs no other file."""
-    import jinja2
+    from ml.operations.page import page
 
-    loader = jinja2.FileSystemLoader(_TEMPLATE.parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template(_TEMPLATE.name).render(root=root)
+    return page(_TEMPLATE, root=root)
 
 
 def _checkpoint(settings: Settings, manifest: Manifest) -> Node:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from ml.evaluation.results import Difference, Evaluation
+from ml.evaluation.rows import newest_day
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.foundation.sealed import DamagedError
@@ -12,6 +13,7 @@ from ml.foundation.settings import Settings
 from ml.inference.snapshot import published_day
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import because
+from ml.stages.artifacts import artifact_name
 from ml.surfaces.spec import Surface, load_surfaces
 
 MOVES = {
@@ -107,9 +109,8 @@ def weeks(settings: Settings, days: int) -> list[Weeks]:
 
 def _of(settings: Settings, lake: Lake, surface: Surface, days: int) -> Weeks:
     store, artifacts = ReleaseStore.of(settings), ArtifactStore(settings.artifacts_dir)
-    partitions = artifacts.partitions(f"models/{surface.name}/evaluation")
-    covered = _covered(lake, surface.name)
-    newest = covered[-1].day if covered else None
+    partitions = artifacts.partitions(artifact_name(surface, "evaluation"))
+    newest = newest_day(lake, surface)
     last = max([date.fromisoformat(name) for name in partitions] + ([newest] if newest else []), default=date.min)
     since = last - timedelta(days=days - 1) if last > date.min + timedelta(days=days) else date.min
     log = store.champions.read(surface.name)
@@ -123,7 +124,7 @@ def _of(settings: Settings, lake: Lake, surface: Surface, days: int) -> Weeks:
             for entry in log.entries
             if entry.moves and entry.partition >= since
         ),
-        covered=tuple(day for day in covered if day.day >= since),
+        covered=tuple(_covered(lake, surface.name, since)) if newest else (),
         champion=log.champion,
         features=published_day(settings),
         newest=newest,
@@ -131,12 +132,12 @@ def _of(settings: Settings, lake: Lake, surface: Surface, days: int) -> Weeks:
 
 
 def _evaluated(store: ReleaseStore, artifacts: ArtifactStore, surface: Surface, day: date) -> Evaluated:
-    stored = artifacts.latest(f"models/{surface.name}/evaluation", str(day))
+    stored = artifacts.latest(artifact_name(surface, "evaluation"), str(day))
     assert stored is not None, "a partition has an artifact"
     evaluation = Evaluation.from_json(stored.read("evaluation.json").decode())
     tasks = [t for t in evaluation.kinds if evaluation.has("student", t) and evaluation.has("control", t)]
     binary = [t for t in tasks if evaluation.kinds[t] == "binary" and evaluation.has("student", t, "logged")]
-    candidate = artifacts.latest(f"models/{surface.name}/onnx", str(day))
+    candidate = artifacts.latest(artifact_name(surface, "onnx"), str(day))
     kind, decision, why, age = _decided(store, surface.name, candidate, day)
     return Evaluated(
         day=day,
@@ -174,17 +175,18 @@ def _decided(
     return manifest.kind, judged[-1].verdict.decision, because(judged[-1].verdict.guards), age
 
 
-def _covered(lake: Lake, surface: str) -> list[Covered]:
+def _covered(lake: Lake, surface: str, since: date) -> list[Covered]:
+    """Return the days with examples from ``since`` on, oldest first."""
     examples, labels = f"{FEATURES}.examples_{surface}", f"{ML}.soft_labels_{surface}"
-    if not lake.table_exists(examples):
-        return []
     labelled = (
-        f"select day, count(distinct exposure_id) as n from {ALIAS}.{labels} group by day"
+        f"select day, count(distinct exposure_id) as n from {ALIAS}.{labels} where day >= $1 group by day"
         if lake.table_exists(labels)
         else "select null::date as day, 0 as n where false"
     )
     rows = lake.sql(
         f"select e.day, e.n as rows, coalesce(l.n, 0) as labelled from (select day, count(*) as n from "
-        f"{ALIAS}.{examples} group by day) as e left join ({labelled}) as l on l.day = e.day order by e.day"
+        f"{ALIAS}.{examples} where day >= $1 group by day) as e left join ({labelled}) as l on l.day = e.day "
+        "order by e.day",
+        [since],
     ).to_pylist()
     return [Covered(row["day"], row["rows"], min(1.0, row["labelled"] / row["rows"])) for row in rows]
