@@ -12,7 +12,7 @@ from ml.foundation.artifacts import Artifact
 from ml.foundation.settings import Settings
 from ml.releases.gate import unmeasured
 from ml.releases.store import ReleaseStore
-from ml.releases.verdicts import Check, GuardResult, StoredVerdict, Verdict, decide, now
+from ml.releases.verdicts import Check, GuardResult, StoredVerdict
 from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
@@ -55,17 +55,7 @@ def judge(
     with ExitStack() as lakes:
         subject = Subject(settings, surface, candidate, evaluation, store, key, checkpoint, lakes)
         guards = tuple(ask(guard, subject) for guard in GUARDS)
-    verdict = Verdict(
-        key=key,
-        partition=subject.manifest.partition,
-        decision=decide(guards),
-        guards=guards,
-        judged=dict(candidate.files),
-        judged_at=now(),
-        promotion=surface.gate.promotion,
-        run_id=run_id,
-    )
-    return store.verdicts.write(verdict)
+    return store.record(candidate, key, guards, promotion=surface.gate.promotion, run_id=run_id)
 
 
 def ask(guard: Guard, subject: Subject) -> GuardResult:

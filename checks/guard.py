@@ -15,7 +15,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.gate import Silence
 from ml.releases.manifest import Manifest
-from ml.releases.release import MANIFEST, Champion, Release
+from ml.releases.release import Champion, Release, manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Check, VerdictKey
 from ml.stages.artifacts import artifact_name, find
@@ -72,7 +72,7 @@ class Subject:
     @cached_property
     def manifest(self) -> Manifest:
         """The candidate's manifest."""
-        return Manifest.from_bytes(self.candidate.read(MANIFEST), f"{self.candidate.path}/{MANIFEST}")
+        return manifest_of(self.candidate)
 
     @property
     def rival(self) -> Role:

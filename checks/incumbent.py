@@ -7,7 +7,7 @@ from ml.export.files import MODEL
 from ml.foundation.artifacts import Artifact
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
-from ml.releases.verdicts import Check, GuardResult, StoredVerdict, Verdict, decide, now
+from ml.releases.verdicts import Check, GuardResult, StoredVerdict
 from ml.surfaces.spec import Surface
 
 _UNJUDGED = "not judged: the app's present ranker was trained elsewhere, and a person answers for it"
@@ -24,7 +24,6 @@ def judge_incumbent(settings: Settings, surface: Surface, candidate: Artifact, s
     judged = [one for one in store.verdicts.of_candidate(surface.name, candidate.digest) if one.verdict.key == key]
     if judged:
         return judged[-1]
-    manifest = store.manifest(candidate)
     measured = {"onnx": _graph(settings, surface, candidate), "serving": _serving(surface, candidate)}
     guards = tuple(
         GuardResult(
@@ -36,16 +35,7 @@ def judge_incumbent(settings: Settings, surface: Surface, candidate: Artifact, s
         )
         for guard in GUARDS
     )
-    verdict = Verdict(
-        key=key,
-        partition=manifest.partition,
-        decision=decide(guards),
-        guards=guards,
-        judged=dict(candidate.files),
-        judged_at=now(),
-        promotion=surface.gate.promotion,
-    )
-    return store.verdicts.write(verdict)
+    return store.record(candidate, key, guards, promotion=surface.gate.promotion)
 
 
 def _graph(settings: Settings, surface: Surface, candidate: Artifact) -> list[Check]:

@@ -19,9 +19,10 @@ from ml.foundation.artifacts import Artifact
 from ml.foundation.settings import Settings
 from ml.releases.gate import OF_POPULARITY
 from ml.releases.manifest import DayContent, examples_content
+from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
-from ml.releases.verdicts import GuardResult, StoredVerdict, Verdict, decide, now
-from ml.surfaces.spec import Surface
+from ml.releases.verdicts import GuardResult, StoredVerdict
+from ml.surfaces.spec import PromotionGate, Surface
 
 
 class Apart(TypedDict):
@@ -53,7 +54,7 @@ def judge_popularity(
     store = ReleaseStore.of(settings)
     _ = store.keys.signer
     candidate.verify()
-    key, partition = store.verdict_key(surface, candidate), store.manifest(candidate).partition
+    key, partition = store.verdict_key(surface, candidate), manifest_of(candidate).partition
     own = {"onnx": judge_model, "provenance": _judge_origin}
     with ExitStack() as lakes:
         stated = read_evaluation(settings, surface, partition)
@@ -64,17 +65,8 @@ def judge_popularity(
             else _silent(guard, told)
             for guard in GUARDS
         )
-    verdict = Verdict(
-        key=key,
-        about="popularity",
-        partition=partition,
-        decision=decide(guards),
-        guards=guards,
-        judged=dict(candidate.files),
-        judged_at=now(),
-        run_id=run_id,
-    )
-    return store.verdicts.write(verdict)
+    # A person asks for it by a command of its own, so nobody has to say yes once more.
+    return store.record(candidate, key, guards, promotion=PromotionGate(), about="popularity", run_id=run_id)
 
 
 def _silent(guard: Guard, told: str) -> GuardResult:

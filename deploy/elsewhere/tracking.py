@@ -18,7 +18,7 @@ from deploy.elsewhere.runs import TRY_AGAIN, Place, Unreachable
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest
-from ml.releases.release import MANIFEST
+from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import StoredVerdict, because
 from ml.stages.artifacts import artifact_name
@@ -92,7 +92,7 @@ class Tracker:
         stored = verdicts[-1]
         day, at = stored.verdict.partition.isoformat(), _milliseconds(stored.verdict.judged_at)
         artifact = ArtifactStore(self.settings.artifacts_dir).get(artifact_name(surface, "onnx"), day, candidate)
-        manifest = Manifest.from_bytes(artifact.read(MANIFEST), str(artifact.path / MANIFEST))
+        manifest = manifest_of(artifact)
         figures = [*figures_of(self.settings, surface, stored)]
         try:
             run = self._run_of(name, candidate) or self._new_run(name, candidate, day, at)

@@ -47,8 +47,7 @@ def serving_graph(surface: Surface, contract: Contract, model: onnx.ModelProto) 
         build.read(item, [(name, surface.inputs[name]) for name in incumbent.inputs[item.name].columns])
     build.nodes.extend(inner.graph.node)
     for task, (output, column) in incumbent.graph_outputs.items():
-        spec = surface.tasks.get(task)
-        probability = spec is not None and spec.kind == "binary" and incumbent.kind == "probability"
+        probability = surface.incumbent_gives_probability(task)
         build.answer(task, _PREFIX + output, column, probability=probability)
     inputs = [
         helper.make_tensor_value_info(

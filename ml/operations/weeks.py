@@ -11,6 +11,7 @@ from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.inference.snapshot import published_day
+from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import because
 from ml.stages.artifacts import artifact_name
@@ -164,7 +165,7 @@ def _decided(
     if candidate is None:
         return None, None, "", None
     try:
-        manifest = store.manifest(candidate)
+        manifest = manifest_of(candidate)
         judged = store.verdicts.of_candidate(surface, candidate.digest)
     except DamagedError as error:
         return None, "damaged", str(error), None

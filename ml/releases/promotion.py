@@ -12,7 +12,7 @@ from ml.releases.champions import State
 from ml.releases.gate import shortcomings
 from ml.releases.manifest import Manifest
 from ml.releases.refusals import PromotionRefused, Refusal
-from ml.releases.release import CANDIDATE, MANIFEST
+from ml.releases.release import CANDIDATE, manifest_of
 from ml.releases.verdicts import StoredVerdict, VerdictKey, VerdictStore
 from ml.surfaces.spec import PromotionGate
 
@@ -121,7 +121,7 @@ def checked_manifest(surface: str, candidate: Artifact, partition: date) -> Mani
     except DamagedError as error:
         raise PromotionRefused(Refusal.CANDIDATE_DAMAGED, str(error)) from error
     try:
-        manifest = Manifest.from_bytes(candidate.read(MANIFEST), f"{candidate.path}/{MANIFEST}")
+        manifest = manifest_of(candidate)
     except DamagedError as error:
         raise PromotionRefused(Refusal.MANIFEST_MISMATCH, str(error)) from error
     stated = {

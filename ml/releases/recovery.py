@@ -13,7 +13,7 @@ from ml.releases.champions import Damage, Pointer, State
 from ml.releases.promotion import Proposal
 from ml.releases.publishing import publish
 from ml.releases.refusals import PromotionRefused, Refusal
-from ml.releases.release import MANIFEST, Release, release_id
+from ml.releases.release import MANIFEST, Release, manifest_of, release_id
 from ml.releases.signer import require_named
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override, StoredVerdict, now
@@ -121,7 +121,7 @@ def _mend(store: ReleaseStore, surface: str, release: str, by: str, reason: str)
     if made := next(_sources(store, surface, release), None):
         candidate, verdict, override, overruled = made
         store.files.remove_folder(f"releases/{surface}/{release}")
-        manifest = store.manifest(candidate)
+        manifest = manifest_of(candidate)
         asked = Proposal(candidate, verdict.verdict.key, manifest.partition, by, reason)
         publish(store.files, store.keys, asked, verdict, manifest, override, overruled)
         return f"{release} was made again from its candidate and verdict"
@@ -165,7 +165,7 @@ def _sources(
         judged = [stored for stored in judged if not (store.keys.required and stored.signed.fault)]
         for verdict in judged if MANIFEST in candidate.files else ():
             for override in (None, *signed):
-                day = store.manifest(candidate).partition
+                day = manifest_of(candidate).partition
                 if release_id(day, candidate.digest, verdict.content_hash, override) == release:
                     yield candidate, verdict, override, _overruled(verdict) if override else ()
 

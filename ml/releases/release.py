@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from ml.export.files import CONFIG, MODEL, SCHEMA
+from ml.foundation.artifacts import Artifact
 from ml.foundation.documents import Document
 from ml.foundation.files import FileStore, sha256_bytes, sha256_file
 from ml.foundation.sealed import DamagedError, digest, unseal
@@ -84,6 +85,11 @@ class Champion:
 
     pointer: Pointer
     release: Release
+
+
+def manifest_of(candidate: Artifact) -> Manifest:
+    """Return the manifest of a candidate; ``DamagedError`` where it is missing, was changed or is invalid."""
+    return Manifest.from_bytes(candidate.read(MANIFEST), f"{candidate.path}/{MANIFEST}")
 
 
 def read_release(files: FileStore, surface: str, release: str, keys: Keyring) -> Release:

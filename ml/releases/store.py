@@ -14,17 +14,35 @@ from ml.foundation.settings import Settings
 from ml.foundation.signing import Keyring, UntrustedError, UnusableKey
 from ml.releases.approvals import Approvals, ends, stricter
 from ml.releases.champions import Challenger, ChampionLog, Mode, Pointer, State
-from ml.releases.manifest import Manifest
 from ml.releases.ownership import require_owner
 from ml.releases.promotion import Proposal, checked_manifest, objections
 from ml.releases.publishing import publish
 from ml.releases.refusals import OVERRIDABLE, PromotionRefused, Refusal
-from ml.releases.release import MANIFEST, RELEASE, SERVED, SIGNATURE, Champion, Release, read_release, require_trusted
+from ml.releases.release import (
+    RELEASE,
+    SERVED,
+    SIGNATURE,
+    Champion,
+    Release,
+    manifest_of,
+    read_release,
+    require_trusted,
+)
 from ml.releases.repository import ModelRepository
 from ml.releases.retention import retire
 from ml.releases.signer import require_named
-from ml.releases.verdicts import Override, VerdictKey, VerdictStore, now
-from ml.surfaces.spec import Surface
+from ml.releases.verdicts import (
+    About,
+    GuardResult,
+    Override,
+    StoredVerdict,
+    Verdict,
+    VerdictKey,
+    VerdictStore,
+    decide,
+    now,
+)
+from ml.surfaces.spec import PromotionGate, Surface
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +198,7 @@ class ReleaseStore:
         Raises:
             DamagedError: The candidate's manifest is missing, was changed or is invalid.
         """
-        manifest = self.manifest(candidate)
+        manifest = manifest_of(candidate)
         pointer = self.pointer(surface.name)
         return VerdictKey(
             surface=surface.name,
@@ -191,10 +209,38 @@ class ReleaseStore:
             gate_digest=surface.gate.digest,
         )
 
-    @staticmethod
-    def manifest(candidate: Artifact) -> Manifest:
-        """Return the manifest of a candidate; ``DamagedError`` where it is missing, was changed or is invalid."""
-        return Manifest.from_bytes(candidate.read(MANIFEST), f"{candidate.path}/{MANIFEST}")
+    def record(
+        self,
+        candidate: Artifact,
+        key: VerdictKey,
+        guards: tuple[GuardResult, ...],
+        *,
+        promotion: PromotionGate,
+        about: About = "ranker",
+        run_id: str | None = None,
+    ) -> StoredVerdict:
+        """Decide by what the guards found of a candidate, and write it down as a verdict.
+
+        Args:
+            candidate: What they looked at.
+            key: What the verdict is about, as it was when they began to look.
+            guards: What each of them found.
+            promotion: Who promotes it.
+            about: What the candidate is.
+            run_id: Dagster run that judged.
+        """
+        verdict = Verdict(
+            key=key,
+            about=about,
+            partition=manifest_of(candidate).partition,
+            decision=decide(guards),
+            guards=guards,
+            judged=dict(candidate.files),
+            judged_at=now(),
+            promotion=promotion,
+            run_id=run_id,
+        )
+        return self.verdicts.write(verdict)
 
     def promote(self, surface: str, proposal: Proposal, *, override: Override | None = None) -> Pointer:
         """Make a candidate the champion if its verdict allows it; fails closed.

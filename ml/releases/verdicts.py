@@ -29,6 +29,7 @@ _USERS = "_users_with_a_positive"
 
 
 Decision = Literal["pass", "fail", "inconclusive"]
+About = Literal["ranker", "popularity"]
 
 
 class Check(Record):
@@ -95,7 +96,7 @@ class Verdict(Record):
     """The gate's recorded decision."""
 
     key: VerdictKey
-    about: Literal["ranker", "popularity"] = Field(
+    about: About = Field(
         default="ranker", description="What was judged; popularity learnt nothing, so that fewer guards can look at it"
     )
     partition: date

@@ -21,12 +21,12 @@ from ml.foundation.files import sha256_bytes, sha256_file
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.manifest import DayContent, Manifest, examples_content, soft_label_content
-from ml.releases.release import MANIFEST
+from ml.releases.release import MANIFEST, manifest_of
 from ml.stages.artifacts import artifact_name, find
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training import load_ranker
 from ml.stages.training_set import read_training_set
-from ml.stages.widening import evaluated_rows, manifest_of
+from ml.stages.widening import evaluated_rows
 from ml.surfaces.spec import Role, Surface
 from ml.teacher.contract import Teacher, teacher_contract
 

@@ -16,7 +16,7 @@ from ml.foundation.files import sha256_bytes, sha256_file
 from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted
 from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest, examples_content
-from ml.releases.release import MANIFEST
+from ml.releases.release import manifest_of
 from ml.stages.artifacts import artifact_name
 from ml.stages.candidate import candidate_files, declared, schema_file
 from ml.students.columns import to_arrays
@@ -51,7 +51,7 @@ def propose_incumbent(settings: Settings, surface: Surface) -> Artifact:
     store, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface, "incumbent")
     there = store.latest(name, settings.first_day.isoformat())
     if there is not None and there.files[MODEL] == sha256_bytes(graph):
-        found = Manifest.from_bytes(there.read(MANIFEST), str(there.path))
+        found = manifest_of(there)
         if (found.spec_digest, found.gate_digest) == (surface.digest, surface.gate.digest):
             return there
     with Lake(settings) as lake:
@@ -90,7 +90,7 @@ def incumbent_differences(settings: Settings, surface: Surface, candidate: Artif
     """
     incumbent, app = surface.incumbent, settings.app
     assert incumbent is not None
-    manifest = Manifest.from_bytes(candidate.read(MANIFEST), str(candidate.path))
+    manifest = manifest_of(candidate)
     read = {column for item in incumbent.inputs.values() for column in item.columns}
     shown = ", ".join(quoted(name) for name in sorted({"exposure_id", *read}))
     table = f"{ALIAS}.{FEATURES}.examples_{surface.name}"
@@ -110,10 +110,7 @@ def incumbent_differences(settings: Settings, surface: Surface, candidate: Artif
     wanted = told.on(rows["exposure_id"].to_numpy())
     apart = {}
     for name, values in found.items():
-        spec = surface.tasks.get(name)
-        kind = (
-            "probability" if spec is not None and spec.kind == "binary" and incumbent.kind == "probability" else "value"
-        )
+        kind = "probability" if surface.incumbent_gives_probability(name) else "value"
         scores = TeacherOutput(task=name, kind=kind).to_score(wanted["serving", "incumbent", name])
         gap = np.abs(np.asarray(values) - scores) / (1 + np.abs(scores))
         apart[name] = float(np.nan_to_num(gap, nan=np.inf).max())

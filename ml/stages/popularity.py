@@ -13,7 +13,7 @@ from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest
 from ml.releases.promotion import Proposal
 from ml.releases.refusals import PromotionRefused, Refusal
-from ml.releases.release import MANIFEST
+from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import StoredVerdict, Verdict, because, missing_traffic
 from ml.stages.artifacts import artifact_name, find
@@ -54,9 +54,7 @@ def instead_of(verdict: Verdict) -> str:
 
 def export_in_place(settings: Settings, surface: Surface, partition: date) -> Artifact:
     """Store the popularity of a surface as a candidate, with the evaluation days of the refused one."""
-    refused = Manifest.from_bytes(
-        find(settings, surface, "onnx", partition).read(MANIFEST), f"{surface.name} candidate"
-    )
+    refused = manifest_of(find(settings, surface, "onnx", partition))
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / MODEL
         export_popularity(surface, model)

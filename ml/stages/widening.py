@@ -17,8 +17,7 @@ from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.lake import Lake
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
-from ml.releases.manifest import Manifest
-from ml.releases.release import MANIFEST
+from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.stages.artifacts import artifact_name, find
 from ml.stages.training_set import check_files, read_training_set
@@ -154,8 +153,3 @@ def _standing(settings: Settings, surface: Surface, candidate: Artifact) -> Stan
     verdict = judged[-1].verdict
     same = verdict.key.champion == champion.release
     return "undecided" if verdict.decision == "inconclusive" and same else "closed"
-
-
-def manifest_of(candidate: Artifact) -> Manifest:
-    """Return what a candidate says that it was made of."""
-    return Manifest.from_bytes(candidate.read(MANIFEST), f"{candidate.path}/{MANIFEST}")

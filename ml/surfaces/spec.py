@@ -770,6 +770,12 @@ class Surface(_Model):
         if self.incumbent.must_not_lose and not self.gate.quality.keys() & self.incumbent.scores.keys():
             yield "incumbent.must_not_lose: incumbent.scores has no task that gate.quality judges"
 
+    def incumbent_gives_probability(self, name: str) -> bool:
+        """Return whether the present ranker's score of a task, or of the order, is a probability; else it stays."""
+        task = self.tasks.get(name)
+        binary = task is not None and task.kind == "binary"
+        return binary and self.incumbent is not None and self.incumbent.kind == "probability"
+
     def _popularity_faults(self) -> Iterator[str]:
         if self.first_release and not any(task.baseline for name, task in self.tasks.items() if name in self.ranked):
             yield f"first_release: popularity needs a task of rank_by that names its baseline: {self.rank_by!r}"

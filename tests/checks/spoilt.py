@@ -20,6 +20,7 @@ from ml.foundation.files import Files
 from ml.foundation.settings import Settings
 from ml.releases.manifest import Manifest
 from ml.releases.promotion import Proposal
+from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import GuardResult, Override, Verdict
 from ml.surfaces.spec import Surface
@@ -45,7 +46,7 @@ class Bench:
 
     @property
     def manifest(self) -> Manifest:
-        return Manifest.from_bytes(self.candidate.read("manifest.json"), "manifest.json")
+        return manifest_of(self.candidate)
 
     def but(self, **changes: Any) -> "Bench":
         """Return the bench with other parts."""

@@ -14,6 +14,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.operations.housekeeping import tidy
 from ml.releases.refusals import PromotionRefused, Refusal
+from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import GuardResult, StoredVerdict, decide
 from ml.stages import widening
@@ -73,10 +74,10 @@ class Nights:
             label_days(lake, self.settings, "tiny", contract, [day])
 
     def kind(self, partition: date) -> str:
-        return widening.manifest_of(find(self.settings, self.surface, "onnx", partition)).kind
+        return manifest_of(find(self.settings, self.surface, "onnx", partition)).kind
 
     def days(self, partition: date) -> list[int]:
-        manifest = widening.manifest_of(find(self.settings, self.surface, "onnx", partition))
+        manifest = manifest_of(find(self.settings, self.surface, "onnx", partition))
         return [(day - partition).days for day in manifest.eval_days]
 
 
@@ -148,7 +149,7 @@ def test_an_undecided_candidate_widens_day_by_day_until_it_is_promoted(nights: N
     assert nights.days(day) == [-2, -1, 0]
     candidate = find(settings, surface, "onnx", day)
     assert candidate.files["model.onnx"] == model, "the same model, on more days"
-    manifest = widening.manifest_of(candidate)
+    manifest = manifest_of(candidate)
     # Killed before its verdict, it stays open: no newer student comes between, and what its gate reads is kept.
     assert widening.open_candidate(settings, surface) == widening.OpenCandidate(day, day, day + timedelta(days=1))
     assert widening.open_snapshots(settings, surface) == {manifest.snapshot, manifest.evaluated_at}

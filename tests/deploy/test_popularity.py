@@ -14,7 +14,7 @@ from ml.evaluation.outcome import Outcome
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.releases.refusals import PromotionRefused, Refusal
-from ml.releases.release import CARD, MANIFEST
+from ml.releases.release import CARD, MANIFEST, manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Check, decide, now
 from ml.stages.artifacts import find
@@ -62,7 +62,7 @@ def test_a_model_that_is_not_the_surfaces_popularity_is_refused(settings: Settin
     true, student = export_in_place(settings, radio, day), find(settings, radio, "onnx", day)
     files = {name: true.read(name) for name in true.files} | {"model.onnx": student.read("model.onnx")}
     files["config.pbtxt"] = student.read("config.pbtxt")
-    stated = ReleaseStore.manifest(true).model_copy(update={"onnx_sha256": student.files["model.onnx"]})
+    stated = manifest_of(true).model_copy(update={"onnx_sha256": student.files["model.onnx"]})
     files[MANIFEST] = stated.to_bytes()
     other = ArtifactStore(settings.artifacts_dir).put("models/radio/popularity", str(day), files, {})
     store, stated = ReleaseStore.of(settings), read_evaluation(settings, radio, day)

@@ -22,7 +22,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.releases.champions import Pointer
 from ml.releases.manifest import Manifest
-from ml.releases.release import MANIFEST
+from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Check, Verdict
 from ml.stages.artifacts import artifact_name, find
@@ -59,7 +59,7 @@ class Bench:
     @property
     def manifest(self) -> Manifest:
         """The candidate's manifest."""
-        return Manifest.from_bytes(self.candidate.read(MANIFEST), MANIFEST)
+        return manifest_of(self.candidate)
 
     @property
     def verdict(self) -> Verdict:

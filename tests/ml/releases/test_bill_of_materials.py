@@ -9,7 +9,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from ml.foundation.code import locked_packages
 from ml.foundation.sealed import DamagedError
 from ml.releases.bill_of_materials import bill_of_materials
-from ml.releases.manifest import Manifest
+from ml.releases.release import manifest_of
 from ml.teacher.contract import Teacher
 from tests.support.shop import Shop
 
@@ -26,7 +26,7 @@ def _of_teacher(content: dict) -> None:
 def test_it_is_one_by_its_schema_and_follows_from_manifest_verdict_and_lock(shop: Shop) -> None:
     candidate = shop.candidate(0, tamper=_of_teacher)
     verdict = shop.judge(candidate).verdict
-    manifest = Manifest.from_bytes(candidate.read("manifest.json"), "m")
+    manifest = manifest_of(candidate)
     made = [bill_of_materials(manifest, verdict, release="r1", card="model_card.html") for _ in range(2)]
     assert made[0] == made[1] and JsonStrictValidator(SchemaVersion.V1_6).validate_str(made[0].decode()) is None
     bom = json.loads(made[0])

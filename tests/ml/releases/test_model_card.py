@@ -2,8 +2,8 @@ import re
 from html.parser import HTMLParser
 
 from ml.evaluation.outcome import Outcome
-from ml.releases.manifest import Manifest
 from ml.releases.model_card import render_model_card
+from ml.releases.release import manifest_of
 from ml.releases.verdicts import Check, GuardResult, Override
 
 FIGURE = {
@@ -56,7 +56,7 @@ class _Balance(HTMLParser):
 def _card(shop, **options) -> str:
     candidate = shop.candidate(0)
     stored = shop.judge(candidate)
-    manifest = Manifest.from_bytes(candidate.read("manifest.json"), "m")
+    manifest = manifest_of(candidate)
     return render_model_card(manifest, stored.verdict, release="r1", **options)
 
 
@@ -118,7 +118,7 @@ def test_the_card_says_what_a_request_costs_where_it_was_measured(shop) -> None:
         serving = GuardResult(number=8, name="serving", outcome=Outcome.PASS, checks=checks)
         guards = tuple(serving if guard.name == "serving" else guard for guard in judged.guards)
         verdict = judged.model_copy(update={"guards": guards})
-        return render_model_card(Manifest.from_bytes(candidate.read("manifest.json"), "m"), verdict, release="r1")
+        return render_model_card(manifest_of(candidate), verdict, release="r1")
 
     page = page_of(*checks)
     section = page.split("What it costs to serve")[1].split("</section>")[0]
@@ -159,7 +159,7 @@ def test_the_card_says_what_a_guard_that_warned_means_and_what_to_do(shop) -> No
         to_do="look at `evaluation`.",
     )
     verdict = shop.judge(candidate).verdict.model_copy(update={"guards": (warned,)})
-    page = render_model_card(Manifest.from_bytes(candidate.read("manifest.json"), "m"), verdict, release="r1")
+    page = render_model_card(manifest_of(candidate), verdict, release="r1")
     assert "Rare items &lt;too&gt;." in page
     assert "<strong>What to do</strong>: look at `evaluation`." in page
     assert "What to do" not in _card(shop), "nothing there warned or blocked"
