@@ -10,16 +10,23 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+
+import psutil
 
 from ml.foundation.settings import CPU, PROJECT_ROOT
 from ml.teacher.contract import Contract, ContractError
 from ml.teacher.refused import TeacherRefused
 
 SECONDS = 45
-"""A trial that takes longer is given up; a file of more than a gigabyte has as much for each."""
+"""Of CPU: a trial that takes more is given up. A file of more than a gigabyte has as much for each."""
+
+_WAITS = 8
+"""So many times as long by the clock, for a trial that sleeps or whose machine is busy with other work."""
 
 _SPARE_BYTES = 16 << 30
 
@@ -60,10 +67,10 @@ class _Process:
             try:
                 process.stdin.write(wanted + "\n")
                 process.stdin.flush()
-                if not select.select([process.stdout], [], [], seconds)[0]:
+                if not _answers(process, seconds):
                     self._give_up(process)
                     return (
-                        f"{where}: did not answer {seconds} seconds after it was opened: a loop in it may never end, "
+                        f"{where}: did not answer within {seconds} seconds of CPU: a loop in it may never end, "
                         "or one of its operators takes too long"
                     )
                 answer = process.stdout.readline()
@@ -87,6 +94,19 @@ class _Process:
         process.kill()
         process.wait()
         self._running = None
+
+
+def _answers(process: subprocess.Popen[str], seconds: float) -> bool:
+    """Wait until the process has something to say; return whether it did so within its seconds of CPU."""
+    watched, ends = psutil.Process(process.pid), time.monotonic() + _WAITS * seconds
+    spent = sum(watched.cpu_times()[:2])
+    while time.monotonic() < ends:
+        if select.select([process.stdout], [], [], min(1.0, seconds))[0]:
+            return True
+        with suppress(psutil.NoSuchProcess):  # its pipe is closed then, which the next look sees
+            if sum(watched.cpu_times()[:2]) - spent > seconds:
+                break
+    return bool(select.select([process.stdout], [], [], 0)[0])
 
 
 _PROCESS = _Process()

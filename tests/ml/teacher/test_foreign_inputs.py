@@ -1,6 +1,8 @@
 """A teacher is taken as it is: its types, shapes, histories, ids and missing values reach it as its contract says."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -347,10 +349,22 @@ def test_a_teacher_that_never_answers_is_refused(
 
     validate(teacher("sane", doubling(3)))  # from here on a process waits for trials, so that they begin at once
     monkeypatch.setattr(trial, "SECONDS", 2)
-    with pytest.raises(TeacherRefused, match=r"did not answer 2 seconds after.*a loop"):
+    with pytest.raises(TeacherRefused, match=r"did not answer within 2 seconds of CPU.*a loop"):
         validate(teacher("endless", graph(FOREVER, "float[n] x")))
     with pytest.raises(TeacherRefused, match=r"nodes once its functions are written out"):
         validate(teacher("grown", doubling(25)))
+
+
+def test_a_trial_that_waits_for_a_busy_machine_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(1.5); print('done')"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as late:
+        assert trial._answers(late, 0.6)
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.PIPE, text=True
+    ) as asleep:
+        monkeypatch.setattr(trial, "_WAITS", 2)
+        assert not trial._answers(asleep, 0.2)
+        asleep.kill()
 
 
 def test_a_whole_number_range_is_tried_in_full(teacher_folder: Callable[..., Path]) -> None:
