@@ -246,6 +246,19 @@ def _server(settings: Settings) -> Look:
     return State.GOOD, f"{settings.serve_url} is ready"
 
 
+def _alerts(settings: Settings) -> Look:
+    from ml.operations.alerts import Desk
+
+    to = Desk.of(settings).to
+    if not to:
+        return State.GOOD, "CROSSFADE_ALERTS names none: nobody is told"
+    places = [(f"address {place} of {len(to)}, {one.label}", one.fault()) for place, one in enumerate(to, start=1)]
+    if found := [f"{what}: {fault}" for what, fault in places if fault]:
+        return State.BAD, "; ".join(found), "mend it in CROSSFADE_ALERTS; docs/how-to/alerts.md has one of each service"
+    told = f"{', '.join(one.label for one in to)} can be read; crossfade alert --test sends to each"
+    return State.GOOD, told
+
+
 def _cluster(settings: Settings) -> Look:
     if not settings.ray_address:
         return State.GOOD, "CROSSFADE_RAY_ADDRESS names none"
@@ -277,6 +290,7 @@ EXAMINATIONS: Examinations = {
     "features": _features,
     "server": _server,
     "cluster": _cluster,
+    "alerts": _alerts,
 }
 REMEDIES = {
     "home": "make it writable, or choose another CROSSFADE_HOME",
@@ -291,6 +305,7 @@ REMEDIES = {
     "references": "restore the release from a backup, or: crossfade release confirm SURFACE --reason ...",
     "features": "materialize features/serving_snapshot",
     "server": "start crossfade serve there, or unset CROSSFADE_SERVE_URL",
+    "alerts": "mend CROSSFADE_ALERTS (docs/how-to/alerts.md)",
     "cluster": "start Ray there (docs/how-to/many_machines.md), or unset CROSSFADE_RAY_ADDRESS",
 }
 """What to do where a part raised."""

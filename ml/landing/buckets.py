@@ -82,8 +82,10 @@ class Bucket:
         times = [found["last_modified"].timestamp() for key, found in there.items() if key.startswith(folder)]
         return max([*times, *(found["last_modified"].timestamp() for found in self._data(day).values())], default=0.0)
 
-    def lacks(self, day: date, now: float, quiet_minutes: float) -> str | None:
-        """Say what a day with objects, or without, waits for; None if it is complete."""
+    def lacks(self, day: date, now: float, quiet_minutes: float, *, optional: bool) -> str | None:
+        """Say what a day waits for; None if it is complete, or has nothing and need not."""
+        if optional and not self._data(day) and not self.marked(day):
+            return None
         marker, marked = self.marker(day), self.marked(day)
         ready = self.ready or Ready(silence=quiet_minutes)
         if marked and (self.ready is None or ready.marker):

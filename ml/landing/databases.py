@@ -395,6 +395,10 @@ class Question:
         """Tell whether a day is complete and has rows, or is known to have none."""
         return self.lacks(day) is None and (self._ready_query is not None or self.answer(day).rows != 0)
 
+    def fingerprints(self, day: date) -> Iterator[str]:
+        """Yield what tells one version of a day's rows from another."""
+        yield f"{self.table}\x1f{self.answer(day).digest}"
+
     def answer(self, day: date) -> Answer:
         """Return what the database has for a day; asked again after ``look`` minutes.
 

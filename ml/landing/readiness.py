@@ -19,7 +19,7 @@ from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
 from ml.landing.buckets import Bucket, bucket_of
 from ml.landing.contract import DAY, LandingError, load_contract
-from ml.landing.databases import faults_of_queries, queries_of, question_of
+from ml.landing.databases import Question, faults_of_queries, queries_of, question_of
 from ml.landing.entries import Entry, oddity, shown
 from ml.landing.patterns import DEFAULT, STORES, SUCCESS, Pattern, has_wildcard, marker_name
 from ml.landing.sources import Ready, load_sources
@@ -40,6 +40,8 @@ class Place:
     root: Path
     """Folder that the pattern starts from."""
     ready: Ready | None
+    landing: Path
+    """The landing zone, from whose top ledger and quarantine name what lies in it."""
 
     def folder(self, day: date) -> Path:
         """Return the folder of a day's files; where folders have wildcards too, the one above the first of those."""
@@ -73,6 +75,19 @@ class Place:
         marker = self.marker(day)
         return [path for path in found if path != marker]
 
+    def entries(self, day: date) -> list[Entry]:
+        """Return the files of a day, with what ledger and quarantine call each."""
+        return [Entry(path, self.label(path)) for path in self.files(day)]
+
+    def label(self, path: Path) -> str:
+        """Return a file's path below the landing zone, or the whole of another's."""
+        return str(path.relative_to(self.landing) if path.is_relative_to(self.landing) else path)
+
+    def fingerprints(self, day: date) -> Iterator[str]:
+        """Yield what tells one version of each of a day's files from another."""
+        for path in self.files(day):
+            yield f"{self.table}/{shown(Path(path.name))}\x1f{_fingerprint(path)}"
+
     def days(self) -> Iterator[date]:
         """Yield the days that have a folder, or a file where all of them lie in one; some come more than once."""
         for path in self.root.glob(self.pattern.day_glob):
@@ -85,6 +100,70 @@ class Place:
         beside = (folder, *folder.iterdir()) if self.pattern.day_in_folder and folder.is_dir() else ()
         return max(_changed_at(path) for path in (*beside, *files))
 
+    def lacks(self, day: date, now: float, quiet_minutes: float, *, optional: bool) -> str | None:
+        """Say what a day waits for; None if it is complete, or has nothing and need not."""
+        ready, folder, files = self.ready or Ready(silence=quiet_minutes), self.folder(day), self.files(day)
+        there = folder.is_dir() if self.pattern.day_in_folder else bool(files) or self.marked(day)
+        if not there:
+            # What stands in the folder's place is refused by name when the day is read.
+            if optional or (self.pattern.day_in_folder and os.path.lexists(folder)):
+                return None
+            return f"{folder} does not exist" if not folder.is_dir() else f"no file {self.where(day)}"
+        if (self.ready is None or ready.marker) and self.marked(day):
+            return None
+        marker = self.marker(day)
+        lacking = f"no {marker.name}" if marker else "no marker"
+        if ready.silence is None:
+            return f"{lacking} in {folder}"
+        if not files and not self.marked(day):
+            return f"{folder} holds no file; an empty table needs an empty file or {marker.name if marker else SUCCESS}"
+        quiet = (now - self.touched(day)) / 60
+        if quiet < -1:
+            return f"{lacking}, and the last change is dated {-quiet:.0f} minutes in the future"
+        if quiet < ready.silence:
+            return (
+                f"{lacking}, and the last change is {max(quiet, 0):.0f} minutes old; complete after {ready.silence:g}"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class Files:
+    """The rows of one table where files hold them; a query may say when those are complete."""
+
+    settings: Settings
+    place: Place | Bucket
+
+    def days(self) -> Iterator[date]:
+        """Yield the days that have something; some come more than once."""
+        return self.place.days()
+
+    def entries(self, day: date) -> list[Entry]:
+        """Return the files of a day."""
+        return self.place.entries(day)
+
+    def present(self, day: date) -> bool:
+        """Tell whether a day has files, or is marked to have none."""
+        return bool(self.entries(day)) or self.place.marked(day)
+
+    def lacks(self, day: date, now: float) -> str | None:
+        """Say what a day waits for; None if it is complete, or an optional table has nothing of it."""
+        place = self.place
+        optional = place.table in self.settings.optional_tables
+        if place.ready and place.ready.query:
+            why = queries_of(self.settings, place.table).lacks(day)
+            return why if why or optional or self.present(day) else f"no file {place.where(day)}"
+        return place.lacks(day, now, self.settings.quiet_minutes, optional=optional)
+
+    def fingerprints(self, day: date) -> Iterator[str]:
+        """Yield what tells one version of each of a day's files from another."""
+        return self.place.fingerprints(day)
+
+
+def rows_of(settings: Settings, table: str) -> Files | Question:
+    """Return where the rows of a table are: in files, or in what a query answers."""
+    return question_of(settings, table) or Files(settings, place_of(settings, table))
+
 
 def place_of(settings: Settings, table: str) -> Place | Bucket:
     """Return where the files of a table lie."""
@@ -93,7 +172,7 @@ def place_of(settings: Settings, table: str) -> Place | Bucket:
     if source.files.startswith(STORES):
         return bucket_of(source.files, table, source.ready)
     root = Path("/") if source.files.startswith("/") else settings.landing_dir
-    return Place(table, Pattern(source.files.lstrip("/"), table), root, source.ready)
+    return Place(table, Pattern(source.files.lstrip("/"), table), root, source.ready, settings.landing_dir)
 
 
 def data_files(settings: Settings, table: str, day: date) -> list[Path]:
@@ -101,54 +180,42 @@ def data_files(settings: Settings, table: str, day: date) -> list[Path]:
 
     A query has no files, and what lies in an object store is none here: ``entries`` has it.
     """
-    place = _place(settings, table)
-    return place.files(day) if isinstance(place, Place) else []
+    place = _local(settings, table)
+    return place.files(day) if place else []
 
 
 def files_of_all_days(settings: Settings, table: str) -> Iterator[tuple[date, Path]]:
     """Yield the files of a table day by day, also of days outside of the settings' bounds, which never land."""
-    place = _place(settings, table)
-    if isinstance(place, Place):
+    if place := _local(settings, table):
         for day in sorted(set(place.days())):
             yield from ((day, path) for path in place.files(day))
 
 
 def folders_of_files(settings: Settings) -> list[Path]:
     """Return the folders below which files of tables lie, each once; nothing of object stores."""
-    places = [place for table in load_contract(settings).tables if isinstance(place := _place(settings, table), Place)]
-    return sorted({place.root / place.pattern.prefix for place in places})
+    return sorted({place.root / place.pattern.prefix for place in _locals(settings)})
 
 
 def is_elsewhere(settings: Settings, table: str) -> bool:
     """Tell whether the rows of a table lie in a database or an object store, so that no file here holds them."""
-    return not isinstance(_place(settings, table), Place)
+    return _local(settings, table) is None
 
 
 def entries(settings: Settings, table: str, day: date) -> list[Entry]:
     """Return the files of one table and day, wherever they lie."""
-    place = place_of(settings, table)
-    if isinstance(place, Bucket):
-        return place.entries(day)
-    return [Entry(path, label(settings, path)) for path in place.files(day)]
+    return place_of(settings, table).entries(day)
 
 
 def faults_of_sources(settings: Settings) -> Iterator[str]:
     """Ask every database and object store of ``sources.yaml``; say what is wrong with each, changing nothing."""
     yield from faults_of_queries(settings)
     for table in load_sources(settings, load_contract(settings)).tables:
-        place = _place(settings, table)
-        if isinstance(place, Bucket):
+        rows = rows_of(settings, table)
+        if isinstance(rows, Files) and isinstance(rows.place, Bucket):
             try:
-                next(place.days(), None)
+                next(rows.days(), None)
             except LandingError as error:
                 yield f"{table}: {error}"
-
-
-def label(settings: Settings, path: Path) -> str:
-    """Return what ledger and quarantine call a file: its path below the landing zone, or the whole of another's."""
-    assert settings.landing_dir is not None
-    inside = path.is_relative_to(settings.landing_dir)
-    return str(path.relative_to(settings.landing_dir) if inside else path)
 
 
 def odd_entries(settings: Settings, day: date) -> list[str]:
@@ -164,8 +231,7 @@ def odd_entries(settings: Settings, day: date) -> list[str]:
 def strays(settings: Settings) -> list[str]:
     """Say of every entry of the landing zone that no table and no day is, what it may be meant for."""
     assert settings.landing_dir is not None
-    tables, found = load_contract(settings).tables, []
-    places = [place for table in tables if isinstance(place := _place(settings, table), Place)]
+    found, places = [], _locals(settings)
     declared = [place.root / place.pattern.prefix for place in places if str(place.pattern) != _default(place.table)]
     own = {place.table for place in places if str(place.pattern) == _default(place.table)}
     for folder in _entries(settings.landing_dir):
@@ -180,8 +246,14 @@ def strays(settings: Settings) -> list[str]:
     return found
 
 
-def _place(settings: Settings, table: str) -> Place | Bucket | None:
-    return None if question_of(settings, table) else place_of(settings, table)
+def _local(settings: Settings, table: str) -> Place | None:
+    """Return where a table's files lie on this machine; None where its rows are elsewhere."""
+    rows = rows_of(settings, table)
+    return rows.place if isinstance(rows, Files) and isinstance(rows.place, Place) else None
+
+
+def _locals(settings: Settings) -> list[Place]:
+    return [place for table in load_contract(settings).tables if (place := _local(settings, table))]
 
 
 def _default(table: str) -> str:
@@ -209,20 +281,15 @@ def landed_tables(settings: Settings, day: date, settled: Collection[str] = ()) 
     Args:
         settings: Names the sources.
         day: The day.
-        settled: Tables of queries that need not be asked: they have it.
+        settled: Tables that landed: of those, queries need not be asked.
 
     Raises:
         DatabaseError: A database cannot be asked.
     """
     present, absent = [], []
     for table in load_contract(settings).tables:
-        question = question_of(settings, table)
-        if question is not None:
-            there = table in settled or question.present(day)
-        else:
-            place = place_of(settings, table)
-            there = bool(entries(settings, table, day)) or place.marked(day)
-        if there:
+        rows = rows_of(settings, table)
+        if (isinstance(rows, Question) and table in settled) or rows.present(day):
             present.append(table)
         elif table not in settings.optional_tables:
             absent.append(table)
@@ -233,8 +300,7 @@ def days_in_zone(settings: Settings) -> list[date]:
     """Return the days that any table of the contract has, oldest first, within the settings' bounds."""
     days: set[date] = set()
     for table in load_contract(settings).tables:
-        question = question_of(settings, table)
-        days.update(place_of(settings, table).days() if question is None else question.days())
+        days.update(rows_of(settings, table).days())
     return sorted(
         day for day in days if day >= settings.first_day and (settings.last_day is None or day <= settings.last_day)
     )
@@ -253,43 +319,9 @@ def missing(settings: Settings, day: date, now: float | None = None) -> list[str
     now = time.time() if now is None else now
     reasons = []
     for table in load_contract(settings).tables:
-        question = question_of(settings, table)
-        why = _lacks(settings, place_of(settings, table), day, now) if question is None else question.lacks(day, now)
+        why = rows_of(settings, table).lacks(day, now)
         reasons += [f"{table}: {why}"] if why else []
     return reasons
-
-
-def _lacks(settings: Settings, place: Place | Bucket, day: date, now: float) -> str | None:
-    """Say what a table of a day waits for; None if it is complete."""
-    optional = place.table in settings.optional_tables
-    if place.ready and place.ready.query:
-        why = queries_of(settings, place.table).lacks(day)
-        there = entries(settings, place.table, day) or place.marked(day)
-        return why if why or there or optional else f"no file {place.where(day)}"
-    if isinstance(place, Bucket):
-        there = place.entries(day) or place.marked(day)
-        return place.lacks(day, now, settings.quiet_minutes) if there or not optional else None
-    ready, folder, files = place.ready or Ready(silence=settings.quiet_minutes), place.folder(day), place.files(day)
-    there = folder.is_dir() if place.pattern.day_in_folder else bool(files) or place.marked(day)
-    if not there:
-        # What stands in the folder's place is refused by name when the day is read.
-        if optional or (place.pattern.day_in_folder and os.path.lexists(folder)):
-            return None
-        return f"{folder} does not exist" if not folder.is_dir() else f"no file {place.where(day)}"
-    if (place.ready is None or ready.marker) and place.marked(day):
-        return None
-    marker = place.marker(day)
-    lacking = f"no {marker.name}" if marker else "no marker"
-    if ready.silence is None:
-        return f"{lacking} in {folder}"
-    if not files and not place.marked(day):
-        return f"{folder} holds no file; an empty table needs an empty file or {marker.name if marker else SUCCESS}"
-    quiet = (now - place.touched(day)) / 60
-    if quiet < -1:
-        return f"{lacking}, and the last change is dated {-quiet:.0f} minutes in the future"
-    if quiet < ready.silence:
-        return f"{lacking}, and the last change is {max(quiet, 0):.0f} minutes old; complete after {ready.silence:g}"
-    return None
 
 
 def _changed_at(path: Path) -> float:
@@ -311,16 +343,12 @@ def input_hash(settings: Settings, day: date, tables: Sequence[str] | None = Non
         tables: Tables to cover; all of the contract by default.
     """
     digest = hashlib.sha256()
-    if tables is not None and len(tables) == 1 and (question := question_of(settings, tables[0])):
-        return input_hash_of(tables[0], question.answer(day).digest)
-    for table in tables if tables is not None else load_contract(settings).tables:
-        if question := question_of(settings, table):
-            digest.update(f"{table}\x1f{question.answer(day).digest}\x1e".encode())
-        elif isinstance(place := place_of(settings, table), Bucket):
-            for found in place.fingerprints(day):
-                digest.update(f"{found}\x1e".encode())
-        for path in data_files(settings, table, day):
-            digest.update(f"{table}/{shown(Path(path.name))}\x1f{_fingerprint(path)}\x1e".encode())
+    sources = [rows_of(settings, table) for table in (load_contract(settings).tables if tables is None else tables)]
+    if tables is not None and len(sources) == 1 and isinstance(sources[0], Question):
+        return input_hash_of(tables[0], sources[0].answer(day).digest)
+    for rows in sources:
+        for found in rows.fingerprints(day):
+            digest.update(f"{found}\x1e".encode())
     return digest.hexdigest()[:32]
 
 

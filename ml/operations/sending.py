@@ -13,6 +13,8 @@ from hashlib import sha256
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
+from ml.foundation.names import near_name
+
 _SAYS_WHERE = frozenset({"json", "jsons", "xml", "xmls", "form", "forms", "http", "https", "mailto", "mailtos"})
 """Schemes in which what stands for the host is one: elsewhere it is a part of the secret."""
 _TOLD_ANSWER = ("Response Details", "Socket Exception", "SMTP")
@@ -97,8 +99,38 @@ class Destination:
                 text = text.replace(part, "…")
         return text
 
+    def fault(self) -> str | None:
+        """Say why no message can be sent by the address, as far as that shows without sending one; None if nothing."""
+        try:
+            import apprise
+            from apprise.manager_plugins import NotificationManager
+
+            url, known = _with_key(self.url, Message("", "", "warning", "key")), NotificationManager()
+            with _heard():
+                if isinstance(apprise.Apprise.instantiate(url), apprise.NotifyBase):
+                    return None
+                services = set(known.schemas(include_disabled=True))
+        except Exception as error:  # whatever a library says of it may hold the address
+            return self.without_secrets(f"{type(error).__name__}: {error}")[:_MOST]
+        if "://" not in self.url:
+            return "it does not begin with a service, such as mailtos:// or jsons://"
+        scheme = self.url.partition("://")[0].lower()
+        if scheme in services and not known[scheme].enabled:
+            if needed := known[scheme].requirements.get("packages_required"):
+                names = ", ".join([needed] if isinstance(needed, str) else needed)
+                return f"{scheme}:// needs a package that is not installed: {names}"
+            return f"{scheme}:// does not work on this machine"
+        if scheme in ("http", "https"):
+            return f"it is none that a service shows for its webhooks; one of your own is {scheme.replace('http', 'json')}://"
+        if scheme not in services:
+            near = near_name(scheme, services)
+            return f"no service is {scheme}://" + (f"; did you mean {near}://?" if near else "")
+        return f"a {scheme}:// address has other parts than this one"
+
     def send(self, message: Message) -> Answer:
         """Send a message; whatever goes wrong is in the answer, and nothing is raised."""
+        if fault := self.fault():
+            return Answer(False, f"{fault}; docs/how-to/alerts.md has an address of each service")
         try:
             import apprise
 
@@ -107,8 +139,7 @@ class Destination:
             )
             with _heard() as lines:
                 service = apprise.Apprise.instantiate(_with_key(self.url, message), asset=asset)
-                if not isinstance(service, apprise.NotifyBase):
-                    return Answer(False, "no address that is known; docs/how-to/alerts.md has one of each service")
+                assert isinstance(service, apprise.NotifyBase), "an address without a fault is one of a service"
                 # A card is Markdown, and what the library makes of text for it shows its escapes in links.
                 markdown = service.notify_format == apprise.NotifyFormat.MARKDOWN
                 one = apprise.Apprise(asset=asset)

@@ -8,6 +8,7 @@ from deploy.cli.doctor import EXAMINATIONS, State, examine
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surface
+from tests.support.listeners import SECRETS, URLS
 from tests.support.shop import Shop
 
 SURFACES = PROJECT_ROOT / "tests" / "surfaces"
@@ -72,6 +73,30 @@ def test_what_is_broken_is_named_with_what_to_do(tiny_demo: Path, tmp_path: Path
     assert states["cluster"][0] is State.BAD and "127.0.0.1:9 cannot be reached" in states["cluster"][1]
     assert "unset CROSSFADE_RAY_ADDRESS" in states["cluster"][2]
     assert found(tiny_demo, surfaces_dir=tmp_path / "surfaces")["surfaces"][0] is State.BAD
+
+
+def test_addresses_that_cannot_reach_anybody_are_told_by_place_and_cure_and_never_shown(tmp_path: Path) -> None:
+    home, good = (
+        tmp_path / "home",
+        [URLS["slack"], URLS["teams"], URLS["pagerduty"], "jsons://u:webhooksecret@h.example/x"],
+    )
+    bad = {
+        "mqtt://u:verysecret1@broker.example/verysecret2": "paho-mqtt",
+        "slak://verysecret3/verysecret4": "did you mean slack://",
+        "hooks.slack.com/services/verysecret5": "does not begin with a service",
+        "https://h.example/verysecret6": "jsons://",
+        "mailto://u:verysecret7@": "other parts",
+    }
+    home.mkdir()
+    state, told, _ = found(home, alerts=" ".join(good))["alerts"]
+    assert state is State.GOOD and told.count("://") == len(good)
+    assert not [secret for secret in SECRETS if secret in told]
+    assert found(home)["alerts"][0] is State.GOOD, "who names none is told nothing"
+    for place, (url, cure) in enumerate(bad.items(), start=1):
+        urls = [*good[: place - 1], url]
+        state, told, remedy = found(home, alerts=" ".join(urls))["alerts"]
+        assert state is State.BAD and f"address {place} of {place}, " in told and cure in told, told
+        assert "verysecret" not in told and "docs/how-to/alerts.md" in remedy
 
 
 def test_pools_that_admit_more_than_one_writer_are_bad(prepared_home: Path) -> None:
