@@ -24,7 +24,7 @@ def judge_incumbent(settings: Settings, surface: Surface, candidate: Artifact, s
     judged = [one for one in store.verdicts.of_candidate(surface.name, candidate.digest) if one.verdict.key == key]
     if judged:
         return judged[-1]
-    measured = {"onnx": _graph(settings, surface, candidate), "serving": _serving(surface, candidate)}
+    measured = {"onnx": _graph(settings, surface, candidate), "serving": _serving(surface, candidate, store)}
     guards = tuple(
         GuardResult(
             number=guard.number,
@@ -53,11 +53,11 @@ def _graph(settings: Settings, surface: Surface, candidate: Artifact) -> list[Ch
     return checks
 
 
-def _serving(surface: Surface, candidate: Artifact) -> list[Check]:
-    """Return whether a clean process loads it, warms and answers in time."""
-    from checks.guards.serving import suite
+def _serving(surface: Surface, candidate: Artifact, store: ReleaseStore) -> list[Check]:
+    """Return whether a clean process loads it, warms and answers in time, and how fast beside what it replaces."""
+    from checks.guards.serving import suite, timed_champion
     from ml.inference.probe import ROUNDS, measure_serving
 
-    gate = surface.gate.serving
-    row = measure_serving(candidate.path, None, timeout_s=2 * gate.max_ready_s) | {"n": ROUNDS}
-    return gx.validate([row], suite(gate, champion=False))
+    gate, rival = surface.gate.serving, timed_champion(store.champion(surface.name))
+    row = measure_serving(candidate.path, rival, timeout_s=2 * gate.max_ready_s) | {"n": ROUNDS}
+    return gx.validate([row], suite(gate, champion=rival is not None))

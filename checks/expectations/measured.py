@@ -179,16 +179,18 @@ class ExpectGainShown(MeasuredExpectation):
 
 
 class ExpectNotClearlyBelow(MeasuredExpectation):
-    """Expect a value of at least ``min_value``: see ``judge_floor``."""
+    """Expect a value of at least ``min_value``: see ``judge_floor``. ``beyond`` is what one clearly below counts as."""
 
     min_value: float
+    beyond: str = Outcome.FAIL.value
 
-    success_keys: ClassVar[tuple[str, ...]] = ("min_value", "where")
+    success_keys: ClassVar[tuple[str, ...]] = ("min_value", "where", "beyond")
 
     def judged(self, rows: pd.DataFrame) -> dict[str, object]:
         """Judge ``value`` and ``hi`` of the one row."""
         row = _one(rows)
-        return _outcome(row, *judge_floor(_number(row["value"]), _number(row["hi"]), self.min_value))
+        outcome, reason = judge_floor(_number(row["value"]), _number(row["hi"]), self.min_value)
+        return _outcome(row, Outcome(self.beyond) if outcome is Outcome.FAIL else outcome, reason)
 
 
 class ExpectNotClearlyAbove(MeasuredExpectation):

@@ -1,6 +1,7 @@
 """One model as it serves: an onnxruntime session that was checked against its feature schema and warmed."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -36,7 +37,7 @@ class Model:
     def __init__(self, onnx: bytes, schema: bytes) -> None:
         self.schema = FeatureSchema.parse(schema)
         self.outputs = list(self.schema.outputs)
-        self._session = _session(onnx)
+        self._session = open_session(onnx)
         self._check()
         self._warm()
 
@@ -83,7 +84,12 @@ def order_of(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-def _session(onnx: bytes) -> "InferenceSession":
+def open_session(onnx: bytes | Path) -> "InferenceSession":
+    """Open a graph as it serves; of a file, external data is followed.
+
+    Raises:
+        ModelError: onnxruntime cannot load it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

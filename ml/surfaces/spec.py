@@ -575,7 +575,10 @@ class Incumbent(_Model):
     kind: Literal["probability", "logit"] = Field(
         default="probability", description="What its scores of binary tasks are, where it becomes a release"
     )
-    must_not_lose: bool = Field(default=False, description="Whether guard 3 refuses a candidate that loses against it")
+    must_not_lose: bool = Field(
+        default=False,
+        description="Whether guard 3 refuses a candidate that loses against it, and guard 8 one slower than its file",
+    )
     min_coverage: float = Field(
         default=0.9,
         gt=0,
