@@ -36,6 +36,8 @@ def crossfade(
     environment = {"CROSSFADE_HOME": str(settings.home), "PYTHONPATH": str(PROJECT_ROOT)}
     if settings.last_day:
         environment["CROSSFADE_LAST_DAY"] = str(settings.last_day)
+    if settings.serve_grpc_port is not None:
+        environment["CROSSFADE_SERVE_GRPC_PORT"] = str(settings.serve_grpc_port)
     command = [sys.executable, "-m", "deploy.cli", "serve", "--port", "0", "--workers", str(workers)]
     with running(command, _url_in, "/v2/health/ready", environment=environment, cores=cores) as found:
         yield found

@@ -42,4 +42,6 @@ def serve(
     settings = home_settings()
     host, port = host or settings.serve_host, settings.serve_port if port is None else port
     require_free(host, port, "--port, or CROSSFADE_SERVE_PORT")
+    if settings.serve_grpc_port:  # workers share it, and would with those of another server too
+        require_free(settings.serve_grpc_host, settings.serve_grpc_port, "CROSSFADE_SERVE_GRPC_PORT")
     run(settings, host=host, port=port, workers=workers)

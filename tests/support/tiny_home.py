@@ -241,6 +241,16 @@ def feeds_of(surface: Surface, rows: int, seed: int = 3) -> dict[str, np.ndarray
     return feeds
 
 
+def tensors_of(feeds: dict[str, np.ndarray], client: Any) -> list[Any]:
+    """Return rows as a stock client sends them; ``client`` is its module."""
+    made = []
+    for name, value in feeds.items():
+        tensor = client.InferInput(name, list(value.shape), "INT64" if value.dtype == np.int64 else "FP32")
+        tensor.set_data_from_numpy(value)
+        made.append(tensor)
+    return made
+
+
 def infer_body(surface: Surface, rows: int = 2) -> dict[str, Any]:
     """Return the body of an inference request with JSON tensors."""
     inputs = []

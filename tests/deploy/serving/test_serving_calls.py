@@ -1,6 +1,5 @@
 """The protocol over gRPC: the stock client gets the same answers, and what is refused over REST is refused here."""
 
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,15 +10,10 @@ import tritonclient.http as triton_http
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.process import free_port
 from deploy.serving.limits import Limits
 from deploy.serving.run import serving
-from tests.support.tiny_home import Home, feeds_of, tiny_settings
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+from tests.support.tiny_home import Home, feeds_of, tensors_of, tiny_settings
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +28,20 @@ def both(ready_home: Home) -> Iterator[tuple[triton.InferenceServerClient, trito
         yield calls, rest
 
 
-def inputs_of(feeds: dict[str, np.ndarray], module: Any = triton) -> list[Any]:
-    made = []
-    for name, value in feeds.items():
-        tensor = module.InferInput(name, list(value.shape), "INT64" if value.dtype == np.int64 else "FP32")
-        tensor.set_data_from_numpy(value)
-        made.append(tensor)
-    return made
-
-
 def test_the_stock_client_gets_what_it_gets_over_rest(both: tuple[Any, Any], ready_home: Home) -> None:
     calls, rest = both
     feeds = feeds_of(ready_home.surfaces["homepage"], 7)
-    answer = calls.infer("homepage", inputs_of(feeds), request_id="r-1", model_version="1")
-    same = rest.infer("homepage", inputs_of(feeds, triton_http))
+    answer = calls.infer("homepage", tensors_of(feeds, triton), request_id="r-1", model_version="1")
+    same = rest.infer("homepage", tensors_of(feeds, triton_http))
     for output in answer.get_response().outputs:
         assert answer.as_numpy(output.name).tobytes() == same.as_numpy(output.name).tobytes()
     response = answer.get_response()
     assert (response.id, response.model_name, response.model_version) == ("r-1", "homepage", "1")
     assert response.parameters["feature_day"].string_param == "2026-01-20"
     asked = [triton.InferRequestedOutput("score")]
-    assert [o.name for o in calls.infer("homepage", inputs_of(feeds), outputs=asked).get_response().outputs] == [
-        "score"
-    ]
+    assert [
+        o.name for o in calls.infer("homepage", tensors_of(feeds, triton), outputs=asked).get_response().outputs
+    ] == ["score"]
 
 
 def test_the_stock_client_reads_the_same_descriptions(both: tuple[Any, Any]) -> None:
@@ -78,7 +63,7 @@ def test_the_stock_client_reads_the_same_descriptions(both: tuple[Any, Any]) -> 
 def test_numbers_in_lists_are_read_as_raw_ones(both: tuple[Any, Any], ready_home: Home) -> None:
     calls, _ = both
     feeds = feeds_of(ready_home.surfaces["radio"], 3)
-    raw = calls.infer("radio", inputs_of(feeds)).as_numpy("score")
+    raw = calls.infer("radio", tensors_of(feeds, triton)).as_numpy("score")
     messages: Any = service_pb2
     request = messages.ModelInferRequest(model_name="radio")
     for name, value in feeds.items():
@@ -100,12 +85,12 @@ def refused(call: Any) -> str:
 def test_what_is_wrong_is_refused_with_the_reason(both: tuple[Any, Any], ready_home: Home) -> None:
     calls, _ = both
     feeds = feeds_of(ready_home.surfaces["homepage"], 3)
-    assert "missing input" in refused(lambda: calls.infer("homepage", inputs_of(feeds)[1:]))
-    assert "NOT_FOUND" in refused(lambda: calls.infer("video", inputs_of(feeds)))
+    assert "missing input" in refused(lambda: calls.infer("homepage", tensors_of(feeds, triton)[1:]))
+    assert "NOT_FOUND" in refused(lambda: calls.infer("video", tensors_of(feeds, triton)))
     many = feeds_of(ready_home.surfaces["homepage"], 1001)
-    assert "1 to 1000" in refused(lambda: calls.infer("homepage", inputs_of(many)))
+    assert "1 to 1000" in refused(lambda: calls.infer("homepage", tensors_of(many, triton)))
     huge = feeds_of(ready_home.surfaces["homepage"], 20_000)
-    assert "RESOURCE_EXHAUSTED" in refused(lambda: calls.infer("homepage", inputs_of(huge)))
+    assert "RESOURCE_EXHAUSTED" in refused(lambda: calls.infer("homepage", tensors_of(huge, triton)))
     assert "UNIMPLEMENTED" in refused(lambda: calls.get_system_shared_memory_status())
 
 
@@ -115,7 +100,7 @@ def test_the_token_is_asked_for(ready_home: Home) -> None:
     feeds = feeds_of(ready_home.surfaces["radio"], 2)
     with serving(guarded), triton.InferenceServerClient(f"127.0.0.1:{port}") as calls:
         assert calls.is_server_live()
-        assert "UNAUTHENTICATED" in refused(lambda: calls.infer("radio", inputs_of(feeds)))
+        assert "UNAUTHENTICATED" in refused(lambda: calls.infer("radio", tensors_of(feeds, triton)))
         right = {"authorization": "Bearer s3cret"}
-        answer: Any = calls.infer("radio", inputs_of(feeds), headers=right)
+        answer: Any = calls.infer("radio", tensors_of(feeds, triton), headers=right)
         assert answer.as_numpy("score").shape == (2,)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -9,24 +10,28 @@ from contextlib import suppress
 import httpx
 import psutil
 import pytest
+import tritonclient.grpc as triton
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.process import crossfade
+from benchmarks.process import crossfade, free_port
+from deploy.cli import serve as commands
 from deploy.serving.metrics import Metrics
 from deploy.serving.run import serve
 from deploy.serving.workers import merged
-from tests.support.tiny_home import Home, tiny_settings
+from tests.support.known import present
+from tests.support.tiny_home import Home, feeds_of, tensors_of, tiny_settings
 
 LONGEST_S = 60.0
-Server = tuple[str, psutil.Process]
+Server = tuple[str, psutil.Process, int]
 
 
 @pytest.fixture(scope="module")
 def two(ready_home: Home) -> Iterator[Server]:
-    """A server of two workers, ready: its address and its parent."""
-    with suppress(RuntimeError), crossfade(ready_home.settings, workers=2) as (url, parent):  # the last test ends it
+    """A server of two workers, ready: its address, its parent, and its port of gRPC."""
+    settings = ready_home.settings.model_copy(update={"serve_grpc_port": free_port()})
+    with suppress(RuntimeError), crossfade(settings, workers=2) as (url, parent):  # the last test ends it
         until(lambda: up(url) == {"0": 1.0, "1": 1.0})
-        yield url, parent
+        yield url, parent, settings.serve_grpc_port
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -62,7 +67,7 @@ def workers_of(parent: psutil.Process) -> set[int]:
 
 @pytest.mark.slow
 def test_all_workers_answer_and_their_metrics_add_up(two: Server) -> None:
-    url, parent = two
+    url, parent, _ = two
     assert len(workers_of(parent)) == 2 and answered(url) == {}
     asked = 0
 
@@ -79,8 +84,26 @@ def test_all_workers_answer_and_their_metrics_add_up(two: Server) -> None:
 
 
 @pytest.mark.slow
+def test_every_worker_answers_the_stock_client_of_grpc_on_one_port(two: Server, ready_home: Home) -> None:
+    _, parent, port = two
+    tensors = tensors_of(feeds_of(ready_home.surfaces["homepage"], 7), triton)
+    own_connection, answers, took = [("grpc.use_local_subchannel_pool", 1)], set[bytes](), set[int]()
+
+    def both() -> bool:
+        with triton.InferenceServerClient(f"127.0.0.1:{port}", channel_args=own_connection) as client:
+            answers.add(present(client.infer("homepage", tensors)).as_numpy("score").tobytes())
+            for pid in workers_of(parent):
+                found = psutil.Process(pid).net_connections("tcp")
+                took.update([pid] if any(c.laddr.port == port and c.raddr for c in found) else [])
+        return len(took) == 2
+
+    until(both)
+    assert len(answers) == 1, "whichever worker answers"
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_while_the_other_answers(two: Server) -> None:
-    url, parent = two
+    url, parent, _ = two
     before = workers_of(parent)
     killed = min(before)
     os.kill(killed, signal.SIGKILL)
@@ -93,7 +116,7 @@ def test_a_worker_that_is_killed_is_replaced_while_the_other_answers(two: Server
 
 @pytest.mark.slow
 def test_a_signal_drains_all_workers_and_then_the_parent_ends(two: Server) -> None:
-    url, parent = two
+    url, parent, _ = two
     workers = workers_of(parent)
     parent.send_signal(signal.SIGTERM)
     with httpx.Client(base_url=url, timeout=10) as client:
@@ -116,6 +139,21 @@ def test_metrics_of_workers_are_told_apart_and_one_without_is_not_up() -> None:
     assert 'crossfade_worker_up{worker="2"} 0.0' in lines and "# TYPE crossfade_requests_total counter" in lines
     kinds = [line for line in lines if line.startswith("# TYPE")]
     assert len(kinds) == len(set(kinds))
+
+
+@pytest.mark.slow
+def test_a_port_of_grpc_that_another_server_shares_is_refused(
+    ready_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("CROSSFADE_HOME", str(ready_home.settings.home))
+        monkeypatch.setenv("CROSSFADE_SERVE_GRPC_PORT", str(port))
+        with pytest.raises(ValueError, match=rf"port {port} of .* is in use.*CROSSFADE_SERVE_GRPC_PORT"):
+            commands.serve(host="127.0.0.1", port=0, workers=2)
 
 
 def test_workers_cannot_each_have_a_free_port_for_grpc(tmp_path) -> None:
