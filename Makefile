@@ -32,7 +32,7 @@ FAST := tests/ml tests/deploy/serving tests/test_project.py
 export CROSSFADE_HOME ?= $(HOME_DIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load attack healthy night backfills chaos apps teachers bench docs docs-build lint lock image digests clean
+.PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load attack healthy night backfills chaos apps teachers bench docs docs-build lint lock image bills digests clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -137,8 +137,11 @@ lint: $(BIN)/.dev ## Check format, types, SQL, imports and spelling: ruff, pyrig
 lock: | $(BIN)/python $(UV) ## Rewrite uv.lock from pyproject.toml; ARGS="--upgrade" takes newer versions
 	$(UV) lock --python $(BIN)/python $(ARGS)
 
-image: ## Build both images with docker: the version is their tag, the commit a label
+image: ## Build both images with docker: the version is their tag, the commit a label; bills of materials lie in .bills
 	./deploy/images.sh build
+
+bills: | $(BIN)/.runtime ## Write the images' bills of materials to .bills, with or without docker
+	PYTHON=$(BIN)/python ./deploy/images.sh bills
 
 digests: ## Look up the digests of the images' bases with docker, and write deploy/images.env
 	./deploy/images.sh digests

@@ -34,14 +34,31 @@ def git_commit() -> str | None:
 
 
 @cache
-def locked_packages() -> dict[str, str]:
-    """Read from the lock what the runtime needs on this machine, with versions."""
-    packages = {package["name"]: package for package in tomllib.loads(LOCK.read_text(encoding="utf-8"))["package"]}
-    needed, waiting = set[str](), ["crossfade"]
+def locked_packages(extras: tuple[str, ...] = (), machine: tuple[tuple[str, str], ...] = ()) -> dict[str, str]:
+    """Read from the lock what the runtime needs, with versions; with what extras of packages bring.
+
+    Args:
+        extras: Extras of Crossfade that are installed too.
+        machine: What markers ask of the machine, where it is not this one: ``("sys_platform", "linux")``, ...
+    """
+    packages = [
+        package
+        for package in tomllib.loads(LOCK.read_text(encoding="utf-8"))["package"]
+        if any(_holds(marker, machine) for marker in package.get("resolution-markers", [""]))
+    ]
+    found = {package["name"]: package for package in packages}
+    needed, waiting = set[tuple[str, str]](), [("crossfade", extra) for extra in ("", *extras)]
     while waiting:
-        for dependency in packages[waiting.pop()].get("dependencies", ()):
-            name = dependency["name"]
-            if name not in needed and ("marker" not in dependency or Marker(dependency["marker"]).evaluate()):
-                needed.add(name)
-                waiting.append(name)
-    return {name: packages[name]["version"] for name in sorted(needed)}
+        name, extra = one = waiting.pop()
+        if one in needed:
+            continue
+        needed.add(one)
+        asked = found[name].get("optional-dependencies", {})[extra] if extra else found[name].get("dependencies", ())
+        for dependency in asked:
+            if _holds(dependency.get("marker", ""), machine):
+                waiting += [(dependency["name"], of) for of in ("", *dependency.get("extra", ()))]
+    return {name: found[name]["version"] for name in sorted({name for name, _ in needed} - {"crossfade"})}
+
+
+def _holds(marker: str, machine: tuple[tuple[str, str], ...]) -> bool:
+    return not marker or Marker(marker).evaluate(dict(machine))

@@ -9,7 +9,7 @@ Source: https://cyclonedx.org/docs/1.6/json/; its Python library has no model ca
 import json
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from ml.export.files import MODEL
@@ -17,7 +17,7 @@ from ml.foundation.code import locked_packages
 from ml.releases.manifest import DayContent, Manifest
 from ml.releases.verdicts import Check, Verdict
 
-_Component = dict[str, Any]
+Component = dict[str, Any]
 
 
 def bill_of_materials(manifest: Manifest, verdict: Verdict, *, release: str, card: str) -> bytes:
@@ -29,25 +29,63 @@ def bill_of_materials(manifest: Manifest, verdict: Verdict, *, release: str, car
         release: Id of the release.
         card: File of its model card, beside this one.
     """
-    model = _model(manifest, verdict, release, card)
     parts = [*_teacher(manifest), *_data(manifest), *_software(manifest)]
+    model = _model(manifest, verdict, release, card)
+    return document(f"{manifest.surface}/{release}", model, parts, {"timestamp": verdict.judged_at.isoformat()})
+
+
+def document(name: str, about: Component, parts: list[Component], metadata: dict[str, str], **more: object) -> bytes:
+    """Return a bill of materials as CycloneDX JSON.
+
+    Args:
+        name: What it is about, by which its serial number follows.
+        about: The same as a component.
+        parts: What that is made of.
+        metadata: What else is said of the bill itself.
+        more: What else stands in it.
+    """
     bom = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'crossfade:{manifest.surface}/{release}')}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'crossfade:{name}')}",
         "version": 1,
-        "metadata": {"timestamp": verdict.judged_at.isoformat(), "component": model},
+        "metadata": {**metadata, "component": about},
         "components": parts,
         "dependencies": [
-            {"ref": model["bom-ref"], "dependsOn": [part["bom-ref"] for part in parts]},
+            {"ref": about["bom-ref"], "dependsOn": [part["bom-ref"] for part in parts]},
             *({"ref": part["bom-ref"], "dependsOn": []} for part in parts),
         ],
+        **more,
     }
     return (json.dumps(bom, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _model(manifest: Manifest, verdict: Verdict, release: str, card: str) -> _Component:
+def libraries(versions: Mapping[str, str]) -> list[Component]:
+    """Return Python packages as components, by name."""
+    return [
+        {
+            "type": "library",
+            "bom-ref": f"pkg:pypi/{name}@{version}",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:pypi/{name}@{version.replace('+', '%2B')}",
+        }
+        for name, version in sorted(versions.items())
+    ]
+
+
+def package_name(name: str) -> str:
+    """Return a package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def properties(facts: Mapping[str, object]) -> list[dict[str, str]]:
+    """Return what is known of some facts, under names of ours."""
+    return [{"name": f"crossfade:{name}", "value": str(value)} for name, value in facts.items() if value is not None]
+
+
+def _model(manifest: Manifest, verdict: Verdict, release: str, card: str) -> Component:
     measured = [check for guard in verdict.guards for check in guard.checks if check.interval is not None]
     return {
         "type": "machine-learning-model",
@@ -56,7 +94,7 @@ def _model(manifest: Manifest, verdict: Verdict, release: str, card: str) -> _Co
         "version": release,
         "hashes": [{"alg": "SHA-256", "content": manifest.onnx_sha256}],
         "externalReferences": [{"type": "model-card", "url": card}, {"type": "distribution", "url": MODEL}],
-        "properties": _properties(
+        "properties": properties(
             {
                 "kind": manifest.kind,
                 "git_commit": manifest.git_commit,
@@ -85,7 +123,7 @@ def _metric(check: Check) -> dict[str, Any]:
     return {"type": check.name, "value": str(check.value), "confidenceInterval": interval}
 
 
-def _teacher(manifest: Manifest) -> list[_Component]:
+def _teacher(manifest: Manifest) -> list[Component]:
     """Return the teacher whose soft labels were learnt or reported."""
     teacher = manifest.teacher
     if teacher is None:
@@ -97,7 +135,7 @@ def _teacher(manifest: Manifest) -> list[_Component]:
             "name": teacher.name,
             "version": teacher.version,
             **({"licenses": [{"license": {"name": teacher.license}}]} if teacher.license else {}),
-            "properties": _properties(
+            "properties": properties(
                 {
                     "contract_hash": teacher.contract_hash,
                     "trained_through": teacher.trained_through,
@@ -108,7 +146,7 @@ def _teacher(manifest: Manifest) -> list[_Component]:
     ]
 
 
-def _data(manifest: Manifest) -> list[_Component]:
+def _data(manifest: Manifest) -> list[Component]:
     """Return the days that the model was trained and evaluated on, and its soft labels."""
     days = {"training": manifest.train_days, "evaluation": manifest.eval_days}
     found = {f"{name} examples": [d for d in manifest.examples if d.day in of] for name, of in days.items()}
@@ -118,37 +156,17 @@ def _data(manifest: Manifest) -> list[_Component]:
     return [_dataset(manifest.surface, name, content) for name, content in found.items() if content]
 
 
-def _dataset(surface: str, name: str, days: list[DayContent]) -> _Component:
+def _dataset(surface: str, name: str, days: list[DayContent]) -> Component:
     hashes = {f"content_hash:{day.day}": day.content_hash for day in days}
     return {
         "type": "data",
         "bom-ref": name.replace(" ", "-"),
         "name": f"{surface} {name}",
         "data": [{"type": "dataset", "name": name}],
-        "properties": _properties({"rows": sum(day.rows for day in days), **hashes}),
+        "properties": properties({"rows": sum(day.rows for day in days), **hashes}),
     }
 
 
-def _software(manifest: Manifest) -> list[_Component]:
+def _software(manifest: Manifest) -> list[Component]:
     """Return what the lock installs, in the versions that the model was made with where the manifest knows them."""
-    versions = locked_packages() | {_normal(name): version for name, version in manifest.libraries.items()}
-    return [
-        {
-            "type": "library",
-            "bom-ref": f"pkg:pypi/{name}@{version}",
-            "name": name,
-            "version": version,
-            "purl": f"pkg:pypi/{name}@{version.replace('+', '%2B')}",
-        }
-        for name, version in sorted(versions.items())
-    ]
-
-
-def _normal(name: str) -> str:
-    """Return a package's name as indexes compare it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _properties(facts: dict[str, object]) -> list[dict[str, str]]:
-    known: Iterable[tuple[str, object]] = ((name, value) for name, value in facts.items() if value is not None)
-    return [{"name": f"crossfade:{name}", "value": str(value)} for name, value in known]
+    return libraries(locked_packages() | {package_name(name): version for name, version in manifest.libraries.items()})

@@ -90,7 +90,7 @@ def test_digests_are_those_that_the_registry_names_and_builds_take_them(
         done = call("digests", f"echo {digest}")
         assert done.returncode == 0 and "inspect --format {{.Manifest.Digest}} postgres:17\n" in done.stderr
         assert f"PYTHON_IMAGE=python:3.11-slim@{digest}\n" in names.read_text(encoding="utf-8")
-    built = call("build", "").stderr.splitlines()
+    built = [line for line in call("build", "").stderr.splitlines() if line.startswith("docker build ")]
     assert len(built) == 2
     for line, target in zip(built, ("code-location", "server"), strict=True):
         assert f"--target {target} --tag crossfade/{target}:0.1.0 " in line
@@ -99,6 +99,30 @@ def test_digests_are_those_that_the_registry_names_and_builds_take_them(
     assert {"PYTHON_IMAGE", "VERSION", "COMMIT"} <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.M))
     labels = re.findall(r"org\.opencontainers\.image\.(\w+)=\$(\w+)", DOCKERFILE)
     assert labels == [("version", "VERSION"), ("revision", "COMMIT")]
+
+
+def test_bills_of_images_come_from_the_images_of_this_commit_and_from_the_lock_without_them(
+    checkout: tuple[Path, Callable[..., "subprocess.CompletedProcess[str]"]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, call = checkout
+    ours = folder / ".git" / "python"
+    ours.write_text('#!/bin/sh\necho lock "$@"\n', encoding="utf-8")
+    ours.chmod(0o755)
+    monkeypatch.setenv("PYTHON", str(ours))
+    commit = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty"], capture_output=True, text=True
+    ).stdout.strip()
+    bill = folder / ".bills" / "server-0.1.0.cdx.json"
+    for says, begins in (
+        ("exit 1", "lock -m deploy.image_bill server --commit"),
+        ("echo of-another-commit", "lock -m deploy.image_bill server --commit"),
+        (f'case "$1" in run) echo image "$@";; *) echo {commit};; esac', "image run --rm --network none "),
+    ):
+        done = call("bills", says)
+        assert done.returncode == 0 and str(bill.relative_to(folder)) in done.stdout, done.stderr
+        assert bill.read_text(encoding="utf-8").startswith(begins)
+    failing = call("bills", f'case "$1" in run) exit 1;; *) echo {commit};; esac')
+    assert failing.returncode and bill.read_text(encoding="utf-8").startswith("image "), "no half a bill"
 
 
 def test_an_image_has_what_the_lock_says_and_torch_as_its_build_for_cpus_unless_somebody_asks_for_another() -> None:
