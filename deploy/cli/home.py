@@ -54,6 +54,8 @@ def tidy(
     kept = ", ".join(map(str, tidied.snapshots_of_releases)) or "none"
     say(f"snapshots  {tidied.snapshots_expired} of {tidied.snapshots} expired; of releases: {kept}")
     say(f"files      {tidied.files_removed} removed; {tidied.tables_compacted} tables compacted")
+    if tidied.served_files_removed or tidied.served_rows_removed:
+        say(f"served log {tidied.served_files_removed} files, {tidied.served_rows_removed:,} rows removed")
     use = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in tidied.home_bytes.items() if size > 1e5)
     say(f"disk       {use}")
 

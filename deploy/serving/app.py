@@ -34,6 +34,7 @@ from deploy.serving.protocol import (
     BadRequest,
     parse_object,
 )
+from deploy.serving.served_log import Scored, ServedLog
 from deploy.serving.work import INLINE_BYTES, Work
 from deploy.serving.workers import Siblings
 from ml.foundation.settings import Settings
@@ -70,12 +71,16 @@ def create_app(
     metrics = metrics or Metrics()
     engine = Engine(settings, metrics, poll_s=poll_s, store=store)
     work, traces = Work(limits), traces_of(os.environ)
+    served_log = ServedLog(settings, metrics) if settings.serve_log_share else None
     token = settings.serve_token.get_secret_value().strip() if settings.serve_token else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(engine.start)
         async with AsyncExitStack() as stack:
+            if served_log is not None:
+                served_log.start()
+                stack.push_async_callback(asyncio.to_thread, served_log.close)
             if siblings is not None:
                 await stack.enter_async_context(siblings.answering(metrics))
             if settings.serve_grpc_port is not None:
@@ -95,7 +100,7 @@ def create_app(
     app.add_exception_handler(BadRequest, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.openapi = partial(_openapi, app)
-    _add_rank(app, engine, metrics, limits, work, traces)  # first: routes are tried in turn
+    _add_rank(app, engine, limits, work, traces, served_log)  # first: routes are tried in turn
     _add_repository(app, engine, limits, work)
     _add_models(app, engine, metrics, limits, work)
     _add_health(app, engine, metrics, siblings)
@@ -194,7 +199,10 @@ def _add_models(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, 
         return Response(content, headers=headers)
 
 
-def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, work: Work, traces: Traces) -> None:
+def _add_rank(
+    app: FastAPI, engine: Engine, limits: Limits, work: Work, traces: Traces, served_log: ServedLog | None
+) -> None:
+    metrics = engine.metrics
     body = {"content": {JSON: {"schema": {"$ref": "#/components/schemas/RankRequest"}}}, "required": True}
     requests = itertools.count()
 
@@ -224,9 +232,9 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, wo
                 trace.answered_by(asked.surface, served.released.path, label, len(asked.candidates))
                 values, answer = await work.do(
                     lambda: (
-                        ranked_together(asked, body, (served, rival), engine, metrics)
+                        ranked_together(asked, body, (served, rival), engine, metrics, served_log)
                         if rival
-                        else _ranked(asked, served, engine, metrics, trace)
+                        else _ranked(asked, served, engine, trace, served_log)
                     ),
                     aside=many,
                 )
@@ -239,15 +247,18 @@ def _add_rank(app: FastAPI, engine: Engine, metrics: Metrics, limits: Limits, wo
 
 
 def _ranked(
-    asked: rank.RankRequest, served: Served, engine: Engine, metrics: Metrics, trace: Trace
+    asked: rank.RankRequest, served: Served, engine: Engine, trace: Trace, served_log: ServedLog | None
 ) -> tuple[dict[str, np.ndarray], bytes]:
     """Return what the model gives, and the answer."""
+    metrics = engine.metrics
     feeds = rank.prepare(asked, served, engine, metrics)
     trace.part("features")
     values = run(served, feeds, served.released.model.outputs, metrics)
     trace.part("model")
     answer = rank.render(asked, served, values, metrics)
     trace.part("render")
+    if served_log is not None:
+        served_log.offer(asked, [Scored(served, feeds, values)])
     return values, answer
 
 

@@ -7,12 +7,18 @@ from deploy.serving.answering import run
 from deploy.serving.engine import Engine, Served
 from deploy.serving.metrics import Metrics
 from deploy.serving.rank import RankRequest, count_not_finite, prepare
+from deploy.serving.served_log import Picked, Scored, ServedLog
 from ml.inference.interleaving import INTERLEAVED, TEAMS, seed_of, team_draft
 from ml.inference.model import SCORE, order_of
 
 
 def ranked_together(
-    request: RankRequest, body: bytes, teams: tuple[Served, Served], engine: Engine, metrics: Metrics
+    request: RankRequest,
+    body: bytes,
+    teams: tuple[Served, Served],
+    engine: Engine,
+    metrics: Metrics,
+    served_log: ServedLog | None = None,
 ) -> tuple[dict[str, np.ndarray], bytes]:
     """Return what the champion gives, and the answer.
 
@@ -22,13 +28,13 @@ def ranked_together(
         teams: Champion and challenger.
         engine: Says how old features may be.
         metrics: Where to count.
+        served_log: Where to log, if anywhere.
 
     Raises:
         BadRequest: One of them cannot answer.
     """
-    values = [
-        run(team, prepare(request, team, engine, metrics), team.released.model.outputs, metrics) for team in teams
-    ]
+    feeds = [prepare(request, team, engine, metrics) for team in teams]
+    values = [run(team, own, team.released.model.outputs, metrics) for team, own in zip(teams, feeds, strict=True)]
     for own in values:
         count_not_finite(request, own, metrics)
     releases = [team.released.release for team in teams]
@@ -43,5 +49,7 @@ def ranked_together(
         }
         for place, team in zip(order.tolist(), team_of.tolist(), strict=True)
     ]
+    if served_log is not None:
+        served_log.offer(request, [*map(Scored, teams, feeds, values)], Picked(order, team_of))
     label = {"surface": request.surface, **teams[0].label, "interleaved": {"release": releases[1], "seed": seed}}
     return values[0], orjson.dumps({**label, "items": items})

@@ -46,6 +46,7 @@ class Metrics:
             "serving", "1 for the release and features served", ["surface", "release", "version", "features"], **common
         )
         self.ranked = Counter("ranked", "Answers of /rank", ["surface", "release"], **common)
+        self.served_log = Counter("served_log", "Answers that were sampled for the log", ["outcome"], **common)
         self.challenger = Gauge(
             "challenger_share", "Share of the release beside the champion", ["surface", "release", "mode"], **common
         )

@@ -37,6 +37,9 @@ class Candidate(BaseModel):
     container_id: StrictStr | StrictInt | None = Field(
         default=None, description="Shelf that would hold the item, where the surface has it"
     )
+    exposure_id: StrictStr | StrictInt | None = Field(
+        default=None, description="Id that the exposure will have if the item is shown: for the log, not for the model"
+    )
 
 
 class RankRequest(BaseModel):

@@ -154,7 +154,7 @@ def data_contract() -> str:
         "- A timestamp is UTC with microseconds, and lies within the day of its folder unless it is marked *any day*.",
         "  [Land your events](../how-to/land_your_events.md) has the forms that text may have.",
         "- `no_dates` are days that stand for no date; `infinity` is either end of time. Such a timestamp is a null.",
-        f"- A string has at most {contract['max_string_bytes']} bytes.",
+        f"- A string has at most {contract['max_string_bytes']} bytes, unless its column says otherwise.",
         "- Columns of your own are declared in `contract.yaml` of the app's folder, in the form of",
         "  [`ml/landing/contract.yaml`](../../ml/landing/contract.yaml).",
         "- Any other column is an error that names the file.",
@@ -329,6 +329,8 @@ def rules(column: Mapping[str, Any]) -> Iterator[str]:
     for bound, word in {"min": "at least", "max": "at most"}.items():
         if bound in column:
             yield f"{word} {column[bound]:,}"
+    if "max_bytes" in column:
+        yield f"at most {column['max_bytes']:,} bytes"
     if "values" in column:
         yield "one of " + ", ".join(f"`{value}`" for value in column["values"])
     if column.get("nullable"):

@@ -133,14 +133,14 @@ class Files(FileStore):
             return False
         finally:
             scratch.unlink()
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return True
 
     def replace(self, key: str, content: bytes) -> None:
         """Create or replace one file; readers see the old or the new content."""
         target = self._target(key)
         self._scratch(content).replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
     def create_folder(self, key: str, content: Mapping[str, Path | bytes]) -> bool:
         """Publish a folder with all its files at once, or return False where it exists."""
@@ -156,8 +156,8 @@ class Files(FileStore):
                     (scratch / name).write_bytes(item)
                 else:
                     shutil.copyfile(item, scratch / name)
-                _sync_file(scratch / name)
-            _sync_folder(scratch)
+                sync_file(scratch / name)
+            sync_folder(scratch)
             try:
                 scratch.rename(target)
             except OSError:
@@ -166,7 +166,7 @@ class Files(FileStore):
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return True
 
     def remove_folder(self, key: str) -> None:
@@ -197,7 +197,7 @@ class Files(FileStore):
         missing = [p for p in (target.parent, *target.parent.parents) if not p.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         for folder in missing:
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         return target
 
     def sweep(self) -> None:
@@ -213,7 +213,7 @@ class Files(FileStore):
     def _scratch(self, content: bytes) -> Path:
         scratch = self._scratch_path()
         scratch.write_bytes(content)
-        _sync_file(scratch)
+        sync_file(scratch)
         return scratch
 
 
@@ -232,11 +232,11 @@ def replace_file(source: Path, target: Path) -> None:
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         shutil.copyfile(source, scratch)
-        _sync_file(scratch)
+        sync_file(scratch)
         scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -250,12 +250,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on disk."""
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -37,8 +37,10 @@ CPU = "CPUExecutionProvider"
 """What onnxruntime calls this machine's CPUs."""
 RANKER_SCORES = "ranker_scores"
 """Landing table of what the app's present ranker says; no day waits for it."""
+SERVED = "served"
+"""Landing table of what the server answered, as its log says; no day needs it."""
 _PREFIX = "CROSSFADE_"
-_PATHS = ("landing_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir", "trusted_keys")
+_PATHS = ("landing_dir", "serve_log_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir", "trusted_keys")
 
 
 def home_from_environment() -> Path:
@@ -93,12 +95,13 @@ class Settings(BaseSettings):
             "outcomes",
             "teacher_scores",
             RANKER_SCORES,
+            SERVED,
             "source_impressions",
             "source_user_profiles",
             "source_item_profiles",
         ),
-        description="Landing tables that a day may lack, beside `ranker_scores`; every other table of the contract is "
-        "required.",
+        description="Landing tables that a day may lack, beside `ranker_scores` and `served`; every other one of the "
+        "contract is required.",
     )
     feature_window_days: int = Field(default=14, ge=1, le=90, description="W: days that trailing features look back.")
     smoothing_impressions: int = Field(
@@ -257,6 +260,22 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds that a server that was told to end answers on, while `ready` sends traffic elsewhere.",
     )
+    serve_log_share: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Share of the answers of /rank that the server logs, to be landed as `served`; 0 logs none.",
+    )
+    serve_log_dir: Path | None = Field(
+        default=None,
+        description="Where the log goes, as `day=YYYY-MM-DD/*.jsonl.gz`; default `served` of `landing_dir`.",
+    )
+    serve_log_minutes: float = Field(
+        default=5, gt=0, description="A file of the log is finished after so long, or when it has 64 MB unpacked."
+    )
+    keep_served_days: int = Field(
+        default=30, ge=1, description="Housekeeping removes files and rows of the log that are of earlier days."
+    )
     max_feature_age_days: int = Field(default=3, ge=1, description="Older serving features make the server not ready.")
 
     def __init__(self, **values: Any) -> None:
@@ -278,8 +297,8 @@ class Settings(BaseSettings):
     @field_validator("optional_tables")
     @classmethod
     def _with_scores(cls, tables: tuple[str, ...]) -> tuple[str, ...]:
-        """Keep a list that was written before there was ``ranker_scores`` from requiring it."""
-        return tables if RANKER_SCORES in tables else (*tables, RANKER_SCORES)
+        """Keep a list that was written before there were these tables from requiring them."""
+        return (*tables, *(name for name in (RANKER_SCORES, SERVED) if name not in tables))
 
     @field_validator("mlflow_uri", "openlineage_url")
     @classmethod
@@ -296,6 +315,7 @@ class Settings(BaseSettings):
             "home": home,
             "app": app,
             "landing_dir": (self.landing_dir or home / "landing").absolute(),
+            "serve_log_dir": (self.serve_log_dir or (self.landing_dir or home / "landing") / SERVED).absolute(),
             "surfaces_dir": (self.surfaces_dir or app / "surfaces").absolute(),
             "teacher": (self.teacher or home / "teacher" / "contract.yaml").absolute(),
             "teacher_spec": (self.teacher_spec or app / "teacher" / "demo.yaml").absolute(),

@@ -18,6 +18,8 @@ OUTCOMES = {"completed": 1, "skipped": 2, "stopped": 3}
 """Codes of listen outcomes in event lists; 0 pads."""
 
 USER, ITEM, HOUR = "user_id", "item_id", "hour"
+EXPOSURE = "exposure_id"
+"""What a candidate may name beside its inputs, unseen by the model: the exposure that it becomes if it is shown."""
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _INT64_MAX = 2**63 - 1
@@ -105,15 +107,18 @@ class RequestPlan:
                 raise RequestError(f"session.{key} and {name} are the same input; send one of them")
             values[name] = value
         if HOUR in self._shared and values.get(HOUR) is None:
-            values[HOUR] = _utc(values.get("ts")).hour
+            values[HOUR] = as_utc(values.get("ts")).hour
         return values
 
     def _candidate_columns(self, candidates: Sequence[Mapping[str, object]]) -> dict[str, list[Any]]:
-        if unknown := set().union(*candidates) - self._candidate_keys:
+        named: set[str] = set().union(*candidates)
+        if unknown := named - self._candidate_keys - {EXPOSURE}:
             i, key = next((i, key) for i, candidate in enumerate(candidates) for key in candidate if key in unknown)
             raise RequestError(
                 f"unknown key candidates[{i}].{key[:_MAX_SHOWN]}: {self._explain(key, self._candidate_keys)}"
             )
+        if EXPOSURE in named:
+            _check_exposures(candidates)
         try:
             columns = {name: list(map(itemgetter(name), candidates)) for name in self._candidate_keys}
         except KeyError:  # what some candidate lacks takes its default
@@ -134,7 +139,18 @@ class RequestPlan:
         return f"known are {', '.join(sorted(allowed))}"
 
 
-def _utc(ts: datetime | None) -> datetime:
+def _check_exposures(candidates: Sequence[Mapping[str, object]]) -> None:
+    for i, candidate in enumerate(candidates):
+        if (value := candidate.get(EXPOSURE)) is not None and type(value) not in (str, int):
+            raise RequestError(f"candidates[{i}].{EXPOSURE} must be a string or an integer, got {show(value)}")
+
+
+def as_utc(ts: datetime | None) -> datetime:
+    """Return a request's time in UTC, the present one where it names none.
+
+    Raises:
+        RequestError: It is no time of the calendar there.
+    """
     if ts is None:
         return datetime.now(UTC)
     try:

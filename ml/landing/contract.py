@@ -76,6 +76,7 @@ class Column(_Model):
     type: str = Field(description="string, int64, float64, bool, timestamp or float_vector[n]")
     description: str = Field(min_length=1)
     nullable: bool = False
+    max_bytes: int | None = Field(default=None, ge=1, description="Of a string, in place of the contract's own bound")
     min: float | None = None
     max: float | None = None
     values: tuple[str, ...] = Field(default=(), description="What a string may be; empty means anything")
@@ -98,6 +99,8 @@ class Column(_Model):
             raise ValueError(f"min and max need a number, not {self.type}")
         if (self.values or self.one_of) and self.kind != "string":
             raise ValueError(f"values and one_of need a string, not {self.type}")
+        if self.max_bytes is not None and self.kind != "string":
+            raise ValueError(f"max_bytes needs a string, not {self.type}")
         if self.any_day and self.kind != "timestamp":
             raise ValueError(f"any_day needs a timestamp, not {self.type}")
         if self.no_dates and self.kind != "timestamp":

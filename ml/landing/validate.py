@@ -225,6 +225,7 @@ def _column(
     reasons = {"nullability": "null"}
     match column.kind:
         case "string":
+            max_bytes = column.max_bytes or max_bytes
             reasons |= {"max_length": f"longer than {max_bytes} bytes"}
             checks: dict[str, Callable[[pl.Expr], pl.Expr]] = {}
             if column.values:

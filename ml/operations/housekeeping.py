@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
+from ml.operations.served_retention import remove_served
 from ml.releases.store import ReleaseStore
 from ml.stages.widening import open_snapshots
 from ml.surfaces.spec import load_surfaces
@@ -22,7 +23,7 @@ from ml.surfaces.spec import load_surfaces
 GRACE = timedelta(days=1)
 """A file that nothing refers to may belong to a write under way for so long."""
 
-_STEPS = 5
+_STEPS = 6
 
 
 class Tidied(BaseModel):
@@ -38,6 +39,8 @@ class Tidied(BaseModel):
     )
     tables_compacted: int = Field(description="Tables whose small files were merged")
     files_removed: int = Field(description="Data files of the lake that no snapshot reads any more")
+    served_files_removed: int = Field(description="Files of the served log that were kept long enough, or not finished")
+    served_rows_removed: int = Field(description="Rows of them in the lake")
     runs_removed: int = Field(description="Folders of old dbt calls")
     lake_bytes: int = Field(description="Bytes of the newest snapshot's files")
     home_bytes: dict[str, int] = Field(description="Bytes on disk per folder of the home")
@@ -64,20 +67,22 @@ def tidy(settings: Settings, *, dry_run: bool = False, grace: timedelta = GRACE,
     # A release that was retired just now keeps its snapshot until the next time: its folder may still be read.
     with Lake(settings) as lake:
         before, old = _old_snapshots(lake, pinned, settings.keep_snapshots_days)
+        served_files, served_rows = remove_served(lake, settings, grace, dry_run=dry_run)
+        progress(Step("housekeeping", 2, _STEPS, line=f"{served_files} files of the served log removed"))
         if old and not dry_run:
             lake.connection.execute(f"call ducklake_expire_snapshots('{ALIAS}', versions => ?::ubigint[])", [old])
-        progress(Step("housekeeping", 2, _STEPS, line=f"{len(old)} of {before} snapshots expired"))
+        progress(Step("housekeeping", 3, _STEPS, line=f"{len(old)} of {before} snapshots expired"))
         compacted = 0 if dry_run else compact(lake)
-        progress(Step("housekeeping", 3, _STEPS, line=f"{compacted} tables compacted"))
+        progress(Step("housekeeping", 4, _STEPS, line=f"{compacted} tables compacted"))
         removed = clean(lake, grace, dry_run=dry_run)
-        progress(Step("housekeeping", 4, _STEPS, line=f"{removed} files removed"))
+        progress(Step("housekeeping", 5, _STEPS, line=f"{removed} files removed"))
         lake_bytes = lake.sql(
             f"select coalesce(sum(file_size_bytes), 0)::bigint as n from ducklake_table_info('{ALIAS}')"
         )
     stale = list(_stale_runs(settings))
     for folder in [] if dry_run else stale:
         shutil.rmtree(folder, ignore_errors=True)
-    progress(Step("housekeeping", 5, _STEPS, line=f"{len(stale)} folders of dbt calls removed"))
+    progress(Step("housekeeping", 6, _STEPS, line=f"{len(stale)} folders of dbt calls removed"))
     return Tidied(
         releases_retired={surface: ids for surface, ids in retired.items() if ids},
         snapshots=before,
@@ -85,6 +90,8 @@ def tidy(settings: Settings, *, dry_run: bool = False, grace: timedelta = GRACE,
         snapshots_of_releases=tuple(sorted(pinned)),
         tables_compacted=compacted,
         files_removed=removed,
+        served_files_removed=served_files,
+        served_rows_removed=served_rows,
         runs_removed=len(stale),
         lake_bytes=lake_bytes["n"][0].as_py(),
         home_bytes=disk_use(settings.home),

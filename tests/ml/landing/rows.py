@@ -24,6 +24,7 @@ ALL_TABLES = (
     "source_item_profiles",
     "teacher_scores",
     "ranker_scores",
+    "served",
 )
 
 
