@@ -48,7 +48,23 @@ def pages() -> dict[str, str]:
         "tables.md": tables_page(),
         "metrics.md": metrics_page(),
         "../how-to/alerts.md": alerts_page(),
+        "../tutorial/notebook.md": notebook_page(),
     }
+
+
+def notebook_page() -> str:
+    """Return the page of the notebook: its texts, its code, and what a cell drew that says so in its metadata."""
+    notebook = "examples/look_inside.ipynb"
+    parts: list[str] = []
+    for cell in json.loads((PROJECT_ROOT / notebook).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        code = cell["cell_type"] == "code"
+        parts.append(f"```python\n{source}\n```" if code else source.replace("](../docs/", "](../"))
+        if drawn := cell["metadata"].get("picture"):
+            parts.append(f"![{drawn}](../pictures/notebook.png)")
+            parts.append("Drawn on `make demo PRESET=tiny`: its few rows make the intervals wide.")
+    parts.insert(1, f"The notebook itself is [{notebook}](../../{notebook}); a test executes it. {WRITTEN}")
+    return "\n\n".join(parts) + "\n"
 
 
 def alerts_page() -> str:
