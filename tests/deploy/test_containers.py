@@ -1,17 +1,23 @@
 """The images and the compose file, as far as they can be run without a container engine."""
 
+import copy
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import jsonschema
 import psutil
 import pytest
+import yaml
 
 from benchmarks.process import free_port, running
 from ml.foundation.settings import PROJECT_ROOT, Settings
@@ -21,6 +27,57 @@ from tests.support.instance import wait
 
 IMAGES = PROJECT_ROOT / "deploy" / "images.env"
 COMPOSE = (PROJECT_ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
+GIVEN = {name: f"given-{name.lower()}" for name in re.findall(r"(\w+)=", COMPOSE.split("\nname:")[0])}
+"""A value of each variable that the head of the compose file exports."""
+
+
+def rendered(given: Mapping[str, str]) -> dict[str, Any]:
+    """The compose file with its variables put in, by the rules that it uses: NAME:-default, and NAME:? for a must."""
+
+    def value(found: re.Match[str]) -> str:
+        name, rule, default = found.groups()
+        if given.get(name):
+            return given[name]
+        assert rule == ":-", f"required variable {name} is missing a value"
+        return default
+
+    return yaml.safe_load(re.sub(r"\$\{(\w+)(:[-?])([^}]*)\}", value, COMPOSE))
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    """The Compose specification's schema."""
+    vendored = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    return json.loads(vendored.read_text(encoding="utf-8"))
+
+
+def test_the_compose_file_with_its_variables_is_valid_by_composes_schema(schema: dict[str, Any]) -> None:
+    whole = rendered(GIVEN)
+    assert "${" not in json.dumps(whole) and len(whole["services"]) > 4
+    jsonschema.validate(whole, schema)
+    for name in SERVICES:
+        broken = copy.deepcopy(whole)
+        broken["services"][name]["depend_on"] = ["postgres"]
+        with pytest.raises(jsonschema.ValidationError, match="depend_on"):
+            jsonschema.validate(broken, schema)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\$\{(\w+):\?\}", COMPOSE))))
+def test_a_variable_that_is_missing_is_refused_by_name(name: str) -> None:
+    with pytest.raises(AssertionError, match=name):
+        rendered({**GIVEN, name: ""})
+
+
+def test_docker_compose_renders_it_alike() -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
+        pytest.skip("no docker compose")
+    command = ["docker", "compose", "-f", str(PROJECT_ROOT / "deploy" / "compose.yaml"), "config", "--format", "json"]
+    done = subprocess.run(command, env={**os.environ, **GIVEN}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    services, own = json.loads(done.stdout)["services"], rendered(GIVEN)["services"]
+    assert services.keys() == own.keys()
+    assert all(services[name].get("command") == own[name].get("command") for name in own)
 
 
 def test_the_project_installs_and_runs_from_the_files_that_an_image_gets(image: Installed, tmp_path: Path) -> None:
