@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import linear_regression
 from typing import Any
@@ -108,23 +109,28 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 
 def plot(curves: Curves, of: str, unit: str) -> bytes:
-    """Draw cost against size on logarithmic axes, each curve with its slope."""
+    """Draw cost against size on logarithmic axes, each curve with its slope, in the style of all plots."""
     import io
 
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator
 
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
-    axes = figure.subplots()
-    for name, points in curves.items():
-        axes.loglog(*zip(*points, strict=True), marker="o", label=f"{name} (slope {slope(points):.2f})")
+    from ml.evaluation.plots import SERIES, canvas
+
+    figure, axes = canvas(5.2)
+    for (name, points), (colour, mark) in zip(curves.items(), cycle(SERIES), strict=False):
+        look = {"color": colour, "marker": mark, "markersize": 6.5, "linewidth": 1.8}
+        axes.loglog(*zip(*points, strict=True), **look, label=f"{name} (slope {slope(points):.2f})")
     axes.set(xlabel=of, ylabel=unit)
-    sizes = sorted({size for points in curves.values() for size, _ in points})
     short = EngFormatter(sep="")
+    sizes = sorted({size for points in curves.values() for size, _ in points})
     axes.set_xticks(sizes, [short(float(f"{size:.3g}")) for size in sizes])
+    least, most = axes.get_ylim()
+    subs = (1,) if most > 100 * least else (1, 2, 5) if most > 5 * least else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    places = LogLocator(subs=subs, numticks=99).tick_values(least, most)
+    axes.yaxis.set_major_locator(FixedLocator([place for place in places if least <= place <= most]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1000 else short(value)))
     axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=10, frameon=False)
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(out, format="png", dpi=110, facecolor="white", metadata={"Software": None})
     return out.getvalue()

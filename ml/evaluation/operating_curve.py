@@ -11,6 +11,7 @@ Source of the first-order form: Hajek's projection of a U-statistic; for AUC tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from ml.evaluation.bootstrap import UserWeights, interval
 from ml.evaluation.outcome import Outcome
 from ml.evaluation.page import write_pages
-from ml.evaluation.plots import COLOURS, canvas, finish
+from ml.evaluation.plots import SERIES, canvas, finish
 from ml.evaluation.rules import judge_interval
 from ml.foundation.settings import EXAMPLES
 from ml.surfaces.spec import Looks, load_surface
@@ -195,14 +196,18 @@ def write_curves(curves: Sequence[Curve], out: Path) -> list[Path]:
 
 
 def _plot(curves: Sequence[Curve]) -> bytes:
-    """Plot the chance to be promoted by true loss, a line per task."""
+    """Plot the chance to be promoted by true loss: a colour and marker per task, dashed for a second source."""
     figure, axes = canvas(5.0)
     styles = dict(zip(dict.fromkeys(curve.size.source for curve in curves), ("-", (0, (4, 3))), strict=False))
-    for curve, colour in zip(curves, [*COLOURS.values()] * len(curves), strict=False):
+    tasks = dict.fromkeys((curve.size.surface, curve.size.task) for curve in curves)
+    looks = dict(zip(tasks, cycle(SERIES), strict=False))
+    for curve in curves:
         size = curve.size
+        colour, mark = looks[size.surface, size.task]
         losses, chances = zip(*((point.loss, point.promoted) for point in curve.points), strict=True)
         label = f"{size.source} {size.surface} {size.task}"
-        axes.plot(losses, chances, linestyle=styles[size.source], color=colour, marker="o", markersize=4, label=label)
+        line = {"linestyle": styles[size.source], "color": colour, "marker": mark, "markersize": 4.5, "linewidth": 1.6}
+        axes.plot(losses, chances, **line, label=label)
     axes.axhline(0.05, color="#5F6B7A", linewidth=1)
     axes.set_xlabel("true loss, in margins")
     axes.set_ylabel("chance to be promoted")

@@ -26,12 +26,23 @@ COLOURS = {
     "student": "#0072B2",
     "control": "#D55E00",
     "champion": "#009E73",
-    "teacher": "#7F7F7F",
+    "teacher": "#595959",
     "baseline": "#CC79A7",
 }
-"""Okabe and Ito's palette, one colour per model wherever it appears."""
+"""Okabe and Ito's palette and a grey, one colour per model wherever it appears."""
 
 MARKERS = {"student": "o", "control": "s", "champion": "D", "teacher": "^", "baseline": "v"}
+SERIES = (
+    ("#0072B2", "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "D"),
+    ("#CC79A7", "^"),
+    ("#56B4E9", "v"),
+    ("#E69F00", "P"),
+    ("#1F2933", "X"),
+)
+"""Colour and marker of lines that stand for no model, in turn, of the same palette: the marker tells those apart whose
+colours somebody does not."""
 METRIC_NAMES = {"auc": "AUC", "r2": "R²", "log_loss": "log loss"}
 
 _INK, _MUTED, _GRID = "#1F2933", "#5F6B7A", "#E3E7EC"
@@ -334,9 +345,9 @@ def _style(axes: Axes) -> None:
         axis.label.set(fontsize=10.5, color=_MUTED)
 
 
-Legend = Literal["upper left", "upper right"]
+Legend = Literal["upper left", "upper right", "above"]
 _THEMED = {_INK: "ink", _MUTED: "muted", _GRID: "grid", "#FFFFFF": "paper", "#0072B2": "blue", "#D55E00": "orange"}
-_THEMED |= {"#009E73": "green", "#CC79A7": "pink", "#7F7F7F": "grey"}
+_THEMED |= {"#009E73": "green", "#CC79A7": "pink", "#595959": "grey"}
 """Colours that a page may set, as ``--ink`` and so on: a theme for the dark needs lighter ones."""
 
 
@@ -362,7 +373,9 @@ def finish_themed(figure: Figure, axes: Axes, title: str, note: str, legend: Leg
 
 
 def _titled(figure: Figure, axes: Axes, title: str, note: str, legend: Legend | None) -> None:
-    if legend:
+    if legend == "above":  # where data may lie in every corner
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, fontsize=10, labelcolor=_INK)
+    elif legend:
         axes.legend(loc=legend, frameon=False, fontsize=10, labelcolor=_INK)
     figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold", color=_INK)
     figure.supxlabel(note, x=0.012, ha="left", fontsize=9.5, color=_MUTED)

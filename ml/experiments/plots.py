@@ -49,7 +49,7 @@ def days_plot(by_day: Mapping[date, Sequence[Effect]], surface: str, variant: st
         stacked[0],
         f"{surface.capitalize()}, {where}{len(days)} days: {variant} day by day",
         note,
-        "upper right",
+        "above",
     )
 
 

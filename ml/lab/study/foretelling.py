@@ -13,7 +13,7 @@ from scipy.stats import binomtest, spearmanr
 from ml.evaluation.bootstrap import CONFIDENCE
 from ml.evaluation.diagnosis import diagnose
 from ml.evaluation.page import write_pages
-from ml.evaluation.plots import finish, panels
+from ml.evaluation.plots import SERIES, finish, panels
 from ml.evaluation.results import ALL
 from ml.foundation.settings import Settings
 from ml.lab.study.analysis import Lift, lifts
@@ -179,16 +179,16 @@ def _diagnose(settings: Settings, trials: tuple[Trial, ...], seeds: int, message
 def _scatter(table: list[Foretold]) -> bytes:
     """Plot the lift on evaluation days against the diagnosed gains, a mark per task and world."""
     figure, axes = panels(4.2, 2)
-    colours = {"auc": "#0072B2", "r2": "#D55E00"}
+    looks = dict(zip(("auc", "r2"), SERIES, strict=False))
     for axis, name in zip(axes, ("student", "stacked"), strict=True):
-        for metric, colour in colours.items():
+        for metric, (colour, mark) in looks.items():
             pairs = [
                 (100 * gain.estimate, 100 * x.lift.lift)
                 for x in table
                 if x.diagnosis.metric == metric and (gain := getattr(x.diagnosis, name)) is not None
             ]
             if pairs:
-                axis.plot(*zip(*pairs, strict=True), "o", color=colour, markersize=5, alpha=0.8, label=metric.upper())
+                axis.plot(*zip(*pairs, strict=True), mark, color=colour, markersize=5, alpha=0.8, label=metric.upper())
         axis.axhline(0, color="#1F2933", linewidth=1)
         axis.axvline(0, color="#1F2933", linewidth=1)
         axis.set_xlabel(f"{name} gain on validation days, x100")
