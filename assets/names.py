@@ -19,6 +19,11 @@ def landing_key(table: str) -> dg.AssetKey:
     return dg.AssetKey(["landing", table])
 
 
+def release_page(surface: str, release: str) -> str:
+    """Return where the webserver of `crossfade ui` has the page of a release, from its root."""
+    return f"/releases/{surface}/{release}"
+
+
 def surface_key(surface: str, name: str) -> dg.AssetKey:
     """Return the key of one asset of a surface."""
     return dg.AssetKey([surface, name])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.names import OWNER, surface_key
+from assets.names import OWNER, release_page, surface_key
 from assets.partitions import partition_day, student_partitions
 from ml.foundation.settings import Settings
 from ml.releases.refusals import PromotionRefused, Refusal
@@ -93,6 +93,7 @@ def _build_promotion(surface: Surface, partitions: dg.PartitionsDefinition) -> d
         yield dg.MaterializeResult(
             metadata={
                 "release": released.id,
+                "page": dg.MetadataValue.url(release_page(surface.name, released.id)),
                 "path": dg.MetadataValue.path(str(released.path)),
                 "model_card": dg.MetadataValue.path(str(released.path / "model_card.html")),
                 "previous": released.previous or "none",

@@ -22,7 +22,7 @@ def ui(
     require_free(host, port, "--port")
     settings = prepare(Settings())
     # `dg dev`, which is to supersede it, serves projects of its own layout only.
-    command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "dagster", "dev"]
+    command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded", "-m", "deploy.ui"]
     command += ["-w", str(PROJECT_ROOT / "workspace.yaml")]
     command += ["-h", host, "-p", str(port)]
     note(f"Dagster UI on http://{host}:{port} for {settings.home}; stop with Ctrl-C")

@@ -216,7 +216,7 @@ def test_health_checks_tell_a_service_that_works_and_who_ends_the_ui_ends_its_we
             wait("heartbeats of the daemons", lambda: daemons <= instance.get_daemon_heartbeats().keys(), 120)
         assert healthy("daemon")
         started = ui.children(recursive=True)
-        assert {"dagster_webserver", "dagster._daemon"} <= {word for p in started for word in p.cmdline()}
+        assert {"deploy.webserver", "dagster._daemon"} <= {word for p in started for word in p.cmdline()}
         ui.terminate()
         _, alive = psutil.wait_procs([ui, *started], timeout=90)
         assert not alive

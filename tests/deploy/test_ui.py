@@ -27,10 +27,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None and os.environ.get("CI") != "tr
 def ui(tiny_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `crossfade ui` on the tiny demo, whose homepage has a gate that nothing passes."""
     surfaces = tmp_path_factory.mktemp("surfaces")
-    for folder in ("champion", "heads", "releases", "repository"):
-        shutil.rmtree(
-            tiny_demo / "artifacts" / folder
-        )  # a candidate evaluated before its champion is judged by no guard
+    # A candidate evaluated before its champion is judged by no guard.
+    (tiny_demo / "artifacts" / "heads" / "homepage.json").unlink()
+    for folder in ("champion", "releases", "repository"):
+        shutil.rmtree(tiny_demo / "artifacts" / folder / "homepage")
     for name, more in {"homepage": f"gate: {{calibration: {{max_ece: {MAX_ECE}}}}}\n", "radio": ""}.items():
         text = f"extends: {ROOT}/tests/surfaces/{name}.yaml\n{more}"
         (surfaces / f"{name}.yaml").write_text(text, encoding="utf-8")
@@ -98,6 +98,27 @@ def test_a_newcomer_sees_the_graph_and_no_dialog_before_it(page: Page, picture: 
     expect(page.get_by_text("training_set", exact=True).first).to_be_visible()
     picture("homepage_graph")
     expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_release_opens_as_one_page_in_one_click(page: Page, picture: Callable[[str], None], tmp_path: Path) -> None:
+    page.goto("/assets/radio/release")
+    link = page.get_by_role("link", name="/releases/radio/").first
+    expect(link).to_be_visible()
+    picture("release")
+    with page.expect_popup() as opened:
+        link.click()
+    shown = opened.value
+    expect(shown.get_by_role("heading", name="The gate: pass")).to_be_visible()
+    for frame in ("Model card", "Lineage"):
+        expect(shown.frame_locator(f"iframe[title='{frame}']").get_by_role("heading").first).to_be_visible()
+    shown.screenshot(path=tmp_path / "page.png", full_page=True)
+    if folder := os.environ.get("CROSSFADE_PICTURES"):
+        shutil.copy(tmp_path / "page.png", Path(folder) / "release_page.png")
+    policy = shown.request.get(shown.url).headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "script-src" not in policy
+    missing = shown.request.get("/releases/radio/none")
+    assert missing.status == 404 and "crossfade release list radio" in missing.text()
+    shown.close()
 
 
 def test_a_failed_gate_says_why_with_value_and_threshold(
