@@ -8,7 +8,11 @@ from benchmarks.record import number
 
 EXPOSURES = 1e9
 """Exposures a day."""
+SMALLER = (3e5, 3e6, 3e7)
+"""Exposures a day of smaller apps, for which the same costs are told in seconds."""
 MILLION = 1e6
+ROW_BYTES = 540
+"""What a row of the homepage takes in the file that training reads (``benchmarks.memory``)."""
 WINDOW_DAYS = 28
 """Days that a student learns from."""
 
@@ -35,8 +39,8 @@ The order is what the design leads one to expect; none of it was run.
    spills to disk and the costs above no longer hold. Partition `int_user_item_day` by a hash of the user beside the
    day, and build `feat_user` and `feat_user_creator` a share at a time; their SQL groups by user, so
    that shares are independent.
-2. **The tensors of a training window**, which lie in memory. Train on a sample of exposures, or read batches from the
-   files of the snapshot; the training set is already a query and a snapshot.
+2. **The file of a training window**, on the disk of the instance directory. Train on a sample of exposures, or read
+   batches from the files of the snapshot; the training set is already a query and a snapshot.
 3. **One writer of the lake** (the pool `lake_writer`). Features and labels of other days wait. A Postgres catalog
    takes several writers of different tables; a pool per table is the change.
 4. **The catalog's list of files.** Each read with a condition goes through a row per file of the lake. DuckLake asks a
@@ -55,6 +59,12 @@ def marginal(found: History, stage: str, name: str, of: str, unit: str) -> float
 
     None when the history has fewer than two.
     """
+    line = _line(found, stage, name, of, unit)
+    return line and line[0]
+
+
+def _line(found: History, stage: str, name: str, of: str, unit: str) -> tuple[float, float] | None:
+    """Return slope and fixed cost of the line of least squares; None when the history has fewer than two sizes."""
     records = found.get(stage)
     if not records:
         return None
@@ -62,7 +72,8 @@ def marginal(found: History, stage: str, name: str, of: str, unit: str) -> float
     points = sorted((row["size"], row["value"]) for row in rows)
     if len(points) < 2:
         return None
-    return max(linear_regression(*zip(*points, strict=True)).slope, 0.0)
+    slope, fixed = linear_regression(*zip(*points, strict=True))
+    return max(slope, 0.0), fixed
 
 
 def costs(found: History) -> dict[str, float]:
@@ -74,10 +85,14 @@ def costs(found: History) -> dict[str, float]:
     features = marginal(found, "features", "dbt build with tests, on the lake", "exposures a day", "CPU s")
     if features is not None:
         hours["features of the day (`feat_*`)"] = features * EXPOSURES / 3600
-    training = _value(found, "training", "our loop (fit without preparing)", "CPU s / M rows")
+    training = _value(found, "training", "our loop", "CPU s / M rows")  # of the largest batch, which so many rows have
     if training is not None:
         hours["control or student, one epoch over one day's exposures"] = training * EXPOSURES / MILLION / 3600
         hours[f"the same over {WINDOW_DAYS} days"] = WINDOW_DAYS * training * EXPOSURES / MILLION / 3600
+    before = [_part(found, part) for part in ("reading", "preparing")]
+    if all(before):
+        name = f"reading and preparing {WINDOW_DAYS} days, once for each ranker (elapsed)"
+        hours[name] = WINDOW_DAYS * sum(map(float, before)) * EXPOSURES / 3600
     labelling = _value(found, "labelling", "labelling, with its hashes", "CPU s / M rows")
     if labelling is not None:
         hours["soft labels of the day, the demo's teacher"] = labelling * EXPOSURES / MILLION / 3600
@@ -107,13 +122,49 @@ def scale_page(found: History) -> str:
         (short, first), (long, last) = history
         told = f"{number(first)} CPU s with {number(short)} days, {number(last)} with {number(long)}"
         lines += ["", f"Length of history: features of equal days took {told} (bare SQL; fixed costs are least there)."]
-    return "\n".join(lines) + "\n" + TAIL
+    return "\n".join([*lines, *_smaller(found, estimated)]) + "\n" + TAIL
+
+
+def _smaller(found: History, estimated: Mapping[str, float]) -> list[str]:
+    """Return the section of smaller apps: the same costs by their exposures in CPU seconds, memory and disk."""
+    lines = [
+        "",
+        "## At smaller sizes",
+        "",
+        "The same costs in CPU seconds of one core. Starting the processes of a day takes about a minute besides,",
+        "whatever is in it. A student trains for at most 8 passes, and so does its control. What users and items cost",
+        "beside their exposures was not measured.",
+        "",
+        "| exposures a day | " + " | ".join(f"{size:,.0f}" for size in SMALLER) + " |",
+        "|---|" + "---:|" * len(SMALLER),
+    ]
+    for step, hours in estimated.items():
+        lines.append(f"| {step} | " + " | ".join(number(hours * 3600 * size / EXPOSURES) for size in SMALLER) + " |")
+    for told, stage, name, of in (
+        ("memory of landing files", "landing", "landing, every row checked", "exposures"),
+        ("memory of building features", "features", "dbt build with tests, on the lake", "exposures a day"),
+    ):
+        if line := _line(found, stage, name, of, "MB"):
+            slope, fixed = line
+            lines.append(
+                f"| {told} | " + " | ".join(f"{number((fixed + slope * n) / 1024)} GB" for n in SMALLER) + " |"
+            )
+    needed = " | ".join(f"{number(WINDOW_DAYS * size * ROW_BYTES / 1e9)} GB" for size in SMALLER)
+    lines.append(f"| disk while a ranker trains on {WINDOW_DAYS} days, {ROW_BYTES} bytes a row (homepage) | {needed} |")
+    return lines
 
 
 def _value(found: History, stage: str, name: str, unit: str) -> float | None:
     records = found.get(stage)
     rows = [row for row in records[-1]["rows"] if (row["name"], row["unit"]) == (name, unit)] if records else []
     return max(rows, key=lambda row: row["size"])["value"] if rows else None
+
+
+def _part(found: History, part: str) -> float:
+    """Return the seconds that a part of the training takes for a row; 0 if it was not measured."""
+    records = found.get("training")
+    rows = [row for row in records[-1]["rows"] if (row["name"], row["unit"]) == (part, "s")] if records else []
+    return rows[-1]["value"] / rows[-1]["size"] if rows else 0.0
 
 
 def _range(found: History, stage: str, name: str, of: str, unit: str) -> list[tuple[float, float]]:

@@ -59,6 +59,20 @@ def test_fixed_costs_are_not_carried_on(tmp_path: Path) -> None:
     assert hours == pytest.approx(1e-5 * EXPOSURES / 3600)
 
 
+def test_a_smaller_app_pays_the_same_for_an_exposure_and_its_disk_holds_the_window(tmp_path: Path) -> None:
+    found = read(history_of({1e5: 7.0 + 1.0, 1e6: 7.0 + 10.0}, tmp_path))
+    told = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in table_rows(scale_page(found))}
+    assert told["exposures a day"] == ["300,000", "3,000,000", "30,000,000"]
+    assert told["features of the day (`feat_*`)"] == ["3", "30", "300"]
+    (disk,) = (values for name, values in told.items() if name.startswith("disk"))
+    assert disk == ["4.54 GB", "45.4 GB", "454 GB"]
+
+
+def table_rows(page: str) -> list[list[str]]:
+    """The cells of the rows below the heading of smaller sizes."""
+    return [row.split("|") for row in page.partition("## At smaller sizes")[2].splitlines() if row.startswith("| ")]
+
+
 def test_a_record_is_one_line_of_json(tmp_path: Path) -> None:
     history = history_of({1.0: 2.0}, tmp_path)
     history_of({1.0: 3.0}, tmp_path)
