@@ -79,7 +79,9 @@ class Database(_Model):
         default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Environment variable that holds the address"
     )
     path: str | None = Field(
-        default=None, min_length=1, description="Address that is no secret: a file, folder or URL of a bucket"
+        default=None,
+        min_length=1,
+        description="Address that is no secret: a file, folder or URL; a relative one starts at landing_dir",
     )
 
     @model_validator(mode="after")

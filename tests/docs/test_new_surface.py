@@ -1,4 +1,4 @@
-"""docs/tutorial/your_app.md, followed step by step: its blocks, executed in order in a copy of the checkout."""
+"""Pages of the tutorial, followed step by step: their blocks, executed in order in a copy of the checkout."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
@@ -30,10 +30,27 @@ pytestmark = pytest.mark.early
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "tutorial" / "your_app.md"
+RATINGS = PAGE.with_name("ratings.md")
 COPIED = ("assets", "checks", "dbt_project", "deploy", "examples", "ml", "uv.lock", "workspace.yaml")
 MADE = ("landing", "model.onnx")
 """What the page's scripts write into the app's folder."""
 BLOCK = re.compile(r"^```\w+ (?P<action>file|edit|run|serve)(?:=(?P<path>\S+))?\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+class Walk(NamedTuple):
+    """What comes of doing what a page says: what was copied, printed and written, and how long each block took."""
+
+    checkout: Path
+    port: int
+    copied: dict[str, dict[str, bytes]]
+    printed: dict[str, str]
+    seconds: dict[str, float]
+    written: list[str]
+
+    @property
+    def told(self) -> str:
+        """How long all of it took, and how many lines somebody wrote."""
+        return f"{sum(self.seconds.values()):.0f} s, {len(self.written)} lines"
 
 
 class Followed(NamedTuple):
@@ -45,13 +62,15 @@ class Followed(NamedTuple):
     settings: Settings
     printed: dict[str, str]
     ranked: dict[str, dict[str, Any]]
+    walk: Walk
 
 
 class Shell:
     """Runs commands one after the other in one environment, as somebody at a terminal does."""
 
-    def __init__(self, checkout: Path, port: int) -> None:
+    def __init__(self, checkout: Path, port: int, variables: Mapping[str, str], longest_s: float) -> None:
         self.checkout, self.port, self.state = checkout, port, checkout.parent / "exported"
+        self.longest_s = longest_s
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(checkout),
@@ -59,11 +78,14 @@ class Shell:
             "COLUMNS": "200",
             "CROSSFADE_SERVE_PORT": str(port),
             **dict.fromkeys(("CROSSFADE_THREADS", "OMP_NUM_THREADS", "POLARS_MAX_THREADS"), "1"),
+            **variables,
         }
 
     def run(self, text: str) -> str:
         """Run one block to its end and return what it printed."""
-        result = subprocess.run(self._command(text), **self._where(), capture_output=True, text=True, timeout=400)
+        result = subprocess.run(
+            self._command(text), **self._where(), capture_output=True, text=True, timeout=self.longest_s
+        )
         assert result.returncode == 0, f"{text}\n{result.stdout[-5000:]}\n{result.stderr[-5000:]}"
         return result.stdout + result.stderr
 
@@ -72,7 +94,7 @@ class Shell:
         """Run one block until the page has been followed to its end."""
         process = subprocess.Popen(self._command(text.replace(".venv", "exec .venv", 1)), **self._where())
         try:
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + self.longest_s
             while not self._ready():
                 assert process.poll() is None, f"{text} ended with {process.returncode}"
                 assert time.monotonic() < deadline, f"{text} is not ready"
@@ -109,30 +131,56 @@ def edit(path: Path, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
-    checkout = tmp_path_factory.mktemp("page") / "checkout"
+    return follow(tmp_path_factory.mktemp("page"))
+
+
+def follow(folder: Path, variables: Mapping[str, str] | None = None, longest_s: float = 400) -> Followed:
+    """Do what the page says, and ask for two users besides; see ``walked``."""
+    with walked(PAGE, folder, variables, longest_s) as walk:
+        app = folder / "recipes"
+        ranked = {user: rank(walk.port, user) for user in (user_of(app, "min"), user_of(app, "max"))}
+    settings = Settings(home=walk.checkout / ".crossfade-recipes")
+    return Followed(app, walk.checkout, walk.copied, settings, walk.printed, ranked, walk)
+
+
+@contextmanager
+def walked(
+    page: Path, folder: Path, variables: Mapping[str, str] | None = None, longest_s: float = 400
+) -> Iterator[Walk]:
+    """Do what a page says, in a copy of the checkout; its server answers while the block runs.
+
+    Args:
+        page: The page.
+        folder: An empty folder.
+        variables: What is exported beside what the page exports.
+        longest_s: What no block takes longer than.
+    """
+    checkout, port = folder / "checkout", free_port()
     checkout.mkdir()
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         copy(ROOT / name, checkout / name)
     copied = {name: contents(checkout / name) for name in COPIED}
     (checkout / ".venv").symlink_to(sys.prefix)
-    app, port = checkout.parent / "recipes", free_port()
-    shell, printed = Shell(checkout, port), {}
+    walk = Walk(checkout, port, copied, {}, {}, [])
+    shell = Shell(checkout, port, variables or {}, longest_s)
     with ExitStack() as running:
-        for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")):
-            text, path = block["text"], checkout / (block["path"] or "")
+        for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
+            text, path, began = block["text"], checkout / (block["path"] or ""), time.monotonic()
             match block["action"]:
                 case "file":
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(text, encoding="utf-8")
+                    walk.written.extend(text.splitlines())
                 case "edit":
                     edit(path, text)
+                    walk.written.extend(line for line in text.splitlines() if line.startswith("+"))
                 case "run":
-                    printed[text.strip()] = shell.run(text)
+                    walk.printed[text.strip()] = shell.run(text)
                 case "serve":
                     running.enter_context(shell.serve(text))
-        ranked = {user: rank(port, user) for user in (user_of(app, "min"), user_of(app, "max"))}
-    return Followed(app, checkout, copied, Settings(home=checkout / ".crossfade-recipes"), printed, ranked)
+            walk.seconds[text.strip()] = time.monotonic() - began
+        yield walk
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -193,10 +241,14 @@ def test_the_pages_teacher_lifts_the_student_above_its_control(followed: Followe
     assert "control" in card and "student" in card
 
 
-def test_every_block_but_the_installation_is_followed_and_files_are_introduced_by_their_path() -> None:
-    page = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize(("path", "left_out"), [(PAGE, ["make install\nmake dev"]), (RATINGS, [])])
+def test_every_block_but_the_installation_is_followed_and_files_are_introduced_by_their_path(
+    path: Path, left_out: list[str]
+) -> None:
+    page = path.read_text(encoding="utf-8")
     blocks = list(BLOCK.finditer(page))
-    assert page.count("```") == 2 * (len(blocks) + 1) and "```sh\nmake install\n" in page
+    assert page.count("```") == 2 * (len(blocks) + len(left_out))
+    assert all(f"```sh\n{text}" in page for text in left_out)
     for block in blocks:
         if block["path"]:
             prose = page[: block.start()].rsplit("```", 1)[-1]
@@ -253,3 +305,35 @@ def test_the_table_of_rankings_has_the_servers_order_and_scores(followed: Follow
         assert own["item_id"].to_list() == [item["item_id"] for item in first]
         for name in ("score", "cooked", "rating"):
             np.testing.assert_allclose(own[name], [item[name] for item in first], atol=1e-5)
+
+
+@pytest.mark.long
+def test_the_page_holds_where_postgres_has_catalog_and_runs_and_s3_the_data(
+    tmp_path: Path, servers: dict[str, str], record_property: Callable[[str, object], None]
+) -> None:
+    made = follow(tmp_path, servers, longest_s=3000)
+    urls = {name.removeprefix("CROSSFADE_").lower(): url for name, url in servers.items()}
+    settings = made.settings.model_validate(made.settings.model_dump() | urls)
+    champion = ReleaseStore.of(settings).champion("suggestions")
+    assert champion is not None
+    assert {answer["release"] for answer in made.ranked.values()} == {champion.release.id}
+    with Lake(settings) as lake:
+        rows = pl.DataFrame(lake.sql("select * from lake.ml.rankings_suggestions"))
+    assert len(rows) == 200 * 10 and set(rows["release"]) == {champion.release.id}
+    assert not list(settings.home.rglob("*.parquet")), "the data are in the bucket"
+    record_property("followed", made.walk.told)
+
+
+@pytest.mark.long
+def test_the_page_of_ratings_leads_from_a_log_to_an_answer(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    with walked(RATINGS, tmp_path, longest_s=3000) as walk:
+        asked = walk.printed[".venv/bin/python ../films/ask.py"].splitlines()
+    assert len(asked) == 5 and len({line.split()[0] for line in asked}) == 5
+    champion = ReleaseStore(walk.checkout / ".crossfade-films" / "artifacts").champion("films")
+    assert champion is not None and champion.release.verdict.decision == "pass"
+    teacher = champion.release.manifest.teacher
+    assert teacher is not None and teacher.name == "bookshop"
+    record_property("followed", walk.told)
+    record_property("seconds", walk.seconds)

@@ -28,10 +28,11 @@ Server = tuple[str, psutil.Process, int]
 @pytest.fixture(scope="module")
 def two(ready_home: Home) -> Iterator[Server]:
     """A server of two workers, ready: its address, its parent, and its port of gRPC."""
-    settings = ready_home.settings.model_copy(update={"serve_grpc_port": free_port()})
+    port = free_port()
+    settings = ready_home.settings.model_copy(update={"serve_grpc_port": port})
     with suppress(RuntimeError), crossfade(settings, workers=2) as (url, parent):  # the last test ends it
         until(lambda: up(url) == {"0": 1.0, "1": 1.0})
-        yield url, parent, settings.serve_grpc_port
+        yield url, parent, port
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -91,7 +92,7 @@ def test_every_worker_answers_the_stock_client_of_grpc_on_one_port(two: Server, 
 
     def both() -> bool:
         with triton.InferenceServerClient(f"127.0.0.1:{port}", channel_args=own_connection) as client:
-            answers.add(present(client.infer("homepage", tensors)).as_numpy("score").tobytes())
+            answers.add(present(present(client.infer("homepage", tensors)).as_numpy("score")).tobytes())
             for pid in workers_of(parent):
                 found = psutil.Process(pid).net_connections("tcp")
                 took.update([pid] if any(c.laddr.port == port and c.raddr for c in found) else [])

@@ -99,6 +99,19 @@ def test_columns_that_the_examples_lack_are_told_with_the_nearest() -> None:
     assert f"inputs.item_age_days: {near}" in faults and f"slices.new_releases: {near}" in faults
 
 
+def test_a_source_that_cannot_be_asked_is_a_finding_among_the_others(tmp_path: Path, app: Path) -> None:
+    (app / "sources.yaml").write_text(
+        "attach: {log: {type: parquet, path: log.parquet}}\n"
+        "tables: {listens: {query: 'select * from log where ts >= {day} and ts < {next_day}'}}\n",
+        encoding="utf-8",
+    )
+    settings = Settings(home=tmp_path / "home", app=app, landing_dir=tmp_path / "landing")
+    trial = examine_trial(trial_settings(settings, tmp_path / "trial"), [])
+    found = next(finding for finding in trial if finding.what == "sample day")
+    assert found.state is State.BAD and "attach.log: parquet cannot be reached" in found.told
+    assert f"{tmp_path}/landing/log.parquet" in found.told, "a relative path starts at the landing zone"
+
+
 @pytest.mark.slow
 def test_sql_that_cannot_be_built_is_found_on_an_empty_day_without_a_lake(tmp_path: Path, app: Path) -> None:
     models = app / "models" / "surfaces" / "radio"
