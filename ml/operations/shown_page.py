@@ -1,5 +1,6 @@
 """A release as one shows it to a colleague: verdict, model card and lineage on one page, with links between them."""
 
+import re
 from pathlib import Path
 
 from ml.foundation.settings import Settings
@@ -19,6 +20,11 @@ def shown_page(settings: Settings, store: ReleaseStore, release: Release) -> str
         release=release,
         facts=standing(store, release),
         verdict=release.verdict,
-        card=(release.path / CARD).read_text(encoding="utf-8"),
+        card=_alone((release.path / CARD).read_text(encoding="utf-8")),
         lineage=as_page(trace(settings, release)),
     )
+
+
+def _alone(card: str) -> str:
+    """Return the card with the names of files beside it in place of links there: a page that is sent has none."""
+    return re.sub(r'<a href="[^":#]+">(.*?)</a>', r"\1", card)
