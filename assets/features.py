@@ -24,12 +24,13 @@ from assets.manifest import (
     read_manifest,
     require_built,
 )
-from assets.names import LAKE_WRITER, OWNER
+from assets.names import LAKE_WRITER, OWNER, VECTORS
 from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
+from assets.vectors import build_vectors
 from ml.features.build import build_ranges, dbt_vars, excluded_surfaces, stream_dbt
 from ml.features.contracts import Contract, contracts
 from ml.features.projects import all_projects
-from ml.features.tables import feature_tables
+from ml.features.tables import feature_tables, vector_tables
 from ml.foundation.lake import FEATURES, Lake
 from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
@@ -135,6 +136,8 @@ class Translator(DagsterDbtTranslator):
     ) -> dg.PartitionMapping | None:
         """Map days: trailing aggregates from the days before, labels from their window, the rest from the same day."""
         node, parent = _node(dbt_resource_props), _node(dbt_parent_resource_props)
+        if parent["resource_type"] == "source" and parent["name"] == VECTORS.path[-1]:
+            return trailing_window(self.window_days)
         if "ranking" not in node["tags"] or "base" not in parent["tags"]:
             return None
         if parent["name"].startswith("int_"):
@@ -165,10 +168,12 @@ class Group:
 
 
 def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[dg.AssetsDefinition]:
-    """Return the groups of dbt assets: base tables, ranking tables, and the serving snapshot.
+    """Return the groups of dbt assets: base tables, ranking tables, the serving snapshot, and what few homes have.
 
     Between the first two lies the window from days to trailing features. After them come, for each surface whose labels
-    wait longer than features do, its own tables: a server's features must not be as old as its labels.
+    wait longer than features do, its own tables: a server's features must not be as old as its labels. Where feature
+    tables hold the teacher's vectors, they are read after those, which are read after what the teacher is told: the
+    last two are that group of tables and the vectors.
 
     Raises:
         FileNotFoundError: The project was not parsed for this home; ``crossfade init`` does it.
@@ -197,11 +202,15 @@ def build_features(settings: Settings, surfaces: Mapping[str, Surface]) -> list[
     labelled = [
         assets_of(labelled_name(s), waiting[s.name], (), s.label_window_days) for s in surfaces.values() if waits(s)
     ]
+    earlier = _before_vectors(parsed) if vector_tables(settings) else []
+    later = [model for models in waiting.values() for model in models]
+    first = [assets_of("teacher_tables", earlier, (), 1), build_vectors(settings, surfaces)] if earlier else []
     return [
         assets_of("base_tables", [BASE]),
-        assets_of("ranking_tables", [RANKING], [model for models in waiting.values() for model in models], 1),
+        assets_of("ranking_tables", [RANKING], [*later, *earlier], 1),
         _build_serving_snapshot(settings, surfaces),
         *labelled,
+        *first,
     ]
 
 
@@ -236,6 +245,13 @@ def _labelled(manifest: DbtManifest, surface: Surface) -> list[str]:
         if node["resource_type"] == "model" and _folder(node) == surface.name
     ]
     return sorted(node["name"] for node in models if node["name"] != f"teacher_inputs_{surface.name}")
+
+
+def _before_vectors(manifest: DbtManifest) -> list[str]:
+    """Return the models that vectors are made after: teacher inputs, and what a demo teacher learns from."""
+    models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
+    told = [n["name"] for n in models if _folder(n) and n["name"] == f"teacher_inputs_{_folder(n)}"]
+    return sorted([*told, *(node["name"] for node in models if node["fqn"][1] == "source")])
 
 
 def _folder(node: DbtNode) -> str | None:

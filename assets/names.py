@@ -12,6 +12,7 @@ STUDY_GROUP = "study"
 
 OWNER = "team:ml-platform"
 TEACHER = dg.AssetKey("teacher")
+VECTORS = dg.AssetKey("teacher_vectors")
 
 
 def landing_key(table: str) -> dg.AssetKey:

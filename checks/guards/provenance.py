@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, TypedDict
 from checks import gx
 from checks.guard import SERVED, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
+from ml.foundation.documents import digest
 from ml.foundation.lake import ALIAS, FEATURES, Lake
-from ml.releases.manifest import DayContent, Manifest, examples_content, soft_label_content
+from ml.releases.manifest import (
+    DayContent,
+    Manifest,
+    examples_content,
+    joined_vectors,
+    soft_label_content,
+    vector_content,
+)
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import OnnxGate, ProvenanceGate, Surface
 
@@ -119,7 +127,24 @@ def measure(subject: Subject) -> list[dict[str, str]]:
         found_pairs = soft_label_content(subject.past, surface.name, filled, *known, unshown=True)
         stated["days of unshown labels"] = _span([d.day for d in manifest.unshown_labels]), _span(filled)
         stated |= _contents("unshown labels", manifest.unshown_labels, found_pairs)
+    stated |= _vectors(subject)
     return [{"item": item, "stated": str(s), "found": str(f)} for item, (s, f) in stated.items()]
+
+
+def _vectors(subject: Subject) -> dict[str, tuple[object, object]]:
+    """Return what the manifest states of the teacher's vectors, and what the lake holds; of none, nothing."""
+    windows = _read_at(subject, subject.days)
+    found = joined_vectors(*(vector_content(lake, subject.surface, own) for lake, own in windows))
+    stated, there = (
+        {
+            f"vectors of {one.table} by {one.teacher} {one.teacher_version} ({one.contract_hash})": digest(
+                one.model_dump(mode="json")
+            )
+            for one in own
+        }
+        for own in (subject.manifest.vectors, found)
+    )
+    return {key: (stated.get(key), there.get(key)) for key in [*stated, *(there.keys() - stated.keys())]}
 
 
 def _read_at(subject: Subject, days: Sequence[date]) -> list[tuple[Lake, list[date]]]:

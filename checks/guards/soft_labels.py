@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 from checks import gx
 from checks.days import shown_days
 from checks.guard import Daily, Found, Guard, Subject
+from checks.vectors import Vectors, judge_vectors
 from ml.evaluation.outcome import Outcome
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.verdicts import Check
@@ -45,6 +46,8 @@ def judge(subject: Subject) -> Found:
     checks = [c for lake, days in subject.windows for c in judge_days(lake, subject.surface, days)]
     if subject.manifest.unshown_labels:
         checks += judge_unshown(subject.past, subject.surface, subject.manifest.train_days)
+    limits = Vectors.of(subject.surface, GUARD.name)
+    checks += [c for lake, days in subject.windows for c in judge_vectors(lake, subject.surface, days, limits)]
     return checks, ""
 
 
@@ -252,10 +255,13 @@ GUARD = Guard(
     name="soft_labels",
     means="Coverage, finiteness, teacher and defaulted inputs of the soft labels, measured again at the recorded "
     "snapshot; a sample is scored again. The same of pairs that nobody was shown, where they were learnt; none was "
-    "shown.",
+    "shown. And of the teacher's vectors, where the surface reads some: each is of the pinned teacher, and of a day "
+    "before the example's.",
     to_do="labels changed or were lost after training: materialize `soft_labels` of the days named, and "
-    "`unshown_labels` where the name of the check begins with `unshown`, then the release job.",
+    "`unshown_labels` where the name of the check begins with `unshown`, then the release job. Where it begins with "
+    "`vectors`, run `ranking_tables_job` for the days named and the feature window before them.",
     judge=judge,
+    thresholds=Vectors,
     silent="ever",
     daily=Daily(
         asset="soft_labels",

@@ -37,10 +37,12 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
 
     Args:
         surfaces: The home's surfaces.
-        features: Those of ``build_features``: base tables first, then what sees them through windows, and the tables of
-            each surface whose labels wait longer.
+        features: Those of ``build_features``: base tables first, then what sees them through windows, the tables of
+            each surface whose labels wait longer, and, where features hold vectors, the teacher's inputs and vectors.
     """
-    base, ranking, snapshot, *labelled = features
+    waiting = [surface for surface in surfaces.values() if waits(surface)]
+    base, ranking, snapshot, *rest = features
+    labelled, vectors = rest[: len(waiting)], rest[len(waiting) :]
     labels = dg.AssetSelection.assets(*(key for surface in surfaces.values() for key in label_keys(surface)))
     days = [
         dg.define_asset_job(
@@ -50,7 +52,7 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
         ),
         dg.define_asset_job(
             RANKING_JOB,
-            selection=dg.AssetSelection.assets(ranking, snapshot) | labels,
+            selection=dg.AssetSelection.assets(ranking, snapshot, *vectors) | labels,
             description="Features, examples, teacher inputs and soft labels of the days asked for.",
         ),
         *(
@@ -59,7 +61,7 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
                 selection=dg.AssetSelection.assets(tables),
                 description=f"Examples of {surface.name} of the days asked for, whose label window has landed.",
             )
-            for surface, tables in zip(filter(waits, surfaces.values()), labelled, strict=True)
+            for surface, tables in zip(waiting, labelled, strict=True)
         ),
         dg.define_asset_job(LABELS_JOB, selection=labels, description="Soft labels of the days asked for."),
     ]

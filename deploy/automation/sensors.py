@@ -24,6 +24,7 @@ from deploy.automation.jobs import (
     rollback_job,
     widening_job_name,
 )
+from ml.features.tables import vector_tables
 from ml.foundation.lake import Lake
 from ml.foundation.sealed import digest
 from ml.foundation.settings import Settings
@@ -58,7 +59,8 @@ def build_sensors(
             )
             for surface in filter(waits, surfaces.values())
         ),
-        _teacher_sensor(sensor, labels, window, surfaces),
+        # Another teacher's vectors lie in another space: the features that hold them are built again with the labels.
+        _teacher_sensor(sensor, ranking if vector_tables(settings) else labels, window, surfaces),
         _alert_sensor(sensor),
         _serving_health_sensor(sensor, jobs),
         *(_widening_sensor(sensor, surface, jobs) for surface in surfaces.values()),

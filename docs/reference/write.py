@@ -30,7 +30,8 @@ from ml.landing.load import LEDGER_COLUMNS, QUARANTINE, QUARANTINE_COLUMNS
 from ml.landing.sources import Database, Origin, Ready, Source
 from ml.operations.causes import CAUSES
 from ml.surfaces.techniques import techniques
-from ml.teacher.withdrawn import WITHDRAWN_SCHEMA, withdrawn_table
+from ml.teacher.vectors import VECTORS_SCHEMA
+from ml.teacher.withdrawn import VECTORS_TABLE, WITHDRAWN_SCHEMA, withdrawn_table
 
 HERE = Path(__file__).parent
 MODELS = (PROJECT_ROOT / "dbt_project" / "models", PROJECT_ROOT / "examples" / "simulator" / "models")
@@ -265,6 +266,7 @@ def tables_page() -> str:
                 lines += table(("column", "meaning"), rows)
     lines += ["## What students and experiments leave", ""]
     for table_name, meaning, schema in (
+        (VECTORS_TABLE, "One row per day, user or item, and vector that the teacher's contract names.", VECTORS_SCHEMA),
         (predictions_table("<surface>"), "One row per evaluated exposure, model and task.", SCHEMA),
         (
             withdrawn_table("<surface>"),

@@ -7,7 +7,8 @@ A model is one when its YAML has ``meta``::
 
 ``entity`` names what a row of a day is about: ``user_id``, ``item_id``, ``creator_id`` (the item's creator), or two of
 them. A column ``plays`` is ``user_plays`` in the examples, unless its own ``meta: {as: ...}`` has another name.
-``default`` is what a column holds where the table has no row or a null; without it, null.
+``default`` is what a column holds where the table has no row or a null; without it, null. ``vectors`` names a vector
+of the teacher's contract that the table holds (``teacher_vectors`` in its SQL), so that it is known where it came from.
 """
 
 from collections.abc import Mapping
@@ -67,11 +68,14 @@ class FeatureTable(_Model):
     name: Name
     entity: tuple[Entity, ...] = Field(min_length=1, max_length=2)
     columns: tuple[FeatureColumn, ...]
+    vectors: Name | None = Field(default=None, description="Vector of the teacher's contract that it holds")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if list(self.entity) != [entity for entity in ENTITIES if entity in self.entity]:
             raise ValueError(f"entity {list(self.entity)} repeats or is not in the order {', '.join(ENTITIES)}")
+        if self.vectors and self.entity not in (("user_id",), ("item_id",)):
+            raise ValueError(f"vectors are of a user or an item, entity is {list(self.entity)}")
         return self
 
     @cached_property
@@ -83,6 +87,11 @@ class FeatureTable(_Model):
 def feature_tables(settings: Settings) -> Mapping[str, FeatureTable]:
     """Return the feature tables that our dbt project and the app's declare, by name; see ``read_tables``."""
     return read_tables(model_folders(settings))
+
+
+def vector_tables(settings: Settings) -> Mapping[str, FeatureTable]:
+    """Return the declared feature tables that hold a vector of the teacher, by name."""
+    return {name: table for name, table in feature_tables(settings).items() if table.vectors}
 
 
 @cache
@@ -171,7 +180,8 @@ def _table(path: Path, model: Document, meta: Document) -> FeatureTable:
     if unknown := defaults.keys() - {column["name"] for column in columns}:
         raise DeclarationError(f"{where}: default names {', '.join(sorted(unknown))}, which is no column of it")
     try:
-        return FeatureTable.model_validate({"name": model["name"], "entity": entity, "columns": columns})
+        said = {"name": model["name"], "entity": entity, "columns": columns, "vectors": meta.get("vectors")}
+        return FeatureTable.model_validate(said)
     except ValidationError as error:
         raise DeclarationError(f"{where}: {faults_of(error, FeatureTable)}") from error
 

@@ -36,7 +36,9 @@ from ml.teacher.contract import (
     CONTRACT_FILE,
     Contract,
     ContractError,
+    Entity,
     Teacher,
+    TeacherEmbedding,
     TeacherInput,
     TeacherOutput,
     load_contract,
@@ -98,6 +100,13 @@ class DemoOutput(_Model):
     meaning: str = ""
 
 
+class DemoVector(_Model):
+    """A vector of a user or an item; ``inputs`` are those of the network's products that it is made of."""
+
+    entity: Entity
+    inputs: tuple[str, ...] = Field(min_length=1)
+
+
 class DemoNetwork(_Model):
     """Sizes of the network."""
 
@@ -129,6 +138,7 @@ class DemoSpec(_Model):
     inputs: dict[str, DemoInput] = Field(min_length=1)
     network: DemoNetwork
     outputs: dict[str, DemoOutput] = Field(min_length=1)
+    vectors: dict[str, DemoVector] = Field(default={}, description="One of users and one of items, or none")
     training: DemoTraining
 
     @model_validator(mode="after")
@@ -144,6 +154,8 @@ class DemoSpec(_Model):
                 raise ValueError(f"network.products: {list(pair)} have embeddings of different sizes")
         if clash := set(self.inputs) & set(self.outputs):
             raise ValueError(f"{sorted(clash)} name both an input and an output")
+        if self.vectors and sorted(v.entity for v in self.vectors.values()) != ["item_id", "user_id"]:
+            raise ValueError("vectors: there is one of user_id and one of item_id, or none")
         return self
 
     @property
@@ -222,7 +234,7 @@ def train_demo_teacher(
             "what": f"source rows of {through}, each batch scored before it was learnt",
             "tasks": validation,
         },
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude={"vectors"} if not spec.vectors else None),
         "seconds": round(time.perf_counter() - started, 2),
     }
     teacher = _publish(contract, network, card, out_dir)
@@ -242,6 +254,9 @@ def _contract(spec: DemoSpec, through: date, inputs: tuple[TeacherInput, ...]) -
         inputs=inputs,
         outputs=tuple(
             TeacherOutput(task=task, kind=item.kind, meaning=item.meaning) for task, item in spec.outputs.items()
+        ),
+        embeddings=tuple(
+            TeacherEmbedding(name=name, entity=item.entity, inputs=item.inputs) for name, item in spec.vectors.items()
         ),
     )
 
@@ -308,9 +323,20 @@ class _Network(nn.Module):
 
     def outputs(self, rows: Tensor, dense: Tensor) -> Tensor:
         """Return logits and values, float32 [n, tasks], of embedding rows [n, ids] and dense numbers [n, width]."""
+        factors, embedded = self._factors(rows, dense)
+        flat = [dense, *embedded]
+        for pair in self.spec.network.products:
+            left, right = self._names(pair, factors)
+            flat.append(factors[left] * factors[right])
+        bottom = self.bottom(torch.cat(flat, dim=1))
+        towers = torch.relu(self.towers(bottom)).unflatten(1, self.heads.shape)
+        return (towers * self.heads).sum(2) + self.biases
+
+    def _factors(self, rows: Tensor, dense: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Return what products are made of, float32 [n, size] by name, and the same as inputs of the bottom."""
         pre = self.preprocessing
         factors: dict[str, Tensor] = {}
-        flat = [dense]
+        flat: list[Tensor] = []
         for size, members in self.members.items():
             found = self.tables[size](rows[:, members] + getattr(self, f"offsets_{size}"))
             flat.append(found.flatten(1))
@@ -318,17 +344,34 @@ class _Network(nn.Module):
         for projected, projection in self.projections.items():
             factors[projected] = projection(dense[:, pre.slices[projected.rsplit("_", 1)[0]]])
             flat.append(factors[projected])
+        return factors, flat
+
+    def _names(self, pair: tuple[str, str], factors: Mapping[str, Tensor]) -> tuple[str, str]:
+        left, right = (name if name in factors else f"{name}_{self._size(pair)}" for name in pair)
+        return left, right
+
+    def vectors(self, rows: Tensor, dense: Tensor) -> list[Tensor]:
+        """Return the vectors of the specification, float32 [n, d] each; those of user and item are of one length.
+
+        Their elementwise product has what the products of the network have: a factor of the user, and beside it the sum
+        of the factors of the item that it is multiplied with.
+        """
+        factors, _ = self._factors(rows, dense)
+        users = next(v.inputs for v in self.spec.vectors.values() if v.entity == "user_id")
+        beside: dict[str, list[str]] = {}
         for pair in self.spec.network.products:
-            left, right = (name if name in factors else f"{name}_{self._size(pair)}" for name in pair)
-            flat.append(factors[left] * factors[right])
-        bottom = self.bottom(torch.cat(flat, dim=1))
-        towers = torch.relu(self.towers(bottom)).unflatten(1, self.heads.shape)
-        return (towers * self.heads).sum(2) + self.biases
+            left, right = self._names(pair, factors)
+            user, item = (left, right) if pair[0] in users else (right, left)
+            beside.setdefault(user, []).append(item)
+        of_user = torch.cat([factors[user] for user in beside], dim=1)
+        of_item = torch.cat([torch.stack([factors[i] for i in items]).sum(0) for items in beside.values()], dim=1)
+        return [of_user if vector.entity == "user_id" else of_item for vector in self.spec.vectors.values()]
 
     def forward(self, *columns: Tensor) -> tuple[Tensor, ...]:
-        """Score raw columns in the order of the contract's inputs; returns one float32 [n] per task."""
+        """Score raw columns in the order of the contract's inputs; returns one float32 [n] per task, then vectors."""
         rows, dense = self.preprocessing(dict(zip(self.spec.inputs, columns, strict=True)))
-        return tuple(self.outputs(rows, dense).unbind(1))
+        vectors = self.vectors(rows, dense) if self.spec.vectors else []
+        return (*self.outputs(rows, dense).unbind(1), *vectors)
 
 
 # --- reading the source ---
@@ -638,7 +681,7 @@ def _export(contract: Contract, network: _Network, path: Path) -> None:
             columns,
             dynamo=True,
             input_names=[item.name for item in contract.inputs],
-            output_names=list(contract.tasks),
+            output_names=[*contract.tasks, *(item.name for item in contract.embeddings)],
             dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC} for _ in columns),),
             verbose=False,
         )

@@ -197,6 +197,10 @@ def _training_set(settings: Settings, manifest: Manifest, meta: "Meta | None") -
         children.append(labels)
         if manifest.unshown_labels:
             children.append(_days("unshown labels", manifest.unshown_labels))
+    for held in manifest.vectors:
+        node = _days(f"vectors {held.embedding} in {held.table}", held.days)
+        told = {"teacher": f"{held.teacher} {held.teacher_version}", "contract hash": held.contract_hash}
+        children.append(Node(node.title, told | node.facts, node.rows))
     children.append(_landed(settings, manifest))
     return Node("training set", facts, children=children)
 

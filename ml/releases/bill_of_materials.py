@@ -153,6 +153,8 @@ def _data(manifest: Manifest) -> list[Component]:
     found["soft labels"] = list(manifest.soft_labels)
     if manifest.unshown_labels:
         found["unshown labels"] = list(manifest.unshown_labels)
+    for held in manifest.vectors:
+        found[f"vectors {held.table} {held.teacher} {held.teacher_version}"] = list(held.days)
     return [_dataset(manifest.surface, name, content) for name, content in found.items() if content]
 
 

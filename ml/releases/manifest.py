@@ -4,10 +4,21 @@ from collections.abc import Iterable
 from datetime import date
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from ml.features.tables import FeatureTable, vector_tables
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.sealed import DamagedError
+from ml.foundation.settings import Settings
+from ml.surfaces.spec import Surface
 from ml.teacher.contract import Teacher
 
 
@@ -23,6 +34,18 @@ class DayContent(Record):
     day: date
     rows: int = Field(ge=0)
     content_hash: str = Field(description="Order-free hash of the day's rows")
+
+
+class VectorContent(Record):
+    """The teacher's vectors of one feature table, as the examples of a candidate read them."""
+
+    table: str = Field(description="Feature table that holds them")
+    embedding: str = Field(description="Vector of the teacher's contract")
+    entity: str
+    teacher: str
+    teacher_version: str
+    contract_hash: str
+    days: tuple[DayContent, ...] = Field(description="Rows of the training and evaluation days that have some")
 
 
 class Manifest(Record):
@@ -44,6 +67,9 @@ class Manifest(Record):
         default=(),
         description="Labels of pairs that nobody was shown, of the training days; empty where none is declared",
     )
+    vectors: tuple[VectorContent, ...] = Field(
+        default=(), description="Teacher's vectors among the inputs; one for each table, teacher and version"
+    )
     teacher: Teacher | None = Field(description="Whose soft labels were learnt or reported")
     spec_digest: str = Field(description="Hash of the surface's specification")
     gate_digest: str = Field(description="Hash of the gate's thresholds")
@@ -57,6 +83,11 @@ class Manifest(Record):
     onnx_sha256: str = Field(description="SHA-256 of model.onnx")
     feature_schema_hash: str = Field(description="SHA-256 of schema.json")
     run_ids: dict[str, str] = Field(default={}, description="Dagster run id by asset")
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave ``vectors`` out where there are none: such a manifest has the bytes that it has without the field."""
+        return {name: value for name, value in dump(self).items() if name != "vectors" or value}
 
     @model_validator(mode="after")
     def _learnt(self) -> Self:
@@ -105,6 +136,53 @@ def soft_label_content(
 
     rows_of = unshown_rows if unshown else exposure_rows
     return _content(label_hashes(lake, surface, teacher_version, contract_hash, days, rows_of))
+
+
+def vectors_read(settings: Settings, surface: Surface) -> dict[FeatureTable, int]:
+    """Return {feature table with a teacher's vector that a surface reads: length of the vector}."""
+    tables = vector_tables(settings)
+    sources = [spec.source.split(".")[0] for spec in surface.inputs.values() if spec.source]
+    lengths = {
+        spec.source.split(".")[0]: spec.length
+        for spec in surface.inputs.values()
+        if spec.source and spec.type == "vector"
+    }
+    return {tables[name]: lengths.get(name, 0) for name in dict.fromkeys(sources) if name in tables}
+
+
+def vector_content(lake: Lake, surface: Surface, days: Iterable[date]) -> tuple[VectorContent, ...]:
+    """Return the teacher's vectors that the examples of some days read: whose they are, and each day's identity."""
+    wanted = sorted(set(days))
+    found: list[VectorContent] = []
+    for table in vectors_read(lake.settings, surface):
+        name = f"{ALIAS}.{FEATURES}.{table.name}"
+        query = f"select distinct teacher, teacher_version, contract_hash from {name} where day in (select unnest(?))"
+        for origin in sorted(lake.connection.execute(query, [wanted]).fetchall()):
+            own = f"(select * from {name} where (teacher, teacher_version, contract_hash) = (?, ?, ?))"
+            contents = _content(lake.content_hashes(own, wanted, origin))
+            teacher, version, contract_hash = origin
+            found.append(
+                VectorContent(
+                    table=table.name,
+                    embedding=str(table.vectors),
+                    entity=table.entity[0],
+                    teacher=teacher,
+                    teacher_version=version,
+                    contract_hash=contract_hash,
+                    days=tuple(day for day in contents if day.rows),
+                )
+            )
+    return tuple(found)
+
+
+def joined_vectors(*parts: tuple[VectorContent, ...]) -> tuple[VectorContent, ...]:
+    """Return the vectors of several windows as those of one: the days of each table, teacher and version together."""
+    found: dict[tuple[str, ...], VectorContent] = {}
+    for one in (one for part in parts for one in part):
+        key = one.table, one.teacher, one.teacher_version, one.contract_hash
+        before = found.get(key)
+        found[key] = one.model_copy(update={"days": (before.days if before else ()) + one.days})
+    return tuple(found[key] for key in sorted(found))
 
 
 def _content(found: dict[date, tuple[int, str]]) -> tuple[DayContent, ...]:

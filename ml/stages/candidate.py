@@ -20,7 +20,15 @@ from ml.foundation.documents import Document
 from ml.foundation.files import sha256_bytes, sha256_file
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
-from ml.releases.manifest import DayContent, Manifest, examples_content, soft_label_content
+from ml.releases.manifest import (
+    DayContent,
+    Manifest,
+    VectorContent,
+    examples_content,
+    joined_vectors,
+    soft_label_content,
+    vector_content,
+)
 from ml.releases.release import MANIFEST, manifest_of
 from ml.stages.artifacts import artifact_name, find
 from ml.stages.evaluation import read_evaluation
@@ -161,6 +169,7 @@ class Learnt(TypedDict):
     examples: tuple[DayContent, ...]
     soft_labels: tuple[DayContent, ...]
     unshown_labels: tuple[DayContent, ...]
+    vectors: tuple[VectorContent, ...]
     teacher: Teacher
 
 
@@ -170,10 +179,12 @@ def _learnt_from(settings: Settings, surface: Surface, partition: date) -> Learn
     evaluated = evaluated_rows(settings, surface, partition)
     teacher = training_set.teacher_version, training_set.contract_hash
     examples, soft_labels, pairs = list[DayContent](), list[DayContent](), tuple[DayContent, ...]()
+    vectors: tuple[VectorContent, ...] = ()
     for rows, days in ((training_set, training_set.train_days), (evaluated, evaluated.eval_days)):
         with Lake(settings, snapshot=rows.snapshot) as lake:
             examples += examples_content(lake, surface.name, days)
             soft_labels += soft_label_content(lake, surface.name, days, *teacher)
+            vectors = joined_vectors(vectors, vector_content(lake, surface, days))
             if training_set.unshown and rows is training_set:
                 pairs = soft_label_content(lake, surface.name, training_set.unshown.days, *teacher, unshown=True)
     return {
@@ -186,5 +197,6 @@ def _learnt_from(settings: Settings, surface: Surface, partition: date) -> Learn
         "examples": tuple(examples),
         "soft_labels": tuple(soft_labels),
         "unshown_labels": pairs,
+        "vectors": vectors,
         "teacher": teacher_contract(settings).reference(),
     }

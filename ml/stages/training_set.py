@@ -12,14 +12,14 @@ from ml.stages.artifacts import artifact_name, find
 from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import ContractError, teacher_contract
-from ml.teacher.withdrawn import drop_withdrawn, withdrawn_rows, withdrawn_table
+from ml.teacher.withdrawn import drop_withdrawn, drop_withdrawn_vectors, withdrawn_rows, withdrawn_table
 
 
 def make_training_set(settings: Settings, surface: Surface, partition: date) -> TrainingSet:
     """Fix which rows the students of a partition learn from and are judged on; return them.
 
     Every file of the days that these rows were made from is read first: a landed file that was damaged before the
-    examples were built from it shows in none of theirs. Soft labels of links that users withdrew are dropped before.
+    examples were built from it shows in none of theirs. Labels and vectors of withdrawn links are dropped.
 
     Raises:
         DamagedError: A file is not as it was written.
@@ -28,6 +28,7 @@ def make_training_set(settings: Settings, surface: Surface, partition: date) -> 
     with Lake(settings) as lake:
         require_owner(open_files(settings.artifacts_dir), lake.id())
         drop_withdrawn(lake, surface.name)
+        drop_withdrawn_vectors(lake)
         made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
         check_files(lake, surface, made)
     ArtifactStore(settings.artifacts_dir).put(

@@ -33,6 +33,14 @@ class TeacherModel(Protocol):
         """
         ...
 
+    def embed(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Return {embedding of the contract: float32 [n, d]} of a batch as ``score`` takes it.
+
+        Raises:
+            TeacherRefused: A vector has another shape, or the model fails.
+        """
+        ...
+
     def close(self) -> None:
         """Release what the model holds."""
         ...

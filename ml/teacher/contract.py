@@ -190,6 +190,25 @@ class TeacherOutput(_Model):
         return np.where((values >= 0) & (values <= 1 + 1e-6), logits, np.nan)
 
 
+Entity = Literal["user_id", "item_id"]
+"""Whom a vector is about: the app's user or item, by the column of its hashed id."""
+
+
+class TeacherEmbedding(_Model):
+    """One vector that the teacher has of a user or an item, of whatever else a row holds independent."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)
+    output: str | None = Field(default=None, description="Name of the model's output [n, d]; default: the name")
+    entity: Entity = Field(description="Whom it is about")
+    inputs: tuple[str, ...] = Field(min_length=1, description="The contract's inputs that it is made of, no others")
+    meaning: str = ""
+
+    @property
+    def source(self) -> str:
+        """Name of the model's output that holds this vector."""
+        return self.output or self.name
+
+
 class Endpoint(_Model):
     """A model behind the Open Inference Protocol v2 over REST."""
 
@@ -217,6 +236,7 @@ class Contract(_Model):
     endpoint: Endpoint | None = None
     inputs: tuple[TeacherInput, ...] = ()
     outputs: tuple[TeacherOutput, ...] = Field(min_length=1)
+    embeddings: tuple[TeacherEmbedding, ...] = Field(default=(), description="Vectors of users and items")
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
@@ -237,7 +257,18 @@ class Contract(_Model):
         _distinct("input", [item.name for item in self.inputs])
         _distinct("output", [item.task for item in self.outputs])
         self._check_masks()
+        self._check_embeddings()
         return self
+
+    def _check_embeddings(self) -> None:
+        if self.embeddings and self.model is None:
+            raise ValueError("`embeddings` are outputs of a `model`: an endpoint and landed scores have none")
+        _distinct("embedding", [item.name for item in self.embeddings])
+        known = {item.name for item in self.inputs} - self.masks.keys()
+        for item in self.embeddings:
+            _distinct(f"input of embedding {item.name!r}", list(item.inputs))
+            if strangers := [name for name in item.inputs if name not in known]:
+                raise ValueError(f"embedding {item.name!r}: {strangers[0]!r} is no input; there are {sorted(known)}")
 
     def _check_masks(self) -> None:
         inputs = {item.name: item for item in self.inputs}

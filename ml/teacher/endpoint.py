@@ -64,6 +64,10 @@ class EndpointTeacher:
         """Close the connections."""
         self._client.close()
 
+    def embed(self, batch: Batch) -> dict[str, np.ndarray]:
+        """See ``TeacherModel.embed``: a contract with an endpoint has no embeddings."""
+        return {}
+
     def _request(
         self, method: str, path: str, content: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:

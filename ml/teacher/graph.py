@@ -54,6 +54,7 @@ class Graph:
         parameters: Numbers in its weights.
         fetched: {output of the contract: the tensor of the graph that holds it}.
         columns: {output of the contract: {class: column}} of outputs that a ZipMap names classes of.
+        vectors: {embedding of the contract: the tensor of the graph that holds it}.
         adapted: The model with other outputs, where numpy could not hold those that it has; else None.
     """
 
@@ -61,6 +62,7 @@ class Graph:
     parameters: int
     fetched: dict[str, str]
     columns: dict[str, dict[int, int]]
+    vectors: dict[str, str]
     adapted: onnx.ModelProto | None
 
 
@@ -78,8 +80,9 @@ def check_graph(contract: Contract) -> Graph:
     _check_external_data(contract, model)
     ranks = _check_inputs(contract, model)
     fetched, columns, adapted = _outputs(contract, model)
+    vectors, adapted = _vectors(contract, model, adapted)
     sizes = (int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type in _FLOATS)
-    return Graph(ranks, sum(sizes), fetched, columns, adapted)
+    return Graph(ranks, sum(sizes), fetched, columns, vectors, adapted)
 
 
 def parse_graph(path: Path) -> onnx.ModelProto:
@@ -245,6 +248,7 @@ def _check_inputs(contract: Contract, model: onnx.ModelProto) -> dict[str, int]:
             faults.append(fault)
     outputs = {value.name for value in model.graph.output}
     faults += [missing_output(item, outputs) for item in contract.outputs if item.source not in outputs]
+    faults += [missing_output(item, outputs) for item in contract.embeddings if item.source not in outputs]
     if faults:
         raise TeacherRefused(f"{path}: {'; '.join(faults)}")
     return {name: len(found.shape) for name, found in inputs.items()}
@@ -271,6 +275,30 @@ def _outputs(
             adapted = adapted or _copy(model)
             fetched[item.source], columns[item.source] = _before_zipmap(where, adapted, item)
     return fetched, columns, adapted
+
+
+def _vectors(
+    contract: Contract, model: onnx.ModelProto, adapted: onnx.ModelProto | None
+) -> tuple[dict[str, str], onnx.ModelProto | None]:
+    """Return where each embedding of the contract is found, and the model with outputs that numpy has."""
+    kinds = {value.name: value.type for value in model.graph.output}
+    found: dict[str, str] = {}
+    for item in contract.embeddings:
+        kind, tensor = kinds[item.source], kinds[item.source].tensor_type
+        if not kind.HasField("tensor_type") or tensor.elem_type not in _FLOATS:
+            raise TeacherRefused(
+                f"{contract.model_path}: output {item.source!r} (embedding {item.name!r}) is no floats"
+            )
+        if tensor.HasField("shape") and len(tensor.shape.dim) != 2:
+            raise TeacherRefused(
+                f"{contract.model_path}: output {item.source!r} (embedding {item.name!r}) has "
+                f"{len(tensor.shape.dim)} dimensions; a vector of each row, [n, d], has 2"
+            )
+        found[item.name] = item.source
+        if tensor.elem_type == TensorProto.BFLOAT16:
+            adapted = adapted or _copy(model)
+            found[item.name] = _as_float32(adapted, item.source)
+    return found, adapted
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

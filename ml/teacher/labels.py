@@ -202,7 +202,7 @@ def label_days(
     """
     started = time.perf_counter()
     days = sorted(set(days))
-    with _opened(contract, settings.teacher_providers) as model, _spool_folder(settings) as folder, _frugal(lake):
+    with _opened(contract, settings.teacher_providers) as model, _spool_folder(settings) as folder, frugal(lake):
         reader = _Reader(lake, rows_of(surface_name), contract, withheld)
         init_soft_labels(lake, surface_name, rows_of)
         defaulted, unknown, nodes = _spool(settings, model, reader, days, folder, progress)
@@ -614,7 +614,7 @@ def _spool_folder(settings: Settings) -> AbstractContextManager[Path]:
 
 
 @contextmanager
-def _frugal(lake: Lake) -> Iterator[None]:
+def frugal(lake: Lake) -> Iterator[None]:
     """Leave the cores to the teacher, and memory flat: each of DuckDB's threads would hold row groups of its own."""
     before = lake.connection.execute("select current_setting('threads')").fetchone()
     lake.connection.execute(f"set partitioned_write_flush_threshold = {_HELD_ROWS}; set threads = 1")

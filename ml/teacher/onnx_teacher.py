@@ -59,20 +59,30 @@ class OnnxTeacher:
     def score(self, batch: Batch) -> np.ndarray:
         """See ``TeacherModel.score``."""
         n = checked_rows(self.contract, batch)
-        ranks = self._graph.ranks
-        feed = {i.name: _padded(with_rank(batch[i.name], ranks[i.name])) for i in self.contract.inputs}
-        answers = dict(zip(self._graph.fetched, self._run(feed, n), strict=True))
+        answers = dict(zip(self._graph.fetched, self._run(self._fetched, batch, n), strict=True))
         padded = -(-n // _BLOCK) * _BLOCK
         return stored_scores(self.contract, answers, padded, self._where, self._graph.columns)[:n]
 
-    def _run(self, feed: dict[str, np.ndarray], n: int) -> Sequence[Any]:
+    def embed(self, batch: Batch) -> dict[str, np.ndarray]:
+        """See ``TeacherModel.embed``."""
+        n, names = checked_rows(self.contract, batch), self._graph.vectors
+        found: dict[str, np.ndarray] = {}
+        for name, values in zip(names, self._run(list(names.values()), batch, n), strict=True):
+            if values.ndim != 2 or len(values) < n or not values.shape[1]:
+                raise TeacherRefused(f"{self._where}: embedding {name!r} has shape {list(values.shape)} for {n} rows")
+            found[name] = values[:n].astype(np.float32, copy=False)
+        return found
+
+    def _run(self, fetched: list[str], batch: Batch, n: int) -> Sequence[Any]:
+        ranks = self._graph.ranks
+        feed = {i.name: _padded(with_rank(batch[i.name], ranks[i.name])) for i in self.contract.inputs}
         options = ort.RunOptions()
         options.log_severity_level = 4
         watch = threading.Timer(_SECONDS_A_BATCH, setattr, (options, "terminate", True))
         watch.daemon = True
         watch.start()
         try:
-            return self._session.run(self._fetched, feed, options)
+            return self._session.run(fetched, feed, options)
         except Exception as error:  # see __init__
             late = f" (no answer within {_SECONDS_A_BATCH} s)" if options.terminate else ""
             raise TeacherRefused(f"{self._where}: a batch of {n} rows failed{late}: {error}") from error

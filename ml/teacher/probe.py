@@ -42,6 +42,7 @@ def probe(model: TeacherModel) -> None:
         if what == _VARIED:
             together, mixed = scores, batch
     _check_independent(model, mixed, together, where)
+    _check_vectors(model, where)
     if model.contract.golden:
         _check_golden(model, where)
 
@@ -74,6 +75,26 @@ def _check_independent(model: TeacherModel, mixed: Batch, together: np.ndarray, 
                 f"{where}: output {output.source!r} of a row depends on the other rows of its batch "
                 f"({alone[0].tolist()} alone, {together[row].tolist()} among {len(together)})"
             )
+
+
+def _check_vectors(model: TeacherModel, where: str) -> None:
+    """Refuse vectors that are not finite, or that change with an input which the contract does not name for them."""
+    contract = model.contract
+    for what, batch in _batches(contract) if contract.embeddings else ():
+        found, plain = model.embed(batch), default_batch(contract, len(batch[contract.inputs[0].name]))
+        for item in contract.embeddings:
+            vectors = found[item.name]
+            if not np.isfinite(vectors).all():
+                row = int(np.argwhere(~np.isfinite(vectors))[0, 0])
+                told = _row_of(batch, row)
+                raise TeacherRefused(f"{where}: embedding {item.name!r} is not finite on a probe row ({what}): {told}")
+            own = set(item.inputs) | {mask for mask, of in contract.masks.items() if of in item.inputs}
+            alone = model.embed({name: (batch if name in own else plain)[name] for name in batch})[item.name]
+            if not (np.abs(alone - vectors) <= _TOLERANCE * (1 + np.abs(vectors))).all():
+                raise TeacherRefused(
+                    f"{where}: embedding {item.name!r} of {item.entity} depends on other inputs than "
+                    f"{list(item.inputs)}: name all that it is made of, or leave it out, as what is of a pair"
+                )
 
 
 def _batches(contract: Contract) -> Iterator[tuple[str, Batch]]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from ml.foundation.names import near_name
-from ml.teacher.contract import TeacherInput, TeacherOutput
+from ml.teacher.contract import TeacherEmbedding, TeacherInput, TeacherOutput
 
 
 class TeacherRefused(ValueError):
@@ -45,12 +45,10 @@ def check_shape(where: str, item: TeacherInput, shape: list[int | None]) -> None
         raise TeacherRefused(f"{where}: {fault}")
 
 
-def missing_output(item: TeacherOutput, found: Collection[str]) -> str:
+def missing_output(item: TeacherOutput | TeacherEmbedding, found: Collection[str]) -> str:
     """Say that a model lacks an output."""
-    return (
-        f"has no output {item.source!r} (task {item.task!r}) of the contract; it has {sorted(found)}"
-        f"{_meant(item.source, found)}"
-    )
+    what = f"task {item.task!r}" if isinstance(item, TeacherOutput) else f"embedding {item.name!r}"
+    return f"has no output {item.source!r} ({what}) of the contract; it has {sorted(found)}{_meant(item.source, found)}"
 
 
 def _meant(name: str, found: Iterable[str]) -> str:

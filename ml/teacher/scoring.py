@@ -18,6 +18,7 @@ KEY = "exposure_id"
 """Column that names a row."""
 
 Task = TypeVar("Task")
+Result = TypeVar("Result")
 Key = TypeVar("Key")
 
 
@@ -60,10 +61,10 @@ def score(model: "TeacherModel", columns: InputColumns, rows: pa.RecordBatch, no
 
 def in_order(
     submit: Callable[[pa.RecordBatch], Task],
-    result: Callable[[Task], Scored],
+    result: Callable[[Task], Result],
     batches: Iterable[tuple[Key, pa.RecordBatch]],
     waiting: int,
-) -> Iterator[tuple[Key, Scored]]:
+) -> Iterator[tuple[Key, Result]]:
     """Submit batches and yield their results in order; at most ``waiting`` + 1 are held, however many come."""
     running: deque[tuple[Key, Task]] = deque()
     for key, batch in batches:

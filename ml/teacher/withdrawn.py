@@ -11,18 +11,19 @@ from datetime import date
 
 import pyarrow as pa
 
+from ml.features.tables import FeatureTable, vector_tables
 from ml.features.unshown import unshown_inputs_table, unshown_table
-from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake, quoted
 
-_ACCOUNT = ("source_user_id", "landed_source_user_id")
+VECTORS_TABLE = f"{ML}.teacher_vectors"
+"""Every vector of the teacher, by day, user or item, teacher, name, version and contract hash."""
+ACCOUNT = ("source_user_id", "landed_source_user_id")
 """Columns of teacher inputs that say whether a row was built with an account."""
 _READ = (f"{FEATURES}.stg_users", f"{FEATURES}.stg_exposures")
 WITHDRAWN_SCHEMA = pa.schema([("day", pa.date32()), ("exposure_id", pa.int64()), ("lake_snapshot", pa.int64())])
 """Rows of ``withdrawn_table``; the snapshot is the last that had the labels."""
 _NOBODY = pa.schema([("day", pa.date32()), ("exposure_id", pa.int64()), ("user_id", pa.int64())]).empty_table()
-WITHDRAWN_EXPOSURES = f"""
-    select shown.day, shown.exposure_id, shown.user_id
-    from {ALIAS}.{FEATURES}.stg_exposures as shown
+_WITHDRAWN_LINKS = f"""
     join (
         select user_id, day, source_user_id, lead(day, 1, date '9999-12-31') over (
             partition by user_id order by day
@@ -33,6 +34,10 @@ WITHDRAWN_EXPOSURES = f"""
         select user_id, max(day) as day from {ALIAS}.{FEATURES}.stg_users where source_user_id is null group by user_id
     ) as withdrawn on shown.user_id = withdrawn.user_id and shown.day < withdrawn.day
     where link.source_user_id is not null"""
+"""What joins rows ``shown``, of users and days, with links that were withdrawn later."""
+WITHDRAWN_EXPOSURES = f"""
+    select shown.day, shown.exposure_id, shown.user_id
+    from {ALIAS}.{FEATURES}.stg_exposures as shown{_WITHDRAWN_LINKS}"""
 """Exposures of days on which a user had a link that was withdrawn later."""
 
 
@@ -53,6 +58,23 @@ class Withdrawn:
     labels: int = 0
     pairs: int = 0
     predictions: int = 0
+
+
+@dataclass(frozen=True)
+class WithdrawnVectors:
+    """What one call dropped.
+
+    Attributes:
+        users: Users whose links were withdrawn and had vectors.
+        vectors: Vectors dropped, of every teacher and version.
+        features: Rows of feature tables that held one, dropped.
+        examples: Rows of examples, and of pairs that nobody was shown, that held one and have the default now.
+    """
+
+    users: int = 0
+    vectors: int = 0
+    features: int = 0
+    examples: int = 0
 
 
 def withdrawn_table(surface: str) -> str:
@@ -103,6 +125,63 @@ def drop_withdrawn(lake: Lake, surface: str) -> Withdrawn:
     return Withdrawn(users, counts[inputs], counts[labels], counts["pairs"], counts[scores])
 
 
+def drop_withdrawn_vectors(lake: Lake) -> WithdrawnVectors:
+    """Drop vectors that were computed of an account whose link was withdrawn, wherever a copy of one lies in the lake.
+
+    Examples that held one have the table's default in its place, as if the teacher had never known the user. Nothing
+    is dropped twice; a day that is built again has the user without the account, and may have a vector.
+
+    Args:
+        lake: The lake; nothing happens where users were not built, or no vector was computed.
+    """
+    if not can_be_asked(lake) or not lake.table_exists(VECTORS_TABLE):
+        return WithdrawnVectors()
+    mine = f"(select day, user_id from {ALIAS}.{VECTORS_TABLE} where user_id is not null and with_account)"
+    gone = lake.sql(f"select distinct shown.day, shown.user_id from {mine} as shown {_WITHDRAWN_LINKS}")
+    if not gone.num_rows:
+        return WithdrawnVectors()
+    tables = [
+        table
+        for name, table in vector_tables(lake.settings).items()
+        if table.entity == ("user_id",) and lake.table_exists(f"{FEATURES}.{name}")
+    ]
+    counts: dict[str, int] = {}
+
+    def step() -> None:
+        counts.update(features=0, examples=0)
+        with lake.transaction("vectors of links that were withdrawn") as c:
+            c.register("_gone", gone)
+            try:
+                counts["features"], counts["examples"] = _clear(lake, tables)
+                those = "with_account and (day, user_id) in (select (day, user_id) from _gone)"
+                [(counts["vectors"],)] = c.execute(f"delete from {ALIAS}.{VECTORS_TABLE} where {those}").fetchall()
+            finally:
+                c.unregister("_gone")
+
+    lake.retry(step)
+    return WithdrawnVectors(len(gone["user_id"].unique()), counts["vectors"], counts["features"], counts["examples"])
+
+
+def _clear(lake: Lake, tables: Sequence[FeatureTable]) -> tuple[int, int]:
+    """Take the vectors of ``_gone`` out of feature tables and of what was joined with them; return the rows of both."""
+    run, features, examples = lake.connection.execute, 0, 0
+    for table in tables:
+        own = f"{ALIAS}.{FEATURES}.{table.name}"
+        held = f"select day, user_id from {own} where (vector_day, user_id) in (select (day, user_id) from _gone)"
+        run(f"create or replace temp table _held as {held}")
+        those = "(day, user_id) in (select (day, user_id) from _held)"
+        [(gone,)] = run(f"delete from {own} where {those}").fetchall()
+        features += gone
+        aliases = {column.alias: "null" if column.default is None else str(column.default) for column in table.columns}
+        for schema, name in lake.tables():
+            columns = lake.columns(f"{schema}.{name}") if schema == FEATURES and name != table.name else {}
+            if "user_id" in columns and (own_columns := aliases.keys() & columns):
+                changes = ", ".join(f"{quoted(alias)} = {aliases[alias]}" for alias in sorted(own_columns))
+                [(changed,)] = run(f"update {ALIAS}.{schema}.{name} set {changes} where {those}").fetchall()
+                examples += changed
+    return features, examples
+
+
 def predictions(surface: str) -> str:
     """Return the table of what models, the teacher among them, said of evaluated rows: ``schema.table``."""
     return f"{ML}.predictions_{surface}"
@@ -113,7 +192,7 @@ def _built_with_account(lake: Lake, inputs: str) -> pa.Table:
     if not can_be_asked(lake) or not lake.table_exists(inputs):
         return _NOBODY
     columns = lake.columns(inputs)
-    told = " or ".join(f"i.{name} is not null" for name in _ACCOUNT if name in columns) or "true"
+    told = " or ".join(f"i.{name} is not null" for name in ACCOUNT if name in columns) or "true"
     return lake.sql(f"""
         select distinct w.day, w.exposure_id, w.user_id from ({WITHDRAWN_EXPOSURES}) as w
         join {ALIAS}.{inputs} as i on w.day = i.day and w.exposure_id = i.exposure_id where {told}""")

@@ -15,6 +15,7 @@ import yaml
 
 from assets.features import Translator
 from assets.manifest import DbtManifest, described_columns
+from assets.names import VECTORS
 from ml.features.build import DbtError, build_arguments, dbt_environment, dbt_vars, run_dbt
 from ml.features.projects import DBT_PROJECT_DIR, all_projects
 from ml.features.tables import feature_tables
@@ -23,6 +24,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import EXAMPLES, PROJECT_ROOT, Settings
 from ml.surfaces.scaffold import scaffold
 from ml.surfaces.spec import load_surface, load_surfaces
+from ml.teacher.vectors import VECTORS_SCHEMA
 
 SURFACES = sorted(path for app in ("simulator", "kuairand") for path in (EXAMPLES / app / "surfaces").glob("*.yaml"))
 
@@ -119,11 +121,14 @@ def test_a_ranker_is_an_exposure_of_its_tables(manifest: dict[str, Any]) -> None
 
 def test_sources_are_the_landing_contract_and_bound_to_the_landing_assets(manifest: dict[str, Any]) -> None:
     contract = yaml.safe_load((PROJECT_ROOT / "ml" / "landing" / "contract.yaml").read_text(encoding="utf-8"))["tables"]
-    sources = {s["name"]: s for s in manifest["sources"].values()}
+    sources = {s["name"]: s for s in manifest["sources"].values() if s["source_name"] == "landing"}
     assert set(sources) == set(contract)
     for name, table in contract.items():
         assert set(sources[name]["columns"]) == {*table["columns"], "day"}, name
         assert sources[name]["config"]["meta"]["dagster"]["asset_key"] == ["landing", name]
+    [vectors] = (s for s in manifest["sources"].values() if s["source_name"] != "landing")
+    assert list(vectors["columns"]) == VECTORS_SCHEMA.names
+    assert vectors["config"]["meta"]["dagster"]["asset_key"] == VECTORS.path
 
 
 def test_each_model_has_a_key_test_a_stage_and_the_group_of_its_layer_or_surface(

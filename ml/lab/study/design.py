@@ -26,7 +26,10 @@ FEW_SHARE = 2 / 3
 _UNSHOWN = re.compile(r"unshown(_popular)?(?:_(\d+))?")
 _PAIRS = 4
 """Pairs that nobody was shown per exposure, where a variant's word does not say."""
-_CHANGES = ("without_ids", "branchless", "uncentred", *FEW, "unshown", "unshown_popular", "unshown_<number>")
+Vectors = Literal["as_is", "shuffled", "noise"]
+VECTORS: dict[str, Vectors] = {"vectors": "as_is", "vectors_shuffled": "shuffled", "vectors_noise": "noise"}
+"""Words of variants that read the teacher's vectors, or placebos of them."""
+_CHANGES = ("without_ids", "branchless", "uncentred", *FEW, "unshown", "unshown_popular", "unshown_<number>", *VECTORS)
 _RENAMED = {"nulls": "placebos"}
 
 KUAIRAND = "kuairand"
@@ -67,6 +70,8 @@ class Variant:
         reads_teacher: Whether the teacher's scores are among the inputs. It cannot serve: nobody has them in time.
         few: Id input whose ids with many rows have no soft labels; the third with the most is left out.
         unshown: Pairs that nobody was shown: how many per exposure, and by which rule.
+        vectors: The teacher's vectors of user and item among the inputs, as features have them; or placebos of them,
+            which are another user's or item's, or noise, and the same on all days.
     """
 
     name: str
@@ -80,11 +85,13 @@ class Variant:
     reads_teacher: bool = False
     few: str | None = None
     unshown: tuple[int, str] | None = None
+    vectors: Vectors | None = None
 
     @property
     def placebo(self) -> bool:
         """Whether its true lift is 0 by construction."""
-        return self.labels in PLACEBOS
+        learns_nothing = self.labels in PLACEBOS or not (self.distils or self.reads_teacher)
+        return learns_nothing if self.vectors in PLACEBOS else self.vectors is None and self.labels in PLACEBOS
 
     @property
     def control(self) -> str:
@@ -130,6 +137,9 @@ class Variant:
         if self.reads_teacher:
             read = {score_input(output): {"kind": "request", "type": "number"} for output in outputs_of(surface)}
             content["inputs"] = content["inputs"] | read
+        if self.vectors:
+            content["inputs"] = content["inputs"] | VECTOR_INPUTS
+            content["network"]["products"] = [*content["network"]["products"], VECTOR_PAIR]
         return Surface.model_validate(content)
 
     def _task_of(self, head: Document, surface: Surface) -> str | None:
@@ -143,6 +153,16 @@ def outputs_of(surface: Surface) -> tuple[str, ...]:
     named = [head.teacher_output for head in surface.distillation.heads]
     named += [task.teacher_output for task in surface.tasks.values() if task.teacher_output]
     return tuple(dict.fromkeys(named))
+
+
+VECTOR_LENGTH = 64
+VECTOR_INPUTS: dict[str, Document] = {
+    f"teacher_{entity}_{column}": {"kind": "daily", "from": f"feat_teacher_{entity}.{column}", **kind}
+    for entity in ("user", "item")
+    for column, kind in (("vector", {"type": "vector", "length": VECTOR_LENGTH}), ("known", {"type": "number"}))
+}
+"""Inputs of a variant that reads the teacher's vectors, as an app would declare them."""
+VECTOR_PAIR = ["teacher_user_vector", "teacher_item_vector"]
 
 
 def score_input(output: str) -> str:
@@ -167,6 +187,7 @@ def parse_variant(name: str) -> Variant:
     that reads the teacher's scores. The others are labels (``shuffled``, ``noise``, ``within_item``, ``within_user``),
     ``without_ids``, ``branchless``, ``uncentred``, ``few_users``, ``few_items``, and pairs that nobody was shown:
     ``unshown``, ``unshown_popular``, with another number than four per exposure ``unshown_1``; in any order.
+    ``vectors``, ``vectors_shuffled`` and ``vectors_noise`` read the teacher's vectors, or placebos of them.
 
     Raises:
         ValueError: A word is none of these.
@@ -193,10 +214,14 @@ def parse_variant(name: str) -> Variant:
         elif drawn := _UNSHOWN.fullmatch(change):
             rule, count = drawn.groups()
             variant = replace(variant, unshown=(int(count or _PAIRS), "popular" if rule else "uniform"))
+        elif change in VECTORS:
+            variant = replace(variant, vectors=VECTORS[change])
         elif change in get_args(Labels):
             variant = replace(variant, labels=change)
         else:
             raise ValueError(f"variant {name!r}: {change!r} is none of {[*get_args(Labels), *_CHANGES]}")
+    if variant.vectors and variant.unshown:
+        raise ValueError(f"variant {name!r}: pairs that nobody was shown have no vectors here; choose one of both")
     return variant
 
 
@@ -288,10 +313,15 @@ class World(_Model):
     linked_share: float = Field(default=0.9, ge=0, le=1)
     surfaces_dir: str | None = None
     homepage_tabs: tuple[int, ...] | None = None
+    vectors: bool = Field(default=False, description="Whether its teacher has vectors of users and items")
 
     @property
     def name(self) -> str:
         """A folder name that tells worlds apart."""
+        return f"{self._name}-vectors" if self.vectors else self._name
+
+    @property
+    def _name(self) -> str:
         if self.preset == KUAIRAND:
             return f"{KUAIRAND}-{self.seed}" + (f"-tabs{_joined(self.homepage_tabs)}" if self.homepage_tabs else "")
         return f"{self.preset}-{self.seed}-taste{self.shared_taste:g}-linked{self.linked_share:g}"
@@ -375,6 +405,11 @@ class Design(_Model):
         return replace(parse_variant(name), weights=tuple(weights.items()))
 
     @property
+    def vectors(self) -> bool:
+        """Whether a variant reads the teacher's vectors, so that the worlds' teachers have some."""
+        return any(variant.vectors for variant in self.variants)
+
+    @property
     def conditions(self) -> tuple[Condition, ...]:
         """All conditions, as the preset is first."""
         return tuple(dict.fromkeys(condition for part in self.parts for condition in part.conditions))
@@ -397,6 +432,7 @@ class Design(_Model):
                         linked_share=condition.linked_share,
                         surfaces_dir=self.surfaces_dir,
                         homepage_tabs=condition.homepage_tabs,
+                        vectors=self.vectors,
                     )
                     for surface in filter(world.has, self.surfaces):
                         found[Trial(world, surface, TEACHER, 0, condition)] = None

@@ -19,7 +19,7 @@ from ml.foundation.code import code_hash
 from ml.foundation.documents import digest
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
-from ml.lab.study.design import Labels, Trial, Variant, outputs_of, score_input
+from ml.lab.study.design import Labels, Trial, Variant, Vectors, outputs_of, score_input
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import fit, shuffle_soft_labels
@@ -28,6 +28,7 @@ from ml.surfaces.spec import Surface, load_surfaces
 from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import Contract
 from ml.teacher.labels import label_days, unshown_rows
+from ml.teacher.withdrawn import VECTORS_TABLE
 
 REPLICATES = 200
 """Bootstrap samples of the users of a world; the same for every variant, which pairs them."""
@@ -43,6 +44,8 @@ _CODE = (
 """Code between rows and figures; what is before the rows shows in their content hash."""
 _PAIRS_CODE = ("ml/features/unshown.py",)
 """Code that draws the pairs of the variants that learn some."""
+_VECTORS_CODE = ("ml/teacher/vectors.py", "ml/lab/demo_teacher.py")
+"""Code that computes what the variants read that read the teacher's vectors."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,14 @@ class Bench:
             self._with_pairs = unshown, read
         return self._with_pairs[1]
 
+    def vectors(self, kind: Vectors, seed: int) -> dict[str, "Lagged"]:
+        """Return {``user`` or ``item``: its vectors of all days}, as they are or as placebos."""
+        with Lake(self.settings) as lake:
+            return {
+                item.entity.removesuffix("_id"): lagged(lake, self.contract, item.name, item.entity, kind, seed)
+                for item in self.contract.embeddings
+            }
+
     @cached_property
     def held_out(self) -> Dataset:
         """Evaluation rows, ``after_ranking`` inputs at their serving value, soft labels for the teacher's own score."""
@@ -137,6 +148,7 @@ class Bench:
     def trial_digest(self, trial: Trial) -> str:
         """Return the identity of a trial: rows, variant, surface as variant and condition change it, seed, and code."""
         pairs = {"pairs": code_hash(_PAIRS_CODE)} if trial.variant.unshown else {}
+        pairs |= {"vectors": [trial.variant.vectors, code_hash(_VECTORS_CODE)]} if trial.variant.vectors else {}
         return digest(
             pairs
             | {
@@ -163,6 +175,9 @@ class Bench:
         held_out = self.held_out
         if trial.variant.reads_teacher:
             data, held_out = (with_scores(rows, self.surface) for rows in (data, held_out))
+        if trial.variant.vectors:
+            read = self.vectors(trial.variant.vectors, trial.seed)
+            data, held_out = (with_vectors(rows, read) for rows in (data, held_out))
         ranker, _ = fit(data, surface, technique=technique, seed=trial.seed)
         seconds = perf_counter() - began
         scores = predict(ranker, {name: held_out.inputs[name].numpy() for name in surface.inputs})
@@ -225,6 +240,66 @@ def with_scores(data: Dataset, surface: Surface) -> Dataset:
     """Return the data with the teacher's scores among its inputs; a missing one takes its input's default."""
     read = {score_input(output): data.soft_labels[output] for output in outputs_of(surface)}
     return replace(data, inputs=data.inputs | read)
+
+
+@dataclass(frozen=True)
+class Lagged:
+    """Vectors of users or items, in the order of (id, day): what a row of a later day may read.
+
+    Attributes:
+        ids: int64 [n].
+        days: int64 [n], days since 1970-01-01.
+        vectors: float32 [n, d].
+        window: Days after which a vector is too old, as in features.
+    """
+
+    ids: np.ndarray
+    days: np.ndarray
+    vectors: np.ndarray
+    window: int
+
+    def read(self, ids: np.ndarray, days: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return float32 [m, d] and [m]: the latest vector of each id before its day, zeros where none is known."""
+        keys = np.unique(self.ids)
+        span = int(max(self.days.max(initial=0), days.max(initial=0))) + 1
+        order = np.searchsorted(keys, self.ids) * span + self.days
+        place = np.minimum(np.searchsorted(keys, ids), len(keys) - 1)
+        found = np.searchsorted(order, place * span + days) - 1
+        known = (found >= 0) & (self.ids[found] == ids) & (self.days[found] >= days - self.window)
+        return np.where(known[:, None], self.vectors[found], np.float32(0)), known.astype(np.float32)
+
+
+def lagged(lake: Lake, contract: Contract, name: str, entity: str, kind: Vectors, seed: int) -> Lagged:
+    """Return the vectors of one embedding in a world's lake; ``kind`` other than ``as_is`` makes a placebo of them.
+
+    A placebo is the same for an id on all days: the vectors of another id, or normal noise of their spread.
+    """
+    rows = lake.sql(
+        f"select {entity} as id, day::date - date '1970-01-01' as day, vector from {ALIAS}.{VECTORS_TABLE} "
+        "where teacher = ? and embedding = ? order by id, day",
+        [contract.name, name],
+    )
+    ids, days = rows["id"].to_numpy(), rows["day"].to_numpy().astype(np.int64)
+    vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(len(ids), -1)
+    keys, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    rng = np.random.default_rng([seed, 29])
+    if kind == "shuffled":
+        vectors = vectors[first[rng.permutation(len(keys))]][inverse]
+    elif kind == "noise":
+        spread = vectors.std(axis=0, keepdims=True)
+        vectors = (rng.standard_normal((len(keys), vectors.shape[1])).astype(np.float32) * spread)[inverse]
+    return Lagged(ids, days, vectors, lake.settings.feature_window_days)
+
+
+def with_vectors(data: Dataset, read: dict[str, Lagged]) -> Dataset:
+    """Return the data with the vectors of user and item among its inputs: those of the days before each row's."""
+    found: dict[str, torch.Tensor] = {}
+    for entity, vectors in read.items():
+        ids = data.user_id if entity == "user" else data.inputs["item_id"]
+        values, known = vectors.read(ids.numpy(), data.day.numpy().astype(np.int64))
+        found[f"teacher_{entity}_vector"] = torch.from_numpy(values)
+        found[f"teacher_{entity}_known"] = torch.from_numpy(known)
+    return replace(data, inputs=data.inputs | found)
 
 
 def relabelled(data: Dataset, labels: Labels, seed: int) -> Dataset:

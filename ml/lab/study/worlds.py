@@ -28,9 +28,15 @@ from ml.landing.load import load_days
 from ml.surfaces.spec import load_surfaces, teacher_end
 from ml.teacher.contract import Contract, load_contract, teacher_contract, write_contract
 from ml.teacher.labels import label_days, unavailable_inputs
+from ml.teacher.vectors import embed_days
 
 FIRST_DAY = date(2026, 1, 1)
 READY_FILE = "world.json"
+VECTORS = {
+    "viewer": {"entity": "user_id", "inputs": ["source_user_id", "history_embedding"]},
+    "video": {"entity": "item_id", "inputs": ["source_item_id", "source_creator_id", "content_embedding"]},
+}
+"""Vectors of the demo teacher in worlds that have some; elsewhere its file is as it always was."""
 _CODE = ("ml/lab/simulator", "ml/lab/demo_teacher.py")
 
 Say = Callable[[str], None]
@@ -103,7 +109,7 @@ def prepare_world(study: Settings, world: World, say: Say = lambda message: None
     if world.preset == KUAIRAND:
         identity |= {"days": [str(settings.first_day), str(settings.last_day)]}
     with _alone(worlds_dir(study), world):
-        _make(settings, identity, say)
+        _make(settings, world, identity, say)
     return settings
 
 
@@ -189,7 +195,16 @@ def _make_teacher(settings: Settings, world: World, teacher: WorldTeacher, folde
             label_days(lake, settings, name, contract, days, withheld=withheld)
 
 
-def _make(settings: Settings, identity: dict[str, object], say: Say) -> None:
+def _with_vectors(settings: Settings) -> Settings:
+    """Return the settings with a specification of the demo teacher that has vectors."""
+    assert settings.teacher_spec is not None
+    spec = settings.home / "teacher.yaml"
+    content = load_yaml(settings.teacher_spec) | {"vectors": VECTORS}
+    spec.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return settings.model_copy(update={"teacher_spec": spec})
+
+
+def _make(settings: Settings, world: World, identity: dict[str, object], say: Say) -> None:
     home = settings.home
     ready = home / READY_FILE
     if ready.exists() and json.loads(ready.read_text(encoding="utf-8")) == identity:
@@ -210,11 +225,15 @@ def _make(settings: Settings, identity: dict[str, object], say: Say) -> None:
         run_dbt(settings, build_arguments(settings, surfaces, (stage,), first, last))
     say("teacher")
     assert settings.teacher is not None
-    train_demo_teacher(settings, teacher_end(settings, surfaces), settings.teacher.parent, settings.seed)
+    trained = _with_vectors(settings) if world.vectors else settings
+    train_demo_teacher(trained, teacher_end(settings, surfaces), settings.teacher.parent, settings.seed)
     contract = teacher_contract(settings)
     with Lake(settings) as lake:
         say("soft labels")
         for name in surfaces:
             label_days(lake, settings, name, contract, days)
+        if world.vectors:
+            say("vectors")
+            embed_days(lake, settings, contract, surfaces, days)
     shutil.rmtree(settings.landing_dir or home / "landing", ignore_errors=True)
     _publish(ready, identity)

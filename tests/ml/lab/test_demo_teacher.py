@@ -19,9 +19,10 @@ from ml.foundation.progress import Step
 from ml.foundation.settings import EXAMPLES, PROJECT_ROOT, Settings
 from ml.lab import demo_teacher
 from ml.lab.demo_teacher import TrainingError, load_demo_spec, read_card, train_demo_teacher
+from ml.teacher.answers import default_batch
 from ml.teacher.contract import ContractError, Teacher, load_contract
 from ml.teacher.labels import label_days
-from ml.teacher.runtime import validate
+from ml.teacher.runtime import open_teacher, validate
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +116,34 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     steps: list[Step] = []
     teacher = train_demo_teacher(settings, THROUGH, settings.home / "teacher", 1, steps.append)
     yield Trained(settings, teacher, steps)
+
+
+def test_vectors_of_user_and_item_hold_what_the_products_are_made_of_and_cost_the_scores_nothing(
+    trained: Trained, tmp_path: Path
+) -> None:
+    spec = SPEC | {
+        "vectors": {
+            "viewer": {"entity": "user_id", "inputs": ["source_user_id"]},
+            "video": {"entity": "item_id", "inputs": ["source_item_id", "content_embedding"]},
+        }
+    }
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    settings = trained.settings.model_copy(update={"teacher_spec": tmp_path / "spec.yaml"})
+    train_demo_teacher(settings, THROUGH, tmp_path / "teacher", 1)
+    contract = load_contract(tmp_path / "teacher")
+    plain = load_contract(trained.settings.home / "teacher")
+    assert [(e.name, e.entity) for e in contract.embeddings] == [("viewer", "user_id"), ("video", "item_id")]
+    assert not plain.embeddings and "vectors" not in read_card(plain)["spec"]
+    model, same = open_teacher(contract), open_teacher(plain)
+    rows = pa.concat_tables([source_rows(THROUGH)]).slice(0, 50)
+    batch = default_batch(contract, 50) | {
+        "source_user_id": rows["source_user_id"].to_numpy(),
+        "source_item_id": rows["source_item_id"].to_numpy(),
+    }
+    vectors = model.embed(batch)
+    assert vectors["viewer"].shape == vectors["video"].shape == (50, 4)
+    assert len(np.unique(vectors["viewer"], axis=0)) == len(np.unique(batch["source_user_id"]))
+    assert np.array_equal(model.score(batch), same.score(batch)), "the same teacher, which says more"
 
 
 def test_it_learns_and_says_what_it_is(trained: Trained) -> None:

@@ -21,7 +21,7 @@ from ml.lab.study.design import (
     load_design,
     parse_variant,
 )
-from ml.lab.study.trials import relabelled, thinned, trained_surface, with_scores
+from ml.lab.study.trials import Lagged, relabelled, thinned, trained_surface, with_scores, with_vectors
 from ml.students.dataset import Dataset
 from ml.students.network import Ranker
 from ml.students.preprocessing import Preprocessing
@@ -230,3 +230,49 @@ def test_a_variant_learns_pairs_that_nobody_was_shown_and_changes_nothing_else(w
     assert parse_variant("auxiliary").surface(found).distillation.unshown is None
     with pytest.raises(ValueError, match=r"technique auxiliary does not teach: leave it out"):
         parse_variant(f"auxiliary {word}").surface(surface)
+
+
+def test_a_row_reads_the_latest_vector_of_the_days_before_its_own_and_zeros_where_there_is_none():
+    known = Lagged(
+        ids=np.array([1, 1, 2]),
+        days=np.array([10, 12, 11]),
+        vectors=np.array([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]], dtype=np.float32),
+        window=3,
+    )
+    cases = {(1, 10): 0, (1, 11): 1, (1, 12): 1, (1, 13): 2, (1, 15): 2, (1, 16): 0, (2, 11): 0, (2, 12): 3, (3, 12): 0}
+    ids, days = np.array(list(cases)).T
+    values, flags = known.read(ids, days)
+    assert values[:, 1].tolist() == list(cases.values()) and flags.tolist() == [float(v > 0) for v in cases.values()]
+    rows = dataset(9, 0)
+    read = with_vectors(rows, {"user": known, "item": known})
+    assert read.inputs["teacher_item_vector"].shape == (9, 2) and read.inputs["teacher_user_known"].shape == (9,)
+
+
+@pytest.mark.parametrize(
+    ("name", "placebo"),
+    [
+        ("student vectors", False),
+        ("student vectors_shuffled", False),
+        ("control vectors_noise", True),
+        ("student vectors_noise shuffled", True),
+        ("student vectors shuffled", False),
+        ("control vectors", False),
+    ],
+)
+def test_vectors_are_inputs_and_a_placebo_of_them_is_one_where_nothing_else_is_learnt(name: str, placebo: bool):
+    surface = load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml")
+    variant = parse_variant(name)
+    found = variant.surface(surface)
+    assert found.inputs.keys() - surface.inputs.keys() == {
+        f"teacher_{entity}_{column}" for entity in ("user", "item") for column in ("vector", "known")
+    }
+    assert [*surface.network.products, ("teacher_user_vector", "teacher_item_vector")] == list(found.network.products)
+    assert variant.placebo is placebo
+    with pytest.raises(ValueError, match="have no vectors here"):
+        parse_variant("student vectors unshown")
+
+
+def test_worlds_have_teachers_with_vectors_where_a_variant_reads_them_and_only_there():
+    with_them = {name for name in design_names() if load_design(name).vectors}
+    assert with_them == {"vectors"}
+    assert all(trial.world.name.endswith("-vectors") for trial in load_design("vectors").trials())
