@@ -19,6 +19,7 @@ from deploy.cli import (
     landing,
     lineage,
     new,
+    off_policy,
     operating_curve,
     plan,
     release,
@@ -58,6 +59,7 @@ COMMANDS = {
     "lineage": lineage.lineage,
     "open": show.open_page,
     "operating-curve": operating_curve.operating_curve,
+    "off-policy": off_policy.off_policy,
     "reproduce": lineage.reproduce_release,
 }
 """In the order of `crossfade --help`."""

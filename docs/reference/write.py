@@ -344,7 +344,7 @@ def metrics_page() -> str:
 
 def rules(column: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a column's values keep to, in words."""
-    for bound, word in {"min": "at least", "max": "at most"}.items():
+    for bound, word in {"min": "at least", "above": "above", "max": "at most"}.items():
         if bound in column:
             yield f"{word} {column[bound]:,}"
     if "max_bytes" in column:

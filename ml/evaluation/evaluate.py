@@ -9,6 +9,7 @@ import numpy as np
 from ml.evaluation.bootstrap import UserWeights, effective_users
 from ml.evaluation.frame import Frame, read_frame
 from ml.evaluation.measures import Cell, Measures, calibration_curves, histograms_of
+from ml.evaluation.off_policy import off_policy, read_logged
 from ml.evaluation.predictions import (
     MODELS,
     Scores,
@@ -121,6 +122,7 @@ def compute_evaluation(
             labelled = np.isfinite(frame.labels[task])
             calibration += calibration_curves(frame, spec, inputs, task, [m for m in models if m in _RANKERS], labelled)
             histograms += histograms_of(frame, spec, inputs, task, [m for m in models if m not in UNSCALED], labelled)
+    binary = [name for name, task in surface.tasks.items() if task.kind == "binary"]
     return Evaluation(
         surface=surface.name,
         partition=partition,
@@ -137,6 +139,7 @@ def compute_evaluation(
         transfer=_transfer(frame, surface, UserWeights(frame.users, seed=seed, replicates=REPLICATES), seed),
         history=frame.history,
         effective_users=effective_users(weights.codes),
+        off_policy=off_policy(frame, binary, weights, read_logged(lake, surface, days)),
     )
 
 

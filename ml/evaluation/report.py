@@ -10,7 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ml.evaluation.predictions import INPUTS
-from ml.evaluation.results import ALL, LOWER_IS_BETTER, Difference, Evaluation, Result, Transfer
+from ml.evaluation.results import (
+    ALL,
+    LOWER_IS_BETTER,
+    SHOWN,
+    Difference,
+    Evaluation,
+    OffPolicy,
+    OffPolicyValue,
+    Result,
+    Transfer,
+)
 from ml.surfaces.spec import Surface
 
 _MODELS = ("teacher", "control", "student", "champion", "baseline", "incumbent")
@@ -61,6 +71,7 @@ class SurfaceReport(TypedDict):
     slices: NotRequired[Mapping[str, Tasks]]
     undertrained: NotRequired[list[str]]
     incumbent: NotRequired[list[str]]
+    off_policy: NotRequired[list[str]]
     verdict: Mapping[str, str] | None
     release: Mapping[str, str] | None
     answer: NotRequired[Mapping[str, object] | None]
@@ -102,7 +113,7 @@ def surface_report(
         verdict: ``decision`` and ``path`` of the gate's verdict.
         release: ``id`` and ``path``; None where the gate refused.
     """
-    return {
+    report: SurfaceReport = {
         "partition": evaluation.partition.isoformat(),
         "days": [day.isoformat() for day in evaluation.days],
         "rows": dict(rows),
@@ -118,6 +129,9 @@ def surface_report(
         "verdict": None if verdict is None else dict(verdict),
         "release": None if release is None else dict(release),
     }
+    if evaluation.off_policy:
+        report["off_policy"] = earned(evaluation)
+    return report
 
 
 def markdown_summary(evaluation: Evaluation, surface: Surface) -> str:
@@ -138,7 +152,8 @@ def markdown_summary(evaluation: Evaluation, surface: Surface) -> str:
             lines.append("| " + " | ".join(str(cell).strip().replace("*", "\\*") for cell in cells) + " |")
     told = [transfer_text(task, figures) for task, figures in _tasks(evaluation, surface, ALL).items()]
     lines += ["", *(f"- {text}" for text in told if text)]
-    lines += [f"- {text}" for text in [*undertrained(evaluation), *against_incumbent(evaluation, surface)]]
+    told = [*undertrained(evaluation), *against_incumbent(evaluation, surface), *earned(evaluation)]
+    lines += [f"- {text}" for text in told]
     lost = _lost({name: _tasks(evaluation, surface, name) for name in evaluation.slices if name != ALL})
     return "\n".join([*lines, *(f"- {text}" for text in lost)])
 
@@ -166,6 +181,39 @@ def against_incumbent(evaluation: Evaluation, surface: Surface) -> list[str]:
             f"{_shown(metric, _number(gain.estimate), signed=True)} [{bounds}], on the {gain.n:,} rows that it scored"
         )
     return sorted(found)
+
+
+def earned(evaluation: Evaluation) -> list[str]:
+    """Say what the first choices of student and control would earn, where exposures carry propensities."""
+    if (known := evaluation.off_policy) is None:
+        return []
+    rows = f"{known.rows:,} rows of {known.lists:,} lists with known propensities"
+    odd = "" if known.adds_up else f", which add up to {known.added:.2f} in place of 1"
+    lines = [f"off-policy: {rows}{odd}; {known.alone:,} more leave no choice"]
+    for task in evaluation.kinds:
+        lines += [text for model in ("student", "control", "champion") if (text := _earned(known, task, model))]
+    return lines
+
+
+def _earned(known: OffPolicy, task: str, model: str) -> str | None:
+    own, snips = known.value(model, task), known.value(model, task, estimator="snips")
+    if own is None or snips is None:
+        return None
+
+    def shown(found: OffPolicyValue, sign: str = "") -> str:
+        value, lo, hi = (f"{100 * end:{sign}.2f}" for end in (found.value, found.lo, found.hi))
+        return f"{value} [{lo}, {hi}]"
+
+    differences = [
+        f"{shown(found, '+')} to {told}"
+        for other, told in ((SHOWN, "what was shown"), ("control", "the control's"))
+        if (found := known.value(model, task, other))
+    ]
+    return (
+        f"{task} x 100: the {model}'s first choice would earn {shown(own)} doubly robust, {shown(snips)} by SNIPS; "
+        f"{', '.join(differences)}; {own.effective_rows:,.0f} effective rows, {own.effective_positives:,.0f} positive; "
+        f"{own.clipped:.1%} of the weights clipped"
+    )
 
 
 def _lost(slices: Mapping[str, Tasks]) -> list[str]:
@@ -324,7 +372,8 @@ def _outcome(surface: SurfaceReport) -> list[Text]:
         lines.append(Text("  " + ", ".join(facts), style="dim"))
     weak = [*_lost(surface.get("slices", {})), *surface.get("undertrained", ())]
     lines += [Text(f"  {line}", style="red") for line in weak]
-    lines += [Text(f"  {line}", style="dim") for line in surface.get("incumbent", ())]
+    more = [*surface.get("incumbent", ()), *surface.get("off_policy", ())]
+    lines += [Text(f"  {line}", style="dim") for line in more]
     verdict, release = surface.get("verdict"), surface.get("release")
     if verdict:
         passed = verdict["decision"] in ("pass", "warn")

@@ -19,6 +19,9 @@ PRIMARY = {"binary": "auc", "regression": "r2"}
 RANKING = "rank_ndcg_10"
 """NDCG@10 of the order by the ranking score, what users see; its gain is the label of a binary task."""
 
+SHOWN = "shown"
+"""What was shown, where something is compared with it."""
+
 LOWER_IS_BETTER = frozenset({"log_loss", "rmse", "ece"})
 NAN = float("nan")
 
@@ -201,6 +204,80 @@ class LinearGain:
 
 
 @dataclass(frozen=True)
+class OffPolicyValue:
+    """What a model's first choice of a list would earn at its places, or how much more than something else.
+
+    Attributes:
+        model: Model whose first choice it is.
+        reference: What is subtracted: another model's, what was shown (``SHOWN``), or None.
+        task: Binary task whose label is earned.
+        estimator: ``snips`` or ``dr``, see ``ml.evaluation.off_policy``.
+        value: Mean label; NaN where no row has weight.
+        lo: Lower end of its 95 % interval over users.
+        hi: Upper end.
+        se: Standard error.
+        n: Rows with a label, in lists of which every model concerned scored all candidates.
+        effective_rows: Rows with equal weight that would say as much.
+        effective_positives: Likewise, of the positive ones alone: with few of them intervals are too narrow.
+        effective_users: Users with equal weight who would say as much.
+        clipped: Share of the rows whose weight was clipped.
+    """
+
+    model: str
+    reference: str | None
+    task: str
+    estimator: Literal["snips", "dr"]
+    value: float
+    lo: float
+    hi: float
+    se: float
+    n: int
+    effective_rows: float
+    effective_positives: float
+    effective_users: float
+    clipped: float
+
+
+@dataclass(frozen=True)
+class OffPolicy:
+    """Estimates from the evaluation rows whose chance to be shown is known.
+
+    Attributes:
+        rows: Such rows, of lists with at least two.
+        random: Rows of them that chance alone put there.
+        alone: Such rows besides them, whose list has no other: they leave no choice.
+        lists: Lists.
+        users: Their users.
+        added: Mean of ``1 / (items of the list x propensity)``, 1 where propensities are right and anything can happen.
+        added_lo: Lower end of its 95 % interval.
+        added_hi: Upper end.
+        values: Every model's, and differences.
+    """
+
+    rows: int
+    random: int
+    alone: int
+    lists: int
+    users: int
+    added: float
+    added_lo: float
+    added_hi: float
+    values: tuple[OffPolicyValue, ...] = field(repr=False)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether propensities may be right: the interval of what they add up to holds 1."""
+        return self.added_lo - 1e-6 <= 1 <= self.added_hi + 1e-6
+
+    def value(
+        self, model: str, task: str, reference: str | None = None, estimator: str = "dr"
+    ) -> OffPolicyValue | None:
+        """Return one estimate, None where it was not made."""
+        wanted = (model, reference, task, estimator)
+        return next((v for v in self.values if (v.model, v.reference, v.task, v.estimator) == wanted), None)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All figures of one partition of one surface, with look-ups.
 
@@ -222,6 +299,7 @@ class Evaluation:
         history: {slice by a user's number of training rows: the numbers of its users}, such as ``4 to 11``.
         effective_users: Users with equally many exposures who would say as much; None of an earlier version.
         linear: A linear model of the same inputs against the control; empty of an earlier version.
+        off_policy: What models' choices would earn, from exposures whose chance to be shown landed; None without any.
     """
 
     surface: str
@@ -241,6 +319,7 @@ class Evaluation:
     history: dict[str, str] = field(default_factory=dict)
     effective_users: float | None = None
     linear: tuple[LinearGain, ...] = field(default=(), repr=False)
+    off_policy: OffPolicy | None = None
 
     @cached_property
     def _index(self) -> dict[tuple[str | None, ...], Result]:
@@ -323,6 +402,9 @@ class Evaluation:
         content["days"] = [d.isoformat() for d in self.days]
         for part in ("results", "transfer", "inputs", "linear"):
             content[part] = [{k: _null(v) for k, v in row.items()} for row in content[part]]
+        if known := content["off_policy"]:
+            values = [{k: _null(v) for k, v in row.items()} for row in known["values"]]
+            content["off_policy"] = {**{k: _null(v) for k, v in known.items()}, "values": values}
         return json.dumps(content, allow_nan=False)
 
     @classmethod
@@ -337,6 +419,7 @@ class Evaluation:
                 "transfer": tuple(Transfer(**_nan(row)) for row in content.get("transfer", ())),
                 "linear": tuple(LinearGain(**_nan(row)) for row in content.get("linear", ())),
                 "inputs": tuple(InputValue(**_nan(row)) for row in content.get("inputs", ())),
+                "off_policy": _off_policy(content.get("off_policy")),
                 "partition": date.fromisoformat(content["partition"]),
                 "days": tuple(map(date.fromisoformat, content["days"])),
                 "results": tuple(Result(**row) for row in rows),
@@ -407,6 +490,38 @@ class LinearRow(TypedDict):
     n: int
 
 
+class OffPolicyRow(TypedDict):
+    """An ``OffPolicyValue`` there."""
+
+    model: str
+    reference: str | None
+    task: str
+    estimator: Literal["snips", "dr"]
+    value: float | None
+    lo: float | None
+    hi: float | None
+    se: float | None
+    n: int
+    effective_rows: float
+    effective_positives: float
+    effective_users: float
+    clipped: float
+
+
+class OffPolicyFile(TypedDict):
+    """An ``OffPolicy`` there."""
+
+    rows: int
+    random: int
+    alone: int
+    lists: int
+    users: int
+    added: float | None
+    added_lo: float | None
+    added_hi: float | None
+    values: list[OffPolicyRow]
+
+
 class EvaluationFile(TypedDict, total=False):
     """What a model card reads of the JSON that ``Evaluation.to_json`` writes; earlier versions lack some of it."""
 
@@ -416,6 +531,7 @@ class EvaluationFile(TypedDict, total=False):
     transfer: list[TransferRow]
     inputs: list[InputRow]
     linear: list[LinearRow]
+    off_policy: OffPolicyFile | None
 
 
 _RESULT_COLUMNS = [(n, "string") for n in ("model", "reference", "inputs", "slice", "task", "metric")]
@@ -429,6 +545,13 @@ def _only(items: tuple[Curve, ...], model: str, task: str, inputs: str) -> Curve
         if (item.model, item.task, item.inputs) == (model, task, inputs):
             return item
     raise KeyError(f"there is no curve of {model!r} for {task!r} with {inputs} inputs")
+
+
+def _off_policy(content: OffPolicyFile | None) -> OffPolicy | None:
+    if content is None:
+        return None
+    values = tuple(OffPolicyValue(**{**_nan(row), "reference": row["reference"]}) for row in content["values"])
+    return OffPolicy(**_nan({**content, "values": values}))
 
 
 def _nan(row: Mapping[str, object]) -> dict[str, Any]:

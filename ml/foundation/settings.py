@@ -133,6 +133,9 @@ class Settings(BaseSettings):
     kuairand_homepage_tabs: tuple[int, ...] = Field(
         default=(2, 4, 6), description="Tabs of KuaiRand that are the homepage; the radio has the app's others."
     )
+    kuairand_random: bool = Field(
+        default=False, description="Land KuaiRand's log of random exposures too: off-policy estimates come from them."
+    )
     simulator_preset: Literal["tiny", "demo", "paper"] = Field(
         default="demo", description="Size of the simulated world."
     )
@@ -140,6 +143,12 @@ class Settings(BaseSettings):
     simulator_shared_taste: float = Field(default=1.0, ge=0, le=1, description="How much taste both platforms share.")
     simulator_linked_share: float = Field(
         default=0.9, ge=0, le=1, description="Share of app users with a linked account."
+    )
+    simulator_shuffled_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the homepage's shelves whose order is drawn, each item's propensity logged.",
     )
     demo: bool = Field(default=False, description="A demo made this instance directory and may rebuild it.")
     seed: int = Field(default=1, ge=0, description="Seed of students, bootstraps and samples.")

@@ -2,8 +2,12 @@
 
 ``<kuairand_dir>/data/`` holds ``log_standard_4_08_to_4_21_pure.csv`` and ``log_standard_4_22_to_5_08_pure.csv`` (a
 log is needed when the wanted days reach into it), ``user_features_pure.csv`` and ``video_features_basic_pure.csv``.
-The log of random exposures is not landed: its items were not chosen by the ranker that is imitated here. The official
-``video_features_statistic_pure.csv`` holds averages over the whole month and is never read.
+The official ``video_features_statistic_pure.csv`` holds averages over the whole month and is never read.
+
+**Random exposures.** ``log_random_4_22_to_5_08_pure.csv`` holds exposures whose video was drawn from a pool alike, in
+place of what the ranker had chosen. It is landed where ``kuairand_random`` says so, with ``random``: off-policy
+estimates come from these rows. They are exposures like any other then, so that students learn from them too; without
+the setting only what the ranker chose is landed. Those of tab 1 are left out, since the source's log is the ranker's.
 
 **Clock.** ``time_ms`` is epoch milliseconds and the dataset's dates are China Standard Time (UTC+8). The app's clock
 is therefore China's: every timestamp is local time, landed as if it were UTC, so that a day of the landing zone is a
@@ -52,6 +56,8 @@ LOGS = {
     "log_standard_4_22_to_5_08_pure.csv": (date(2022, 4, 22), date(2022, 5, 8)),
 }
 """Official logs and the days that they cover."""
+RANDOM_LOG, RANDOM_DAYS = "log_random_4_22_to_5_08_pure.csv", (date(2022, 4, 22), date(2022, 5, 8))
+"""Official log of random exposures."""
 USERS, VIDEOS = "user_features_pure.csv", "video_features_basic_pure.csv"
 _LOG_COLUMNS = {
     "user_id": "BIGINT",
@@ -111,7 +117,7 @@ select
     sum(if(is_click = 1, play_time_ms, 0)) as watch_ms,
     sum(is_like) as likes
 from log
-where tab = {SOURCE_TAB}
+where tab = {SOURCE_TAB} and not random
 group by all;
 """
 
@@ -125,7 +131,7 @@ _TABLES = {
     "exposures": """
         select
             exposure_id, ts, surface, user_id::varchar as user_id, session_id, video_id::varchar as item_id,
-            tab::varchar as container_id,
+            tab::varchar as container_id, nullif(random, false) as random,
             left(md5(concat_ws('-', is_click, play_time_ms, long_view)), 16) as record_hash
         from app where day = $day order by ts, exposure_id
     """,
@@ -163,7 +169,7 @@ _TABLES = {
             concat_ws('-', user_id, video_id, time_ms) as impression_id, ts, user_id::varchar as source_user_id,
             video_id::varchar as source_item_id, is_click = 1 as clicked,
             if(is_click = 1, play_time_ms / 1000, null) as watched_s, long_view = 1 as continued, is_like = 1 as liked
-        from log where day = $day and tab = {SOURCE_TAB} order by ts, impression_id
+        from log where day = $day and tab = {SOURCE_TAB} and not random order by ts, impression_id
     """,
     "source_user_profiles": f"""
         with past as ({_TRAILING.format(key="user_id")})
@@ -225,8 +231,9 @@ def write_landing(settings: Settings, progress: Progress = silent) -> dict[str, 
         )
     data = settings.kuairand_dir / "data"
     logs = _needed_logs(data, settings)
-    if ignored := sorted(data.glob("log_random_*.csv")):
-        progress(Step("kuairand", line=f"{ignored[0].name} is not landed, its items were not chosen by a ranker"))
+    if not settings.kuairand_random and (data / RANDOM_LOG).is_file():
+        told = "its items were not chosen by a ranker; kuairand_random lands it for off-policy estimates"
+        progress(Step("kuairand", line=f"{RANDOM_LOG} is not landed, {told}"))
     totals = dict.fromkeys(_TABLES, 0)
     with duckdb.connect(config={"threads": settings.threads, "memory_limit": settings.memory_limit}) as connection:
         spill = settings.home / "scratch"
@@ -253,6 +260,14 @@ def _needed_logs(data: Path, settings: Settings) -> list[Path]:
             raise LandingError(f"KuaiRand-Pure: {data / name} is missing; it holds {start} to {end}")
     if not logs:
         raise LandingError(f"KuaiRand-Pure: {data} holds none of {', '.join(LOGS)}")
+    if settings.kuairand_random:
+        if not (data / RANDOM_LOG).is_file():
+            start, end = RANDOM_DAYS
+            raise LandingError(
+                f"KuaiRand-Pure: {data / RANDOM_LOG} is missing, the random exposures of {start} to {end}; "
+                "without kuairand_random the other logs are landed alone"
+            )
+        logs.append(data / RANDOM_LOG)
     return logs
 
 
@@ -261,11 +276,12 @@ def _load(connection: duckdb.DuckDBPyConnection, data: Path, logs: list[Path], s
     # One statement per file, so that an error can name its file.
     for i, file in enumerate(logs):
         head = "create table log as" if i == 0 else "insert into log"
+        drawn = file.name == RANDOM_LOG
         _execute(
             connection,
             file,
-            f"{head} select * exclude (is_rand), {_CLOCK} as ts, ({_CLOCK})::date as day "
-            f"from {_scan(connection, file, _LOG_COLUMNS)} where is_rand = 0",
+            f"{head} select * exclude (is_rand), {_CLOCK} as ts, ({_CLOCK})::date as day, is_rand = 1 as random "
+            f"from {_scan(connection, file, _LOG_COLUMNS)} where is_rand = {int(drawn)}",
         )
     for table, name, columns, key in (
         ("users", USERS, _USER_COLUMNS, "user_id"),

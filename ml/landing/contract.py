@@ -79,6 +79,9 @@ class Column(_Model):
     max_bytes: int | None = Field(default=None, ge=1, description="Of a string, in place of the contract's own bound")
     min: float | None = None
     max: float | None = None
+    above: float | None = Field(
+        default=None, description="What a number is larger than; `min` may be the number itself"
+    )
     values: tuple[str, ...] = Field(default=(), description="What a string may be; empty means anything")
     one_of: Literal["surfaces"] | None = Field(default=None, description="A string that names a configured thing")
     any_day: bool = Field(default=False, description="A timestamp that need not lie within the day of its folder")
@@ -95,8 +98,9 @@ class Column(_Model):
             raise ValueError(
                 f"unknown type {self.type!r}{near if '?' in near else ''}; types are {types}, float_vector[n]"
             )
-        if (self.min is not None or self.max is not None) and self.kind not in ("int64", "float64"):
-            raise ValueError(f"min and max need a number, not {self.type}")
+        bounds = (self.min, self.max, self.above)
+        if any(bound is not None for bound in bounds) and self.kind not in ("int64", "float64"):
+            raise ValueError(f"min, max and above need a number, not {self.type}")
         if (self.values or self.one_of) and self.kind != "string":
             raise ValueError(f"values and one_of need a string, not {self.type}")
         if self.max_bytes is not None and self.kind != "string":

@@ -236,11 +236,12 @@ def _column(
                 reasons["check__surfaces"] = "unknown surface"
             return dy.String(**common, max_length=max_bytes, check=checks or None), reasons
         case "int64":
-            reasons |= {"min": _below(column), "max": _above(column)}
-            return dy.Int64(**common, min=_int(column.min), max=_int(column.max)), reasons
+            reasons |= _out_of_bounds(column)
+            above = _int(column.above)
+            return dy.Int64(**common, min=_int(column.min), max=_int(column.max), min_exclusive=above), reasons
         case "float64":
-            reasons |= {"nan": "not finite", "inf": "not finite", "min": _below(column), "max": _above(column)}
-            return dy.Float64(**common, min=column.min, max=column.max), reasons
+            reasons |= {"nan": "not finite", "inf": "not finite", **_out_of_bounds(column)}
+            return dy.Float64(**common, min=column.min, max=column.max, min_exclusive=column.above), reasons
         case "bool":
             return dy.Bool(**common), reasons
         case "timestamp":
@@ -264,12 +265,11 @@ def _column(
             return vector, reasons | {"inner_inf": "not finite", "inner_nan": "not finite"}
 
 
-def _below(column: Column) -> str:
-    return "negative" if column.min == 0 else f"below {column.min:g}" if column.min is not None else ""
-
-
-def _above(column: Column) -> str:
-    return f"above {column.max:g}" if column.max is not None else ""
+def _out_of_bounds(column: Column) -> dict[str, str]:
+    """Return the reasons of a number that lies out of its bounds, by the name of dataframely's rule."""
+    below = "negative" if column.min == 0 else f"below {column.min:g}" if column.min is not None else ""
+    above = f"above {column.max:g}" if column.max is not None else ""
+    return {"min": below, "max": above, "min_exclusive": f"not above {column.above or 0:g}"}
 
 
 def _int(bound: float | None) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from ml.evaluation.outcome import Outcome
-from ml.evaluation.results import EvaluationFile, FigureRow, InputRow, LinearGain
+from ml.evaluation.results import SHOWN, EvaluationFile, FigureRow, InputRow, LinearGain, OffPolicyRow
 from ml.releases.manifest import Manifest
 from ml.releases.verdicts import GuardResult, Override, Verdict
 
@@ -49,6 +49,16 @@ class Worth(TypedDict):
     tasks: dict[str, Bar]
 
 
+class Earned(TypedDict):
+    """What the first choices of one model would earn on one task, by estimator, and how much more than was shown."""
+
+    task: str
+    model: str
+    snips: OffPolicyRow
+    dr: OffPolicyRow
+    over: OffPolicyRow | None
+
+
 def render_model_card(
     manifest: Manifest,
     verdict: Verdict,
@@ -88,6 +98,7 @@ def render_model_card(
         serving=_serving(verdict),
         teacher=_teacher(results, evaluation),
         inputs=_inputs(evaluation),
+        earned=_earned(evaluation),
         images=images,
         limits=[*_limits(manifest, verdict, results), *_undertrained(evaluation)],
         train_rows=sum(d.rows for d in manifest.examples if d.day in manifest.train_days),
@@ -124,6 +135,24 @@ def _teacher(results: Sequence[FigureRow], evaluation: EvaluationFile | None) ->
         if gain is not None:
             rows.append({"task": task, "metric": metric, "gain": gain, "stacked": stacked.get(task)})
     return rows
+
+
+def _earned(evaluation: EvaluationFile | None) -> list[Earned]:
+    """Return one row per task and model: what its first choices would earn, where exposures carry propensities."""
+    known = (evaluation or {}).get("off_policy")
+    cells = {(v["task"], v["model"], v["reference"], v["estimator"]): v for v in (known or {}).get("values", ())}
+    return [
+        {
+            "task": task,
+            "model": model,
+            "snips": cells[task, model, None, "snips"],
+            "dr": cells[task, model, None, "dr"],
+            "over": cells.get((task, model, SHOWN, "dr")),
+        }
+        for task in dict.fromkeys(task for task, *_ in cells)
+        for model in _MODELS
+        if (task, model, None, "snips") in cells and (task, model, None, "dr") in cells
+    ]
 
 
 def _inputs(evaluation: EvaluationFile | None) -> list[Worth]:

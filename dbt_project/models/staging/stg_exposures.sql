@@ -2,7 +2,7 @@ with source as (
     {{ landed(source('landing', 'exposures'), ['exposure_id'], ['ts', 'user_id', 'item_id', 'session_id']) }}
 ),
 
-{{ hashed('source', ['user_id', 'session_id', 'item_id', 'container_id', 'seed_item_id']) }}
+{{ hashed('source', ['user_id', 'session_id', 'item_id', 'container_id', 'seed_item_id', 'list_id']) }}
 
 select
     day,
@@ -21,6 +21,10 @@ select
     surface,
     release_id,
     arm,
+    list_id,
+    landed_list_id,
+    propensity,
+    random,
     "row",
     "column",
     ts

@@ -1,10 +1,11 @@
 """One day of the music app: home pages with clicks and the listening that follows, and radio sessions."""
 
 from dataclasses import dataclass, fields
+from itertools import permutations
 
 import numpy as np
 
-from ml.lab.simulator.population import MUSIC_STREAM, generator
+from ml.lab.simulator.population import MUSIC_STREAM, SHUFFLE_STREAM, generator
 from ml.lab.simulator.presets import Preset
 from ml.lab.simulator.sessions import DAY_S, Sampler, Sessions, draw_sessions, drift, gumbel, hour_of, running_total
 from ml.lab.simulator.state import State
@@ -27,6 +28,22 @@ _HIDDEN_DAYS, _HIDDEN_WEIGHT = 7, 0.25
 """A new release is considered at this weight for so many days."""
 _FRESH_DAYS = 45
 _NEW_USER_DAYS, _NEW_USER_WEIGHT = 7, 2.0
+_SHUFFLE_LOGIT = -0.5
+"""Of a shelf's item by its place in the ranker's own order, where the order shown is drawn one place after another."""
+
+
+def _shuffle_chances() -> np.ndarray:
+    """Return how likely the item of each place of the ranker's order is to stand at each column [places, columns]."""
+    weight = np.exp(_SHUFFLE_LOGIT * np.arange(COLUMNS))
+    found = np.zeros((COLUMNS, COLUMNS))
+    for order in permutations(range(COLUMNS)):
+        drawn = weight[list(order)]
+        chance = np.prod(drawn / drawn[::-1].cumsum()[::-1])
+        found[list(order), np.arange(COLUMNS)] += chance
+    return found
+
+
+SHUFFLE_CHANCES = _shuffle_chances()
 
 _MEAN_EXPOSURES = (
     (1 - _MORE_PAGES**_MAX_PAGES)
@@ -58,6 +75,10 @@ class Exposures:
     """Hidden."""
     known: np.ndarray
     """Whether the artist is known; derivable from the listens of earlier days, not logged."""
+    shuffled: np.ndarray
+    """Number of the shelf, -1 where its order was not drawn; else its items could have stood at each other's place."""
+    propensity: np.ndarray
+    """Chance with which a drawn order puts the track there, nan where none was drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +104,8 @@ class MusicDay:
     listens: Listens
 
 
-def simulate_music_day(preset: Preset, seed: int, truth: Truth, state: State) -> MusicDay:
-    """Simulate the app's day ``state.day``."""
+def simulate_music_day(preset: Preset, seed: int, truth: Truth, state: State, shuffled: float = 0.0) -> MusicDay:
+    """Simulate the app's day ``state.day``; ``shuffled``: share of the homepage's shelves whose order is drawn."""
     rng = generator(seed, MUSIC_STREAM, state.day)
     app = truth.population.app
     tenure = state.day - app.sign_up_day
@@ -92,7 +113,7 @@ def simulate_music_day(preset: Preset, seed: int, truth: Truth, state: State) ->
     homepage, radio = preset.homepage_exposures / _MEAN_EXPOSURES, preset.radio_exposures / _MEAN_RADIO
     sessions = draw_sessions(rng, homepage + radio, weight)
     on_radio = rng.permutation(len(sessions.user)) < round(len(sessions.user) * radio / (homepage + radio))
-    policy = _Policy(truth, state)
+    policy = _Policy(truth, state, _Shuffle(shuffled, generator(seed, SHUFFLE_STREAM, state.day)))
     parts = [
         _homepage(rng, truth, state, policy, sessions, np.flatnonzero(~on_radio)),
         _radio(rng, truth, state, policy, sessions, np.flatnonzero(on_radio)),
@@ -100,13 +121,36 @@ def simulate_music_day(preset: Preset, seed: int, truth: Truth, state: State) ->
     return _in_order(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class _Shuffle:
+    """Draws the order of some shelves, with luck of its own: a world without is the same to the last draw.
+
+    Attributes:
+        share: Of the shelves.
+        rng: Its luck.
+    """
+
+    share: float
+    rng: np.random.Generator
+
+    def shelves(self, slate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tracks of shelves [pages, shelves, COLUMNS] as shown, and the chance of each to stand there."""
+        if not self.share:
+            return slate, np.full(slate.shape, np.nan)
+        drawn = self.rng.random(slate.shape[:2]) < self.share
+        score = _SHUFFLE_LOGIT * np.arange(COLUMNS) + gumbel(self.rng, slate.shape)
+        order = np.where(drawn[..., None], np.argsort(-score, axis=2), np.arange(COLUMNS))
+        chance = SHUFFLE_CHANCES[order, np.arange(COLUMNS)]
+        return np.take_along_axis(slate, order, axis=2), np.where(drawn[..., None], chance, np.nan)
+
+
 class _Policy:
     """The app's logging policy of one day. It knows popularity and guesses taste; the truth is another thing."""
 
-    def __init__(self, truth: Truth, state: State) -> None:
+    def __init__(self, truth: Truth, state: State, shuffle: _Shuffle) -> None:
         tracks = truth.population.tracks
         age = state.day - tracks.release_day
-        self.truth, self.state = truth, state
+        self.truth, self.state, self.shuffle = truth, state, shuffle
         hidden = np.where(age <= _HIDDEN_DAYS, _HIDDEN_WEIGHT, 1.0)
         even = np.where(age >= 0, hidden, 0.0)
         self.popular = Sampler(np.exp(0.8 * tracks.popularity) * even)
@@ -171,18 +215,14 @@ def _homepage(
         slate = np.stack([policy.shelf(rng, name, user) for name in SHELVES], axis=1)
         # The order of shelves differs from page to page; the first ones tend to stay on top.
         order = np.argsort(np.arange(len(SHELVES)) + 1.2 * rng.standard_normal((len(here), len(SHELVES))), axis=1)
-        slate = np.take_along_axis(slate, order[:, :, None], axis=1)
+        slate, chance = policy.shuffle.shelves(np.take_along_axis(slate, order[:, :, None], axis=1))
         seen = 1 + rng.choice(len(SHELVES), len(here), p=_SHELVES_SEEN)
         visible = np.arange(len(SHELVES)) < seen[:, None]
         page, row, column = np.nonzero(np.broadcast_to(visible[:, :, None], slate.shape))
         viewer, track = user[page], slate[page, row, column]
         plays = state.plays(viewer, tracks.artist[track])
-        context = {
-            "hour": hour_of(clock[here])[page],
-            "mood": mood[here][page],
-            "known": plays > 0,
-        }
-        shelf = order[page, row]
+        context = {"hour": hour_of(clock[here])[page], "mood": mood[here][page], "known": plays > 0}
+        shelf, propensity = order[page, row], chance[page, row, column]
         probability = truth.homepage_click_probability(
             viewer, track, day=state.day, slot=Slot(shelf, row, column), plays=plays, **context
         )
@@ -204,6 +244,10 @@ def _homepage(
                 "trail_mean": trail_mean,
                 "mood": context["mood"],
                 "known": context["known"],
+                "shuffled": np.where(
+                    propensity > 0, (which[here][page] * _MAX_PAGES + number) * len(SHELVES) + row, -1
+                ),
+                "propensity": propensity,
                 "clicked": clicked,
                 "trail_s": trail_s,
                 "listen_second": clock[here][page] + _GAP_S + running_total(busy, page),
@@ -295,6 +339,8 @@ def _radio(
         "trail_mean": np.full(len(of), np.nan, dtype=np.float32),
         "mood": mood,
         "known": known,
+        "shuffled": np.full(len(of), -1),
+        "propensity": np.full(len(of), np.nan),
     }
     listens = {
         "second": started + 0.2,

@@ -25,7 +25,7 @@ AGE_BANDS = ("18-24", "25-34", "35-44", "45-54", "55+")
 DEVICES = ("phone", "desktop", "tv", "tablet")
 
 _USERS, _ITEMS = 0, 1
-VIDEO_STREAM, MUSIC_STREAM = 2, 3
+VIDEO_STREAM, MUSIC_STREAM, SHUFFLE_STREAM = 2, 3, 4
 
 
 def generator(seed: int, stream: int, day: int = 0) -> np.random.Generator:

@@ -37,18 +37,27 @@ class World:
         seed: Seed of everything.
         shared_taste: 0 to 1: how much of taste, quality and engagement the two sides share.
         linked_share: 0 to 1: share of app users whose account on the platform is known.
+        shuffled: 0 to 1: share of the homepage's shelves whose order is drawn, with the propensity of each item logged.
     """
 
     def __init__(
-        self, preset: Preset | str = "demo", *, seed: int = 1, shared_taste: float = 1.0, linked_share: float = 0.9
+        self,
+        preset: Preset | str = "demo",
+        *,
+        seed: int = 1,
+        shared_taste: float = 1.0,
+        linked_share: float = 0.9,
+        shuffled: float = 0.0,
     ) -> None:
-        for name, value in (("shared_taste", shared_taste), ("linked_share", linked_share)):
+        shares = {"shared_taste": shared_taste, "linked_share": linked_share, "shuffled": shuffled}
+        for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} {value} lies outside 0 to 1")
         self.preset = load_preset(preset) if isinstance(preset, str) else preset
         self.seed = seed
         self.shared_taste = shared_taste
         self.linked_share = linked_share
+        self.shuffled = shuffled
         self.truth = Truth(draw_population(self.preset, seed, shared_taste, linked_share))
 
     def start(self) -> State:
@@ -58,7 +67,7 @@ class World:
     def step(self, state: State) -> tuple[DayEvents, State]:
         """Simulate day ``state.day``; return its events and the state of the next day."""
         video = simulate_video_day(self.preset, self.seed, self.truth, state)
-        music = simulate_music_day(self.preset, self.seed, self.truth, state)
+        music = simulate_music_day(self.preset, self.seed, self.truth, state, self.shuffled)
         return DayEvents(state, video, music), self._next(state, video, music)
 
     def state(self, day: int) -> State:

@@ -36,6 +36,7 @@ def world_of(settings: Settings) -> World:
         seed=settings.simulator_seed,
         shared_taste=settings.simulator_shared_taste,
         linked_share=settings.simulator_linked_share,
+        shuffled=settings.simulator_shuffled_share,
     )
 
 
@@ -91,6 +92,7 @@ def _identity(settings: Settings, world: World) -> dict[str, object]:
         "seed": world.seed,
         "shared_taste": world.shared_taste,
         "linked_share": world.linked_share,
+        **({"shuffled": world.shuffled} if world.shuffled else {}),  # worlds of earlier versions had none
     }
 
 
@@ -99,7 +101,8 @@ def _claim(landing: Path, identity: dict[str, object]) -> None:
     marker = landing / MARKER
     if marker.exists():
         found = json.loads(marker.read_text(encoding="utf-8"))
-        different = [f"{k} {found.get(k)!r} instead of {v!r}" for k, v in identity.items() if found.get(k) != v]
+        named = {**dict.fromkeys(found), **identity}
+        different = [f"{k} {found.get(k)!r} instead of {v!r}" for k, v in named.items() if found.get(k) != v]
         if different:
             raise LandingZoneError(f"{landing} holds another world: {'; '.join(different)}; empty it or use another")
         return

@@ -1,5 +1,6 @@
 """Guard `evidence`: enough users, no few of them with most of the rows, and a gain that they show."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from checks import gx
 from checks.guards import evidence
 from ml.evaluation.outcome import Outcome
+from ml.evaluation.results import SHOWN, OffPolicy, OffPolicyValue
 from ml.operations.release_page import entries, gain, not_shown
 from tests.checks.spoilt import Bench, blocked, figure, of
 
@@ -87,3 +89,54 @@ def test_a_control_that_is_the_candidate_says_so(bench: Bench) -> None:
     result = turned.ask(evidence.GUARD)
     assert result.outcome is Outcome.WARN
     assert "what serves learnt nothing from the teacher" in result.reason
+
+
+def _with_propensities(
+    bench: Bench, *, rows: float = 900, positives: float = 90, hi: float = 0.01, added: float = 1.0
+) -> Bench:
+    """The bench with an evaluation whose exposures carried propensities, and a gain that users show."""
+    kind = bench.manifest.kind
+    figures: dict[str, Any] = {"task": "ctr", "estimator": "dr", "se": 0.01, "n": 2000, "effective_rows": rows}
+    figures |= {"effective_positives": positives, "effective_users": 30.0, "clipped": 0.0}
+    values = (
+        OffPolicyValue(kind, None, value=0.2, lo=0.18, hi=0.22, **figures),
+        OffPolicyValue(kind, SHOWN, value=hi - 0.02, lo=hi - 0.04, hi=hi, **figures),
+    )
+    known = OffPolicy(2000, 0, 3, 500, 40, added, added - 0.1, added + 0.1, values)
+    gained = _gains(bench, value=0.02, lo=0.01, hi=0.03)
+    return gained.but(found=replace(gained.found or gained.evaluation, off_policy=known))
+
+
+def test_choices_that_would_earn_no_less_pass_where_exposures_carry_propensities(bench: Bench) -> None:
+    result = _with_propensities(bench).ask(evidence.GUARD)
+    assert result.outcome is Outcome.PASS
+    said = {check.name: check.outcome for check in result.checks}
+    assert said["propensities_add_up"] == said["ctr_earned_minus_shown"] == Outcome.PASS
+    assert said["ctr_earned_effective_rows"] is Outcome.PASS
+    plain = _gains(bench, value=0.02, lo=0.01, hi=0.03).ask(evidence.GUARD)
+    assert not [check.name for check in plain.checks if "earned" in check.name or "propens" in check.name]
+
+
+@pytest.mark.parametrize(
+    ("found", "check", "said"),
+    [
+        ({"rows": 120}, "ctr_earned_effective_rows", "is 120, wanted >= 200"),
+        ({"positives": 12}, "ctr_earned_effective_positives", "is 12, wanted >= 30"),
+        ({"hi": -0.001}, "ctr_earned_minus_shown", "is -0.021, wanted interval reaches 0"),
+        ({"added": 5.0}, "propensities_add_up", "is 5, wanted 1"),
+    ],
+)
+def test_few_effective_rows_a_losing_choice_and_propensities_of_something_else_warn(
+    bench: Bench, found: dict[str, float], check: str, said: str
+) -> None:
+    result = _with_propensities(bench, **found).ask(evidence.GUARD)
+    assert result.outcome is Outcome.WARN and f"{check} {said}" in result.reason
+    assert [c.name for c in result.checks if c.outcome is not Outcome.PASS] == [check]
+
+
+def test_propensities_without_a_list_that_leaves_a_choice_warn(bench: Bench) -> None:
+    nan = float("nan")
+    gained = _gains(bench, value=0.02, lo=0.01, hi=0.03)
+    found = replace(gained.found or gained.evaluation, off_policy=OffPolicy(0, 0, 7, 0, 0, nan, nan, nan, ()))
+    result = gained.but(found=found).ask(evidence.GUARD)
+    assert result.outcome is Outcome.WARN and "no list leaves a choice" in result.reason

@@ -5,16 +5,20 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
+from ml.evaluation.bootstrap import UserWeights
+from ml.evaluation.off_policy import estimate, first_choice, read_logged
 from ml.foundation.lake import Lake
 from ml.foundation.progress import Step
-from ml.foundation.settings import Settings
+from ml.foundation.settings import EXAMPLES, Settings
 from ml.lab import kuairand
 from ml.landing.contract import LandingError
 from ml.landing.load import LandingReport, load_days
-from tests.support.known import the
+from ml.surfaces.spec import load_surface
+from tests.support.known import present, the
 
 FIRST, LAST = date(2022, 4, 20), date(2022, 4, 24)
 LOG_COLUMNS = [
@@ -285,6 +289,57 @@ def test_row_order_the_random_log_and_a_second_run_change_nothing(settings: Sett
     assert [(step.done, step.total) for step in steps[1:]] == [(day, 5) for day in range(1, 6)]
     load_days(lake, settings, settings.days(FIRST, LAST), {"homepage", "radio"})
     assert {t: lake.content_hash(f"landing.{t}") for t in tables} == before
+
+
+def _random_log(settings: Settings) -> pl.DataFrame:
+    """Generated rows of the official format: each user sees random videos of the homepage and of the source."""
+    rows = [
+        log_row(
+            user, video, datetime(2022, 4, 23, 5, user, video), tab, is_rand=1, is_click=int((user + video) % 3 == 0)
+        )
+        for user in range(6)
+        for video in range(5)
+        for tab in ((2,) if video else (1,))
+    ]
+    log = pl.DataFrame(rows).select(LOG_COLUMNS)
+    log.write_csv(the(Path, settings.kuairand_dir) / "data" / kuairand.RANDOM_LOG)
+    return log
+
+
+def test_the_random_log_is_landed_where_it_is_asked_for_and_says_what_any_ranker_would_earn(
+    settings: Settings, lake: Lake
+) -> None:
+    asked = settings.model_copy(update={"kuairand_random": True})
+    with pytest.raises(LandingError, match=r"log_random_4_22_to_5_08_pure\.csv is missing"):
+        kuairand.write_landing(asked)
+    log = _random_log(settings)
+    day = date(2022, 4, 23)
+    land(asked, lake, day)
+    random = lake.sql("select exposure_id from landing.exposures where random").to_pylist()
+    app = log.filter(pl.col("tab") == 2)
+    assert len(random) == app.height == 24
+    source = lake.sql("select count(*) as n from landing.source_impressions").to_pylist()
+    assert (
+        source[0]["n"] == pl.DataFrame(base_rows()).filter((pl.col("tab") == 1) & (pl.col("date") == 20220423)).height
+    )
+    lake.connection.execute(
+        "create table features.stg_exposures as select day, hash(exposure_id) >> 1 as exposure_id, user_id, "
+        "session_id, list_id, propensity, random from landing.exposures where surface = 'homepage'"
+    )
+    lake.connection.execute(
+        "create table features.examples_homepage as select shown.day, hash(exposure_id) >> 1 as exposure_id, "
+        "shown.user_id, (listens.exposure_id is not null)::double as label "
+        "from landing.exposures as shown left join landing.listens using (exposure_id) where surface = 'homepage'"
+    )
+    found = present(read_logged(lake, load_surface(EXAMPLES / "kuairand" / "surfaces" / "homepage.yaml"), [day]))
+    assert (found.random, found.alone, len(set(found.lists))) == (24, 0, 6), "a user's random videos are a list"
+    rows = lake.sql("select user_id, label from features.examples_homepage order by exposure_id")
+    weights = UserWeights(rows["user_id"].to_numpy(), seed=1, replicates=20)
+    labels, codes = rows["label"].to_numpy()[found.rows], weights.codes[found.rows]
+    even = estimate(weights, codes, labels, first_choice(np.zeros(24), found.lists), found)
+    assert even.value == pytest.approx(app["is_click"].mean())
+    knowing = estimate(weights, codes, labels, first_choice(labels, found.lists), found)
+    assert knowing.value == pytest.approx(app.group_by("user_id").agg(pl.col("is_click").max())["is_click"].mean())
 
 
 def test_only_the_days_of_the_settings_are_written(settings: Settings) -> None:

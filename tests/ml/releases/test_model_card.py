@@ -163,3 +163,28 @@ def test_the_card_says_what_a_guard_that_warned_means_and_what_to_do(shop) -> No
     assert "Rare items &lt;too&gt;." in page
     assert "<strong>What to do</strong>: look at `evaluation`." in page
     assert "What to do" not in _card(shop), "nothing there warned or blocked"
+
+
+def test_the_card_says_what_own_choices_would_earn_where_exposures_carry_propensities(shop) -> None:
+    value = {
+        "task": "ctr",
+        "model": "student",
+        "se": 0.01,
+        "n": 2000,
+        "effective_rows": 512.4,
+        "effective_positives": 61.0,
+        "effective_users": 88.0,
+    }
+    value |= {"lo": 0.1911, "hi": 0.2311, "clipped": 0.05, "reference": None, "value": 0.2111}
+    known = {"rows": 2000, "random": 40, "alone": 3, "lists": 500, "users": 120}
+    known |= {"added": 1.01, "added_lo": 0.98, "added_hi": 1.04}
+    over = value | {"estimator": "dr", "reference": "shown", "value": 0.0311, "lo": None, "hi": None}
+    values = [value | {"estimator": "dr"}, value | {"estimator": "snips", "value": 0.2222}, over]
+    page = _card(shop, evaluation=EVALUATION | {"off_policy": {**known, "values": values}})
+    parser = _Balance()
+    parser.feed(page)
+    assert parser.open == []
+    section = page[page.index("What its own choices would earn") :]
+    for told in ("2,000 evaluation rows of 500 lists", "40 of them by chance", "0.2111", "0.2222", "+0.0311", "512"):
+        assert told in section, told
+    assert "own choices" not in _card(shop, evaluation=EVALUATION)

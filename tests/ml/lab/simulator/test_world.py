@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ml.lab.simulator.music import HOMEPAGE, RADIO, SKIPPED
+from ml.lab.simulator.music import COLUMNS, HOMEPAGE, RADIO, SHUFFLE_CHANCES, SKIPPED
 from ml.lab.simulator.oracle import auc, ceiling, trail_seconds
 from ml.lab.simulator.population import Population
 from ml.lab.simulator.presets import load_preset
@@ -326,3 +326,45 @@ def test_new_users_and_new_releases_are_seen_on_evaluation_days(demo: tuple[Worl
     tracks = np.concatenate([d.state.day - people.tracks.release_day[d.music.exposures.track] for d in days])
     assert 0.03 < (users <= 7).mean() < 0.15
     assert 0.01 < (tracks <= 7).mean() < 0.08
+
+
+def test_shelves_in_a_drawn_order_log_the_propensities_with_which_items_stand_where_they_stand() -> None:
+    """Frequencies are those of the propensities, every shelf's add up, and without a share nothing is logged."""
+    world = World("demo", seed=5, shuffled=0.5)
+    events, _ = world.step(world.start())
+    shown = events.music.exposures
+    drawn = shown.shuffled >= 0
+    assert (drawn == np.isfinite(shown.propensity)).all() and not drawn[shown.surface == RADIO].any()
+    assert 0.45 < drawn[shown.surface == HOMEPAGE].mean() < 0.55
+    rows = np.flatnonzero(drawn)
+    rows = rows[np.lexsort((shown.column[rows], shown.shuffled[rows]))].reshape(-1, COLUMNS)
+    assert (shown.column[rows] == np.arange(COLUMNS)).all() and (np.ptp(shown.user[rows], axis=1) == 0).all()
+    inverse = 1 / (COLUMNS * shown.propensity[rows])
+    assert abs(inverse.mean() - 1) < 3 * inverse.mean(axis=1).std() / len(rows) ** 0.5
+    place = np.abs(shown.propensity[rows][..., None] - SHUFFLE_CHANCES[:, np.arange(COLUMNS)].T).argmin(axis=2)
+    first = np.bincount(place[:, 0], minlength=COLUMNS) / len(rows)
+    assert np.abs(first - SHUFFLE_CHANCES[:, 0]).max() < 4 * (0.25 / len(rows)) ** 0.5
+    table = tables_of(events, world.tabulator(FIRST_DAY))["exposures"]
+    assert table["propensity"].null_count == table["list_id"].null_count == (~drawn).sum()
+    assert len(set(table["list_id"].to_pylist())) - 1 == len(rows)
+
+
+def test_a_drawn_order_changes_the_order_of_a_shelf_and_a_world_without_logs_nothing(
+    tables: list[dict[str, pa.Table]],
+) -> None:
+    def first_pages(exposures: pa.Table) -> dict[tuple[str, str], list[str]]:
+        rows = [row for row in exposures.sort_by("column").to_pylist() if row["surface"] == "homepage"]
+        begun: dict[str, Any] = {}
+        for row in rows:
+            begun[row["session_id"]] = min(begun.get(row["session_id"], row["ts"]), row["ts"])
+        shelves: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            if row["ts"] == begun[row["session_id"]]:
+                shelves.setdefault((row["session_id"], row["container_id"]), []).append(row["item_id"])
+        return shelves
+
+    assert all(day["exposures"]["propensity"].null_count == len(day["exposures"]) for day in tables)
+    plain = first_pages(tables[0]["exposures"])
+    drawn = first_pages(World("tiny", seed=3, shuffled=1.0).day(FIRST_DAY, 0)["exposures"])
+    assert {at: sorted(items) for at, items in drawn.items()} == {at: sorted(items) for at, items in plain.items()}
+    assert drawn != plain
