@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -31,7 +31,8 @@ from ml.features.build import build_ranges, dbt_vars, excluded_surfaces, stream_
 from ml.features.contracts import Contract, contracts
 from ml.features.projects import all_projects
 from ml.features.tables import feature_tables, vector_tables
-from ml.foundation.lake import FEATURES, Lake
+from ml.foundation.dropped import require_kept
+from ml.foundation.lake import FEATURES, LANDING, Lake
 from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
 from ml.landing.contract import CARRIED
@@ -333,6 +334,7 @@ def _build(
     if indirect:
         arguments += ["--indirect-selection", indirect]
     with Lake(settings) as lake:
+        _require_kept(lake, group, days)
         lake.trim_statistics()
         ranges = build_ranges(lake, days)
 
@@ -364,6 +366,15 @@ def in_one(parts: Sequence[Iterable[DbtEvent]]) -> Iterator[DbtEvent]:
                 told = number == len(parts) or not isinstance(event, dg.Output)
             if told:
                 yield event
+
+
+def _require_kept(lake: Lake, group: Group, days: Sequence[date]) -> None:
+    """Refuse days whose inputs housekeeping removed: they would be built as if nothing had happened on them."""
+    if group.select == BASE:
+        require_kept(lake, [f"{LANDING}."], days[0], days[-1])
+    else:
+        first = days[0] - timedelta(days=lake.settings.feature_window_days)
+        require_kept(lake, [f"{FEATURES}.stg_", f"{FEATURES}.int_"], first, days[-1])
 
 
 def _described(context: dg.AssetExecutionContext, lake: Lake, event: dg.Output, translator: Translator) -> dg.Output:

@@ -51,11 +51,27 @@ def tidy(
     tidied = run(settings, dry_run=dry_run, progress=reporter())
     for surface, ids in tidied.releases_retired.items():
         say(f"retired    {surface}: {', '.join(ids)}")
+    for gone in tidied.artifacts:
+        count, judged = len(gone.artifacts), f", {len(gone.judged)} folders of verdicts" if gone.judged else ""
+        of = f"{gone.surface} {gone.partition}, {gone.age_days:,.0f} days old"
+        say(f"artifacts  {count} of {of}{judged}: {gone.bytes / 1e6:,.1f} MB; no kept release is of it")
+    for old in tidied.days:
+        span = f"{min(old.rows)} to {max(old.rows)}" if old.rows else "none"
+        held = "".join(f"; {n} older days stay: release {name} names them" for name, n in old.held.items())
+        say(f"days       {len(old.rows)} of {old.table}, {sum(old.rows.values()):,} rows: {span}{held}")
     kept = ", ".join(map(str, tidied.snapshots_of_releases)) or "none"
     say(f"snapshots  {tidied.snapshots_expired} of {tidied.snapshots} expired; of releases: {kept}")
     say(f"files      {tidied.files_removed} removed; {tidied.tables_compacted} tables compacted")
     if tidied.served_files_removed or tidied.served_rows_removed:
         say(f"served log {tidied.served_files_removed} files, {tidied.served_rows_removed:,} rows removed")
+    if tidied.waiting_files:
+        say(
+            f"waiting    {tidied.waiting_files} files that nothing reads any more are younger than a day: the next time"
+        )
+    for table, (before, after) in tidied.tables.items():
+        say(f"table      {table:36} {before / 1e6:10,.1f} -> {after / 1e6:,.1f} MB")
+    before, after = tidied.data_bytes
+    say(f"all tables {'':36} {before / 1e6:10,.1f} -> {after / 1e6:,.1f} MB")
     use = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in tidied.home_bytes.items() if size > 1e5)
     say(f"disk       {use}")
 

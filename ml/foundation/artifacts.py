@@ -108,6 +108,10 @@ class ArtifactStore:
         pointer, _ = unseal(self.files.read(key), key)
         return self.get(name, partition, pointer["digest"])
 
+    def disown(self, name: str, partition: str) -> None:
+        """Have a partition no latest artifact, before its artifacts go."""
+        self.files.remove(f"{name}/{partition}/{_LATEST}")
+
     def get(self, name: str, partition: str, artifact: str) -> Artifact:
         """Return the artifact with this digest after checking every file.
 

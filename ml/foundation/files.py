@@ -65,6 +65,10 @@ class FileStore(ABC):
         """Publish a folder with all its files at once, or return False where it exists."""
 
     @abstractmethod
+    def remove(self, key: str) -> None:
+        """Remove one file that was created or replaced by its own key. An absent one is no error."""
+
+    @abstractmethod
     def remove_folder(self, key: str) -> None:
         """Remove a folder; it vanishes as a whole. An absent one is no error."""
 
@@ -75,6 +79,10 @@ class FileStore(ABC):
     @abstractmethod
     def modified(self, key: str) -> float:
         """Return when a file or folder was last changed, in seconds since the epoch."""
+
+    @abstractmethod
+    def size(self, key: str) -> int:
+        """Return the bytes of all files inside a folder."""
 
     @abstractmethod
     def sweep(self) -> None:
@@ -169,6 +177,10 @@ class Files(FileStore):
         sync_folder(target.parent)
         return True
 
+    def remove(self, key: str) -> None:
+        """Remove one file that was created or replaced by its own key. An absent one is no error."""
+        self.path(key).unlink(missing_ok=True)
+
     def remove_folder(self, key: str) -> None:
         """Remove a folder; it vanishes as a whole. An absent one is no error."""
         scratch = self._scratch_path()
@@ -191,6 +203,10 @@ class Files(FileStore):
     def modified(self, key: str) -> float:
         """Return when a file or folder was last changed, in seconds since the epoch."""
         return self.path(key).stat().st_mtime
+
+    def size(self, key: str) -> int:
+        """Return the bytes of all files inside a folder."""
+        return sum(path.stat().st_size for path in self.path(key).rglob("*") if path.is_file())
 
     def _target(self, key: str) -> Path:
         target = self.path(key)

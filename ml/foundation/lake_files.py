@@ -82,6 +82,15 @@ schemas as (
 ),"""
 """Data and delete files of all snapshots, the newest name of each table and schema."""
 
+_OF_DAYS = f"""
+    select data_file_id from {CATALOG}.ducklake_file_partition_value
+    where try_cast(partition_value as date) between ? and ?
+    union all
+    select s.data_file_id from {CATALOG}.ducklake_file_column_stats as s
+    where (s.table_id, s.column_id) in (select (table_id, column_id) from {CATALOG}.ducklake_partition_column)
+        and try_cast(s.max_value as date) >= ? and try_cast(s.min_value as date) <= ?"""
+"""Data files that have rows of some days: of one day's partition, or of several days by their bounds."""
+
 
 class LakeFiles:
     """The files of the lake that a connection has attached."""
@@ -119,11 +128,8 @@ class LakeFiles:
         ]
         parameters: list[object] = [list(tables)] if tables else []
         if days:
-            conditions.append(
-                f"f.data_file_id in (select data_file_id from {CATALOG}.ducklake_file_partition_value "
-                "where try_cast(partition_value as date) between ? and ?)"
-            )
-            parameters += days
+            conditions.append(f"f.data_file_id in ({_OF_DAYS})")
+            parameters += [*days, *days]
         query = f"""
             {_FILES} hashes as (select file_id, min(sha256) as sha256 from {self._hashes()} group by file_id)
             select f.file_id, s.schema_name || '.' || t.table_name,
@@ -192,8 +198,8 @@ class LakeFiles:
             self._write(new)
         return Checked(len(files), sum(file.bytes for file in files), len(new) if record else 0)
 
-    def mergeable(self) -> list[LakeFile]:
-        """Return the files that a merge may read: of partitions of a table that have several."""
+    def mergeable(self, max_bytes: int) -> list[LakeFile]:
+        """Return the files below ``max_bytes`` that a merge may read: of partitions of a table that have several."""
         query = f"""
             select data_file_id from (
                 select f.data_file_id, count(*) over (partition by f.table_id, v.values) as files
@@ -202,9 +208,17 @@ class LakeFiles:
                     select data_file_id, string_agg(partition_value, '/' order by partition_key_index) as values
                     from {CATALOG}.ducklake_file_partition_value group by data_file_id
                 ) as v on f.data_file_id = v.data_file_id
+                where f.end_snapshot is null and f.file_size_bytes < ?
             ) where files > 1"""
-        chosen = {file_id for (file_id,) in self.connection.execute(query).fetchall()}
-        return [file for file in self.named(every=True) if file.id in chosen]
+        chosen = {file_id for (file_id,) in self.connection.execute(query, [max_bytes]).fetchall()}
+        return [file for file in self.named() if file.id in chosen]
+
+    def bytes(self) -> dict[str, int]:
+        """Return {``schema.table``: bytes of the files that any kept snapshot names}, sorted by table."""
+        found = dict[str, int]()
+        for file in self.named(every=True):
+            found[file.table] = found.get(file.table, 0) + file.bytes
+        return dict(sorted(found.items()))
 
     def forget(self) -> None:
         """Remove the hashes of files that the catalog names no more."""

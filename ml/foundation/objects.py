@@ -121,6 +121,10 @@ class ObjectFiles(FileStore):
         self._delete([part.object for part in parts.values()])
         return False
 
+    def remove(self, key: str) -> None:
+        """Remove one file that was created or replaced by its own key. An absent one is no error."""
+        self._delete([check_key(key)])
+
     def remove_folder(self, key: str) -> None:
         """Remove a folder; what was published as a whole vanishes as a whole. An absent one is no error."""
         try:
@@ -145,6 +149,12 @@ class ObjectFiles(FileStore):
         except FileNotFoundError:
             found = obstore.head(self._store, key + _FOLDER)
         return found["last_modified"].timestamp()
+
+    def size(self, key: str) -> int:
+        """Return the bytes of all files inside a folder."""
+        if (parts := self._parts(key)) is not None:
+            return sum(obstore.head(self._store, part.object)["size"] for part in parts.values())
+        return sum(item["size"] for page in obstore.list(self._store, key + "/") for item in page)
 
     def sweep(self) -> None:
         """Remove the files of folders that were never published, where they are more than a day old.

@@ -237,6 +237,11 @@ class Settings(BaseSettings):
     keep_snapshots_days: float = Field(
         default=7, ge=0, description="Housekeeping keeps younger snapshots of the lake, and those that a release names."
     )
+    merge_after_days: int = Field(
+        default=90,
+        ge=0,
+        description="Housekeeping merges the day files of a month, compressed harder, so many days after it is over.",
+    )
     reference_days: int = Field(
         default=90,
         ge=1,
@@ -244,6 +249,17 @@ class Settings(BaseSettings):
         "measured from.",
     )
     keep_releases: int = Field(default=5, ge=3, description="Releases per surface that stay to return to.")
+    keep_days: dict[str, int] = Field(
+        default={},
+        description="Days of tables that housekeeping leaves, by `schema.table` or a pattern (`landing.*_scores`); all "
+        "days stay of a table that none names.",
+    )
+    keep_artifacts_days: float = Field(
+        default=90,
+        ge=0,
+        description="Checkpoints, exports, evaluations and verdicts of candidates that are no stored release are kept "
+        "so long.",
+    )
     keep_runs_days: float = Field(
         default=30, ge=0, description="Files of dbt calls and of failed runs are kept so long."
     )

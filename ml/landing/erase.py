@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -18,6 +19,11 @@ import pyarrow.parquet as pq
 from ml.landing.contract import Column
 from ml.landing.readers import AS_IS, MAX_UNPACKED, ROW, Reading, ending, json_array, read_file
 from ml.landing.unpacking import packed, unpacked
+
+_CODECS = {"UNCOMPRESSED": "none", "LZ4_RAW": "lz4"}
+"""Codecs whose names in a file's footer are not those that a writer takes."""
+_ZSTD_LEVEL = 3
+"""Which a file does not say; polars and DuckDB write it."""
 
 
 def matching_rows(
@@ -88,11 +94,28 @@ def erase_rows(path: Path, rows: AbstractSet[int], *, parquet: bool = False) -> 
 
 def _erase_parquet(path: Path, rows: AbstractSet[int], scratch: Path) -> None:
     at = 0
-    with pq.ParquetFile(path) as file, pq.ParquetWriter(scratch, file.schema_arrow) as writer:
+    with (
+        pq.ParquetFile(path) as file,
+        pq.ParquetWriter(scratch, file.schema_arrow, **_encoded_as(file.metadata)) as writer,
+    ):
         for batch in file.iter_batches():
             numbers = range(at + 1, at + batch.num_rows + 1)
             writer.write_batch(batch.filter(pa.array([n not in rows for n in numbers])))
             at += batch.num_rows
+
+
+def _encoded_as(of: pq.FileMetaData) -> dict[str, Any]:
+    """Return how a writer packs columns as a file has them: otherwise the file may become twice as large."""
+    groups = [of.row_group(number) for number in range(min(of.num_row_groups, 1))]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    if not columns:
+        return {}
+    codecs = {c.path_in_schema: _CODECS.get(c.compression, c.compression.lower()) for c in columns}
+    return {
+        "compression": codecs,
+        "compression_level": {path: _ZSTD_LEVEL for path, codec in codecs.items() if codec == "zstd"} or None,
+        "use_dictionary": [c.path_in_schema for c in columns if c.has_dictionary_page] or False,
+    }
 
 
 def _without_values(content: bytes, rows: AbstractSet[int]) -> bytes:

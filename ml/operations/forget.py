@@ -27,6 +27,7 @@ from ml.landing.load import QUARANTINE
 from ml.landing.readers import Reading, read_file
 from ml.landing.readiness import files_of_all_days, input_hash, is_elsewhere
 from ml.landing.sources import load_sources
+from ml.operations.compaction import rewrite
 from ml.operations.housekeeping import clean
 from ml.operations.ranked_rows import RankedRows, erase, ranked_rows
 from ml.operations.residue import Remaining, mend_bounds, remaining, removable, remove, rewrite_catalog
@@ -309,12 +310,7 @@ def _past(lake: Lake) -> list[int]:
 
 def _purge_past(lake: Lake) -> None:
     """Write files without the deleted rows, and remove every earlier state of the lake with its files."""
-    lake.files.check(lake.files.named())
-    for table in [*_columns(lake), *_with_content(lake)]:
-        schema, name = table.split(".")
-        call = f"call ducklake_rewrite_data_files('{ALIAS}', ?, schema => ?, delete_threshold => 0)"
-        lake.retry(lambda c=call, n=name, s=schema: lake.connection.execute(c, [n, s]).fetchall())
-    lake.retry(lake.files.record)
+    rewrite(lake)
     if past := _past(lake):
         lake.connection.execute(f"call ducklake_expire_snapshots('{ALIAS}', versions => ?::ubigint[])", [past])
     clean(lake, timedelta(0))

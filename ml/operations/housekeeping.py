@@ -15,105 +15,130 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
+from ml.operations.compaction import compact
+from ml.operations.old_days import OldDays, drop, old_days
 from ml.operations.served_retention import remove_served
+from ml.operations.spent import Spent, remove, spent
 from ml.releases.store import ReleaseStore
 from ml.stages.widening import open_snapshots
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.spec import Surface, load_surfaces
 
 GRACE = timedelta(days=1)
 """A file that nothing refers to may belong to a write under way for so long."""
 
-_STEPS = 6
+_STEPS = 8
 
 
-class Tidied(BaseModel):
-    """What one housekeeping did, or would do."""
+class TidiedLake(BaseModel):
+    """What was done, or would be, to the lake."""
 
     model_config = ConfigDict(frozen=True)
 
-    releases_retired: dict[str, tuple[str, ...]] = Field(description="Releases given up, per surface")
+    days: tuple[OldDays, ...] = Field(description="Days of tables that are older than `keep_days`")
+    served_files_removed: int = Field(description="Files of the served log that were kept long enough, or not finished")
+    served_rows_removed: int = Field(description="Rows of them in the lake")
     snapshots: int = Field(description="Snapshots of the lake before")
     snapshots_expired: int
+    tables_compacted: int = Field(description="Tables whose small files were merged")
+    files_removed: int = Field(description="Data files of the lake that no snapshot reads any more")
+    tables: dict[str, tuple[int, int]] = Field(
+        description="Bytes per table of the files that any kept snapshot reads, before and after, where they changed"
+    )
+    data_bytes: tuple[int, int] = Field(description="Bytes of all files that kept snapshots read, before and after")
+    waiting_files: int = Field(description="Files that nothing reads and that go the next time: they are too young")
+    lake_bytes: int = Field(description="Bytes of the newest snapshot's files")
+
+
+class Tidied(TidiedLake):
+    """What one housekeeping did, or would do."""
+
+    releases_retired: dict[str, tuple[str, ...]] = Field(description="Releases given up, per surface")
+    artifacts: tuple[Spent, ...] = Field(description="Artifacts of partitions that no kept release is of")
     snapshots_of_releases: tuple[int, ...] = Field(
         description="Snapshots that stay because a release or an undecided candidate names them"
     )
-    tables_compacted: int = Field(description="Tables whose small files were merged")
-    files_removed: int = Field(description="Data files of the lake that no snapshot reads any more")
-    served_files_removed: int = Field(description="Files of the served log that were kept long enough, or not finished")
-    served_rows_removed: int = Field(description="Rows of them in the lake")
     runs_removed: int = Field(description="Folders of old dbt calls")
-    lake_bytes: int = Field(description="Bytes of the newest snapshot's files")
     home_bytes: dict[str, int] = Field(description="Bytes on disk per folder of the home")
 
 
 def tidy(settings: Settings, *, dry_run: bool = False, grace: timedelta = GRACE, progress: Progress = silent) -> Tidied:
-    """Retire old releases, expire old snapshots, merge small files and remove files that nothing reads.
+    """Retire old releases, remove what none is of, expire old snapshots, merge files, remove those that nothing reads.
 
     Args:
-        settings: The home, and how much it keeps (``keep_releases``, ``keep_snapshots_days``, ``keep_runs_days``).
+        settings: The home, and how much it keeps (``keep_releases``, ``keep_artifacts_days`` and the like).
         dry_run: Change nothing; merging is left out of what is told.
         grace: Age from which a file that no snapshot reads is removed; shorter than a write takes, it breaks writers.
         progress: Told after each step.
 
     Raises:
         DamagedError: A stored release cannot be read, so that what it names is not known; nothing was changed.
+        KeepRefused: ``keep_days`` would remove what something needs; nothing was changed.
     """
     store = ReleaseStore.of(settings)
-    pinned = store.pinned_snapshots(store.surfaces())
-    if settings.surfaces_dir is not None and settings.surfaces_dir.is_dir():
-        pinned = pinned.union(*(open_snapshots(settings, surface) for surface in load_surfaces(settings).values()))
+    there = settings.surfaces_dir is not None and settings.surfaces_dir.is_dir()
+    surfaces = list(load_surfaces(settings).values()) if there else []
+    pinned = store.pinned_snapshots(store.surfaces()).union(*(open_snapshots(settings, s) for s in surfaces))
+    with Lake(settings) as lake:  # asked before anything goes: where too few days would stay, nothing does
+        old_days(lake, settings, surfaces)
     retired = {} if dry_run else {s: tuple(store.retire(s, keep=settings.keep_releases)) for s in store.surfaces()}
     progress(Step("housekeeping", 1, _STEPS, line=f"{sum(map(len, retired.values()))} releases retired"))
+    gone = spent(store, settings.keep_artifacts_days)
+    for one in [] if dry_run else gone:
+        remove(store, one)
+    progress(Step("housekeeping", 2, _STEPS, line=f"artifacts of {len(gone)} partitions removed"))
     # A release that was retired just now keeps its snapshot until the next time: its folder may still be read.
     with Lake(settings) as lake:
-        before, old = _old_snapshots(lake, pinned, settings.keep_snapshots_days)
-        served_files, served_rows = remove_served(lake, settings, grace, dry_run=dry_run)
-        progress(Step("housekeeping", 2, _STEPS, line=f"{served_files} files of the served log removed"))
-        if old and not dry_run:
-            lake.connection.execute(f"call ducklake_expire_snapshots('{ALIAS}', versions => ?::ubigint[])", [old])
-        progress(Step("housekeeping", 3, _STEPS, line=f"{len(old)} of {before} snapshots expired"))
-        compacted = 0 if dry_run else compact(lake)
-        progress(Step("housekeeping", 4, _STEPS, line=f"{compacted} tables compacted"))
-        removed = clean(lake, grace, dry_run=dry_run)
-        progress(Step("housekeeping", 5, _STEPS, line=f"{removed} files removed"))
-        lake_bytes = lake.sql(
-            f"select coalesce(sum(file_size_bytes), 0)::bigint as n from ducklake_table_info('{ALIAS}')"
-        )
-    stale = list(_stale_runs(settings))
-    for folder in [] if dry_run else stale:
-        shutil.rmtree(folder, ignore_errors=True)
-    progress(Step("housekeeping", 6, _STEPS, line=f"{len(stale)} folders of dbt calls removed"))
+        of_lake = _tidy_lake(lake, surfaces, pinned, dry_run=dry_run, grace=grace, progress=progress)
+    stale = _remove_runs(settings, dry_run)
+    progress(Step("housekeeping", 8, _STEPS, line=f"{stale} folders of dbt calls removed"))
     return Tidied(
+        **dict(of_lake),
         releases_retired={surface: ids for surface, ids in retired.items() if ids},
-        snapshots=before,
-        snapshots_expired=len(old),
+        artifacts=tuple(gone),
         snapshots_of_releases=tuple(sorted(pinned)),
-        tables_compacted=compacted,
-        files_removed=removed,
-        served_files_removed=served_files,
-        served_rows_removed=served_rows,
-        runs_removed=len(stale),
-        lake_bytes=lake_bytes["n"][0].as_py(),
+        runs_removed=stale,
         home_bytes=disk_use(settings.home),
     )
 
 
-def compact(lake: Lake) -> int:
-    """Merge the small files of each table that has some; a table's commit is its own.
-
-    Returns:
-        The tables that were merged.
-
-    Raises:
-        DamagedError: A file that would be merged is not as it was written; nothing was merged.
-    """
-    merged = 0
-    lake.files.check(lake.files.mergeable())
-    for schema, table in lake.tables():
-        call = f"call ducklake_merge_adjacent_files('{ALIAS}', ?, schema => ?)"
-        merged += bool(lake.retry(lambda c=call, t=table, s=schema: lake.connection.execute(c, [t, s]).fetchall()))
-    lake.retry(lake.files.record)
-    return merged
+def _tidy_lake(
+    lake: Lake,
+    surfaces: list[Surface],
+    pinned: frozenset[int],
+    *,
+    dry_run: bool,
+    grace: timedelta,
+    progress: Progress,
+) -> TidiedLake:
+    settings, bytes_before = lake.settings, lake.files.bytes()
+    days = old_days(lake, settings, surfaces)
+    drop(lake, [] if dry_run else days)
+    progress(Step("housekeeping", 3, _STEPS, line=f"{sum(len(one.rows) for one in days)} days of tables removed"))
+    served_files, served_rows = remove_served(lake, settings, grace, dry_run=dry_run)
+    progress(Step("housekeeping", 4, _STEPS, line=f"{served_files} files of the served log removed"))
+    before, old = _old_snapshots(lake, pinned, settings.keep_snapshots_days)
+    if old and not dry_run:
+        lake.connection.execute(f"call ducklake_expire_snapshots('{ALIAS}', versions => ?::ubigint[])", [old])
+    progress(Step("housekeeping", 5, _STEPS, line=f"{len(old)} of {before} snapshots expired"))
+    compacted = 0 if dry_run else compact(lake)
+    progress(Step("housekeeping", 6, _STEPS, line=f"{compacted} tables compacted"))
+    removed = clean(lake, grace, dry_run=dry_run)
+    waiting = len(_unread(lake, datetime.now(UTC), dry_run=True)) - (removed if dry_run else 0)
+    bytes_after = lake.files.bytes()
+    progress(Step("housekeeping", 7, _STEPS, line=f"{removed} files removed"))
+    return TidiedLake(
+        days=tuple(days),
+        served_files_removed=served_files,
+        served_rows_removed=served_rows,
+        snapshots=before,
+        snapshots_expired=len(old),
+        tables_compacted=compacted,
+        files_removed=removed,
+        tables=_changed(bytes_before, bytes_after),
+        data_bytes=(sum(bytes_before.values()), sum(bytes_after.values())),
+        waiting_files=waiting,
+        lake_bytes=sum(file.bytes for file in lake.files.named()),
+    )
 
 
 def clean(lake: Lake, grace: timedelta, *, dry_run: bool = False) -> int:
@@ -122,14 +147,25 @@ def clean(lake: Lake, grace: timedelta, *, dry_run: bool = False) -> int:
     Returns:
         The files removed, or that would be.
     """
-    until = datetime.now(UTC) - grace
-    removed = 0
-    for function in ("ducklake_cleanup_old_files", "ducklake_delete_orphaned_files"):
-        call = f"call {function}('{ALIAS}', older_than => ?, dry_run => ?)"
-        removed += len(lake.connection.execute(call, [until, dry_run]).fetchall())
+    removed = len(_unread(lake, datetime.now(UTC) - grace, dry_run=dry_run))
     if not dry_run:
         lake.retry(lake.files.forget)
     return removed
+
+
+def _unread(lake: Lake, until: datetime, *, dry_run: bool) -> list[str]:
+    """Return the files of before ``until`` that no snapshot reads, after removing them unless ``dry_run``."""
+    found = list[str]()
+    for function in ("ducklake_cleanup_old_files", "ducklake_delete_orphaned_files"):
+        call = f"call {function}('{ALIAS}', older_than => ?, dry_run => ?)"
+        found += [path for path, *_ in lake.connection.execute(call, [until, dry_run]).fetchall()]
+    return found
+
+
+def _changed(before: dict[str, int], after: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Return {table: (bytes before, after)} of the tables whose bytes changed."""
+    found = {table: (before.get(table, 0), after.get(table, 0)) for table in sorted(before.keys() | after.keys())}
+    return {table: pair for table, pair in found.items() if pair[0] != pair[1]}
 
 
 def disk_use(home: Path) -> dict[str, int]:
@@ -156,9 +192,12 @@ def _old_snapshots(lake: Lake, pinned: Iterable[int], keep_days: float) -> tuple
     return len(found), sorted(snapshot for snapshot, stays in found if not stays and snapshot not in kept)
 
 
-def _stale_runs(settings: Settings) -> Iterator[Path]:
-    """Yield the folders of dbt calls that ended long ago."""
+def _remove_runs(settings: Settings, dry_run: bool) -> int:
+    """Remove the folders of dbt calls that ended long ago; return how many there are."""
     folder = settings.home / "dbt" / "runs"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.is_dir() and time.time() - path.stat().st_mtime > settings.keep_runs_days * 86_400:
-            yield path
+    horizon = time.time() - settings.keep_runs_days * 86_400
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    stale = [path for path in paths if path.is_dir() and path.stat().st_mtime < horizon]
+    for path in [] if dry_run else stale:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(stale)

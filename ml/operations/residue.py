@@ -152,7 +152,7 @@ _OF_HOME: Mapping[str, tuple[str, str]] = {
     ),
     "artifacts/models": (
         "made of the rows; nothing serves from it",
-        "you delete its folder; the partition, made again, has another",
+        "you delete its folder, or `crossfade tidy` does when it is old; the partition, made again, has another",
     ),
     "cache": ("a local copy of an artifact", "you delete it; it is fetched again"),
     "teacher": (

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml.features.unshown import unshown_inputs_table
+from ml.foundation.dropped import require_kept
 from ml.foundation.files import scratch_folder
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.foundation.progress import Progress, Step, silent
@@ -471,6 +472,8 @@ def _spool(
         How often each input took its default, how often for a value that the teacher cannot take, and the rows that
         each node scored; empty where the scores landed.
     """
+    if days:
+        require_kept(reader.lake, [f"{FEATURES}.teacher_inputs_"], days[0], days[-1])
     if model is None:
         _spool_landed(reader, days, folder, progress)
         return Counter(), Counter(), Counter()

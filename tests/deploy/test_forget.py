@@ -153,7 +153,7 @@ def test_a_person_is_gone_everywhere_and_nobody_else_is_touched(settings: Settin
     named, rest = ids(settings, user), others(settings, user)
     before = rows_of(settings, named)
     with Lake(settings) as lake:
-        counts = totals(lake)
+        counts, size = totals(lake), sum(file.bytes for file in lake.files.named())
     told = forget(settings, user, dry_run=True)
     assert rows_of(settings, named) == before and others(settings, user) == rest
     assert forget(settings, user).model_dump(exclude={"at"}) == told.model_dump(exclude={"at"})
@@ -165,6 +165,7 @@ def test_a_person_is_gone_everywhere_and_nobody_else_is_touched(settings: Settin
     assert not changed_days(settings).ready
     with Lake(settings) as lake:
         after = totals(lake)
+        assert sum(file.bytes for file in lake.files.named(every=True)) < size, "forgetting makes the lake smaller"
     landed = sum(n for table, n in told.rows.items() if table.startswith("landing.") and "quarantine" not in table)
     assert after["rows_in"] == after["rows_loaded"] + after["rows_quarantined"]
     assert counts["rows_loaded"] - after["rows_loaded"] == landed

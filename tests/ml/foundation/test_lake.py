@@ -13,7 +13,7 @@ import pytest
 
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
-from ml.operations.housekeeping import compact
+from ml.operations.compaction import compact
 
 DAYS = [date(2026, 1, 1) + timedelta(days=number) for number in range(6)]
 QUERIES = (

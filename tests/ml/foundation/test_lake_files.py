@@ -17,7 +17,8 @@ from ml.foundation.lake_files import HASHES
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
 from ml.operations.backup import back_up, restore
-from ml.operations.housekeeping import clean, compact
+from ml.operations.compaction import compact
+from ml.operations.housekeeping import clean
 from ml.operations.verify import verify
 
 DAYS = [date(2026, 1, 1) + timedelta(days=number) for number in range(3)]

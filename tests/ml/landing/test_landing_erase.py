@@ -5,8 +5,10 @@ import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -84,6 +86,24 @@ def test_row_numbers_of_parquet_hold_across_row_groups(tmp_path: Path) -> None:
     erase_rows(path, matching_rows(path, COLUMNS, {"user_id": {"u3"}}))
     after = read_file(path, COLUMNS).rows.drop(ROW)
     assert after.equals(frame.filter(pl.col("user_id") != "u3"))
+
+
+@pytest.mark.parametrize("codec", ["zstd", "snappy", "gzip", "brotli", "lz4", "uncompressed"])
+def test_a_parquet_file_keeps_its_codecs_and_its_size(codec: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    names = [f"u{n % 400}" for n in range(20_000)]
+    notes = [f"note {n * n}" for n in range(20_000)]
+    frame = pl.DataFrame({"user_id": names, "note": notes, "tags": [["a", "b"]] * 20_000})
+    frame.write_parquet(path, compression=codec)
+    size, before = path.stat().st_size, codecs(path)
+    erase_rows(path, matching_rows(path, COLUMNS, {"user_id": {"u7"}}))
+    assert codecs(path) == before and path.stat().st_size < 1.05 * size, "another writer, the same packing"
+    assert pl.read_parquet(path).equals(frame.filter(pl.col("user_id") != "u7"))
+
+
+def codecs(path: Path) -> list[str]:
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    return [group.column(number).compression for number in range(group.num_columns)]
 
 
 def test_a_word_is_found_alone_and_not_within_another() -> None:
