@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
+from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface, load_surface
@@ -68,7 +68,9 @@ def write(settings: Settings, surface: Surface, rows: int) -> None:
     with Lake(settings) as lake:
         for day in range(days):
             first, many = FIRST_DAY + timedelta(days=day), -(-rows // surface.window.train_days)
-            write_world(lake, surface, first_day=first, days=1, rows_per_day=many, users=_USERS, items=_ITEMS, seed=day)
+            write_world(
+                lake, surface, Shape(first_day=first, days=1, rows_per_day=many, users=_USERS, items=_ITEMS, seed=day)
+            )
 
 
 def child(settings: Settings, surface: Surface) -> None:

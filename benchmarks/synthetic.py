@@ -5,6 +5,7 @@ sees with noise.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
@@ -20,26 +21,11 @@ TEACHER_VERSION, CONTRACT_HASH = "1", "c0ffee"
 PARTS = ("user", "item", "pair")
 
 
-def write_world(
-    lake: Lake,
-    surface: Surface,
-    *,
-    first_day: date,
-    days: int,
-    rows_per_day: int,
-    users: int = 300,
-    items: int = 200,
-    teacher_noise: float = 0.5,
-    popularity: float = 0.0,
-    activity: float = 0.0,
-    knows: Collection[str] = PARTS,
-    seed: int = 0,
-) -> None:
-    """Write ``features.examples_<surface>`` and ``ml.soft_labels_<surface>`` for some days.
+@dataclass(frozen=True)
+class Shape:
+    """How large a planted world is, and what moves its labels.
 
-    Args:
-        lake: Lake to write to; both tables are replaced for these days.
-        surface: Gives the columns.
+    Attributes:
         first_day: First day.
         days: Number of days.
         rows_per_day: Exposures per day.
@@ -51,10 +37,23 @@ def write_world(
         knows: Which of these the teacher sees: ``user``, ``item``, ``pair``; none of them is a teacher of noise.
         seed: Seed of everything.
     """
-    of = {"users": users, "items": items, "teacher_noise": teacher_noise, "popularity": popularity, "seed": seed}
-    of |= {"activity": activity, "knows": knows}
-    examples, soft_labels = world(surface, first_day, days, rows_per_day, **of)
-    all_days = [first_day + timedelta(days=d) for d in range(days)]
+
+    first_day: date
+    days: int
+    rows_per_day: int
+    users: int = 300
+    items: int = 200
+    teacher_noise: float = 0.5
+    popularity: float = 0.0
+    activity: float = 0.0
+    knows: Collection[str] = PARTS
+    seed: int = 0
+
+
+def write_world(lake: Lake, surface: Surface, shape: Shape) -> None:
+    """Write ``features.examples_<surface>`` and ``ml.soft_labels_<surface>``, replacing the world's days."""
+    examples, soft_labels = world(surface, shape)
+    all_days = [shape.first_day + timedelta(days=d) for d in range(shape.days)]
     lake.replace_days(f"{FEATURES}.examples_{surface.name}", examples, all_days)
     lake.replace_days(f"{ML}.soft_labels_{surface.name}", soft_labels, all_days)
 
@@ -69,36 +68,22 @@ def reduced(surface: Surface, keep: Collection[str], **changes: dict[str, Any]) 
     return Surface.model_validate(content)
 
 
-def world(
-    surface: Surface,
-    first_day: date,
-    days: int,
-    rows_per_day: int,
-    *,
-    users: int,
-    items: int,
-    teacher_noise: float,
-    popularity: float = 0.0,
-    activity: float = 0.0,
-    knows: Collection[str] = PARTS,
-    seed: int,
-) -> tuple[pa.Table, pa.Table]:
-    """Return examples and soft labels as Arrow tables; see ``write_world``."""
-    rng = np.random.default_rng(seed)
-    n = days * rows_per_day
+def world(surface: Surface, shape: Shape) -> tuple[pa.Table, pa.Table]:
+    """Return examples and soft labels as Arrow tables."""
+    rng = np.random.default_rng(shape.seed)
+    users, items, n = shape.users, shape.items, shape.days * shape.rows_per_day
     taste, appeal = rng.normal(size=(users, 4)), rng.normal(size=(items, 4))
     user, item = rng.integers(users, size=n), (items * rng.random(n) ** 1.5).astype(int)
     parts = {
-        "user": activity * np.random.default_rng(seed + 2).normal(size=users)[user],
-        "item": popularity * np.random.default_rng(seed + 1).normal(size=items)[item],
+        "user": shape.activity * np.random.default_rng(shape.seed + 2).normal(size=users)[user],
+        "item": shape.popularity * np.random.default_rng(shape.seed + 1).normal(size=items)[item],
         "pair": (taste[user] * appeal[item]).sum(1) / 2.0,
     }
-    affinity = parts["pair"] + parts["item"] + parts["user"]
-    day = np.repeat(np.arange(days), rows_per_day)
-    start = np.datetime64(first_day, "us")
+    day = np.repeat(np.arange(shape.days), shape.rows_per_day)
+    start = np.datetime64(shape.first_day, "us")
     ts = start + (day * 86_400_000_000 + rng.integers(86_400_000_000, size=n)).astype("timedelta64[us]")
     columns: dict[str, object] = {
-        "day": pa.array(np.datetime64(first_day, "D") + day, pa.date32()),
+        "day": pa.array(np.datetime64(shape.first_day, "D") + day, pa.date32()),
         "exposure_id": rng.permutation(np.arange(1, n + 1)),
         "ts": pa.array(ts, pa.timestamp("us")),
         "user_id": _ids("user", users)[user],
@@ -108,20 +93,10 @@ def world(
         if name == "user_id":
             continue
         columns[name] = _column(name, spec, item, items, appeal, rng)
-    shown = rng.normal(size=n)
-    clicked = np.ones(n, dtype=bool)
-    for index, (_, task) in enumerate(surface.tasks.items()):
-        if task.kind == "binary":
-            probability = 1 / (1 + np.exp(-(-1.5 + 1.2 * affinity + 0.2 * shown)))
-            label = (rng.random(n) < probability) & clicked
-            columns[task.label] = pa.array(label.astype(float))
-            clicked = label if index == 0 else clicked
-        else:
-            value = 4.0 + 0.7 * affinity + rng.normal(size=n)
-            columns[task.label] = pa.array(np.where(clicked, value, np.nan), from_pandas=True)
-    known = sum((part for name, part in parts.items() if name in knows), np.zeros(n))
+    columns |= _labels(surface, parts["pair"] + parts["item"] + parts["user"], rng)
+    known = sum((part for name, part in parts.items() if name in shape.knows), np.zeros(n))
     scale = known.std() or 1.0
-    scores = np.stack([-1.0 + known / scale + teacher_noise * rng.normal(size=n) for _ in OUTPUTS], axis=1)
+    scores = np.stack([-1.0 + known / scale + shape.teacher_noise * rng.normal(size=n) for _ in OUTPUTS], axis=1)
     order = rng.permutation(n)
     soft_labels = pa.table(
         {
@@ -134,6 +109,24 @@ def world(
         }
     )
     return pa.table(columns).take(order), soft_labels.take(rng.permutation(n))
+
+
+def _labels(surface: Surface, affinity: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
+    """Return a label per task: the first binary one is the click, without which the others are 0 or missing."""
+    n = len(affinity)
+    shown = rng.normal(size=n)
+    clicked = np.ones(n, dtype=bool)
+    labels: dict[str, object] = {}
+    for index, task in enumerate(surface.tasks.values()):
+        if task.kind == "binary":
+            probability = 1 / (1 + np.exp(-(-1.5 + 1.2 * affinity + 0.2 * shown)))
+            label = (rng.random(n) < probability) & clicked
+            labels[task.label] = pa.array(label.astype(float))
+            clicked = label if index == 0 else clicked
+        else:
+            value = 4.0 + 0.7 * affinity + rng.normal(size=n)
+            labels[task.label] = pa.array(np.where(clicked, value, np.nan), from_pandas=True)
+    return labels
 
 
 def _ids(prefix: str, count: int) -> np.ndarray:

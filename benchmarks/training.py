@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as RowDataset
 
 from benchmarks.record import HISTORY, Row, interleaved, keep, rows
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
+from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
@@ -306,7 +306,7 @@ def world(settings: Settings, surface: Surface, rows_per_day: int) -> TrainingSe
     days = window.train_days + window.eval_days
     shape = {"rows_per_day": rows_per_day, "users": 2500, "items": 1500, "popularity": 1.0}
     with Lake(settings) as lake:
-        write_world(lake, surface, first_day=FIRST_DAY, days=days, **shape)
+        write_world(lake, surface, Shape(first_day=FIRST_DAY, days=days, **shape))
         partition = FIRST_DAY + timedelta(days=days)
         return build_training_set(lake, surface, partition, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from benchmarks import apps
-from benchmarks.synthetic import PARTS, world
+from benchmarks.synthetic import PARTS, Shape, world
 from ml.evaluation.teacher_parts import shares
 from ml.students.space import ControlSpace, StudentSpace
 from ml.surfaces.scaffold import scaffold
@@ -25,7 +25,7 @@ def surface(tmp_path_factory: pytest.TempPathFactory) -> Surface:
 @pytest.mark.parametrize("part", PARTS)
 def test_a_teacher_knows_the_part_of_the_world_that_it_is_said_to_know(surface: Surface, part: str) -> None:
     of = {"users": 300, "items": 100, "teacher_noise": 0.3, "popularity": 0.7, "activity": 0.9, "seed": 0}
-    examples, soft_labels = world(surface, date(2026, 1, 1), 5, 2_000, knows=(part,), **of)
+    examples, soft_labels = world(surface, Shape(date(2026, 1, 1), 5, 2_000, knows=(part,), **of))
     rows, labels = examples.sort_by("exposure_id"), soft_labels.sort_by("exposure_id")
     logits = np.array(labels["scores"].to_pylist())[:, 0]
     found = shares(logits, rows["user_id"].to_numpy(), rows["item_id"].to_numpy())

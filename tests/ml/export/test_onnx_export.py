@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from benchmarks.synthetic import OUTPUTS, reduced, world
+from benchmarks.synthetic import OUTPUTS, Shape, reduced, world
 from ml.distillation.catalog import build_technique
 from ml.distillation.technique import Scale
 from ml.export.onnx import Export, edge_columns, export, inspect, parity, session_of
@@ -34,7 +34,7 @@ def surface() -> Surface:
 @pytest.fixture(scope="module")
 def arrays(surface: Surface) -> dict[str, np.ndarray]:
     torch.set_num_threads(1)
-    examples, _ = world(surface, date(2026, 1, 1), 2, 400, users=50, items=40, teacher_noise=1.0, seed=0)
+    examples, _ = world(surface, Shape(date(2026, 1, 1), 2, 400, users=50, items=40, teacher_noise=1.0))
     return to_arrays(examples, surface.inputs, "logged")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, reduced, write_world
+from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, reduced, write_world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import TrainingSet, build_training_set
@@ -37,7 +37,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, surface: Surface) -> Sett
     settings = Settings(home=tmp_path_factory.mktemp("students"), first_day=FIRST_DAY, threads=1)
     with Lake(settings) as lake:
         write_world(
-            lake, surface, first_day=FIRST_DAY, days=10, rows_per_day=700, users=40, items=30, teacher_noise=0.2
+            lake, surface, Shape(first_day=FIRST_DAY, days=10, rows_per_day=700, users=40, items=30, teacher_noise=0.2)
         )
     return settings
 

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, world
+from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, world
 from ml.foundation.lake import Lake
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
@@ -21,7 +21,7 @@ TABLES = ("features.examples_homepage", "ml.soft_labels_homepage")
 
 
 def tables(surface: Surface, seed: int = 0) -> tuple[pa.Table, pa.Table]:
-    return world(surface, FIRST_DAY, len(DAYS), 20, users=5, items=5, teacher_noise=1.0, seed=seed)
+    return world(surface, Shape(FIRST_DAY, len(DAYS), 20, users=5, items=5, teacher_noise=1.0, seed=seed))
 
 
 def put(settings: Settings, examples: pa.Table | None, soft: pa.Table | None, days: list[date] = DAYS) -> int:

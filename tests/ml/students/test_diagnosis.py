@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
+from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
 from ml.evaluation.bootstrap import Interval
 from ml.evaluation.diagnosis import Diagnosis, diagnose, judgement, other_settings, write_diagnosis
 from ml.foundation.lake import ALIAS, FEATURES, Lake
@@ -119,7 +119,9 @@ def test_a_teacher_that_knows_nothing_is_not_advised(tmp_path: Path, settings: S
     home = settings.model_copy(update={"home": tmp_path})
     with Lake(home) as lake:
         first = settings.first_day
-        write_world(lake, surface, first_day=first, days=10, rows_per_day=700, users=40, items=30, teacher_noise=1e4)
+        write_world(
+            lake, surface, Shape(first_day=first, days=10, rows_per_day=700, users=40, items=30, teacher_noise=1e4)
+        )
         last = first.replace(day=first.day + 10)
         ignorant = build_training_set(lake, surface, last, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
     found = diagnose(home, ignorant, surface, seeds=1)
@@ -135,7 +137,9 @@ def test_the_diagnosis_reads_no_evaluation_day(
     home = settings.model_copy(update={"home": tmp_path})
     with Lake(home) as lake:
         first = settings.first_day
-        write_world(lake, surface, first_day=first, days=10, rows_per_day=700, users=40, items=30, teacher_noise=0.2)
+        write_world(
+            lake, surface, Shape(first_day=first, days=10, rows_per_day=700, users=40, items=30, teacher_noise=0.2)
+        )
         eval_start = first.replace(day=first.day + 8)
         lake.connection.execute(
             f"update {ALIAS}.{FEATURES}.examples_{surface.name} set label_ctr = 1 - label_ctr where day >= ?",

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, world
+from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.lab.study.design import Variant
@@ -168,7 +168,7 @@ def test_a_control_does_not_depend_on_soft_labels(
 
 def test_evaluation_days_reach_neither_weights_nor_constants(home: Settings, surface: Surface, tmp_path: Path):
     first_day = home.first_day
-    examples, soft = world(surface, first_day, 6, 60, users=9, items=9, teacher_noise=1.0, seed=0)
+    examples, soft = world(surface, Shape(first_day, 6, 60, users=9, items=9, teacher_noise=1.0))
     days = [first_day + timedelta(days=d) for d in range(6)]
     found = []
     for spoilt in (False, True):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, write_world
+from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
 from ml.features.unshown import unshown_table
 from ml.foundation.lake import Lake
 from ml.foundation.settings import EXAMPLES, Settings
@@ -87,7 +87,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, surfaces: SimpleNamespace) ->
     """A home whose lake holds 10 days, the first 8 with pairs."""
     settings = Settings(home=tmp_path_factory.mktemp("unshown"), first_day=FIRST, threads=1)
     with Lake(settings) as lake:
-        write_world(lake, surfaces.with_pairs, first_day=FIRST, days=10, rows_per_day=150, users=20, items=15)
+        write_world(lake, surfaces.with_pairs, Shape(first_day=FIRST, days=10, rows_per_day=150, users=20, items=15))
         write_pairs(lake, surfaces.with_pairs, [FIRST + timedelta(days=i) for i in range(8)], np.random.default_rng(1))
     return settings
 
