@@ -1,20 +1,24 @@
 """Does the transfer diagnosis foretell? What it says of validation days, beside the lift on evaluation days later."""
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import TypeAdapter
 from scipy.stats import binomtest, spearmanr
 
 from ml.evaluation.bootstrap import CONFIDENCE
-from ml.evaluation.diagnosis import diagnose
+from ml.evaluation.diagnosis import TaskDiagnosis, diagnose
 from ml.evaluation.page import write_pages
 from ml.evaluation.plots import SERIES, finish, panels
 from ml.evaluation.results import ALL
+from ml.foundation.code import code_hash
+from ml.foundation.documents import digest
+from ml.foundation.files import Files
 from ml.foundation.settings import Settings
 from ml.lab.study.analysis import Lift, lifts
 from ml.lab.study.design import CONTROL, STUDENT, Design, Trial, World
@@ -22,12 +26,12 @@ from ml.lab.study.pool import Messages, Progress, run_worlds
 from ml.lab.study.report import study_rows
 from ml.lab.study.trials import Bench
 from ml.lab.study.worlds import prepare_teacher, world_settings
-from ml.surfaces.spec import load_surfaces
-
-if TYPE_CHECKING:
-    from ml.evaluation.diagnosis import TaskDiagnosis
+from ml.students.dataset import TrainingSet
+from ml.surfaces.spec import Surface, load_surfaces
 
 _TEMPLATE = Path(__file__).with_name("foretelling.md.j2")
+_CODE = ("ml/students", "ml/distillation", "ml/evaluation")
+"""Code between rows and judgements."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Foretold:
     world: str
     condition: str
     surface: str
-    diagnosis: "TaskDiagnosis"
+    diagnosis: TaskDiagnosis
     lift: Lift
 
 
@@ -57,7 +61,7 @@ def foretell(
     workers: int,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> list[Foretold]:
-    """Diagnose every world and teacher of a finished study.
+    """Diagnose every world and teacher of a finished study; a rerun takes what an earlier one found.
 
     Args:
         settings: The home of the study.
@@ -78,7 +82,7 @@ def foretell(
     total = sum(map(len, places.values()))
     found: list[tuple[Trial, tuple[TaskDiagnosis, ...]]] = []
 
-    def hear(message: "tuple[Trial, tuple[TaskDiagnosis, ...]]") -> None:
+    def hear(message: tuple[Trial, tuple[TaskDiagnosis, ...]]) -> None:
         found.append(message)
         trial, _ = message
         report(Progress(f"{trial.world.name} {trial.surface} {trial.condition.label}", len(found), total, None))
@@ -173,7 +177,21 @@ def _diagnose(settings: Settings, trials: tuple[Trial, ...], seeds: int, message
         made = world_settings(settings, trial.world)
         surface = load_surfaces(made)[trial.surface]
         bench = Bench(made, surface, prepare_teacher(made, trial.world, trial.teacher))
-        messages.put((trial, diagnose(made, bench.training_set, surface, seeds=seeds).tasks))
+        messages.put((trial, _asked(made, bench.training_set, surface, seeds)))
+
+
+def _asked(made: Settings, rows: TrainingSet, surface: Surface, seeds: int) -> tuple[TaskDiagnosis, ...]:
+    """Diagnose a world's surface, or return what an earlier run found with the same rows, surface, seeds and code."""
+    facts = {"rows": rows.content_hash, "surface": surface.ranker_digest, "seeds": seeds, "code": code_hash(_CODE)}
+    return kept(made.home / "diagnoses", digest(facts), lambda: diagnose(made, rows, surface, seeds=seeds).tasks)
+
+
+def kept(folder: Path, name: str, ask: Callable[[], tuple[TaskDiagnosis, ...]]) -> tuple[TaskDiagnosis, ...]:
+    """Return a diagnosis that the folder has, or ask for it and keep it there."""
+    files, key = Files(folder), f"{name}.json"
+    if not files.exists(key):
+        files.replace(key, json.dumps([asdict(task) for task in ask()]).encode())
+    return TypeAdapter(tuple[TaskDiagnosis, ...]).validate_python(json.loads(files.read(key)))
 
 
 def _scatter(table: list[Foretold]) -> bytes:

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from ml.evaluation.bootstrap import Interval
-from ml.evaluation.diagnosis import Judgement, TaskDiagnosis
+from ml.evaluation.diagnosis import Judgement, SliceGain, TaskDiagnosis
+from ml.evaluation.transfer import Ratio
 from ml.lab.study.analysis import Lift
 from ml.lab.study.design import load_design
-from ml.lab.study.foretelling import Foretold, error_rates, write_foretelling
+from ml.lab.study.foretelling import Foretold, error_rates, kept, write_foretelling
 
 GAIN = Interval(0.01, 0.0, 0.02, 0.005, 0.014)
 
@@ -59,3 +60,17 @@ def test_error_rates_count_promises_that_did_not_come_and_gains_that_were_denied
 def test_the_diagnosis_is_judged_on_twenty_worlds_that_share_all_half_and_none_of_their_taste():
     shared = {world.seed: world.shared_taste for world in load_design("taste").by_world()}
     assert len(shared) == 20 and sorted(set(shared.values())) == [0.0, 0.5, 1.0]
+
+
+def test_a_diagnosis_that_was_made_is_not_made_again(tmp_path: Path):
+    slices = (SliceGain("few_rows", "3 to 11", 12, 5, GAIN),)
+    task = foretold("helps", 0.01, 0.02).diagnosis
+    task = replace(task, control=float("nan"), kept=Ratio(0.5, 0.3, 0.7), slices=slices)
+    asked: list[str] = []
+
+    def ask(name: str) -> tuple[TaskDiagnosis, ...]:
+        return kept(tmp_path, name, lambda: asked.append(name) or (task,))
+
+    assert repr(ask("rows")) == repr(ask("rows")) == repr((task,))
+    ask("others")
+    assert asked == ["rows", "others"]
