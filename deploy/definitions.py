@@ -15,6 +15,7 @@ from assets.landing import build_landing  # noqa: E402
 from assets.progress import ProgressResource  # noqa: E402
 from assets.rankings import build_rankings  # noqa: E402
 from assets.release import build_release  # noqa: E402
+from assets.served_skew import build_served_skew  # noqa: E402
 from assets.soft_labels import build_soft_labels  # noqa: E402
 from assets.students import build_students  # noqa: E402
 from assets.study import build_study  # noqa: E402
@@ -54,6 +55,7 @@ def build_definitions(
         assets += build_students(settings, surface)
         assets.append(build_evaluation(settings, surface))
         assets.append(build_experiment(settings, surface))
+        assets.append(build_served_skew(settings, surface))
         assets += build_release(settings, surface)
         assets += build_rankings(settings, surface)
     assets.append(build_study())

@@ -29,6 +29,7 @@ from ml.operations.causes import (
     RELEASE_LOST,
     ROLLED_BACK,
     RUN_FAILED,
+    SERVED_SKEWED,
     SERVER_TROUBLED,
     TICK_FAILED,
     UNSERVED,
@@ -45,7 +46,8 @@ _LOOK_BACK = timedelta(minutes=10)
 _BUDGET_S = 45.0
 """A look that takes a minute is ended before its cursor is kept: what it sent would be sent again by the next one."""
 _LOOKED_AT = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
-_OF_THE_GATE = ("onnx", "release")
+_CAUSES = {"onnx": GATE_REFUSED, "release": GATE_REFUSED, "served_skew": SERVED_SKEWED}
+"""Of checks that failed, by the last part of their asset's key."""
 _BACK = {"rollback": "it went back to", "vacate": "nothing serves in place of"}
 _ASSETS = "__ASSET_JOB"
 """What Dagster calls the job of a run that somebody started from assets."""
@@ -175,7 +177,7 @@ def _of_checks(instance: dg.DagsterInstance, run_id: str) -> Iterator[tuple[Aler
         failed = [e for e in evaluations if not e.passed and e.severity is dg.AssetCheckSeverity.ERROR]
         told = "; ".join(f"{e.check_name}: {e.description or 'failed'}" for e in failed)
         about = " ".join([key.to_user_string(), *([partition] if partition else [])])
-        cause = GATE_REFUSED if key.path[-1] in _OF_THE_GATE else CHECK_FAILED
+        cause = _CAUSES.get(key.path[-1], CHECK_FAILED)
         yield Alert(cause, about, told, f"/assets/{'/'.join(key.path)}?view=checks"), bool(failed)
         wrong = wrong or bool(failed)
     return wrong

@@ -6,11 +6,13 @@ asked for, or was not. A day's data is asked for by sensors, which know exactly 
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 
 import dagster as dg
 from dagster import AutomationCondition as Condition
 
 from assets.names import TEACHER, surface_key
+from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
@@ -58,6 +60,36 @@ class NoOpenCandidate(Condition):
         return dg.AutomationResult(context, context.get_empty_subset() if waits else context.candidate_subset)
 
 
+class ServedLogLanded(Condition):
+    """Something of the surface's served log of the day has landed.
+
+    Args:
+        settings: The home.
+        surface: The surface.
+    """
+
+    label = "a served log of that day has landed"
+
+    def __init__(self, settings: Settings, surface: Surface) -> None:
+        self.settings, self.surface = settings, surface
+
+    def get_label(self) -> str:
+        """Return what the UI shows."""
+        return self.label
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Return the partitions that have a log."""
+        from ml.stages.served import days_with_log
+
+        asked = context.candidate_subset.expensively_compute_partition_keys()
+        if not asked:
+            return dg.AutomationResult(context, context.get_empty_subset())
+        with Lake(self.settings) as lake:
+            days = days_with_log(lake, self.surface.name, [date.fromisoformat(key) for key in asked])
+        found = context.candidate_subset.compute_intersection_with_partition_keys({str(day) for day in days})
+        return dg.AutomationResult(context, found)
+
+
 def labels_follow_inputs() -> dg.AutomationCondition:
     """Soft labels of any day whose teacher inputs were built again without them.
 
@@ -103,6 +135,17 @@ def released_with_its_candidate() -> dg.AutomationCondition:
     ).with_label("released with its candidate")
 
 
+def compared_once_final(settings: Settings, surface: Surface) -> dg.AutomationCondition:
+    """What was served on any day that has a log, once its examples are there, and again when either changes."""
+    changed = Condition.any_deps_updated().since_last_handled()
+    return (
+        changed.with_label("examples, exposures or the log arrived since it was last compared")
+        & _complete()
+        & _idle()
+        & ServedLogLanded(settings, surface)
+    ).with_label("compared once its labels are final")
+
+
 def conditions(settings: Settings, surfaces: Mapping[str, Surface]) -> dict[dg.AssetKey, Condition]:
     """Return the condition of each asset that follows data, from soft labels to release."""
     return {
@@ -114,6 +157,7 @@ def conditions(settings: Settings, surfaces: Mapping[str, Surface]) -> dict[dg.A
             "training_set": one_student_per_day(settings, surface),
             **dict.fromkeys(_FOLLOWING, follows()),
             "release": released_with_its_candidate(),
+            "served_skew": compared_once_final(settings, surface),
         }.items()
     }
 
@@ -141,7 +185,7 @@ def build_follow_sensor(settings: Settings, surfaces: Mapping[str, Surface]) -> 
         # The daemon knows Dagster's own conditions alone; where the code is, ours can be asked too.
         use_user_code_server=True,
         description=(
-            "Soft labels after their inputs, one student of the newest day, and its release: each asset's Automation "
-            "tab says by name what holds and what does not."
+            "Soft labels after their inputs, one student of the newest day, its release, and what was served once its "
+            "labels are final: each asset's Automation tab says by name what holds and what does not."
         ),
     )

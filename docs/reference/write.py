@@ -20,6 +20,7 @@ from assets.manifest import described_columns
 from deploy.cli.main import app
 from deploy.serving.metrics import Metrics
 from ml.evaluation.predictions import SCHEMA, predictions_table
+from ml.evaluation.served import SCHEMA as SERVED_SCHEMA
 from ml.experiments.user_days import USER_DAYS_SCHEMA, USER_DAYS_TABLE
 from ml.features.tables import models_of, read_tables
 from ml.foundation.documents import load_yaml
@@ -29,6 +30,7 @@ from ml.landing.ledger import LEDGER
 from ml.landing.load import LEDGER_COLUMNS, QUARANTINE, QUARANTINE_COLUMNS
 from ml.landing.sources import Database, Origin, Ready, Source
 from ml.operations.causes import CAUSES
+from ml.stages.served import served_skew_table
 from ml.surfaces.techniques import techniques
 from ml.teacher.vectors import VECTORS_SCHEMA
 from ml.teacher.withdrawn import VECTORS_TABLE, WITHDRAWN_SCHEMA, withdrawn_table
@@ -272,6 +274,11 @@ def tables_page() -> str:
             withdrawn_table("<surface>"),
             "One row per exposure whose soft labels were dropped because the user withdrew the link to the account.",
             WITHDRAWN_SCHEMA,
+        ),
+        (
+            served_skew_table("<surface>"),
+            "One row per figure of a day's served log: see [Log what is served](../how-to/log_what_is_served.md).",
+            SERVED_SCHEMA,
         ),
         (USER_DAYS_TABLE, "One row per variant, day and user of `crossfade experiment`.", USER_DAYS_SCHEMA),
     ):

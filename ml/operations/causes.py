@@ -59,6 +59,13 @@ CHECK_FAILED = Cause(
     "Open the check: its description says what it looks at and what to do.",
     urgent=False,
 )
+SERVED_SKEWED = Cause(
+    "served_skewed",
+    "What serves is not what was measured",
+    "The check of `<surface>/served_skew` failed: served inputs differ from the training rows, or scores, calibration "
+    "or drift of what was shown left their bounds. It is over when the check passes for the same days.",
+    "Open the check: it names the input or figure; docs/how-to/log_what_is_served.md says where such things come from.",
+)
 ROLLED_BACK = Cause(
     "rolled_back",
     "A champion was rolled back",
@@ -139,6 +146,7 @@ CAUSES = {
         GATE_REFUSED,
         WAITS,
         CHECK_FAILED,
+        SERVED_SKEWED,
         ROLLED_BACK,
         TICK_FAILED,
         DAY_LATE,

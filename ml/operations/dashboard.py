@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml.evaluation.plots import COLOURS, METRIC_NAMES, canvas, date2num, dated, finish_themed, stack
 from ml.operations.page import page
-from ml.operations.weeks import Evaluated, Weeks
+from ml.operations.weeks import Evaluated, ServedDay, Weeks
 
 _TEMPLATE = Path(__file__).with_name("dashboard.html.j2")
 _OUTCOMES = {
@@ -65,8 +65,16 @@ def _facts(weeks: Weeks) -> dict[str, str]:
         "features": "none published"
         if weeks.features is None
         else f"of {weeks.features}" + (f", {behind} days behind" if behind and behind > 0 else ""),
+        **({"served log": _served(weeks.served)} if weeks.served else {}),
         "soft labels": f"{100 * latest.share:.1f} % of {latest.rows:,} rows of {latest.day}" if latest else "none",
     }
+
+
+def _served(day: ServedDay) -> str:
+    worst = [f"{name} unequal in {share:.1%}" for name, share in list(day.unequal.items())[:2]]
+    ratios = [f"predicted / observed {task} {ratio:.2f}" for task, ratio in day.ratios.items()]
+    told = ", ".join([*(worst or ["no input unequal"]), *ratios])
+    return f"{day.day}, {day.matched:,} exposures: {told}"
 
 
 def _plots(weeks: Weeks) -> list[str]:

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 from ml.evaluation.results import Difference, Evaluation
 from ml.evaluation.rows import newest_day
+from ml.evaluation.served import AS_LOGGED, CALIBRATION, EXPOSED, MATCHED, UNEQUAL
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.foundation.sealed import DamagedError
@@ -15,6 +16,7 @@ from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import because
 from ml.stages.artifacts import artifact_name
+from ml.stages.served import served_skew_table
 from ml.surfaces.spec import Surface, load_surfaces
 
 MOVES = {
@@ -80,6 +82,23 @@ class Covered:
 
 
 @dataclass(frozen=True)
+class ServedDay:
+    """What the newest compared day of the served log says.
+
+    Attributes:
+        day: The day.
+        matched: Exposures whose answer was logged.
+        unequal: Inputs whose served values differ from the training rows, with the share that does; the worst first.
+        ratios: Predicted over observed positives of what was shown, by task.
+    """
+
+    day: date
+    matched: int
+    unequal: Mapping[str, float]
+    ratios: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Weeks:
     """A surface's days, oldest first.
 
@@ -91,6 +110,7 @@ class Weeks:
         champion: Release that serves; None where nothing does.
         features: Day of the features that serving is pointed to.
         newest: Newest day with examples.
+        served: The newest compared day of the served log; None without any.
     """
 
     surface: str
@@ -100,6 +120,7 @@ class Weeks:
     champion: str | None
     features: date | None
     newest: date | None
+    served: ServedDay | None = None
 
 
 def weeks(settings: Settings, days: int) -> list[Weeks]:
@@ -129,6 +150,7 @@ def _of(settings: Settings, lake: Lake, surface: Surface, days: int) -> Weeks:
         champion=log.champion,
         features=published_day(settings),
         newest=newest,
+        served=_served(lake, surface.name),
     )
 
 
@@ -191,3 +213,24 @@ def _covered(lake: Lake, surface: str, since: date) -> list[Covered]:
         [since],
     ).to_pylist()
     return [Covered(row["day"], row["rows"], min(1.0, row["labelled"] / row["rows"])) for row in rows]
+
+
+def _served(lake: Lake, surface: str) -> ServedDay | None:
+    """Return what the newest compared day says, if any was compared."""
+    table = served_skew_table(surface)
+    if not lake.table_exists(table):
+        return None
+    found = f"select * from {ALIAS}.{table} where day = (select max(day) from {ALIAS}.{table}) order by value desc"
+    rows = lake.sql(found).to_pylist()
+    if not rows:
+        return None
+    return ServedDay(
+        day=rows[0]["day"],
+        matched=sum(row["n"] for row in rows if (row["kind"], row["name"]) == (EXPOSED, MATCHED)),
+        unequal={row["name"]: row["value"] for row in rows if row["kind"] == UNEQUAL and (row["value"] or 0) > 0},
+        ratios={
+            row["name"]: row["value"]
+            for row in rows
+            if row["kind"] == CALIBRATION and row["of"] == AS_LOGGED and row["value"] is not None
+        },
+    )

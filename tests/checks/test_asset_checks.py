@@ -29,7 +29,13 @@ def _range(first, last) -> dict[str, str]:
 def test_every_surface_has_its_blocking_partitioned_checks(checks) -> None:
     specs = {spec.name: spec for definition in checks for spec in definition.check_specs}
     gate = [guard.check for guard in GUARDS]
-    assert list(specs) == ["examples_are_sound", "soft_labels_are_sound", *gate, VERDICT_CHECK]
+    assert list(specs) == [
+        "examples_are_sound",
+        "soft_labels_are_sound",
+        "what_serves_is_what_was_measured",
+        *gate,
+        VERDICT_CHECK,
+    ]
     assert gate[0] == "guard_01_data"
     assert "guard_10_provenance" in gate
     assert all(spec.blocking and spec.partitions_def for spec in specs.values())

@@ -20,7 +20,11 @@ def test_a_sound_candidate_passes_is_promoted_and_its_verdict_is_complete(bench:
     assert verdict.failures() == []
     assert verdict.decision == "pass"
     assert [(guard.number, guard.name) for guard in verdict.guards] == [(guard.number, guard.name) for guard in GUARDS]
-    assert {g.name for g in verdict.guards if g.outcome is Outcome.NOT_EVALUATED} == {"score_shift", "rollback"}
+    assert {g.name for g in verdict.guards if g.outcome is Outcome.NOT_EVALUATED} == {
+        "score_shift",
+        "rollback",
+        "served",
+    }
     assert verdict.judged == dict(bench.candidate.files)
     complete = ("data", "soft_labels", "calibration", "onnx", "provenance")
     assert all(c.threshold and c.value is not None for name in complete for c in verdict.guard(name).checks)

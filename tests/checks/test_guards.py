@@ -191,7 +191,11 @@ def test_a_measurement_that_raises_blocks_and_is_never_a_score(bench: Bench) -> 
     )
     verdict = lost.without(lambda r: True).variant({"model.onnx": b"no model", "schema.json": b"{"}).judge()
     applied = [guard for guard in verdict.guards if guard.outcome is not Outcome.NOT_EVALUATED]
-    assert {guard.name for guard in verdict.guards} - {guard.name for guard in applied} == {"score_shift", "rollback"}
+    assert {guard.name for guard in verdict.guards} - {guard.name for guard in applied} == {
+        "score_shift",
+        "rollback",
+        "served",
+    }
     assert verdict.decision == "fail"
     for guard in applied:
         assert (guard.outcome, guard.checks) == (Outcome.FAIL, ()), guard.name

@@ -163,6 +163,9 @@ def test_failed_checks_are_told_by_asset_and_are_over_when_they_pass(night: Nigh
     @dg.asset
     def table() -> None: ...
 
+    @dg.asset(key=["homepage", "served_skew"])
+    def served_skew() -> None: ...
+
     def check(asset: dg.AssetsDefinition, name: str, severity: dg.AssetCheckSeverity) -> dg.AssetChecksDefinition:
         @dg.asset_check(asset=asset, name=name, blocking=True)
         def run() -> dg.AssetCheckResult:
@@ -174,6 +177,8 @@ def test_failed_checks_are_told_by_asset_and_are_over_when_they_pass(night: Nigh
         return [
             onnx,
             table,
+            served_skew,
+            check(served_skew, "served", severities.ERROR),
             check(onnx, "quality", severities.ERROR),
             check(onnx, "verdict", severities.ERROR),
             check(table, "rows", severities.ERROR),
@@ -183,7 +188,11 @@ def test_failed_checks_are_told_by_asset_and_are_over_when_they_pass(night: Nigh
     night.look_now()
     # The run fails by its checks: that is told as what they say, and not once more as a run.
     assert not dg.materialize(made(), instance=night.instance, raise_on_error=False).success
-    assert sorted(night.look_now()) == ["check_failed: table", "gate_refused: homepage/onnx"]
+    assert sorted(night.look_now()) == [
+        "check_failed: table",
+        "gate_refused: homepage/onnx",
+        "served_skewed: homepage/served_skew",
+    ]
     lines = {line["about"]: line["told"] for line in recorded(night.settings.reports_dir / "alerts.jsonl", 5)}
     assert lines["table"] == "rows: rows because"
     assert set(lines["homepage/onnx"].split("; ")) == {

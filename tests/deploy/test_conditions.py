@@ -129,6 +129,14 @@ def test_labels_follow_inputs_of_any_day_but_another_teacher_is_left_to_its_sens
     assert look() == {"radio/soft_labels": {str(FIRST)}}
 
 
+def test_a_day_whose_answers_nobody_logged_is_not_compared(instance: dg.DagsterInstance, look: Look):
+    for name in ("landing/served", "features/stg_exposures", "homepage/examples"):
+        report(instance, name, str(FIRST))
+    assert look() == {}
+    said = look.said("homepage/served_skew")
+    assert said["everything that it reads is there"] and not said["a served log of that day has landed"]
+
+
 def test_a_student_that_was_trained_again_is_evaluated_exported_and_released_through_its_gate(
     instance: dg.DagsterInstance, look: Look
 ):

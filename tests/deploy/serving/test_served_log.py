@@ -29,7 +29,7 @@ from ml.landing.load import load_days
 from ml.landing.readiness import data_files
 from ml.operations.forget import forget
 from ml.operations.served_retention import remove_served
-from tests.support.known import the
+from tests.support.known import present, the
 from tests.support.tiny_home import DAY, Home, rank_body, tiny_settings, wait_until
 
 OTHERS = ("exposures", "listens", "items", "users")
@@ -129,7 +129,9 @@ def test_an_interleaved_answer_names_whose_scores_and_picks_are_whose(home: Home
     rows = landed(settings).to_pylist()
     assert [row["arm"] for row in rows] == [item["arm"] for item in answer["items"]]
     assert [np.float32(row["score"]) for row in rows] == [np.float32(item["score"]) for item in answer["items"]]
-    assert {row["release_id"] for row in rows if row["arm"].endswith("challenger")} == {rival.challenger.release}
+    assert {row["release_id"] for row in rows if row["arm"].endswith("challenger")} == {
+        present(rival.challenger).release
+    }
     assert {row["release_id"] for row in rows if row["arm"].endswith("control")} == {answer["release"]}
 
 

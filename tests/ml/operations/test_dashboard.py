@@ -12,7 +12,7 @@ from ml.evaluation.results import Difference
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.operations.dashboard import as_page, rows
-from ml.operations.weeks import Calibrated, Covered, Evaluated, Moved, Weeks, weeks
+from ml.operations.weeks import Calibrated, Covered, Evaluated, Moved, ServedDay, Weeks, weeks
 from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
 from ml.surfaces.spec import load_surfaces
@@ -59,6 +59,14 @@ def test_the_page_needs_no_other_file_and_text_of_the_stores_is_shown_not_run() 
     assert len(drawn) == 4
     for picture in drawn:
         ElementTree.fromstring(picture)
+
+
+def test_what_was_served_is_told_where_it_was_compared() -> None:
+    assert "served log" not in page(homepage())
+    day = ServedDay(DAY, 900, {"item_ctr": 0.25}, {"ctr": 1.04})
+    text = page(replace(homepage(), served=day))
+    assert "2026-03-01, 900 exposures: item_ctr unequal in 25.0%, predicted / observed ctr 1.04" in text
+    assert "no input unequal" in page(replace(homepage(), served=replace(day, unequal={})))
 
 
 def test_every_colour_of_a_plot_is_one_that_the_dark_theme_has_too() -> None:
