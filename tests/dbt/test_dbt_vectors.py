@@ -282,6 +282,7 @@ def test_forgetting_reaches_the_vectors(world: SimpleNamespace) -> None:
 
 def test_the_graph_makes_vectors_between_what_the_teacher_is_told_and_the_features(world: SimpleNamespace) -> None:
     from assets.manifest import parse_project
+    from assets.progress import ProgressResource
     from deploy.definitions import build_definitions
 
     parse_project(world.settings)
@@ -294,3 +295,10 @@ def test_the_graph_makes_vectors_between_what_the_teacher_is_told_and_the_featur
     assert ops == {"teacher_tables", "teacher_vectors", "ranking_tables"}
     job = definitions.resolve_job_def("ranking_tables_job")
     assert {vectors, feature, *told} <= job.asset_layer.selected_asset_keys
+    resources = {"settings": world.settings, "progress": ProgressResource()}
+    day = world.days[1]
+    made = dg.materialize([definitions.get_assets_def(vectors)], partition_key=day.isoformat(), resources=resources)
+    [told_of] = made.asset_materializations_for_node("teacher_vectors")
+    rows = sum(embedding.days[1].rows for embedding in world.report.embeddings)
+    assert told_of.metadata["rows"].value == told_of.metadata["dagster/partition_row_count"].value == rows > 30
+    assert told_of.metadata["contract_hash"].value == world.contract.contract_hash
