@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -25,9 +26,9 @@ from assets.manifest import (
     require_built,
 )
 from assets.names import LAKE_WRITER, OWNER, VECTORS
-from assets.partitions import day_partitions, known_window, label_window, partition_days, trailing_window
+from assets.partitions import day_partitions, days_of_a_run, known_window, label_window, partition_days, trailing_window
 from assets.vectors import build_vectors
-from ml.features.build import build_ranges, dbt_vars, excluded_surfaces, stream_dbt
+from ml.features.build import build_ranges, dbt_vars, excluded_surfaces, retried, stream_dbt
 from ml.features.contracts import Contract, contracts
 from ml.features.projects import all_projects
 from ml.features.tables import feature_tables, vector_tables
@@ -35,6 +36,7 @@ from ml.foundation.dropped import require_kept
 from ml.foundation.lake import FEATURES, LANDING, Lake
 from ml.foundation.names import nearest
 from ml.foundation.settings import Settings
+from ml.foundation.writers import writing
 from ml.landing.contract import CARRIED
 from ml.landing.ledger import require_final
 from ml.surfaces.spec import Surface
@@ -272,7 +274,7 @@ def _build_tables(
         name=name,
         partitions_def=day_partitions(settings),
         dagster_dbt_translator=group.translator,
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=days_of_a_run(settings),
         pool=LAKE_WRITER,
     )
     def tables(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[DbtEvent]:
@@ -333,7 +335,7 @@ def _build(
     arguments += ["--target-path", target, "--log-path", target]
     if indirect:
         arguments += ["--indirect-selection", indirect]
-    with Lake(settings) as lake:
+    with Lake(settings) as lake, writing(settings, alone=_lacks_tables(context, lake)):
         _require_kept(lake, group, days)
         lake.trim_statistics()
         ranges = build_ranges(lake, days)
@@ -345,8 +347,22 @@ def _build(
                 message = DbtCoreCliEventMessage(raw_event=told, event_history_metadata={})
                 yield from message.to_default_asset_events(manifest, group.translator, context)
 
-        for event in in_one([build(*some) for some in ranges]):
+        for event in in_one([retried(partial(build, *some), _told_once) for some in ranges]):
             yield _described(context, lake, event, group.translator) if isinstance(event, dg.Output) else event
+
+
+def _lacks_tables(context: dg.AssetExecutionContext, lake: Lake) -> bool:
+    """Tell whether a table is to be created: of two that create it at once, one would lose its days."""
+    return not all(lake.table_exists(_table_of(context, key)) for key in context.selected_asset_keys)
+
+
+def _told_once(event: DbtEvent) -> tuple[str, ...] | None:
+    """Return by what an event is known that a step may tell once."""
+    if isinstance(event, dg.Output):
+        return ("output", event.output_name)
+    if isinstance(event, dg.AssetCheckResult):
+        return ("check", str(event.asset_key), str(event.check_name))
+    return None
 
 
 def in_one(parts: Sequence[Iterable[DbtEvent]]) -> Iterator[DbtEvent]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.names import LAKE_WRITER, OWNER, landing_key
-from assets.partitions import day_partitions, partition_days
+from assets.names import LAKE_WRITER, LANDER, OWNER, landing_key
+from assets.partitions import day_partitions, days_of_a_run, partition_days
 from assets.progress import ProgressResource
 from ml.foundation.lake import LANDING, Lake
 from ml.foundation.settings import Settings
@@ -35,9 +35,9 @@ def build_landing(settings: Settings) -> dg.AssetsDefinition:
         specs=[_spec(settings, contract, name) for name in contract.tables],
         name="landing",
         partitions_def=day_partitions(settings),
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=days_of_a_run(settings),
         can_subset=True,
-        pool=LAKE_WRITER,
+        pool=LAKE_WRITER if settings.lake_writers == 1 else LANDER,
     )
     def landing(
         context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], progress: ProgressResource

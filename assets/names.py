@@ -4,6 +4,8 @@ import dagster as dg
 
 LAKE_WRITER = "lake_writer"
 """Pool of every step that commits to the lake; its limit is set when the instance is created."""
+LANDER = "landing"
+"""Pool of the landing where several may write to the lake: late rows of one day's files go to other days."""
 TRAINING = "training"
 """Pool of steps that use every core."""
 

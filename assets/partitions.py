@@ -7,6 +7,9 @@ import dagster as dg
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
 
+_DAYS_OF_A_RUN = 15
+"""Days of one run where several runs share a backfill: starting a run costs as much as many days of a small app."""
+
 
 def day_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
     """Every day from ``first_day`` to ``last_day`` (or on, for a live source)."""
@@ -45,6 +48,13 @@ def _window(*, start: int, end: int) -> dg.TimeWindowPartitionMapping:
 def _daily(first: date, last: date | None) -> dg.DailyPartitionsDefinition:
     end = (last + timedelta(days=1)).isoformat() if last else None
     return dg.DailyPartitionsDefinition(start_date=first.isoformat(), end_date=end, timezone="UTC")
+
+
+def days_of_a_run(settings: Settings) -> dg.BackfillPolicy:
+    """Return how a backfill shares its days among runs: all in one, or some in each where several may write at once."""
+    if settings.lake_writers == 1:
+        return dg.BackfillPolicy.single_run()
+    return dg.BackfillPolicy.multi_run(max_partitions_per_run=_DAYS_OF_A_RUN)
 
 
 def partition_days(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> list[date]:

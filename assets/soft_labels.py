@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets.landing import data_version
 from assets.names import LAKE_WRITER, OWNER, TEACHER, surface_key
-from assets.partitions import day_partitions, partition_days
+from assets.partitions import day_partitions, days_of_a_run, partition_days
 from assets.progress import ProgressResource
 from ml.foundation.lake import ML, Lake
 from ml.foundation.settings import Settings
@@ -21,7 +21,7 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
         owners=[OWNER, surface.owner],
         kinds={"onnx", "duckdb"},
         partitions_def=day_partitions(settings),
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=days_of_a_run(settings),
         deps=[surface_key(surface.name, "teacher_inputs"), TEACHER],
         pool=LAKE_WRITER,
         description=(

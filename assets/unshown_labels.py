@@ -8,7 +8,7 @@ import dagster as dg
 from assets.landing import data_version
 from assets.manifest import PARSED, manifest_path
 from assets.names import LAKE_WRITER, OWNER, TEACHER, surface_key
-from assets.partitions import day_partitions, partition_days
+from assets.partitions import day_partitions, days_of_a_run, partition_days
 from assets.progress import ProgressResource
 from ml.features.tables import feature_tables
 from ml.foundation.lake import Lake
@@ -34,7 +34,7 @@ def build_unshown_labels(
         owners=[OWNER, surface.owner],
         kinds={"onnx", "duckdb"},
         partitions_def=day_partitions(settings),
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=days_of_a_run(settings),
         deps=[*features, surface_key(surface.name, "teacher_inputs"), TEACHER],
         pool=LAKE_WRITER,
         code_version=str(surface.distillation.unshown),

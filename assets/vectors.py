@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.landing import data_version
 from assets.names import LAKE_WRITER, OWNER, TEACHER, VECTORS, surface_key
-from assets.partitions import day_partitions, partition_days
+from assets.partitions import day_partitions, days_of_a_run, partition_days
 from assets.progress import ProgressResource
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
@@ -28,7 +28,7 @@ def build_vectors(settings: Settings, surfaces: Mapping[str, Surface]) -> dg.Ass
         owners=[OWNER],
         kinds={"onnx", "duckdb"},
         partitions_def=day_partitions(settings),
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        backfill_policy=days_of_a_run(settings),
         deps=[dg.AssetKey(["features", "stg_exposures"]), *inputs, TEACHER],
         pool=LAKE_WRITER,
     )

@@ -41,8 +41,8 @@ The order is what the design leads one to expect; none of it was run.
    that shares are independent.
 2. **The file of a training window**, on the disk of the instance directory. Train on a sample of exposures, or read
    batches from the files of the snapshot; the training set is already a query and a snapshot.
-3. **One writer of the lake** (the pool `lake_writer`). Features and labels of other days wait. A Postgres catalog
-   takes several writers of different tables; a pool per table is the change.
+3. **One writer of the lake** (the pool `lake_writer`). Features and labels of other days wait. With a Postgres catalog
+   `CROSSFADE_LAKE_WRITERS` steps write at once; the landing stays one step.
 4. **The catalog's list of files.** Each read with a condition goes through a row per file of the lake. DuckLake asks a
    Postgres catalog by an index on `ducklake_file_column_stats (table_id, column_id)` where somebody has made one
    (<https://github.com/duckdb/ducklake/pull/1147>), and a SQLite catalog never.

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from assets.manifest import parse_project
-from assets.names import LAKE_WRITER, TRAINING
+from assets.names import LAKE_WRITER, LANDER, TRAINING
 from ml.foundation.file_stores import open_files
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, SETTINGS_FILE, Settings, app_values, kept_values, write_settings_file
@@ -134,8 +134,13 @@ def prepare_instance(settings: Settings) -> None:
     scratch.write_text(instance_file(settings), encoding="utf-8")
     scratch.replace(folder / "dagster.yaml")
     with DagsterInstance.from_config(str(folder)) as instance:
-        for pool in (LAKE_WRITER, TRAINING):
-            instance.event_log_storage.set_concurrency_slots(pool, 1)
+        for pool, limit in pool_limits(settings).items():
+            instance.event_log_storage.set_concurrency_slots(pool, limit)
+
+
+def pool_limits(settings: Settings) -> dict[str, int]:
+    """Return how many steps of each pool may run at once."""
+    return {LAKE_WRITER: settings.lake_writers, LANDER: 1, TRAINING: 1}
 
 
 def require_rebuildable(settings: Settings) -> None:

@@ -123,14 +123,14 @@ def _instance(settings: Settings) -> Look:
         return State.BAD, f"{settings.dagster_home} holds no dagster.yaml", "crossfade init"
     from dagster import DagsterInstance
 
-    from assets.names import LAKE_WRITER, TRAINING
+    from deploy.home import pool_limits
 
     with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
         limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
-    wrong = {name: limits.get(name) for name in (LAKE_WRITER, TRAINING) if limits.get(name) != 1}
-    if wrong:
-        return State.BAD, f"pool limits are {wrong}, not 1: writers would meet in the lake", "crossfade init"
-    return State.GOOD, f"pools {LAKE_WRITER} and {TRAINING} admit one step at a time"
+    wanted = pool_limits(settings)
+    if wrong := {name: limits.get(name) for name, limit in wanted.items() if limits.get(name) != limit}:
+        return State.BAD, f"pool limits are {wrong}, wanted are {wanted}: writers would meet", "crossfade init"
+    return State.GOOD, f"pools admit so many steps at a time: {', '.join(f'{n} {k}' for n, k in wanted.items())}"
 
 
 def _dbt(settings: Settings) -> Look:

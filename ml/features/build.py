@@ -5,14 +5,17 @@ examples, teacher inputs) of a day reads the base tables of its trailing window,
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+import random
+import time
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from ml.features import contracts
 from ml.features.projects import DBT_PROJECT_DIR, app_projects, link_packages, packages_dir
@@ -27,6 +30,7 @@ from ml.foundation.lake import (
     catalog_secret,
     duckdb_settings,
     extensions,
+    is_conflict,
     lake_environment,
 )
 from ml.foundation.settings import Settings
@@ -37,6 +41,8 @@ if TYPE_CHECKING:  # dbt is loaded where it is called
     from dbt_common.events.base_types import EventMsg
 
 Stage = Literal["base", "ranking"]
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class DbtVars(TypedDict):
@@ -266,6 +272,33 @@ def stream_dbt(
         thread.join()
     if failed:
         raise failed[0]
+
+
+def retried(
+    build: Callable[[], Iterator[T]], key: Callable[[T], Hashable | None], *, attempts: int = 6, pause_s: float = 2
+) -> Iterator[T]:
+    """Yield what a dbt call tells; where another writer committed first, call it again as a whole.
+
+    Args:
+        build: Makes the call. The same input gives the same tables, so that it may be repeated.
+        key: By which something is told once, though several calls tell it; None for what may be told again.
+        attempts: Calls until a conflict is raised.
+        pause_s: Mean pause before the second call; it doubles, and varies so that two do not meet again.
+    """
+    told = set[Hashable]()
+    for attempt in range(1, attempts + 1):
+        try:
+            for event in build():
+                found = key(event)
+                if found is None or found not in told:
+                    told.add(found)
+                    yield event
+            return
+        except DbtError as error:
+            if attempt == attempts or not is_conflict(error):
+                raise
+            log.warning("another writer committed first, so it is built again: %s", error)
+            time.sleep(pause_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
 
 
 @contextmanager

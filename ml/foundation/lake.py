@@ -177,7 +177,7 @@ class Lake:
                 return step()
             except duckdb.Error as error:
                 last = attempt == attempts - 1
-                if last or not any(word in str(error).lower() for word in _CONFLICTS):
+                if last or not is_conflict(error):
                     raise
                 time.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")
@@ -342,6 +342,11 @@ class Lake:
         names = [(name, kind) for name, kind, *_ in described]
         row = ", ".join(f"coalesce({quoted(name)}::varchar, '\\N')" for name, _ in names)
         return names, f"coalesce(sum(md5_number_lower(concat_ws(chr(31), {row}))::hugeint), 0)::varchar"
+
+
+def is_conflict(error: Exception) -> bool:
+    """Tell whether an error says that another writer committed first, so that the whole may be tried again."""
+    return any(word in str(error).lower() for word in _CONFLICTS)
 
 
 def _digest(names: list[tuple[str, str]], count: int, total: str) -> tuple[int, str]:

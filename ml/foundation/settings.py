@@ -204,6 +204,12 @@ class Settings(BaseSettings):
         description="postgresql://user:password@host:port/database of the lake's catalog, in place of the SQLite file "
         "of the instance directory.",
     )
+    lake_writers: int = Field(
+        default=1,
+        ge=1,
+        description="Steps that write to the lake at once, each its own days; more than 1 need a Postgres catalog. "
+        "`crossfade init` sets the pool's limit.",
+    )
     lake_url: str | None = Field(
         default=None,
         pattern=r"^s3://[^/]+/.+",
@@ -352,6 +358,11 @@ class Settings(BaseSettings):
         # SQLAlchemy takes a plain postgresql:// for another driver than the one that is installed.
         if self.dagster_url and not self.dagster_url.get_secret_value().startswith("postgresql+psycopg2://"):
             raise ValueError("CROSSFADE_DAGSTER_URL does not start with postgresql+psycopg2://")
+        if self.lake_writers > 1 and self.catalog_url is None:
+            raise ValueError(
+                f"lake_writers is {self.lake_writers}, but the embedded catalog has one writer: set "
+                "CROSSFADE_CATALOG_URL to a Postgres database, or leave it at 1"
+            )
         if self.development and (shared := [name for name in SHARED if getattr(self, name)]):
             variables = ", ".join(f"CROSSFADE_{name.upper()}" for name in shared)
             raise ValueError(

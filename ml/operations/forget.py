@@ -18,6 +18,7 @@ from ml.foundation.ids import id63
 from ml.foundation.lake import ALIAS, FEATURES, LANDING, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
+from ml.foundation.writers import writing
 from ml.inference.snapshot import SERVING, FeatureSnapshot, current_snapshot, publish
 from ml.landing.contract import load_contract
 from ml.landing.erase import erase_rows, matching_rows, word_pattern
@@ -94,7 +95,7 @@ def forget(settings: Settings, user: str, *, dry_run: bool = False, progress: Pr
     """
     if not user.strip():
         raise ValueError("the user id is empty")
-    with Lake(settings) as lake:
+    with writing(settings, alone=True), Lake(settings) as lake:
         person = _identify(lake, settings, user)
         progress(
             Step("forget", line=f"{len(person.ids[ACCOUNT])} linked accounts, {len(person.ids[EXPOSURE]):,} exposures")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
+from ml.foundation.writers import writing
 from ml.operations.compaction import compact
 from ml.operations.old_days import OldDays, drop, old_days
 from ml.operations.served_retention import remove_served
@@ -87,7 +88,7 @@ def tidy(settings: Settings, *, dry_run: bool = False, grace: timedelta = GRACE,
         remove(store, one)
     progress(Step("housekeeping", 2, _STEPS, line=f"artifacts of {len(gone)} partitions removed"))
     # A release that was retired just now keeps its snapshot until the next time: its folder may still be read.
-    with Lake(settings) as lake:
+    with writing(settings, alone=True), Lake(settings) as lake:
         of_lake = _tidy_lake(lake, surfaces, pinned, dry_run=dry_run, grace=grace, progress=progress)
     stale = _remove_runs(settings, dry_run)
     progress(Step("housekeeping", 8, _STEPS, line=f"{stale} folders of dbt calls removed"))

@@ -1,7 +1,7 @@
 """Backfills through the UI's own API: one canceled and resumed, two at once. `make backfills DAYS=30`.
 
 With SERVERS=1 the two at once work on a Postgres catalog and storage with data and artifacts in an object store, and
-must leave the tables of the serial run on one machine.
+must leave the tables of the serial run on one machine; WRITERS=2 lets so many steps write to that lake at once.
 """
 
 import json
@@ -25,6 +25,7 @@ from tests.support.known import present
 
 DAYS = int(os.environ.get("DAYS", "30"))
 SERVERS = bool(os.environ.get("SERVERS"))
+WRITERS = os.environ.get("WRITERS", "1")
 EVERY = [day(number) for number in range(DAYS)]
 HALF = EVERY[DAYS // 3 : 2 * DAYS // 3]
 ALONE = 3
@@ -51,7 +52,7 @@ def make_app(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 @pytest.fixture
 def shared(request: pytest.FixtureRequest) -> dict[str, str]:
     """Variables that move what machines share to servers; none unless they are asked for."""
-    return request.getfixturevalue("servers") if SERVERS else {}
+    return {**request.getfixturevalue("servers"), "CROSSFADE_LAKE_WRITERS": WRITERS} if SERVERS else {}
 
 
 def up_to_soft_labels(key: dg.AssetKey) -> bool:

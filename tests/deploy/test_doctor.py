@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from pydantic import SecretStr
 
 from deploy.cli.doctor import EXAMINATIONS, State, examine
+from deploy.definitions import build_definitions
+from deploy.home import pool_limits
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surface
@@ -112,6 +116,19 @@ def test_pools_that_admit_more_than_one_writer_are_bad(prepared_home: Path) -> N
             instance.event_log_storage.set_concurrency_slots(LAKE_WRITER, 1)
     assert state is State.BAD and "4" in told and remedy == "crossfade init"
     assert found(prepared_home)["dagster"][0] is State.GOOD
+
+
+def test_several_writers_have_as_many_places_and_share_a_backfill(prepared_home: Path) -> None:
+    several = Settings(home=prepared_home, catalog_url=SecretStr("postgresql://nowhere/none"), lake_writers=3)
+    assert pool_limits(several)["lake_writer"] == 3 and set(pool_limits(Settings(home=prepared_home)).values()) == {1}
+    for settings, landing, policy in (
+        (several, "landing", dg.BackfillPolicy.multi_run(15)),
+        (Settings(home=prepared_home), "lake_writer", dg.BackfillPolicy.single_run()),
+    ):
+        definitions = build_definitions(settings)
+        for key, pool in ((["landing", "listens"], landing), (["features", "feat_user"], "lake_writer")):
+            assets = definitions.resolve_assets_def(dg.AssetKey(key))
+            assert (assets.backfill_policy, assets.op.pool) == (policy, pool)
 
 
 def test_the_command_prints_every_finding_and_fails_where_one_is_bad(tiny_demo: Path, tmp_path: Path, run_command):
