@@ -2,6 +2,10 @@
 
 import dagster as dg
 
+from ml.foundation.settings import Settings
+from ml.surfaces.spec import Surface
+from ml.teacher.teachers import teacher_names
+
 LAKE_WRITER = "lake_writer"
 """Pool of every step that commits to the lake; its limit is set when the instance is created."""
 LANDER = "landing"
@@ -17,6 +21,11 @@ TEACHER = dg.AssetKey("teacher")
 VECTORS = dg.AssetKey("teacher_vectors")
 
 
+def teacher_key(name: str | None) -> dg.AssetKey:
+    """Return the key of a teacher; None is the one that needs no name."""
+    return TEACHER if name is None else dg.AssetKey([*TEACHER.path, name])
+
+
 def landing_key(table: str) -> dg.AssetKey:
     """Return the key of one landed table."""
     return dg.AssetKey(["landing", table])
@@ -30,3 +39,15 @@ def release_page(surface: str, release: str) -> str:
 def surface_key(surface: str, name: str) -> dg.AssetKey:
     """Return the key of one asset of a surface."""
     return dg.AssetKey([surface, name])
+
+
+def soft_label_key(surface: str, teacher: str | None) -> dg.AssetKey:
+    """Return the key of a teacher's soft labels of a surface; None is the one that needs no name."""
+    key = surface_key(surface, "soft_labels")
+    return key if teacher is None else dg.AssetKey([*key.path, teacher])
+
+
+def label_keys(settings: Settings, surface: Surface) -> list[dg.AssetKey]:
+    """Return the assets that hold teachers' labels for a surface."""
+    keys = [soft_label_key(surface.name, name) for name in teacher_names(settings, surface)]
+    return [*keys, *([surface_key(surface.name, "unshown_labels")] if surface.distillation.unshown else [])]

@@ -1,31 +1,36 @@
-"""Soft labels: the frozen teacher scores the app's own examples, day by day."""
+"""Soft labels: each frozen teacher scores the app's own examples, day by day."""
 
 import dagster as dg
 
 from assets.landing import data_version
-from assets.names import LAKE_WRITER, OWNER, TEACHER, surface_key
+from assets.names import LAKE_WRITER, OWNER, soft_label_key, surface_key, teacher_key
 from assets.partitions import day_partitions, days_of_a_run, partition_days
 from assets.progress import ProgressResource
 from ml.foundation.lake import ML, Lake
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
-from ml.teacher.contract import teacher_contract
+from ml.teacher.teachers import contract_named, teacher_names
 
 
-def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefinition:
-    """Return the asset ``<surface>/soft_labels``."""
+def build_soft_labels(settings: Settings, surface: Surface) -> list[dg.AssetsDefinition]:
+    """Return the asset ``<surface>/soft_labels``; of several teachers ``<surface>/soft_labels/<teacher>`` of each."""
+    return [_build(settings, surface, name) for name in teacher_names(settings, surface)]
+
+
+def _build(settings: Settings, surface: Surface, teacher: str | None) -> dg.AssetsDefinition:
+    whose = "The teacher's logits" if teacher is None else f"The logits of the teacher {teacher}"
 
     @dg.asset(
-        key=surface_key(surface.name, "soft_labels"),
+        key=soft_label_key(surface.name, teacher),
         group_name=surface.name,
         owners=[OWNER, surface.owner],
         kinds={"onnx", "duckdb"},
         partitions_def=day_partitions(settings),
         backfill_policy=days_of_a_run(settings),
-        deps=[surface_key(surface.name, "teacher_inputs"), TEACHER],
+        deps=[surface_key(surface.name, "teacher_inputs"), teacher_key(teacher)],
         pool=LAKE_WRITER,
         description=(
-            f"The teacher's logits for every exposure of {surface.name}: one row per exposure and teacher version. "
+            f"{whose} for every exposure of {surface.name}: one row per exposure and teacher version. "
             "Labels of earlier versions stay beside them.\n\n"
             "**If it fails**: a non-finite score names its exposure; a refused teacher is described at `teacher`."
         ),
@@ -35,7 +40,7 @@ def build_soft_labels(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
     ) -> dg.MaterializeResult:
         from ml.teacher.labels import label_days
 
-        contract = teacher_contract(settings)
+        contract = contract_named(settings, teacher)
         with Lake(settings) as lake:
             report = label_days(
                 lake, settings, surface.name, contract, partition_days(context), progress=progress.of(context)

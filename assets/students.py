@@ -5,7 +5,7 @@ import time
 import dagster as dg
 from pydantic import Field
 
-from assets.names import LAKE_WRITER, OWNER, TRAINING, surface_key
+from assets.names import LAKE_WRITER, OWNER, TRAINING, label_keys, surface_key
 from assets.partitions import partition_day, student_partitions, student_window
 from assets.progress import ProgressResource
 from ml.foundation.settings import Settings
@@ -41,10 +41,12 @@ def build_students(settings: Settings, surface: Surface) -> list[dg.AssetsDefini
         f"The ranker that also learns the teacher's soft labels ({surface.distillation.technique}); the heads that "
         f"learn them never serve.\n\n{_FAILS}",
     )
-    return [_build_training_set(surface, partitions), control, student]
+    return [_build_training_set(settings, surface, partitions), control, student]
 
 
-def _build_training_set(surface: Surface, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+def _build_training_set(
+    settings: Settings, surface: Surface, partitions: dg.PartitionsDefinition
+) -> dg.AssetsDefinition:
     @dg.asset(
         key=surface_key(surface.name, "training_set"),
         group_name=surface.name,
@@ -53,8 +55,8 @@ def _build_training_set(surface: Surface, partitions: dg.PartitionsDefinition) -
         partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         deps=[
-            dg.AssetDep(surface_key(surface.name, name), partition_mapping=student_window(surface))
-            for name in ("examples", "soft_labels", *(["unshown_labels"] if surface.distillation.unshown else []))
+            dg.AssetDep(key, partition_mapping=student_window(surface))
+            for key in [surface_key(surface.name, "examples"), *label_keys(settings, surface)]
         ],
         pool=LAKE_WRITER,  # soft labels of links that were withdrawn are dropped
         code_version=surface.digest,
@@ -83,7 +85,7 @@ def _build_training_set(surface: Surface, partitions: dg.PartitionsDefinition) -
                 "train_days": f"{made.train_days[0]} to {made.train_days[-1]}",
                 "eval_days": f"{made.eval_days[0]} to {made.eval_days[-1]}",
                 "lake_snapshot": made.snapshot,
-                "teacher_version": made.teacher_version,
+                "teacher_version": ", ".join(" ".join(filter(None, (of.teacher, of.version))) for of in made.labels),
                 "soft_labels_withdrawn": withdrawn,
                 "releases_that_learnt_from_them": ", ".join(learnt) or "none",
                 "query": dg.MetadataValue.md(f"```sql\n{made.query}\n```"),

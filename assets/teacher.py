@@ -2,19 +2,20 @@
 
 import dagster as dg
 
-from assets.names import OWNER, TEACHER, TRAINING
+from assets.names import OWNER, TRAINING, teacher_key
 from assets.progress import ProgressResource
 from ml.foundation.settings import Settings
 from ml.teacher.contract import teacher_contract
+from ml.teacher.teachers import contract_named
 
 _DEMO_TEACHER = dg.AssetKey(["teacher_training", "demo_teacher"])
 
 
 def build_teacher(settings: Settings) -> list[dg.AssetsDefinition]:
-    """Return the asset ``teacher`` and, where this home trains one, the demo teacher before it."""
+    """Return the asset ``teacher``, or one of each of several; the demo teacher before it where it is trained here."""
     if settings.trains_demo_teacher:
-        return [_build_demo_teacher(), _build_pinned_teacher([_DEMO_TEACHER])]
-    return [_build_pinned_teacher([])]
+        return [_build_demo_teacher(), _build_pinned_teacher(None, [_DEMO_TEACHER])]
+    return [_build_pinned_teacher(name, []) for name in settings.teachers or [None]]
 
 
 def _build_demo_teacher() -> dg.AssetsDefinition:
@@ -64,9 +65,9 @@ def _build_demo_teacher() -> dg.AssetsDefinition:
     return demo_teacher
 
 
-def _build_pinned_teacher(deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
+def _build_pinned_teacher(name: str | None, deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
     @dg.asset(
-        key=TEACHER,
+        key=teacher_key(name),
         group_name="teacher",
         owners=[OWNER],
         kinds={"onnx"},
@@ -81,7 +82,7 @@ def _build_pinned_teacher(deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
         """
         from ml.teacher.runtime import validate
 
-        contract = teacher_contract(settings)
+        contract = contract_named(settings, name)
         validate(contract)
         table = "| input | dtype | shape | default | meaning |\n|---|---|---|---|---|\n" + "\n".join(
             f"| {i.name} | {i.dtype} | {list(i.shape)} | {i.default} | {i.meaning} |" for i in contract.inputs
@@ -93,7 +94,7 @@ def _build_pinned_teacher(deps: list[dg.AssetKey]) -> dg.AssetsDefinition:
                 "trained_through": str(contract.trained_through),
                 "outputs": ", ".join(f"{output.task} ({output.kind})" for output in contract.outputs),
                 "inputs": dg.MetadataValue.md(table),
-                "contract": dg.MetadataValue.path(str(settings.teacher)),
+                "contract": dg.MetadataValue.path(str(settings.teacher if name is None else settings.teachers[name])),
             },
             data_version=dg.DataVersion(contract.contract_hash),
         )

@@ -1,23 +1,24 @@
-"""Labels of pairs that nobody was shown: the frozen teacher scores them as it scores exposures, day by day."""
+"""Labels of pairs that nobody was shown: the frozen teachers score them as they score exposures, day by day."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.landing import data_version
 from assets.manifest import PARSED, manifest_path
-from assets.names import LAKE_WRITER, OWNER, TEACHER, surface_key
+from assets.names import LAKE_WRITER, OWNER, surface_key, teacher_key
 from assets.partitions import day_partitions, days_of_a_run, partition_days
 from assets.progress import ProgressResource
 from ml.features.tables import feature_tables
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
-from ml.teacher.contract import teacher_contract
+from ml.teacher.teachers import contracts_of, teacher_names
 
 if TYPE_CHECKING:
-    from ml.teacher.labels import DayLabels
+    from ml.teacher.labels import DayLabels, LabelReport
 
 
 def build_unshown_labels(
@@ -26,6 +27,7 @@ def build_unshown_labels(
     """Return the asset ``<surface>/unshown_labels`` of a surface that declares pairs; else nothing."""
     if surface.distillation.unshown is None:
         return []
+    teachers = [teacher_key(name) for name in teacher_names(settings, surface)]
     features = [dg.AssetKey(["features", name]) for name in ("stg_exposures", *feature_tables(settings))]
 
     @dg.asset(
@@ -35,7 +37,7 @@ def build_unshown_labels(
         kinds={"onnx", "duckdb"},
         partitions_def=day_partitions(settings),
         backfill_policy=days_of_a_run(settings),
-        deps=[*features, surface_key(surface.name, "teacher_inputs"), TEACHER],
+        deps=[*features, surface_key(surface.name, "teacher_inputs"), *teachers],
         pool=LAKE_WRITER,
         code_version=str(surface.distillation.unshown),
         description=(
@@ -52,40 +54,53 @@ def build_unshown_labels(
         from ml.features.unshown import draw_pairs
         from ml.teacher.labels import label_days, unshown_rows
 
-        contract, days, told = teacher_contract(settings), partition_days(context), progress.of(context)
+        contracts, days, told = contracts_of(settings, surface), partition_days(context), progress.of(context)
+        label = partial(label_days, progress=told, rows_of=unshown_rows)
         parsed = manifest_path(settings).with_name(PARSED)
         with Lake(settings) as lake:
             drawn = draw_pairs(lake, surfaces, surface, days, parsed=parsed, progress=told)
-            report = label_days(lake, settings, surface.name, contract, days, progress=told, rows_of=unshown_rows)
-            sizes = lake.day_bytes(report.table, days[0], days[-1])
-        for day in report.days:
-            described = _described(day, drawn.wanted[day.day], sizes.get(day.day, 0))
-            context.add_asset_metadata(described, partition_key=day.day.isoformat())
+            reports = [label(lake, settings, surface.name, one, days) for one in contracts.values()]
+            sizes = lake.day_bytes(reports[0].table, days[0], days[-1])
+        for of_day in zip(*(report.days for report in reports), strict=True):
+            day = of_day[0].day
+            described = _described(of_day, drawn.wanted[day], sizes.get(day, 0))
+            context.add_asset_metadata(described, partition_key=day.isoformat())
         return dg.MaterializeResult(
             metadata={
-                "dagster/table_name": f"lake.{report.table}",
-                "teacher_version": contract.version,
-                "contract_hash": contract.contract_hash,
-                "rows": report.rows,
+                "dagster/table_name": f"lake.{reports[0].table}",
+                "teacher_version": ", ".join(report.teacher_version for report in reports),
+                "contract_hash": ", ".join(report.contract_hash for report in reports),
+                "rows": sum(report.rows for report in reports),
                 "wanted_pairs": sum(drawn.wanted.values()),
                 "unknown_branch_inputs": dg.MetadataValue.json(dict(drawn.unknown)),
-                "defaulted_inputs": dg.MetadataValue.json(report.defaulted_inputs),
-                "unknown_inputs": dg.MetadataValue.json(report.unknown_inputs),
-                "rows_per_second": report.rows_per_second,
-                "seconds": report.seconds,
+                **_of_inputs(reports),
+                "rows_per_second": min(report.rows_per_second for report in reports),
+                "seconds": sum(report.seconds for report in reports),
             },
-            data_version=data_version([day.content_hash for day in report.days]),
+            data_version=data_version([day.content_hash for report in reports for day in report.days]),
         )
 
     return [unshown_labels]
 
 
-def _described(day: "DayLabels", wanted: int, size: int) -> dict[str, int | float | str]:
+def _of_inputs(reports: "Sequence[LabelReport]") -> dict[str, dg.JsonMetadataValue]:
+    """Return the inputs at their default and the unknown ones, those of several teachers under their names."""
+    if len(reports) == 1:
+        defaulted, unknown = reports[0].defaulted_inputs, reports[0].unknown_inputs
+    else:
+        defaulted = {report.teacher: report.defaulted_inputs for report in reports}
+        unknown = {report.teacher: report.unknown_inputs for report in reports}
+    found = {"defaulted_inputs": defaulted, "unknown_inputs": unknown}
+    return {name: dg.MetadataValue.json(value) for name, value in found.items()}
+
+
+def _described(of_day: "Sequence[DayLabels]", wanted: int, size: int) -> dict[str, int | float | str]:
+    """Return what is shown of a day: of several teachers the rows of all, and the coverage that is least."""
     return {
-        "dagster/partition_row_count": day.rows,
+        "dagster/partition_row_count": sum(day.rows for day in of_day),
         "bytes": size,
-        "content_hash": day.content_hash,
-        "coverage": day.coverage,
+        "content_hash": ", ".join(day.content_hash for day in of_day),
+        "coverage": min(day.coverage for day in of_day),
         "wanted_pairs": wanted,
-        "defaulted_input_share": day.defaulted_share,
+        "defaulted_input_share": max(day.defaulted_share for day in of_day),
     }

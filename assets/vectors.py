@@ -1,18 +1,18 @@
 """The teacher's vectors of users and items, day by day: what feature tables with ``vectors`` in their meta read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.landing import data_version
-from assets.names import LAKE_WRITER, OWNER, TEACHER, VECTORS, surface_key
+from assets.names import LAKE_WRITER, OWNER, VECTORS, surface_key, teacher_key
 from assets.partitions import day_partitions, days_of_a_run, partition_days
 from assets.progress import ProgressResource
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
-from ml.teacher.contract import teacher_contract
+from ml.teacher.teachers import home_contracts
 
 if TYPE_CHECKING:
     from ml.teacher.vectors import VectorReport
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def build_vectors(settings: Settings, surfaces: Mapping[str, Surface]) -> dg.AssetsDefinition:
     """Return the asset ``teacher_vectors``."""
     inputs = [surface_key(name, "teacher_inputs") for name in surfaces]
+    teachers = [teacher_key(name) for name in settings.teachers or [None]]
 
     @dg.asset(
         key=VECTORS,
@@ -29,7 +30,7 @@ def build_vectors(settings: Settings, surfaces: Mapping[str, Surface]) -> dg.Ass
         kinds={"onnx", "duckdb"},
         partitions_def=day_partitions(settings),
         backfill_policy=days_of_a_run(settings),
-        deps=[dg.AssetKey(["features", "stg_exposures"]), *inputs, TEACHER],
+        deps=[dg.AssetKey(["features", "stg_exposures"]), *inputs, *teachers],
         pool=LAKE_WRITER,
     )
     def teacher_vectors(
@@ -45,12 +46,15 @@ def build_vectors(settings: Settings, surfaces: Mapping[str, Surface]) -> dg.Ass
         from ml.teacher.vectors import embed_days
         from ml.teacher.withdrawn import drop_withdrawn_vectors
 
-        contract, days = teacher_contract(settings), partition_days(context)
+        days, told = partition_days(context), progress.of(context)
+        every = list(home_contracts(settings).values())
+        contracts = [contract for contract in every if contract.embeddings] or every[:1]
         with Lake(settings) as lake:
             withdrawn = drop_withdrawn_vectors(lake)
-            report = embed_days(lake, settings, contract, surfaces, days, progress.of(context))
+            reports = [embed_days(lake, settings, contract, surfaces, days, told) for contract in contracts]
+        embeddings = [embedding for report in reports for embedding in report.embeddings]
         for place, day in enumerate(days):
-            found = [embedding.days[place] for embedding in report.embeddings]
+            found = [embedding.days[place] for embedding in embeddings]
             context.add_asset_metadata(
                 {
                     "dagster/partition_row_count": sum(one.rows for one in found),
@@ -59,14 +63,15 @@ def build_vectors(settings: Settings, surfaces: Mapping[str, Surface]) -> dg.Ass
                 partition_key=day.isoformat(),
             )
         return dg.MaterializeResult(
-            metadata={**_described(report), "vectors_withdrawn": withdrawn.vectors},
-            data_version=data_version([day.content_hash for found in report.embeddings for day in found.days]),
+            metadata={**_described(reports), "vectors_withdrawn": withdrawn.vectors},
+            data_version=data_version([day.content_hash for found in embeddings for day in found.days]),
         )
 
     return teacher_vectors
 
 
-def _described(report: "VectorReport") -> dict[str, dg.MetadataValue | int | str]:
+def _described(reports: "Sequence[VectorReport]") -> dict[str, dg.MetadataValue | int | str]:
+    embeddings = [found for report in reports for found in report.embeddings]
     told = {
         found.name: {
             "entity": found.entity,
@@ -76,13 +81,13 @@ def _described(report: "VectorReport") -> dict[str, dg.MetadataValue | int | str
             "defaulted_inputs": found.defaulted_inputs,
             "absent_inputs": list(found.absent_inputs),
         }
-        for found in report.embeddings
+        for found in embeddings
     }
     return {
         "dagster/table_name": "lake.ml.teacher_vectors",
-        "teacher": report.teacher,
-        "teacher_version": report.teacher_version,
-        "contract_hash": report.contract_hash,
-        "rows": sum(found.rows for found in report.embeddings),
+        "teacher": ", ".join(report.teacher for report in reports),
+        "teacher_version": ", ".join(report.teacher_version for report in reports),
+        "contract_hash": ", ".join(report.contract_hash for report in reports),
+        "rows": sum(found.rows for found in embeddings),
         "embeddings": dg.MetadataValue.json(told),
     }

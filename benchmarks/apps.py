@@ -27,7 +27,7 @@ import yaml
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.preprocessing import TargetEncoder
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
+from benchmarks.synthetic import LABELS, Shape, write_world
 from ml.evaluation.bootstrap import Interval, UserWeights, interval
 from ml.evaluation.linear import against_control, linear_scores
 from ml.evaluation.over_worlds import over_seeds
@@ -80,7 +80,7 @@ def make_app(folder: Path, world: Mapping[str, Any], seed: int = 0) -> App:
     last = FIRST_DAY + timedelta(days=world["days"])
     with Lake(settings) as lake:
         write_world(lake, surface, Shape(first_day=FIRST_DAY, teacher_noise=NOISE, seed=seed, **world))
-        rows = build_training_set(lake, surface, last, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        rows = build_training_set(lake, surface, last, LABELS)
     fit_days, validation_days = rows.validation_split(surface.window.validation_days)
 
     def read(days: tuple[date, ...], *, judged: bool) -> Dataset:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
+from benchmarks.synthetic import LABELS, Shape, write_world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface, load_surface
@@ -80,7 +80,7 @@ def child(settings: Settings, surface: Surface) -> None:
 
     partition = FIRST_DAY + timedelta(days=surface.window.train_days + surface.window.eval_days)
     with Lake(settings) as lake:
-        chosen = build_training_set(lake, surface, partition, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        chosen = build_training_set(lake, surface, partition, LABELS)
     with most() as reading:
         data = load(settings, chosen, surface, chosen.train_days, soft_labels=False)
     began = time.process_time()

@@ -15,9 +15,11 @@ import pyarrow as pa
 from ml.foundation.ids import id63_array
 from ml.foundation.lake import FEATURES, ML, Lake
 from ml.surfaces.spec import Input, Surface
+from ml.teacher.teachers import LabelsOf
 
 OUTPUTS = ("click", "watch", "continue", "like")
 TEACHER_VERSION, CONTRACT_HASH = "1", "c0ffee"
+LABELS = (LabelsOf(version=TEACHER_VERSION, contract_hash=CONTRACT_HASH, outputs=OUTPUTS),)
 PARTS = ("user", "item", "pair")
 
 

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as RowDataset
 
 from benchmarks.record import HISTORY, Row, interleaved, keep, rows
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
+from benchmarks.synthetic import LABELS, Shape, write_world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
@@ -308,7 +308,7 @@ def world(settings: Settings, surface: Surface, rows_per_day: int) -> TrainingSe
     with Lake(settings) as lake:
         write_world(lake, surface, Shape(first_day=FIRST_DAY, days=days, **shape))
         partition = FIRST_DAY + timedelta(days=days)
-        return build_training_set(lake, surface, partition, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        return build_training_set(lake, surface, partition, LABELS)
 
 
 def timed_loop(run: Callable[[Ranker, Batches, Surface], int], data: Dataset, surface: Surface) -> tuple[int, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.names import surface_key
+from assets.names import soft_label_key, surface_key
 from assets.partitions import day_partitions, partition_days, student_partitions
 from checks.gate import judge
 from checks.guard import Daily
@@ -18,6 +18,7 @@ from ml.foundation.settings import Settings
 from ml.releases.verdicts import Check, GuardResult, StoredVerdict
 from ml.stages.artifacts import find
 from ml.surfaces.spec import Surface
+from ml.teacher.teachers import teacher_names
 
 VERDICT_CHECK = "verdict"
 
@@ -27,16 +28,29 @@ def build_checks(settings: Settings, surfaces: Mapping[str, Surface]) -> list[dg
     found: list[dg.AssetChecksDefinition] = []
     for surface in surfaces.values():
         check_thresholds(surface)
-        found += [_daily(settings, surface, guard.number, guard.daily) for guard in GUARDS if guard.daily]
-        if surface.distillation.unshown:
-            found.append(_daily(settings, surface, soft_labels.GUARD.number, soft_labels.UNSHOWN))
+        for number, daily, key in _of_days(settings, surface):
+            found.append(_daily(settings, surface, number, daily, key))
         found.append(_gate(settings, surface))
     return found
 
 
-def _daily(settings: Settings, surface: Surface, number: int, daily: Daily) -> dg.AssetChecksDefinition:
+def _of_days(settings: Settings, surface: Surface) -> Iterator[tuple[int, Daily, dg.AssetKey]]:
+    """Yield what is checked of each day: number of the guard, the check, and the asset that it is on."""
+    for guard in GUARDS:
+        if guard is soft_labels.GUARD:
+            for name in teacher_names(settings, surface):
+                yield guard.number, soft_labels.daily_of(name), soft_label_key(surface.name, name)
+            if surface.distillation.unshown:
+                yield guard.number, soft_labels.UNSHOWN, surface_key(surface.name, soft_labels.UNSHOWN.asset)
+        elif guard.daily:
+            yield guard.number, guard.daily, surface_key(surface.name, guard.daily.asset)
+
+
+def _daily(
+    settings: Settings, surface: Surface, number: int, daily: Daily, key: dg.AssetKey
+) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=surface_key(surface.name, daily.asset),
+        asset=key,
         name=daily.name,
         blocking=True,
         partitions_def=day_partitions(settings),

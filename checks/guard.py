@@ -20,7 +20,8 @@ from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Check, VerdictKey
 from ml.stages.artifacts import artifact_name, find
 from ml.surfaces.spec import Role, Surface
-from ml.teacher.contract import Contract, teacher_contract
+from ml.teacher.contract import Contract
+from ml.teacher.teachers import contracts_of, kinds_of
 
 if TYPE_CHECKING:
     from ml.evaluation.predictions import Scores
@@ -85,9 +86,14 @@ class Subject:
         return sorted({*self.manifest.train_days, *self.manifest.eval_days})
 
     @property
-    def contract(self) -> Contract:
-        """The pinned teacher's contract."""
-        return teacher_contract(self.settings)
+    def contracts(self) -> dict[str | None, Contract]:
+        """The contracts of the pinned teachers that label the surface; the name of an only one may be None."""
+        return contracts_of(self.settings, self.surface)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kind of each output of these teachers, by what the surface calls it."""
+        return kinds_of(self.settings, self.surface)
 
     @cached_property
     def past(self) -> Lake:
@@ -146,12 +152,12 @@ class Subject:
         from ml.evaluation.evaluate import compute_evaluation
         from ml.stages.evaluation import score_again
 
-        scores = score_again(self.evaluated, self.settings, self.surface, self.manifest, self.contract, self._rankers())
+        scores = score_again(self.evaluated, self.settings, self.surface, self.manifest, self._rankers())
         evaluation = compute_evaluation(
             self.evaluated,
             self.surface,
             self.manifest.partition,
-            teacher_outputs=self.contract.kinds,
+            teacher_outputs=self.kinds,
             seed=self.settings.seed,
             scores=scores.without(SERVED),
             days=self.manifest.eval_days,

@@ -14,7 +14,8 @@ from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.manifest import vectors_read
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import Surface
-from ml.teacher.contract import Contract, teacher_contract
+from ml.teacher.contract import Contract
+from ml.teacher.teachers import home_contracts
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -54,13 +55,15 @@ class Held(TypedDict):
 
 def judge_vectors(lake: Lake, surface: Surface, days: Sequence[date], limits: Vectors) -> list[Check]:
     """Judge the vectors that the examples of some days read, in the lake as it is or at the snapshot that it shows."""
-    contract, checks = teacher_contract(lake.settings), list[Check]()
+    contracts, checks = home_contracts(lake.settings), list[Check]()
     # The first day of all has no day before it, and no vectors.
     days = [day for day in days if day > lake.settings.first_day]
     for table, length in vectors_read(lake.settings, surface).items():
-        own = next((item for item in contract.embeddings if item.name == table.vectors), None)
-        if own is None:
-            told = f"the contract of teacher {contract.name} {contract.version} names no embedding {table.vectors!r}"
+        holders = (one for one in contracts.values() if any(item.name == table.vectors for item in one.embeddings))
+        contract = next(holders, None)
+        if contract is None:
+            names = ", ".join(f"{one.name} {one.version}" for one in contracts.values())
+            told = f"the contract of teacher {names} names no embedding {table.vectors!r}"
             checks.append(Check(name=f"vectors_of_{table.name}", outcome=Outcome.FAIL, detail=told))
             continue
         measured = measure_vectors(lake, surface, table, days, contract, length)

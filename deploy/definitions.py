@@ -46,11 +46,11 @@ def build_definitions(
     """
     surfaces = load_surfaces(settings)
     features = build_features(settings, surfaces)
-    jobs = build_jobs(surfaces, features)
+    jobs = build_jobs(settings, surfaces, features)
     assets: list[dg.AssetsDefinition] = [build_landing(settings), *features]
     assets += build_teacher(settings)
     for surface in surfaces.values():
-        assets.append(build_soft_labels(settings, surface))
+        assets += build_soft_labels(settings, surface)
         assets += build_unshown_labels(settings, surfaces, surface)
         assets += build_students(settings, surface)
         assets.append(build_evaluation(settings, surface))

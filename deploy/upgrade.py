@@ -18,6 +18,9 @@ from ml.landing.load import init_tables, lacking
 from ml.operations.backup import back_up, copy_database, note_copy
 from ml.operations.verify import verify
 from ml.releases.ownership import owner_of, require_owner
+from ml.teacher.contract import ContractError
+from ml.teacher.labels import name_labels, nameless_labels
+from ml.teacher.teachers import home_contracts
 
 
 class UpgradeRefused(ValueError):
@@ -67,6 +70,21 @@ def _hashes(settings: Settings) -> list[str]:
     return [f"{unknown:,} have no recorded hash; they are taken as they are now"] if unknown else []
 
 
+def _names(settings: Settings) -> list[str]:
+    with Lake(settings) as lake:
+        return [f"{table}: who gave a label" for table in nameless_labels(lake)]
+
+
+def _name(settings: Settings) -> None:
+    """Add who gave a label: the only teacher that the home has; not said where it has several or cannot be read."""
+    try:
+        names = list(home_contracts(settings))
+    except ContractError:
+        names = []
+    with Lake(settings) as lake:
+        name_labels(lake, names[0] if len(names) == 1 else None)
+
+
 def _owner(settings: Settings) -> list[str]:
     return [] if owner_of(open_files(settings.artifacts_dir)) else ["they belong to no lake yet"]
 
@@ -108,6 +126,7 @@ STEPS = (
     Step("catalog of the lake", _catalog, _migrate),
     Step("data files", _hashes, verify),
     Step("tables of the landing", _tables, _add_tables),
+    Step("soft labels", _names, _name),
     Step("artifacts", _owner, _own),
     Step("Dagster's instance", _instance, _upgrade_instance),
 )

@@ -10,7 +10,7 @@ import shlex
 import sqlite3
 import tarfile
 from contextlib import closing
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,7 @@ from ml.stages.evaluation import read_evaluation
 from ml.stages.training_set import make_training_set, read_training_set
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import teacher_contract
+from ml.teacher.labels import label_hashes
 
 FIXTURE = sorted(Path(__file__).with_name("fixtures").glob("instance-*.tar.xz"))
 PARTITION = date(2026, 1, 11)
@@ -147,6 +148,13 @@ def _contents(settings: Settings) -> dict[str, tuple[int, str]]:
         return found
 
 
+def _labels(settings: Settings) -> dict[str, object]:
+    contract, days = teacher_contract(settings), [PARTITION - timedelta(days=n) for n in range(1, 4)]
+    with Lake(settings) as lake:
+        known = contract.version, contract.contract_hash
+        return {surface: label_hashes(lake, surface, *known, days) for surface in RELEASES}
+
+
 def _revise(database: Path, statement: str) -> None:
     with closing(sqlite3.connect(database)) as opened, opened:
         opened.execute(statement)
@@ -156,12 +164,13 @@ def test_an_upgrade_says_what_it_will_do_does_that_once_and_can_be_taken_back(un
     told = {step.what: lines for step, lines in pending(untouched)}
     gained = ["landing.ledger: column rows_routed", *(f"landing.exposures: column {name}" for name in GAINED)]
     assert not set(gained) - set(told["tables of the landing"])
-    assert list(told) == ["data files", "tables of the landing", "artifacts", "Dagster's instance"]
+    assert list(told) == ["data files", "tables of the landing", "soft labels", "artifacts", "Dagster's instance"]
+    assert told["soft labels"] == [f"ml.soft_labels_{surface}: who gave a label" for surface in RELEASES]
     assert EXAMINATIONS["version"](untouched)[::2] == (State.DOUBTFUL, "crossfade upgrade")
     assert {step.what: lines for step, lines in pending(untouched)} == told, "looking changes nothing"
 
     copy = copy_state(untouched, untouched.home / "backups")
-    before = _contents(untouched)
+    before, labels = _contents(untouched), _labels(untouched)
     killed = upgrade(untouched)
     assert next(killed)[0].what == "data files"
     killed.close()
@@ -169,10 +178,14 @@ def test_an_upgrade_says_what_it_will_do_does_that_once_and_can_be_taken_back(un
     assert not list(pending(untouched)) and not list(upgrade(untouched))
     assert EXAMINATIONS["version"](untouched)[0] is State.GOOD
     assert {name: held for name, held in _contents(untouched).items() if name in before} == before
+    assert _labels(untouched) == labels, "the labels that manifests name are the ones that are there"
+    with Lake(untouched) as lake:
+        [row] = lake.sql("select teacher, count(*) as n from lake.ml.soft_labels_radio group by teacher").to_pylist()
+    assert (row["teacher"], row["n"] > 0) == (teacher_contract(untouched).name, True)
 
     [catalog] = copy.glob("catalog-*.sqlite")
     restore(untouched, catalog)
-    assert [step.what for step, _ in pending(untouched)] == ["data files", "tables of the landing"]
+    assert [step.what for step, _ in pending(untouched)] == ["data files", "tables of the landing", "soft labels"]
     assert (copy / "dagster" / "dagster.yaml").exists() and (copy / "dagster" / "history" / "runs.db").exists()
 
 

@@ -20,6 +20,7 @@ from ml.releases.manifest import (
 )
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import OnnxGate, ProvenanceGate, Surface
+from ml.teacher.contract import Contract
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -46,7 +47,7 @@ class PredictionRow(TypedDict):
 
 
 def judge(subject: Subject) -> Found:
-    """Derive again what manifest and evaluation state; look for a leak, and for a teacher that saw the answers."""
+    """Derive again what manifest and evaluation state; look for a leak, and for teachers that saw the answers."""
     manifest, surface = subject.manifest, subject.surface
     origins = measure(subject)
     leaks = measure_leaks(subject.evaluated, surface, manifest.eval_days, subject.evaluation, manifest.kind)
@@ -56,18 +57,26 @@ def judge(subject: Subject) -> Found:
     checks = gx.validate(origins, suite(origins))
     checks += gx.validate(stored, predictions_suite(surface.gate.onnx, stored))
     checks += gx.validate(leaks, leaks_suite(surface.gate.provenance, tasks)) if tasks else []
-    return checks + judge_teacher(manifest), ""
+    return checks + judge_teachers(manifest), ""
 
 
-def judge_teacher(manifest: Manifest) -> list[Check]:
-    """Judge whether the teacher was trained before the evaluation days; one that does not say warns."""
-    if manifest.teacher is None:
-        return []
-    if manifest.teacher.trained_through is None:
-        told = "the teacher does not say what it was trained through"
-        return [Check(name="days_from_teacher_to_evaluation", outcome=Outcome.WARN, threshold=">= 1", detail=told)]
-    between = (min(manifest.eval_days) - manifest.teacher.trained_through).days
-    return gx.validate([{"days_between": between}], teacher_suite())
+def judge_teachers(manifest: Manifest) -> list[Check]:
+    """Judge whether each teacher was trained before the evaluation days; one that does not say warns."""
+    found: list[Check] = []
+    for name, (teacher, *_) in manifest.labels.items():
+        named = _named(name, "days_from_teacher_to_evaluation")
+        if teacher.trained_through is None:
+            told = f"the teacher{f' {name}' if name else ''} does not say what it was trained through"
+            found.append(Check(name=named, outcome=Outcome.WARN, threshold=">= 1", detail=told))
+            continue
+        between = (min(manifest.eval_days) - teacher.trained_through).days
+        found += gx.validate([{"days_between": between}], teacher_suite(named))
+    return found
+
+
+def _named(teacher: str | None, what: str) -> str:
+    """Return the name of a check of one teacher; of the only one, that of what is checked."""
+    return f"{teacher}/{what}" if teacher else what
 
 
 def measure(subject: Subject) -> list[dict[str, str]]:
@@ -77,14 +86,13 @@ def measure(subject: Subject) -> list[dict[str, str]]:
         Rows of ``item``, ``stated`` and ``found``, as text.
     """
     settings, surface, manifest, evaluation = subject.settings, subject.surface, subject.manifest, subject.stated
-    champion, reference, contract = subject.champion(), subject.reference(), subject.contract
+    champion, reference = subject.champion(), subject.reference()
     partition = manifest.partition
     train_days = [day for day in surface.training_days(partition) if day >= settings.first_day]
     widened = min(len(manifest.eval_days), surface.looks.most) - surface.looks.first
     wanted = surface.evaluation_days(partition, max(0, widened))
     eval_days = [day for day in wanted if day >= settings.first_day]
     every_day = [*train_days, *eval_days]
-    teacher = manifest.teacher
     stated: dict[str, tuple[object, object]] = {
         "training days": (_span(manifest.train_days), _span(train_days)),
         "evaluation days": (_span(manifest.eval_days), _span(eval_days)),
@@ -102,33 +110,59 @@ def measure(subject: Subject) -> list[dict[str, str]]:
         ),
         "surface specification": (manifest.spec_digest, surface.digest),
         "gate thresholds": (manifest.gate_digest, surface.gate.digest),
-        "teacher": (teacher and f"{teacher.name} {teacher.version}", f"{contract.name} {contract.version}"),
-        "teacher contract": (teacher and teacher.contract_hash, contract.contract_hash),
-        "teacher trained through": (teacher and teacher.trained_through, contract.trained_through),
         "days of examples": (_span([d.day for d in manifest.examples]), _span(every_day)),
-        "days of soft labels": (_span([d.day for d in manifest.soft_labels]), _span(every_day)),
     }
     days = [d.day for d in manifest.examples]
     found_examples = [c for lake, own in _read_at(subject, days) for c in examples_content(lake, surface.name, own)]
     stated |= _contents("examples", manifest.examples, found_examples)
-    if teacher is not None:
-        days = [d.day for d in manifest.soft_labels]
-        found_labels = [
-            content
-            for lake, own in _read_at(subject, days)
-            for content in soft_label_content(lake, surface.name, own, teacher.version, teacher.contract_hash)
-        ]
-        stated |= _contents("soft labels", manifest.soft_labels, found_labels)
-    if teacher is not None and surface.distillation.unshown:
-        from ml.features.unshown import drawn_by
-
-        known = teacher.version, teacher.contract_hash
-        filled = sorted(drawn_by(subject.past, surface.name, train_days))
-        found_pairs = soft_label_content(subject.past, surface.name, filled, *known, unshown=True)
-        stated["days of unshown labels"] = _span([d.day for d in manifest.unshown_labels]), _span(filled)
-        stated |= _contents("unshown labels", manifest.unshown_labels, found_pairs)
+    contracts = list(subject.contracts.items())
+    pinned: dict[str | None, Contract] = dict(contracts) if len(contracts) > 1 else {None: contracts[0][1]}
+    for name in dict.fromkeys([*pinned, *manifest.labels]):
+        stated |= _of_teacher(subject, name, pinned.get(name), every_day)
     stated |= _vectors(subject)
     return [{"item": item, "stated": str(s), "found": str(f)} for item, (s, f) in stated.items()]
+
+
+def _of_teacher(
+    subject: Subject, name: str | None, contract: Contract | None, every_day: Sequence[date]
+) -> dict[str, tuple[object, object]]:
+    """Return what the manifest states of one teacher, and what pinned contract and lake say: (stated, found) by item.
+
+    Args:
+        subject: The candidate.
+        name: Of the teacher, where there are several.
+        contract: The pinned one; None where the home has no such teacher.
+        every_day: Days that were trained or evaluated on.
+    """
+    surface, of = subject.surface, f" of {name}" if name else ""
+    teacher, labels, pairs = subject.manifest.labels.get(name, (None, (), ()))
+    stated: dict[str, tuple[object, object]] = {
+        f"teacher{of}": (
+            teacher and f"{teacher.name} {teacher.version}",
+            contract and f"{contract.name} {contract.version}",
+        ),
+        f"teacher contract{of}": (teacher and teacher.contract_hash, contract and contract.contract_hash),
+        f"teacher trained through{of}": (teacher and teacher.trained_through, contract and contract.trained_through),
+        f"days of soft labels{of}": (_span([d.day for d in labels]), _span(every_day)),
+    }
+    if teacher is None:
+        return stated
+    known = teacher.version, teacher.contract_hash
+    found = [
+        content
+        for lake, own in _read_at(subject, [d.day for d in labels])
+        for content in soft_label_content(lake, surface.name, own, *known, teacher=name)
+    ]
+    stated |= _contents(f"soft labels{of}", labels, found)
+    if surface.distillation.unshown:
+        from ml.features.unshown import drawn_by
+
+        train_days = [day for day in every_day if day in subject.manifest.train_days]
+        filled = sorted(drawn_by(subject.past, surface.name, train_days))
+        found = soft_label_content(subject.past, surface.name, filled, *known, teacher=name, unshown=True)
+        stated[f"days of unshown labels{of}"] = _span([d.day for d in pairs]), _span(filled)
+        stated |= _contents(f"unshown labels{of}", pairs, found)
+    return stated
 
 
 def _vectors(subject: Subject) -> dict[str, tuple[object, object]]:
@@ -198,7 +232,7 @@ def compare_figures(subject: Subject, *, same: bool = False) -> dict[str, str]:
             subject.evaluated,
             subject.surface,
             evaluation.partition,
-            teacher_outputs=subject.contract.kinds,
+            teacher_outputs=subject.kinds,
             seed=evaluation.seed,
             replicates=evaluation.replicates,
             scores=stored_scores(subject.present, subject.surface.name, evaluation.partition),
@@ -276,11 +310,11 @@ def leaks_suite(gate: ProvenanceGate, tasks: Sequence[str]) -> "ExpectationSuite
     return gx.bounded("leaks", "auc", cases, high=gate.max_plausible_auc, label="feature")
 
 
-def teacher_suite() -> "ExpectationSuite":
-    """Return the suite over one row: ``days_between`` the teacher's last day and the first evaluation day."""
+def teacher_suite(name: str) -> "ExpectationSuite":
+    """Return the suite over one row: ``days_between`` a teacher's last day and the first evaluation day."""
     from checks.expectations.measured import ExpectMeasureBetween
 
-    named = gx.named("days_from_teacher_to_evaluation", gx.between(1))
+    named = gx.named(name, gx.between(1))
     return gx.suite("teacher", [ExpectMeasureBetween(column="days_between", min_value=1, **named)])
 
 

@@ -1,8 +1,9 @@
-"""Guard: every example has one finite soft label of the one teacher, and scoring again gives the same."""
+"""Guard: every example has one finite soft label of each pinned teacher, and scoring again gives the same."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from checks import gx
 from checks.days import shown_days
@@ -12,7 +13,8 @@ from ml.evaluation.outcome import Outcome
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import SoftLabelGate, Surface
-from ml.teacher.contract import Contract, teacher_contract
+from ml.teacher.contract import Contract
+from ml.teacher.teachers import contracts_of, other_teachers
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -40,8 +42,8 @@ class Labelled(TypedDict):
 
 
 def judge(subject: Subject) -> Found:
-    """Measure the labels again at the manifest's snapshots, whatever earlier checks said."""
-    if subject.manifest.teacher is None:
+    """Measure the labels of each teacher again at the manifest's snapshots, whatever earlier checks said."""
+    if not subject.manifest.teachers:
         return [], "trained without a teacher"
     checks = [c for lake, days in subject.windows for c in judge_days(lake, subject.surface, days)]
     if subject.manifest.unshown_labels:
@@ -51,50 +53,106 @@ def judge(subject: Subject) -> Found:
     return checks, ""
 
 
-def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:
-    """Judge the pinned teacher's labels of some days of the lake, as it is or at the snapshot that it shows."""
-    from ml.teacher.labels import rescore
+def judge_days(lake: Lake, surface: Surface, days: Sequence[date], teacher: str | None = None) -> list[Check]:
+    """Judge the pinned teachers' labels of some days of the lake, as it is or at the snapshot that it shows.
 
+    Args:
+        lake: The lake.
+        surface: The surface.
+        days: The days.
+        teacher: One of several teachers; by default all that label the surface.
+    """
     days, empty = shown_days(lake, surface, days)
     if not days:
         return empty
-    gate, contract = surface.gate.soft_labels, teacher_contract(lake.settings)
-    measured = measure(lake, surface, days, contract)
-    checks = empty + gx.validate([{**row, "day": str(row["day"])} for row in measured], suite(gate, days))
-    try:
-        difference = rescore(lake, lake.settings, surface.name, contract, days, gate.rescore_rows, lake.settings.seed)
-    except ValueError as error:  # rows that cannot be scored again; the checks above say what is wrong with them
-        return [*checks, Check(name=RESCORE, outcome=Outcome.FAIL, detail=f"could not be scored again: {error}")]
-    n = min(gate.rescore_rows, sum(row["labels"] for row in measured))
-    return checks + gx.validate([{"difference": difference, "n": n}], rescore_suite(gate))
+    checks = list(empty)
+    for pinned in pinned_of(lake, surface, teacher):
+        measured = measure(lake, surface, days, pinned)
+        checks += _judge_measured(pinned, measured)
+        checks.append(_again(lake, surface, days, pinned, measured))
+    return checks
 
 
 def judge_unshown(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:
-    """Judge the pinned teacher's labels of pairs that nobody was shown, and that nobody was shown them."""
+    """Judge the pinned teachers' labels of pairs that nobody was shown, and that nobody was shown them."""
     from ml.features.unshown import drawn_by, unshown_table
-    from ml.teacher.labels import rescore, unshown_rows
+    from ml.teacher.labels import unshown_rows
 
-    gate, contract = surface.gate.soft_labels, teacher_contract(lake.settings)
     if missing := [
         t for t in (unshown_table(surface.name), unshown_rows(surface.name).labels) if not lake.table_exists(t)
     ]:
         return [Check(name="unshown_labels", outcome=Outcome.FAIL, detail=f"there is no table {missing[0]}")]
-    measured = measure(lake, surface, days, contract, unshown=True)
+    measured = [(one, measure(lake, surface, days, one, unshown=True)) for one in pinned_of(lake, surface)]
+    pairs = {row["day"]: row["examples"] for row in measured[0][1]}
     drawn = [
         day for day, rules in drawn_by(lake, surface.name, days).items() if rules == {str(surface.distillation.unshown)}
     ]
-    told = [{**row, "day": str(row["day"])} for row in measured if row["examples"]]
-    rows = [{"shown": shown_pairs(lake, surface, days), "days": len(drawn), "n": sum(row["examples"] for row in told)}]
-    checks = gx.validate(rows, unshown_suite([day for day in days if any(r["day"] == str(day) for r in told)]))
-    checks += gx.validate(told, suite(gate, [row["day"] for row in told], prefix="unshown_")) if told else []
-    n, seed = gate.rescore_rows, lake.settings.seed
+    rows = [{"shown": shown_pairs(lake, surface, days), "days": len(drawn), "n": sum(pairs.values())}]
+    checks = gx.validate(rows, unshown_suite([day for day in days if pairs[day]]))
+    for pinned, found in measured:
+        of_pairs = pinned._replace(prefix=f"{pinned.prefix}unshown_")
+        checks += _judge_measured(of_pairs, [row for row in found if row["examples"]])
+        checks.append(_again(lake, surface, days, of_pairs, found, unshown=True))
+    return checks
+
+
+class Pinned(NamedTuple):
+    """A pinned teacher, and what is asked of its labels.
+
+    Attributes:
+        contract: Its contract.
+        gate: Its bounds.
+        beside: Names of the home's other teachers.
+        prefix: What the names of its checks begin with: its name where several label the surface, and what is labelled.
+    """
+
+    contract: Contract
+    gate: SoftLabelGate
+    beside: tuple[str, ...] = ()
+    prefix: str = ""
+
+
+def pinned_of(lake: Lake, surface: Surface, teacher: str | None = None) -> list[Pinned]:
+    """Return the pinned teachers that label a surface, or one of them."""
+    contracts = contracts_of(lake.settings, surface)
+    return [
+        Pinned(
+            contract,
+            surface.gate.soft_labels.of(name),
+            tuple(other_teachers(lake.settings, name)),
+            f"{name}/" if len(contracts) > 1 else "",
+        )
+        for name, contract in contracts.items()
+        if teacher in (None, name)
+    ]
+
+
+def _judge_measured(pinned: Pinned, measured: Sequence[Labelled]) -> list[Check]:
+    told = [{**row, "day": str(row["day"])} for row in measured]
+    return gx.validate(told, suite(pinned.gate, [row["day"] for row in told], prefix=pinned.prefix)) if told else []
+
+
+def _again(
+    lake: Lake,
+    surface: Surface,
+    days: Sequence[date],
+    pinned: Pinned,
+    measured: Sequence[Labelled],
+    *,
+    unshown: bool = False,
+) -> Check:
+    """Judge whether scoring a sample of a teacher's labels again gives the same."""
+    from ml.teacher.labels import exposure_rows, rescore, unshown_rows
+
+    gate, seed, rows_of = pinned.gate, lake.settings.seed, unshown_rows if unshown else exposure_rows
     try:
-        apart = rescore(lake, lake.settings, surface.name, contract, days, n, seed, unshown_rows)
-    except ValueError as error:
-        failed = f"could not be scored again: {error}"
-        return [*checks, Check(name=f"unshown_{RESCORE}", outcome=Outcome.FAIL, detail=failed)]
-    n = min(n, sum(row["labels"] for row in measured))
-    return checks + gx.validate([{"difference": apart, "n": n}], rescore_suite(gate, prefix="unshown_"))
+        apart = rescore(lake, lake.settings, surface.name, pinned.contract, days, gate.rescore_rows, seed, rows_of)
+    except ValueError as error:  # rows that cannot be scored again; the other checks say what is wrong with them
+        told = f"could not be scored again: {error}"
+        return Check(name=pinned.prefix + RESCORE, outcome=Outcome.FAIL, detail=told)
+    n = min(gate.rescore_rows, sum(row["labels"] for row in measured))
+    [check] = gx.validate([{"difference": apart, "n": n}], rescore_suite(gate, prefix=pinned.prefix))
+    return check
 
 
 def shown_pairs(lake: Lake, surface: Surface, days: Sequence[date]) -> int:
@@ -111,7 +169,7 @@ def shown_pairs(lake: Lake, surface: Surface, days: Sequence[date]) -> int:
 
 
 def measure(
-    lake: Lake, surface: Surface, days: Sequence[date], contract: Contract, *, unshown: bool = False
+    lake: Lake, surface: Surface, days: Sequence[date], pinned: Pinned, *, unshown: bool = False
 ) -> list[Labelled]:
     """Measure the soft labels of one teacher, day by day, against the examples.
 
@@ -119,18 +177,19 @@ def measure(
         lake: The lake, or a snapshot of it.
         surface: The surface.
         days: Days to measure.
-        contract: The teacher's contract; one of landed scores has no inputs.
+        pinned: The teacher; one of landed scores has no inputs.
         unshown: Measure those of pairs that nobody was shown, against the pairs.
 
     Returns:
         One row per day: ``day``, ``examples``, ``labels``, ``coverage`` (share of examples with a label, null without
         examples; those whose label went with a link that the user withdrew are none), ``duplicates``, ``strangers``
         (labels without example), ``non_finite`` (rows with a null, NaN or infinite score), ``wrong_width``,
-        ``other_teacher`` (examples that only another teacher labelled), ``defaulted_share`` (mean share of inputs that
+        ``other_teacher`` (examples that only another version, or a teacher that the home no longer has, labelled),
+        ``defaulted_share`` (mean share of inputs that
         took the default) and ``users`` (of the labelled examples).
     """
     from ml.features.unshown import unshown_table
-    from ml.teacher.labels import exposure_rows, unshown_rows
+    from ml.teacher.labels import exposure_rows, named_labels, unshown_rows
     from ml.teacher.withdrawn import withdrawn_table
 
     of = (unshown_rows if unshown else exposure_rows)(surface.name)
@@ -138,14 +197,15 @@ def measure(
     noted = withdrawn_table(surface.name)
     none = "(select null::date as day, null::bigint as exposure_id limit 0)"
     withdrawn = none if unshown or not lake.table_exists(noted) else f"{ALIAS}.{noted}"  # such pairs went as a whole
-    query = _measuring(of, examples, withdrawn)
-    wanted = sorted(set(days))
+    query = _measuring(of, named_labels(lake, of.labels), examples, withdrawn)
+    wanted, contract = sorted(set(days)), pinned.contract
     outputs, inputs = len(contract.outputs), len(contract.inputs)
-    parameters = [wanted, wanted, contract.version, contract.contract_hash, wanted, outputs, inputs]
+    known = [contract.version, contract.contract_hash, list(pinned.beside)]
+    parameters = [wanted, wanted, *known, wanted, outputs, inputs]
     return lake.sql(query, parameters).to_pylist()
 
 
-def _measuring(of: "Rows", examples: str, withdrawn: str) -> str:
+def _measuring(of: "Rows", labels: str, examples: str, withdrawn: str) -> str:
     """Return the query of ``measure`` over labels, the examples that they belong to, and those whose link went."""
     return f"""
         with days as (select unnest(?::date[]) as day),
@@ -154,7 +214,9 @@ def _measuring(of: "Rows", examples: str, withdrawn: str) -> str:
             where day in (select unnest(?::date[]))
         ),
         every as (
-            select *, {of.key} as key, teacher_version = ? and contract_hash = ? as own from {ALIAS}.{of.labels}
+            select *, {of.key} as key, teacher_version = ? and contract_hash = ? as own,
+                coalesce(list_contains(?::varchar[], teacher), false) as beside
+            from {labels}
             where day in (select unnest(?::date[]))
         ),
         own as (
@@ -173,7 +235,7 @@ def _measuring(of: "Rows", examples: str, withdrawn: str) -> str:
                 count(distinct e.user_id) filter (where o.key is not null) as users
             from e
             left join (select distinct day, key from every where own) as o using (day, key)
-            left join (select distinct day, key from every where not own) as s using (day, key)
+            left join (select distinct day, key from every where not own and not beside) as s using (day, key)
             left join (select distinct day, exposure_id as key from {withdrawn}) as w using (day, key)
             group by e.day
         )
@@ -250,6 +312,25 @@ UNSHOWN = Daily(
 )
 """The check of days of ``unshown_labels``, of surfaces that declare pairs."""
 
+_DAILY = Daily(
+    asset="soft_labels",
+    name="soft_labels_are_sound",
+    means="every example has one finite label of the pinned teacher; scoring again gives the same.",
+    to_do="materialize the day again if coverage is low or scores are others; where more inputs are defaulted, a "
+    "column of `teacher_inputs` is empty: see `defaulted_inputs` of the asset.",
+    judge=judge_days,
+)
+
+
+def daily_of(teacher: str | None) -> Daily:
+    """Return the check of days of a teacher's labels; None is the one that needs no name."""
+
+    def judge_own(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check]:
+        return judge_days(lake, surface, days, teacher)
+
+    return replace(_DAILY, judge=judge_own)
+
+
 GUARD = Guard(
     number=2,
     name="soft_labels",
@@ -263,12 +344,5 @@ GUARD = Guard(
     judge=judge,
     thresholds=Vectors,
     silent="ever",
-    daily=Daily(
-        asset="soft_labels",
-        name="soft_labels_are_sound",
-        means="every example has one finite label of the pinned teacher; scoring again gives the same.",
-        to_do="materialize the day again if coverage is low or scores are others; where more inputs are defaulted, a "
-        "column of `teacher_inputs` is empty: see `defaulted_inputs` of the asset.",
-        judge=judge_days,
-    ),
+    daily=_DAILY,
 )

@@ -11,7 +11,7 @@ from datetime import date
 import dagster as dg
 from dagster import AutomationCondition as Condition
 
-from assets.names import TEACHER, surface_key
+from assets.names import label_keys, surface_key, teacher_key
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface
@@ -90,12 +90,13 @@ class ServedLogLanded(Condition):
         return dg.AutomationResult(context, found)
 
 
-def labels_follow_inputs() -> dg.AutomationCondition:
+def labels_follow_inputs(settings: Settings) -> dg.AutomationCondition:
     """Soft labels of any day whose teacher inputs were built again without them.
 
     Another teacher does not count: ``teacher_sensor`` relabels the days that students see, not all of history.
     """
-    changed = Condition.any_deps_updated().ignore(dg.AssetSelection.assets(TEACHER))
+    teachers = [teacher_key(name) for name in settings.teachers or [None]]
+    changed = Condition.any_deps_updated().ignore(dg.AssetSelection.assets(*teachers))
     return (
         changed.since_last_handled().with_label("teacher inputs were built since it was last labelled")
         & _complete()
@@ -148,12 +149,11 @@ def compared_once_final(settings: Settings, surface: Surface) -> dg.AutomationCo
 
 def conditions(settings: Settings, surfaces: Mapping[str, Surface]) -> dict[dg.AssetKey, Condition]:
     """Return the condition of each asset that follows data, from soft labels to release."""
-    return {
+    labels = {key: labels_follow_inputs(settings) for s in surfaces.values() for key in label_keys(settings, s)}
+    return labels | {
         surface_key(name, asset): condition
         for name, surface in surfaces.items()
         for asset, condition in {
-            "soft_labels": labels_follow_inputs(),
-            **({"unshown_labels": labels_follow_inputs()} if surface.distillation.unshown else {}),
             "training_set": one_student_per_day(settings, surface),
             **dict.fromkeys(_FOLLOWING, follows()),
             "release": released_with_its_candidate(),

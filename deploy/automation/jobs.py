@@ -8,7 +8,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from pydantic import Field
 
 from assets.features import labelled_name, waits
-from assets.names import surface_key
+from assets.names import label_keys, surface_key
 from deploy.automation.housekeeping import housekeeping_job, verify_job
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
@@ -32,18 +32,22 @@ def release_chain(surface: Surface) -> list[dg.AssetKey]:
     return [surface_key(surface.name, name) for name in RELEASE_CHAIN]
 
 
-def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefinition]) -> list[Job]:
+Surfaces = Mapping[str, Surface]
+
+
+def build_jobs(settings: Settings, surfaces: Surfaces, features: Sequence[dg.AssetsDefinition]) -> list[Job]:
     """Return the jobs of a home: base tables, ranking tables and soft labels of days, releases, and the way back.
 
     Args:
-        surfaces: The home's surfaces.
+        settings: The home.
+        surfaces: Its surfaces.
         features: Those of ``build_features``: base tables first, then what sees them through windows, the tables of
             each surface whose labels wait longer, and, where features hold vectors, the teacher's inputs and vectors.
     """
-    waiting = [surface for surface in surfaces.values() if waits(surface)]
+    waiting = list(filter(waits, surfaces.values()))
     base, ranking, snapshot, *rest = features
     labelled, vectors = rest[: len(waiting)], rest[len(waiting) :]
-    labels = dg.AssetSelection.assets(*(key for surface in surfaces.values() for key in label_keys(surface)))
+    labels = dg.AssetSelection.assets(*(key for surface in surfaces.values() for key in label_keys(settings, surface)))
     days = [
         dg.define_asset_job(
             BASE_JOB,
@@ -91,12 +95,6 @@ def build_jobs(surfaces: Mapping[str, Surface], features: Sequence[dg.AssetsDefi
         if surface.rankings
     ]
     return [*days, *releases, *widenings, *rankings, rollback_job, approve_job, housekeeping_job, verify_job]
-
-
-def label_keys(surface: Surface) -> list[dg.AssetKey]:
-    """Return the assets that hold the teacher's labels for a surface."""
-    names = ["soft_labels", *(["unshown_labels"] if surface.distillation.unshown else [])]
-    return [surface_key(surface.name, name) for name in names]
 
 
 def release_job_name(surface: Surface) -> str:

@@ -1,13 +1,14 @@
 """The sensors of a home: what they look at, and which runs they ask for."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
 import dagster as dg
 
 from assets.features import labelled_name, waits
+from assets.names import soft_label_key, surface_key
 from deploy.automation.days import affected, range_tags, ranges, span_of
 from deploy.automation.health import overdue, unserved
 from deploy.automation.jobs import (
@@ -31,7 +32,8 @@ from ml.foundation.settings import Settings
 from ml.landing.ledger import LABEL_TABLE, landed_days
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import Surface
-from ml.teacher.contract import ContractError, teacher_contract
+from ml.teacher.contract import Contract, ContractError
+from ml.teacher.teachers import contracts_of, home_contracts
 
 Asked = dg.SensorResult | dg.RunRequest | dg.SkipReason
 Decorator = Callable[..., Callable[[Callable[..., Asked]], dg.SensorDefinition]]
@@ -179,6 +181,26 @@ def _labelled_sensor(after: Decorator, surface: Surface, job: Job) -> dg.SensorD
     return labelled_sensor
 
 
+def unlabelled(
+    settings: Settings, surfaces: Mapping[str, Surface], first: date, last: date
+) -> Iterator[tuple[Contract, list[dg.AssetKey], list[date]]]:
+    """Yield each teacher that has not labelled some days of a surface, with the assets of its labels and the days.
+
+    Raises:
+        ContractError: A contract is not there, or cannot be used.
+    """
+    from ml.teacher.labels import unlabelled_days, unshown_rows
+
+    for surface in surfaces.values():
+        for name, contract in contracts_of(settings, surface).items():
+            if days := unlabelled_days(settings, [surface.name], contract, first, last):
+                yield contract, [soft_label_key(surface.name, name)], days
+            if not surface.distillation.unshown:
+                continue
+            if days := unlabelled_days(settings, [surface.name], contract, first, last, unshown_rows):
+                yield contract, [surface_key(surface.name, "unshown_labels")], days
+
+
 def _teacher_sensor(
     sensor: Decorator, labels: Job, window: int, surfaces: Mapping[str, Surface]
 ) -> dg.SensorDefinition:
@@ -189,28 +211,29 @@ def _teacher_sensor(
     def teacher_sensor(
         context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]
     ) -> dg.RunRequest | dg.SkipReason:
-        from ml.teacher.labels import unlabelled_days, unshown_rows
-
         landed = max(_landed(settings), default=None)
         if landed is None:
             return dg.SkipReason("nothing has landed")
-        try:
-            contract = teacher_contract(settings)
-        except (ContractError, FileNotFoundError) as error:
-            return dg.SkipReason(f"no teacher yet: {error}")
         first = max(landed - timedelta(days=window), settings.first_day)
         # Days whose ranking tables are being built get their soft labels in the same run.
         busy = _days_under_way(settings, context.instance, RANKING_JOB, LABELS_JOB)
-        paired = [name for name, surface in surfaces.items() if surface.distillation.unshown]
-        found = {*unlabelled_days(settings, list(surfaces), contract, first, landed)}
-        found |= {*unlabelled_days(settings, paired, contract, first, landed, unshown_rows)}
-        days = sorted(found - busy)
+        try:
+            stale = list(unlabelled(settings, surfaces, first, landed))
+        except (ContractError, FileNotFoundError) as error:
+            return dg.SkipReason(f"no teacher yet: {error}")
+        days = sorted({day for _, _, found in stale for day in found} - busy)
         if not days and busy:
             return dg.SkipReason(f"{len(busy)} days are being labelled")
         if not days:
-            return dg.SkipReason(f"{contract.name} {contract.version} has labelled every day from {first} on")
-        key = f"{contract.contract_hash} {days[0]} to {days[-1]}"
-        return dg.RunRequest(run_key=key, tags=range_tags(days[0], days[-1]))
+            names = ", ".join(f"{contract.name} {contract.version}" for contract in home_contracts(settings).values())
+            return dg.SkipReason(f"{names}: has labelled every day from {first} on")
+        whole = not settings.teachers or vector_tables(settings)  # vectors are built with all that is read of them
+        hashes = sorted({contract.contract_hash for contract, _, _ in stale})
+        return dg.RunRequest(
+            run_key=f"{'+'.join(hashes)} {days[0]} to {days[-1]}",
+            tags=range_tags(days[0], days[-1]),
+            asset_selection=None if whole else sorted({key for _, keys, _ in stale for key in keys}),
+        )
 
     return teacher_sensor
 

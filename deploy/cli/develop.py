@@ -47,6 +47,7 @@ def _make(production: Settings, sample: Settings, days: Sequence[date]) -> None:
         shutil.rmtree(sample.home)
     own = ("landing_dir", "first_day", "last_day", "development")
     values = given(production) | {"app": production.app, "teacher": production.teacher}
+    values |= {"teachers": production.teachers or None}
     values |= {name: getattr(sample, name) for name in own}
     write_settings_file(sample.home, {name: value for name, value in values.items() if name not in SHARED})
     prepare(sample)

@@ -26,7 +26,7 @@ from ml.operations.verify import require_signatures
 from ml.releases.ownership import owner_of
 from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surfaces
-from ml.teacher.contract import teacher_contract
+from ml.teacher.teachers import home_contracts
 
 MIN_FREE_GB = 5.0
 
@@ -176,16 +176,17 @@ def _sources(settings: Settings) -> Look:
 
 
 def _teacher(settings: Settings) -> Look:
-    assert settings.teacher is not None
-    if settings.trains_demo_teacher and not settings.teacher.exists():
+    if settings.trains_demo_teacher and not (settings.teacher and settings.teacher.exists()):
         return State.DOUBTFUL, "the demo teacher was not trained yet", "materialize teacher, or set CROSSFADE_TEACHER"
-    contract = teacher_contract(settings)
-    if not contract.scores:
-        from ml.teacher.runtime import open_teacher
+    told: list[str] = []
+    for contract in home_contracts(settings).values():
+        if not contract.scores:
+            from ml.teacher.runtime import open_teacher
 
-        open_teacher(contract, settings.teacher_providers).close()
-    through = f", trained through {contract.trained_through}" if contract.trained_through else ""
-    return State.GOOD, f"{contract.name} {contract.version}{through}, {len(contract.inputs)} inputs"
+            open_teacher(contract, settings.teacher_providers).close()
+        through = f", trained through {contract.trained_through}" if contract.trained_through else ""
+        told.append(f"{contract.name} {contract.version}{through}, {len(contract.inputs)} inputs")
+    return State.GOOD, "\n".join(told)
 
 
 def _releases(settings: Settings) -> Look:
@@ -299,7 +300,7 @@ REMEDIES = {
     "data files": "put back from a backup what the message names, or land and build its days again",
     "sources": "mend sources.yaml where the message says",
     "landing": "mend the contract that the message names",
-    "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER",
+    "teacher": "mend contract.yaml, or set CROSSFADE_TEACHER (of several: teachers in crossfade.toml)",
     "releases": "crossfade release recover SURFACE, or put back from a backup what the message names",
     "signatures": "see docs/how-to/sign.md",
     "references": "restore the release from a backup, or: crossfade release confirm SURFACE --reason ...",

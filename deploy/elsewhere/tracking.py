@@ -194,7 +194,7 @@ def parameters_of(surface: Surface, manifest: Manifest) -> dict[str, str]:
 
 def tags_of(manifest: Manifest, stored: StoredVerdict) -> dict[str, str]:
     """Return where a candidate comes from and what was decided."""
-    verdict, teacher = stored.verdict, manifest.teacher
+    verdict = stored.verdict
     found = {
         "surface": manifest.surface,
         "partition": verdict.partition,
@@ -205,7 +205,7 @@ def tags_of(manifest: Manifest, stored: StoredVerdict) -> dict[str, str]:
         "eval_snapshot": manifest.evaluated_at,
         "spec": manifest.spec_digest,
         "onnx_sha256": manifest.onnx_sha256,
-        "teacher": f"{teacher.name} {teacher.version}" if teacher else None,
+        "teacher": ", ".join(f"{of.name} {of.version}" for of in manifest.teachers) or None,
         "dagster_run": verdict.run_id,
     }
     tags = {f"crossfade.{name}": str(value) for name, value in found.items() if value is not None}

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake, quoted
 from ml.surfaces.spec import RANKING_SCORE, Surface
+from ml.teacher.teachers import LabelsOf
 
 Model = Literal["teacher", "control", "student", "baseline", "incumbent", "champion", "reference"]
 Inputs = Literal["serving", "logged"]
@@ -240,28 +241,19 @@ def largest_differences(stored: Scores, again: Scores) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class TeacherLabels:
-    """Whose soft labels are read; ``outputs`` are the contract's task names in the order of ``scores``."""
-
-    outputs: Sequence[str]
-    version: str
-    contract_hash: str
-
-
 def teacher_predictions(
-    lake: Lake, surface: Surface, partition: date, labels: TeacherLabels, days: Sequence[date] | None = None
+    lake: Lake, surface: Surface, partition: date, labels: Sequence[LabelsOf], days: Sequence[date] | None = None
 ) -> pa.Table:
-    """Build the teacher's rows from ``ml.soft_labels_<surface>``: its raw output for each task's counterpart.
+    """Build the teachers' rows from ``ml.soft_labels_<surface>``: the raw output for each task's counterpart.
 
-    The teacher sees none of the ranker's inputs, so the same score stands under both kinds of inputs. Exposures without
-    a soft label are left out.
+    Of several teachers it is the one whose output the task names. A teacher sees none of the ranker's inputs, so the
+    same score stands under both kinds of inputs. Exposures without a soft label are left out.
 
     Args:
         lake: Lake to read.
         surface: Its tasks name their counterparts in ``teacher_output``; tasks without one get no rows.
         partition: Partition that is evaluated.
-        labels: The labels.
+        labels: Whose labels, one entry a teacher.
         days: Evaluation days; default those that the surface begins with.
     """
     query, parameters = teacher_query(surface, partition, labels, days)
@@ -269,17 +261,18 @@ def teacher_predictions(
 
 
 def teacher_query(
-    surface: Surface, partition: date, labels: TeacherLabels, days: Sequence[date] | None = None
+    surface: Surface, partition: date, labels: Sequence[LabelsOf], days: Sequence[date] | None = None
 ) -> tuple[str, list[object]]:
     """Return the query of ``teacher_predictions`` and its parameters; no query where no task has a counterpart."""
     days = days or surface.evaluation_days(partition)
-    outputs = list(labels.outputs)
+    outputs = {name: (of, place) for of in labels for place, name in enumerate(of.outputs, 1)}
     selects: list[str] = []
     parameters: list[object] = []
+    model_hash = "+".join(f"{of.version}:{of.contract_hash}" for of in labels)
     for task, spec in surface.tasks.items():
         if spec.teacher_output is None or spec.teacher_output not in outputs:
             continue
-        place = outputs.index(spec.teacher_output) + 1
+        of, place = outputs[spec.teacher_output]
         for inputs in INPUTS:
             selects.append(
                 f"select ?::date as partition, day, exposure_id, 'teacher' as model, ? as model_hash, "
@@ -287,8 +280,7 @@ def teacher_query(
                 f"from {ALIAS}.{ML}.soft_labels_{surface.name} where day between ? and ? "
                 "and teacher_version = ? and contract_hash = ?"
             )
-            model_hash = f"{labels.version}:{labels.contract_hash}"
-            parameters += [partition, model_hash, task, days[0], days[-1], labels.version, labels.contract_hash]
+            parameters += [partition, model_hash, task, days[0], days[-1], of.version, of.contract_hash]
     return " union all ".join(selects), parameters
 
 

@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as UnreadableValue
 
-from ml.foundation.documents import MAX_BYTES, Document
+from ml.foundation.documents import MAX_BYTES, Document, is_object
 from ml.foundation.files import Bucket
 from ml.foundation.names import fault_of, near_name
 
@@ -41,6 +41,7 @@ SERVED = "served"
 """Landing table of what the server answered, as its log says; no day needs it."""
 _PREFIX = "CROSSFADE_"
 _PATHS = ("landing_dir", "serve_log_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir", "trusted_keys")
+_TEACHER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def home_from_environment() -> Path:
@@ -122,6 +123,11 @@ class Settings(BaseSettings):
     surfaces_dir: Path | None = Field(default=None, description="Surface YAML files; default: surfaces/ of the app.")
     teacher: Path | None = Field(
         default=None, description="contract.yaml of the frozen teacher; default: the demo teacher, trained here."
+    )
+    teachers: dict[str, Path] = Field(
+        default={},
+        description="contract.yaml (or its folder) of each of several teachers by its name, in place of `teacher`: "
+        '`teachers = {video = "teacher/video", books = "teacher/books"}`; heads then name `video/click`.',
     )
     teacher_spec: Path | None = Field(
         default=None, description="Demo teacher's training spec; default: teacher/demo.yaml of the app."
@@ -339,8 +345,21 @@ class Settings(BaseSettings):
             raise ValueError("holds a user or a password: take them out, the client's own variables are for them")
         return url
 
+    @field_validator("teachers")
+    @classmethod
+    def _of_names(cls, teachers: dict[str, Path]) -> dict[str, Path]:
+        if odd := [name for name in teachers if not _TEACHER_NAME.fullmatch(name)]:
+            raise ValueError(
+                f"{odd[0]!r} is no name of a teacher: letters, digits, _ and - alone, as its contract has it"
+            )
+        return teachers
+
     @model_validator(mode="after")
     def _resolve(self) -> Self:
+        if self.teacher is not None and self.teachers:
+            raise ValueError(
+                f"both `teacher` ({self.teacher}) and `teachers` ({', '.join(self.teachers)}) are set: leave one out"
+            )
         home, app = self.home.absolute(), (self.app or _app_of(self.source)).resolve()
         defaults: dict[str, Path | None] = {
             "home": home,
@@ -348,13 +367,14 @@ class Settings(BaseSettings):
             "landing_dir": (self.landing_dir or home / "landing").absolute(),
             "serve_log_dir": (self.serve_log_dir or (self.landing_dir or home / "landing") / SERVED).absolute(),
             "surfaces_dir": (self.surfaces_dir or app / "surfaces").absolute(),
-            "teacher": (self.teacher or home / "teacher" / "contract.yaml").absolute(),
+            "teacher": None if self.teachers else (self.teacher or home / "teacher" / "contract.yaml").absolute(),
             "teacher_spec": (self.teacher_spec or app / "teacher" / "demo.yaml").absolute(),
             "signing_key_file": self.signing_key_file and self.signing_key_file.absolute(),
             "trusted_keys": self.trusted_keys and self.trusted_keys.absolute(),
         }
         for name, value in defaults.items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "teachers", {name: path.absolute() for name, path in self.teachers.items()})
         # SQLAlchemy takes a plain postgresql:// for another driver than the one that is installed.
         if self.dagster_url and not self.dagster_url.get_secret_value().startswith("postgresql+psycopg2://"):
             raise ValueError("CROSSFADE_DAGSTER_URL does not start with postgresql+psycopg2://")
@@ -387,13 +407,15 @@ class Settings(BaseSettings):
             ValueError: A variable or the home's file names an app whose folder is not there.
         """
         home = Path(init_settings().get("home") or home_from_environment())
-        toml = InitSettingsSource(settings_cls, init_kwargs=_read(home / SETTINGS_FILE))
-        given = {**toml(), **env_settings(), **init_settings()}
+        of_process, of_home = {**env_settings(), **init_settings()}, _read(home / SETTINGS_FILE)
+        given = {**of_home, **of_process}
         app = Path(given.get("app") or _app_of(given.get("source"))).resolve()
         if not app.is_dir():
             raise ValueError(f"CROSSFADE_APP: no folder at {app}; it names the folder that holds the app's surfaces/")
-        values = app_values(app)
-        return init_settings, env_settings, toml, InitSettingsSource(settings_cls, init_kwargs=values)
+        # Tables of several sources would be merged; whoever names teachers names all of them.
+        files = [_without_teachers(of_home, of_process), _without_teachers(app_values(app), given)]
+        toml, of_app = (InitSettingsSource(settings_cls, init_kwargs=values) for values in files)
+        return init_settings, env_settings, toml, of_app
 
     @property
     def lake_dir(self) -> Path:
@@ -428,7 +450,7 @@ class Settings(BaseSettings):
     @property
     def trains_demo_teacher(self) -> bool:
         """Whether this home trains the demo teacher, rather than using a teacher from elsewhere."""
-        return self.teacher == self.home / "teacher" / "contract.yaml"
+        return not self.teachers and self.teacher == self.home / "teacher" / "contract.yaml"
 
     def days(self, start: date, end: date) -> list[date]:
         """Return the days of [start, end], both included."""
@@ -501,7 +523,15 @@ def app_values(app: Path) -> Document:
     values = _read(path)
     if own := values.keys() & {"home", "app"}:
         raise ValueError(f"{path}: {', '.join(sorted(own))} cannot be set by the app, which any home may name")
-    return values | {name: app / values[name] for name in _PATHS if name in values}
+    own = {name: app / values[name] for name in _PATHS if name in values}
+    if is_object(teachers := values.get("teachers")):
+        own["teachers"] = {name: app / path if isinstance(path, str) else path for name, path in teachers.items()}
+    return values | own
+
+
+def _without_teachers(values: Document, over: Mapping[str, object]) -> Document:
+    """Return what a file says, less teachers where something that wins over it names some."""
+    return {name: value for name, value in values.items() if name != "teachers" or name not in over}
 
 
 def kept_values(home: Path) -> Document:
@@ -554,6 +584,9 @@ def _toml(value: object) -> str:
             return value.isoformat()
         case list() | tuple():
             return "[" + ", ".join(map(_toml, cast("Sequence[object]", value))) + "]"
+        case dict():
+            entries = cast("dict[str, object]", value).items()
+            return "{" + ", ".join(f"{_toml(key)} = {_toml(entry)}" for key, entry in entries) + "}"
         case _:
             escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
             return f'"{escaped}"'

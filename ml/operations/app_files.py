@@ -1,6 +1,6 @@
 """What is wrong in the files of an app's folder, found by reading them: no lake, no model and no SQL is run."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml.features.projects import app_projects, model_folders
@@ -12,7 +12,7 @@ from ml.landing.contract import APP_FILE, load_contract
 from ml.landing.sources import SOURCES_FILE, load_sources
 from ml.operations.findings import Examinations, Finding, Look, State, examine
 from ml.surfaces.spec import Surface, load_surfaces
-from ml.teacher.contract import teacher_contract
+from ml.teacher.teachers import faults_of_outputs, home_contracts, kinds_by_teacher
 
 _NAMES = (
     SETTINGS_FILE,
@@ -29,23 +29,24 @@ _NAMES = (
 """What is read of an app's folder."""
 
 
-def teacher_outputs(settings: Settings) -> dict[str, str]:
-    """Return {output of the home's teacher: its kind}; of a demo teacher that is not trained yet, what it will have.
+def teacher_outputs(settings: Settings) -> dict[str, dict[str, str]]:
+    """Return {teacher: {output: its kind}} of a home; of a demo teacher that is not trained yet, what it will have.
 
     Raises:
-        ContractError: The contract cannot be used.
+        ContractError: A contract cannot be used.
     """
-    assert settings.teacher is not None and settings.teacher_spec is not None
-    if not settings.trains_demo_teacher or settings.teacher.exists():
-        return teacher_contract(settings).kinds
+    if not settings.trains_demo_teacher or (settings.teacher and settings.teacher.exists()):
+        return kinds_by_teacher(home_contracts(settings))
+    assert settings.teacher_spec is not None
     content = load_yaml(settings.teacher_spec)
     outputs = content.get("outputs") if is_object(content) else None
-    return {name: str(of.get("kind")) for name, of in outputs.items() if is_object(of)} if is_object(outputs) else {}
+    kinds = {name: str(of.get("kind")) for name, of in outputs.items() if is_object(of)} if is_object(outputs) else {}
+    return {str(content.get("name") if is_object(content) else ""): kinds}
 
 
 def faults_of_names(settings: Settings) -> Iterator[str]:
     """Say of every name in a surface's YAML that a feature table or the teacher should have, and has not."""
-    surfaces, outputs = load_surfaces(settings), teacher_outputs(settings)
+    surfaces, teachers = load_surfaces(settings), teacher_outputs(settings)
     tables = {table.name: [column.name for column in table.columns] for table in feature_tables(settings).values()}
     for surface in surfaces.values():
         file = surface_file(settings, surface)
@@ -58,7 +59,9 @@ def faults_of_names(settings: Settings) -> Iterator[str]:
             elif column not in tables[table]:
                 near = nearest(column, tables[table])
                 yield f"{file}: inputs.{name}: feature table {table} has no column {column!r}{near}"
-        yield from (f"{file}: {fault}" for fault in _output_faults(surface, outputs))
+        yield from (f"{file}: {key}: {fault}" for key, fault in faults_of_outputs(surface, teachers))
+        for name in sorted(surface.gate.soft_labels.teachers.keys() - teachers.keys()):
+            yield f"{file}: gate.soft_labels.teachers: there is no teacher {name!r}{nearest(name, teachers)}"
 
 
 def surface_file(settings: Settings, surface: Surface) -> Path:
@@ -109,15 +112,6 @@ def faults_of_incumbents(settings: Settings) -> Iterator[str]:
                 yield f"{surface_file(settings, surface)}: {error}"
 
 
-def _output_faults(surface: Surface, outputs: Collection[str]) -> Iterator[str]:
-    named = {f"tasks.{name}.teacher_output": task.teacher_output for name, task in surface.tasks.items()}
-    heads = enumerate(surface.distillation.heads)
-    named |= {f"distillation.heads.{number}.teacher_output": head.teacher_output for number, head in heads}
-    for key, name in named.items():
-        if name is not None and name not in outputs:
-            yield f"{key}: the teacher has no output {name!r}{nearest(name, outputs)}"
-
-
 def _app(settings: Settings) -> Look:
     assert settings.app is not None
     projects = app_projects(settings)
@@ -150,16 +144,18 @@ def _features(settings: Settings) -> Look:
 def _teacher(settings: Settings) -> Look:
     if settings.trains_demo_teacher:
         return State.GOOD, f"trained here by {settings.teacher_spec}"
-    contract = teacher_contract(settings)
-    lacking = []
-    for name in contract.files:
-        try:
-            contract.file(name)
-        except ValueError as error:
-            lacking.append(str(error))
+    lacking: list[str] = []
+    told: list[str] = []
+    for contract in home_contracts(settings).values():
+        for name in contract.files:
+            try:
+                contract.file(name)
+            except ValueError as error:
+                lacking.append(str(error))
+        told.append(f"{contract.name} {contract.version}, {len(contract.inputs)} inputs")
     if lacking:
         return State.BAD, "\n".join(lacking), "put it there, or mend the contract"
-    return State.GOOD, f"{contract.name} {contract.version}, {len(contract.inputs)} inputs"
+    return State.GOOD, "\n".join(told)
 
 
 def _names(settings: Settings) -> Look:

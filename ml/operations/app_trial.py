@@ -21,9 +21,10 @@ from ml.surfaces.condition import condition
 from ml.surfaces.own import Kind, own_files
 from ml.surfaces.spec import Surface, load_surfaces
 from ml.teacher.columns import InputColumns
-from ml.teacher.contract import Contract, teacher_contract
+from ml.teacher.contract import Contract
 from ml.teacher.labels import label_days
 from ml.teacher.runtime import open_teacher
+from ml.teacher.teachers import contracts_of, home_contracts
 from ml.teacher.vocabulary import vocabularies
 
 
@@ -70,12 +71,15 @@ def examine_trial(settings: Settings, spoilt: Collection[str]) -> Iterator[Findi
 def _teacher(settings: Settings) -> Look:
     if settings.trains_demo_teacher:
         return State.GOOD, "the demo teacher is trained by a run"
-    contract = teacher_contract(settings)
-    if contract.scores:
-        return State.GOOD, f"{contract.name} {contract.version}: its scores are landed in teacher_scores"
-    open_teacher(contract, settings.teacher_providers).close()
-    golden = ", and its golden rows" if contract.golden else "; it has no golden rows"
-    return State.GOOD, f"{contract.name} {contract.version} answers as its contract says{golden}"
+    told: list[str] = []
+    for contract in home_contracts(settings).values():
+        if contract.scores:
+            told.append(f"{contract.name} {contract.version}: its scores are landed in teacher_scores")
+            continue
+        open_teacher(contract, settings.teacher_providers).close()
+        golden = ", and its golden rows" if contract.golden else "; it has no golden rows"
+        told.append(f"{contract.name} {contract.version} answers as its contract says{golden}")
+    return State.GOOD, "\n".join(told)
 
 
 def _landing(settings: Settings) -> Look:
@@ -146,21 +150,21 @@ def column_faults(surface: Surface, columns: Collection[str]) -> Iterator[str]:
 def _teacher_inputs(settings: Settings) -> Look:
     if settings.trains_demo_teacher and not (settings.teacher and settings.teacher.exists()):
         return State.GOOD, "not looked at: the demo teacher says what it takes when it is trained"
-    contract = teacher_contract(settings)
     told, over = [], []
     with Lake(settings) as lake:
         for surface in load_surfaces(settings).values():
             table = f"{FEATURES}.teacher_inputs_{surface.name}"
             if not lake.table_exists(table):
                 return State.DOUBTFUL, "not looked at: the SQL above was not built", "mend that first"
-            absent = _absent(contract, lake.columns(table), table)
-            share, most = len(absent) / max(len(contract.inputs), 1), surface.gate.soft_labels.max_defaulted_share
-            known = f"{surface.name}: {len(contract.inputs) - len(absent)} of {len(contract.inputs)} inputs"
-            told.append(f"{known}; {', '.join(absent)} take their defaults" if absent else known)
-            if share > most:
-                over.append(
-                    f"{surface.name}: {share:.0%} of the inputs take their default, max_defaulted_share {most:g}"
-                )
+            for teacher, contract in contracts_of(settings, surface).items():
+                absent = _absent(contract, lake.columns(table), table)
+                share = len(absent) / max(len(contract.inputs), 1)
+                most = surface.gate.soft_labels.of(teacher).max_defaulted_share
+                who = f"{surface.name}, {teacher}" if teacher else surface.name
+                known = f"{who}: {len(contract.inputs) - len(absent)} of {len(contract.inputs)} inputs"
+                told.append(f"{known}; {', '.join(absent)} take their defaults" if absent else known)
+                if share > most:
+                    over.append(f"{who}: {share:.0%} of the inputs take their default, max_defaulted_share {most:g}")
     if over:
         return (
             State.BAD,
@@ -177,13 +181,14 @@ def _absent(contract: Contract, columns: dict[str, str], table: str) -> tuple[st
 def _labels(settings: Settings) -> Look:
     if settings.trains_demo_teacher:
         return State.GOOD, "not looked at: the demo teacher is trained by a run"
-    contract, told = teacher_contract(settings), []
+    told: list[str] = []
     with Lake(settings) as lake:
-        for name in load_surfaces(settings):
-            report = label_days(lake, settings, name, contract, [settings.first_day])
-            told.append(
-                f"{name}: {report.rows:,} of {report.examples:,} rows, {report.defaulted_share:.0%} of inputs defaulted"
-            )
+        for name, surface in load_surfaces(settings).items():
+            for teacher, contract in contracts_of(settings, surface).items():
+                report = label_days(lake, settings, name, contract, [settings.first_day])
+                rows = f"{report.rows:,} of {report.examples:,} rows"
+                who = f"{name}, {teacher}" if teacher else name
+                told.append(f"{who}: {rows}, {report.defaulted_share:.0%} of inputs defaulted")
     return State.GOOD, "\n".join(told)
 
 

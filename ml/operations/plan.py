@@ -10,8 +10,9 @@ from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
 from ml.stages.artifacts import artifact_name
 from ml.surfaces.spec import Surface, load_surfaces
-from ml.teacher.contract import ContractError, teacher_contract
+from ml.teacher.contract import ContractError
 from ml.teacher.labels import soft_labels_table, unlabelled_days
+from ml.teacher.teachers import contracts_of
 
 Manifest = Document
 """What dbt's parser wrote."""
@@ -112,15 +113,18 @@ def _days_of(lake: Lake, table: str, why: str) -> Iterator[Rebuild]:
 
 
 def _labels(settings: Settings, surface: Surface) -> Iterator[Rebuild]:
-    """Yield the labelled days that the teacher of now has not labelled."""
+    """Yield the labelled days that a teacher of now has not labelled."""
     try:
-        contract = teacher_contract(settings)
+        contracts = contracts_of(settings, surface)
     except ContractError:  # a demo teacher that was not trained yet
-        return
+        if settings.trains_demo_teacher:
+            return
+        raise
     last = settings.last_day or date.max
-    if days := unlabelled_days(settings, [surface.name], contract, settings.first_day, last):
-        why = f"no label of {contract.name} {contract.version} with this contract and model"
-        yield Rebuild(soft_labels_table(surface.name), len(days), days[0], days[-1], why)
+    for contract in contracts.values():
+        if days := unlabelled_days(settings, [surface.name], contract, settings.first_day, last):
+            why = f"no label of {contract.name} {contract.version} with this contract and model"
+            yield Rebuild(soft_labels_table(surface.name), len(days), days[0], days[-1], why)
 
 
 def _ranked(settings: Settings, surface: Surface, changed: Mapping[str, str]) -> Iterator[Rebuild]:

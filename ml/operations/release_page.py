@@ -129,14 +129,14 @@ def _short(check: Check) -> str:
 
 def provenance(release: Release) -> dict[str, str]:
     """Return what a release was made of, in a few lines; the manifest has every day and hash."""
-    manifest, teacher = release.manifest, release.manifest.teacher
+    manifest = release.manifest
     rows = sum(day.rows for day in manifest.examples if day.day in manifest.train_days)
     facts = {
         "trained on": f"{_span(manifest.train_days)}, {rows:,} rows"
         if manifest.train_days
         else _UNTRAINED[manifest.kind],
         "evaluated on": _span(manifest.eval_days),
-        "teacher": f"{teacher.name} {teacher.version}" if teacher else "none",
+        "teacher": ", ".join(f"{of.name} {of.version}" for of in manifest.teachers) or "none",
         "lake snapshot": " then ".join(map(str, dict.fromkeys((manifest.snapshot, manifest.evaluated_at)))),
         "git commit": manifest.git_commit or "not known",
         "seed": str(manifest.seed),

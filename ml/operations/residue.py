@@ -139,9 +139,14 @@ def _roots(settings: Settings, copies: list[Path]) -> list[Path]:
     """Return the folders and files to look through, none within another."""
     given = [settings.home, *copies, *folders_of_files(settings)]
     given += [settings.landing_dir] if settings.landing_dir else []
-    given += [settings.teacher.parent] if settings.teacher else []
+    given += _teacher_folders(settings)
     resolved = sorted({path.resolve() for path in given if path.exists()})
     return [path for path in resolved if not any(path != other and path.is_relative_to(other) for other in resolved)]
+
+
+def _teacher_folders(settings: Settings) -> list[Path]:
+    files = [*([settings.teacher] if settings.teacher else []), *settings.teachers.values()]
+    return [path if path.is_dir() else path.parent for path in files]
 
 
 _UNKNOWN = ("no table of the contract has it as a file of a day", "you delete it, or the person's rows in it")
@@ -173,7 +178,7 @@ _OF_HOME: Mapping[str, tuple[str, str]] = {
 
 def _of_home(settings: Settings, path: Path) -> tuple[str, str] | None:
     home = settings.home.resolve()
-    if settings.teacher and path.is_relative_to(settings.teacher.parent.resolve()):
+    if any(path.is_relative_to(folder.resolve()) for folder in _teacher_folders(settings)):
         return _OF_HOME["teacher"]
     within = [told for name, told in _OF_HOME.items() if path.is_relative_to(home / name)]
     return within[0] if within else None

@@ -124,7 +124,9 @@ def difference(before: Release, after: Release) -> list[dict[str, str]]:
         days = {day.day: day for day in (*release.manifest.examples, *release.manifest.soft_labels)}
         found = {key: value for key, value in content.items() if not isinstance(value, dict | list)}
         found |= {f"library {name}": version for name, version in release.manifest.libraries.items()}
-        found |= {f"teacher {key}": value for key, value in (content["teacher"] or {}).items()}
+        for teacher in release.manifest.teachers:
+            whose = "teacher" if not release.manifest.further_teachers else f"teacher {teacher.name}"
+            found |= {f"{whose} {key}": value for key, value in teacher.model_dump(mode="json").items()}
         found["training days"] = _span(release.manifest.train_days)
         found["evaluation days"] = _span(release.manifest.eval_days)
         found["rows"] = f"{sum(day.rows for day in days.values()):,}"
@@ -180,9 +182,9 @@ def _training_set(settings: Settings, manifest: Manifest, meta: "Meta | None") -
     if meta:
         facts |= {"rows": f"{meta['rows']:,}", "content hash": meta["content_hash"], "digest": meta["training_set"]}
     children = [_days("examples", manifest.examples)]
-    if manifest.teacher is not None:
-        teacher = manifest.teacher
-        labels = _days("soft labels", manifest.soft_labels)
+    for name, (teacher, soft_labels, unshown_labels) in manifest.labels.items():
+        of = f" of {name}" if name else ""
+        labels = _days(f"soft labels{of}", soft_labels)
         labels.children.append(
             Node(
                 f"teacher {teacher.name} {teacher.version}",
@@ -195,8 +197,8 @@ def _training_set(settings: Settings, manifest: Manifest, meta: "Meta | None") -
             )
         )
         children.append(labels)
-        if manifest.unshown_labels:
-            children.append(_days("unshown labels", manifest.unshown_labels))
+        if unshown_labels:
+            children.append(_days(f"unshown labels{of}", unshown_labels))
     for held in manifest.vectors:
         node = _days(f"vectors {held.embedding} in {held.table}", held.days)
         told = {"teacher": f"{held.teacher} {held.teacher_version}", "contract hash": held.contract_hash}

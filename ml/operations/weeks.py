@@ -18,6 +18,8 @@ from ml.releases.verdicts import because
 from ml.stages.artifacts import artifact_name
 from ml.stages.served import served_skew_table
 from ml.surfaces.spec import Surface, load_surfaces
+from ml.teacher.labels import named_labels
+from ml.teacher.teachers import teacher_names
 
 MOVES = {
     "promote": "promoted",
@@ -48,7 +50,8 @@ class Evaluated:
         candidate: Which ranker was exported; None where none was.
         decision: Of the gate; None where it never judged.
         because: Why it decided so.
-        teacher_age: Days from the last day that the teacher learnt from; None where it does not say.
+        teacher_age: Days from the last day that the teacher learnt from, of several the oldest; None where one does not
+            say.
     """
 
     day: date
@@ -74,7 +77,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Covered:
-    """A day's examples, and the share of them that has soft labels of any teacher."""
+    """A day's examples, and the share of them that has soft labels: of several teachers, that of the one with least."""
 
     day: date
     rows: int
@@ -146,7 +149,7 @@ def _of(settings: Settings, lake: Lake, surface: Surface, days: int) -> Weeks:
             for entry in log.entries
             if entry.moves and entry.partition >= since
         ),
-        covered=tuple(_covered(lake, surface.name, since)) if newest else (),
+        covered=tuple(_covered(lake, surface, since)) if newest else (),
         champion=log.champion,
         features=published_day(settings),
         newest=newest,
@@ -191,21 +194,30 @@ def _decided(
         judged = store.verdicts.of_candidate(surface, candidate.digest)
     except DamagedError as error:
         return None, "damaged", str(error), None
-    teacher = manifest.teacher
-    age = (day - teacher.trained_through).days if teacher and teacher.trained_through else None
+    through = [teacher.trained_through for teacher in manifest.teachers]
+    known = [last for last in through if last is not None]
+    age = (day - min(known)).days if known and len(known) == len(through) else None
     if not judged:
         return manifest.kind, None, "", age
     return manifest.kind, judged[-1].verdict.decision, because(judged[-1].verdict.guards), age
 
 
-def _covered(lake: Lake, surface: str, since: date) -> list[Covered]:
+def _covered(lake: Lake, surface: Surface, since: date) -> list[Covered]:
     """Return the days with examples from ``since`` on, oldest first."""
-    examples, labels = f"{FEATURES}.examples_{surface}", f"{ML}.soft_labels_{surface}"
-    labelled = (
-        f"select day, count(distinct exposure_id) as n from {ALIAS}.{labels} where day >= $1 group by day"
-        if lake.table_exists(labels)
-        else "select null::date as day, 0 as n where false"
+    examples, labels = f"{FEATURES}.examples_{surface.name}", f"{ML}.soft_labels_{surface.name}"
+    labelled, teachers = (
+        "select null::date as day, 0 as n where false",
+        [n for n in teacher_names(lake.settings, surface) if n is not None],
     )
+    if lake.table_exists(labels) and not teachers:
+        labelled = f"select day, count(distinct exposure_id) as n from {ALIAS}.{labels} where day >= $1 group by day"
+    elif lake.table_exists(labels):
+        names = ", ".join(f"'{name}'" for name in teachers)
+        labelled = (
+            f"select day, case when count(*) < {len(teachers)} then 0 else min(n) end as n from ("
+            f"select day, teacher, count(distinct exposure_id) as n from {named_labels(lake, labels)} "
+            f"where day >= $1 and teacher in ({names}) group by day, teacher) group by day"
+        )
     rows = lake.sql(
         f"select e.day, e.n as rows, coalesce(l.n, 0) as labelled from (select day, count(*) as n from "
         f"{ALIAS}.{examples} where day >= $1 group by day) as e left join ({labelled}) as l on l.day = e.day "

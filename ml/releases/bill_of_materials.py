@@ -29,7 +29,7 @@ def bill_of_materials(manifest: Manifest, verdict: Verdict, *, release: str, car
         release: Id of the release.
         card: File of its model card, beside this one.
     """
-    parts = [*_teacher(manifest), *_data(manifest), *_software(manifest)]
+    parts = [*_teachers(manifest), *_data(manifest), *_software(manifest)]
     model = _model(manifest, verdict, release, card)
     return document(f"{manifest.surface}/{release}", model, parts, {"timestamp": verdict.judged_at.isoformat()})
 
@@ -123,15 +123,12 @@ def _metric(check: Check) -> dict[str, Any]:
     return {"type": check.name, "value": str(check.value), "confidenceInterval": interval}
 
 
-def _teacher(manifest: Manifest) -> list[Component]:
-    """Return the teacher whose soft labels were learnt or reported."""
-    teacher = manifest.teacher
-    if teacher is None:
-        return []
+def _teachers(manifest: Manifest) -> list[Component]:
+    """Return the teachers whose soft labels were learnt or reported."""
     return [
         {
             "type": "machine-learning-model",
-            "bom-ref": "teacher",
+            "bom-ref": f"teacher {teacher.name}" if manifest.further_teachers else "teacher",
             "name": teacher.name,
             "version": teacher.version,
             **({"licenses": [{"license": {"name": teacher.license}}]} if teacher.license else {}),
@@ -143,6 +140,7 @@ def _teacher(manifest: Manifest) -> list[Component]:
                 }
             ),
         }
+        for teacher in manifest.teachers
     ]
 
 

@@ -34,6 +34,12 @@ class DayContent(Record):
     day: date
     rows: int = Field(ge=0)
     content_hash: str = Field(description="Order-free hash of the day's rows")
+    teacher: str | None = Field(default=None, description="Of soft labels of several teachers: whose they are")
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave ``teacher`` out where it is not set: such a day is written as before there could be several."""
+        return {name: value for name, value in dump(self).items() if name != "teacher" or value is not None}
 
 
 class VectorContent(Record):
@@ -70,7 +76,8 @@ class Manifest(Record):
     vectors: tuple[VectorContent, ...] = Field(
         default=(), description="Teacher's vectors among the inputs; one for each table, teacher and version"
     )
-    teacher: Teacher | None = Field(description="Whose soft labels were learnt or reported")
+    teacher: Teacher | None = Field(description="Whose soft labels were learnt or reported; of several, the first")
+    further_teachers: tuple[Teacher, ...] = Field(default=(), description="The others of several teachers")
     spec_digest: str = Field(description="Hash of the surface's specification")
     gate_digest: str = Field(description="Hash of the gate's thresholds")
     dbt_manifest_hash: str | None
@@ -86,14 +93,33 @@ class Manifest(Record):
 
     @model_serializer(mode="wrap")
     def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave ``vectors`` out where there are none: such a manifest has the bytes that it has without the field."""
-        return {name: value for name, value in dump(self).items() if name != "vectors" or value}
+        """Leave out what there is none of: such a manifest has the bytes that it has without the field."""
+        unset = ("vectors", "further_teachers")
+        return {name: value for name, value in dump(self).items() if name not in unset or value}
 
     @model_validator(mode="after")
     def _learnt(self) -> Self:
         if bool(self.train_days) == (self.kind in ("popularity", "incumbent")):
             raise ValueError(f"train_days: a {self.kind} of {len(self.train_days)} days")
         return self
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """Whose soft labels were learnt or reported; nobody's of what is no student or control."""
+        return () if self.teacher is None else (self.teacher, *self.further_teachers)
+
+    @property
+    def labels(self) -> dict[str | None, tuple[Teacher, tuple[DayContent, ...], tuple[DayContent, ...]]]:
+        """{teacher: itself, its soft labels, its labels of pairs}; the name of an only one is None."""
+        return {
+            name: (
+                teacher,
+                tuple(day for day in self.soft_labels if day.teacher == name),
+                tuple(day for day in self.unshown_labels if day.teacher == name),
+            )
+            for teacher in self.teachers
+            for name in [teacher.name if self.further_teachers else None]
+        }
 
     @property
     def evaluated_at(self) -> int:
@@ -129,13 +155,24 @@ def soft_label_content(
     teacher_version: str,
     contract_hash: str,
     *,
+    teacher: str | None = None,
     unshown: bool = False,
 ) -> tuple[DayContent, ...]:
-    """Return the identity of each day of a surface's soft labels of one teacher; ``unshown``: those of pairs."""
+    """Return the identity of each day of a surface's soft labels of one teacher.
+
+    Args:
+        lake: The lake, or a snapshot of it.
+        surface: Name of the surface.
+        days: The days.
+        teacher_version: Version of the teacher.
+        contract_hash: Hash of its contract.
+        teacher: Its name, where it is one of several.
+        unshown: Those of pairs that nobody was shown.
+    """
     from ml.teacher.labels import exposure_rows, label_hashes, unshown_rows
 
     rows_of = unshown_rows if unshown else exposure_rows
-    return _content(label_hashes(lake, surface, teacher_version, contract_hash, days, rows_of))
+    return _content(label_hashes(lake, surface, teacher_version, contract_hash, days, rows_of), teacher)
 
 
 def vectors_read(settings: Settings, surface: Surface) -> dict[FeatureTable, int]:
@@ -185,5 +222,5 @@ def joined_vectors(*parts: tuple[VectorContent, ...]) -> tuple[VectorContent, ..
     return tuple(found[key] for key in sorted(found))
 
 
-def _content(found: dict[date, tuple[int, str]]) -> tuple[DayContent, ...]:
-    return tuple(DayContent(day=day, rows=rows, content_hash=of) for day, (rows, of) in found.items())
+def _content(found: dict[date, tuple[int, str]], teacher: str | None = None) -> tuple[DayContent, ...]:
+    return tuple(DayContent(day=day, rows=rows, content_hash=of, teacher=teacher) for day, (rows, of) in found.items())

@@ -103,7 +103,7 @@ def render_model_card(
         limits=[*_limits(manifest, verdict, results), *_undertrained(evaluation)],
         train_rows=sum(d.rows for d in manifest.examples if d.day in manifest.train_days),
         eval_rows=sum(d.rows for d in manifest.examples if d.day in manifest.eval_days),
-        label_rows=sum(d.rows for d in manifest.soft_labels),
+        label_rows={name or "": sum(day.rows for day in days) for name, (_, days, _) in manifest.labels.items()},
     )
 
 
@@ -248,8 +248,12 @@ def _limits(manifest: Manifest, verdict: Verdict, results: Sequence[FigureRow]) 
         found.insert(
             0, "This is popularity, not a student: it learnt nothing, knows no user, and no figure was judged."
         )
-    if manifest.teacher is not None and manifest.teacher.trained_through is None:
-        found.append("The teacher does not say what it was trained through: it may have seen the evaluation days.")
+    for teacher in manifest.teachers:
+        if teacher.trained_through is None:
+            whose = f" {teacher.name}" if manifest.further_teachers else ""
+            found.append(
+                f"The teacher{whose} does not say what it was trained through: it may have seen the evaluation days."
+            )
     skipped = [f"{g.number} ({g.name})" for g in verdict.guards if g.outcome is Outcome.NOT_EVALUATED]
     if skipped:
         found.append(f"Not evaluated: guard {', guard '.join(skipped)}.")

@@ -36,7 +36,8 @@ from ml.stages.training import load_ranker
 from ml.stages.training_set import read_training_set
 from ml.stages.widening import evaluated_rows
 from ml.surfaces.spec import Role, Surface
-from ml.teacher.contract import Teacher, teacher_contract
+from ml.teacher.contract import Teacher
+from ml.teacher.teachers import contracts_of
 
 _exports: dict[str, bytes] = {}
 """The last export by the digest of its checkpoint: guards of one candidate ask for it several times."""
@@ -171,22 +172,27 @@ class Learnt(TypedDict):
     unshown_labels: tuple[DayContent, ...]
     vectors: tuple[VectorContent, ...]
     teacher: Teacher
+    further_teachers: tuple[Teacher, ...]
 
 
 def _learnt_from(settings: Settings, surface: Surface, partition: date) -> Learnt:
     """Return the manifest's fields about rows and teacher, derived again from the snapshots that were read."""
     training_set = read_training_set(settings, surface, partition)
     evaluated = evaluated_rows(settings, surface, partition)
-    teacher = training_set.teacher_version, training_set.contract_hash
-    examples, soft_labels, pairs = list[DayContent](), list[DayContent](), tuple[DayContent, ...]()
+    several = len(training_set.labels) > 1
+    examples, soft_labels, pairs = list[DayContent](), list[DayContent](), list[DayContent]()
     vectors: tuple[VectorContent, ...] = ()
     for rows, days in ((training_set, training_set.train_days), (evaluated, evaluated.eval_days)):
         with Lake(settings, snapshot=rows.snapshot) as lake:
             examples += examples_content(lake, surface.name, days)
-            soft_labels += soft_label_content(lake, surface.name, days, *teacher)
             vectors = joined_vectors(vectors, vector_content(lake, surface, days))
-            if training_set.unshown and rows is training_set:
-                pairs = soft_label_content(lake, surface.name, training_set.unshown.days, *teacher, unshown=True)
+            for of in training_set.labels:
+                known, name = (of.version, of.contract_hash), of.teacher if several else None
+                soft_labels += soft_label_content(lake, surface.name, days, *known, teacher=name)
+                if training_set.unshown and rows is training_set:
+                    filled = training_set.unshown.days
+                    pairs += soft_label_content(lake, surface.name, filled, *known, teacher=name, unshown=True)
+    teacher, *further = (contract.reference() for contract in contracts_of(settings, surface).values())
     return {
         "surface": surface.name,
         "partition": partition,
@@ -196,7 +202,8 @@ def _learnt_from(settings: Settings, surface: Surface, partition: date) -> Learn
         "eval_days": evaluated.eval_days,
         "examples": tuple(examples),
         "soft_labels": tuple(soft_labels),
-        "unshown_labels": pairs,
+        "unshown_labels": tuple(pairs),
         "vectors": vectors,
-        "teacher": teacher_contract(settings).reference(),
+        "teacher": teacher,
+        "further_teachers": tuple(further),
     }

@@ -22,7 +22,6 @@ from ml.evaluation.predictions import (
     INPUTS,
     ScoreKey,
     Scores,
-    TeacherLabels,
     as_scores,
     baseline_query,
     beside,
@@ -47,7 +46,7 @@ from ml.students.checkpoint import predict
 from ml.students.columns import to_arrays
 from ml.students.dataset import Dataset, TrainingSet, TrainingSetError, load
 from ml.surfaces.spec import Role, Surface
-from ml.teacher.contract import Contract, teacher_contract
+from ml.teacher.teachers import LabelsOf, kinds_of, labels_of
 
 Arrays = dict[str, np.ndarray]
 Scoring = Callable[[Mapping[str, np.ndarray]], Arrays]
@@ -73,7 +72,6 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
     The days of an undecided candidate are those since its last evaluation too: see ``ml.stages.widening``.
     """
     training_set = rows_to_evaluate(settings, surface, partition)
-    contract = teacher_contract(settings)
     checkpoints = {role: find(settings, surface, role, partition) for role in get_args(Role)}
     rankers: dict[str, Ranker] = {role: checkpoint_ranker(checkpoint) for role, checkpoint in checkpoints.items()}
     store = ReleaseStore.of(settings)
@@ -87,15 +85,14 @@ def evaluate_models(settings: Settings, surface: Surface, partition: date) -> Ev
             f"evaluation rows, the training set has {training_set.eval_rows}"
         )
     with Lake(settings) as lake:
-        labels = TeacherLabels(training_set.teacher_outputs, training_set.teacher_version, training_set.contract_hash)
-        teacher = teacher_predictions(lake, surface, partition, labels, training_set.eval_days)
+        teacher = teacher_predictions(lake, surface, partition, training_set.labels, training_set.eval_days)
         tables = [*scored.tables(partition), teacher, incumbent]
         write_predictions(lake, surface.name, partition, pa.concat_tables(tables))
         evaluation = evaluate(
             lake,
             surface,
             partition,
-            teacher_outputs=contract.kinds,
+            teacher_outputs=kinds_of(settings, surface),
             seed=settings.seed,
             snapshot=training_set.snapshot,
             days=training_set.eval_days,
@@ -188,17 +185,15 @@ def score_again(
     settings: Settings,
     surface: Surface,
     manifest: Manifest,
-    contract: Contract,
     rankers: Mapping[str, Ranker],
 ) -> Scores:
-    """Score every evaluation row of a candidate again, with rankers, teacher and baseline.
+    """Score every evaluation row of a candidate again, with rankers, teachers and baseline.
 
     Args:
         lake: The snapshot that the manifest's evaluation read.
-        settings: The home, whose app may have a file of its present ranker.
+        settings: The home: its pinned teachers, and its app, which may have a file of its present ranker.
         surface: The surface.
-        manifest: The candidate's.
-        contract: The pinned teacher's, whose soft labels are read.
+        manifest: The candidate's; names the teachers whose soft labels are read.
         rankers: Hash and scoring function by model.
 
     Returns:
@@ -207,11 +202,21 @@ def score_again(
     partition, days = manifest.partition, manifest.eval_days
     scored = score_rows(lake, surface, days, rankers)
     queries = [baseline_query(surface, partition, days)]
-    if manifest.teacher is not None:
-        labels = TeacherLabels(contract.tasks, manifest.teacher.version, manifest.teacher.contract_hash)
-        queries.append(teacher_query(surface, partition, labels, days))
+    if manifest.teachers:
+        queries.append(teacher_query(surface, partition, _stated_labels(settings, surface, manifest), days))
     others = [as_scores(lake, f"({query})", told) for query, told in queries if query]
     return beside(scored.scores, [*others, incumbent_scores(lake, surface, partition, days, settings.app)])
+
+
+def _stated_labels(settings: Settings, surface: Surface, manifest: Manifest) -> list[LabelsOf]:
+    """Return whose labels a candidate says that it was evaluated with, their outputs as the surface calls them."""
+    pinned, stated = labels_of(settings, surface), {teacher.name: teacher for teacher in manifest.teachers}
+    found = [(of, manifest.teacher if of.teacher is None else stated.get(of.teacher)) for of in pinned]
+    return [
+        of.model_copy(update={"version": teacher.version, "contract_hash": teacher.contract_hash})
+        for of, teacher in found
+        if teacher is not None
+    ]
 
 
 def checkpoint_ranker(checkpoint: Artifact) -> Ranker:

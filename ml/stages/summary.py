@@ -12,7 +12,7 @@ from ml.stages.evaluation import read_evaluation
 from ml.stages.training_set import read_training_set
 from ml.students.dataset import TrainingSet
 from ml.surfaces.spec import Surface
-from ml.teacher.contract import teacher_contract
+from ml.teacher.teachers import LabelsOf, contracts_of
 
 
 def surface_summary(
@@ -20,7 +20,7 @@ def surface_summary(
 ) -> SurfaceReport:
     """Return what demo.json says about a surface: rows, figures, verdict and release."""
     training_set = read_training_set(settings, surface, partition)
-    contract = teacher_contract(settings)
+    contracts = contracts_of(settings, surface).values()
     candidate = find(settings, surface, "onnx", partition)
     checkpoint = find(settings, surface, "student", partition).json("checkpoint.json")
     store = ReleaseStore.of(settings)
@@ -32,7 +32,10 @@ def surface_summary(
         read_evaluation(settings, surface, partition),
         surface,
         rows={"train": training_set.train_rows, "test": training_set.eval_rows},
-        defaulted_input_share=defaulted_share(lake, surface, training_set, len(contract.inputs)),
+        defaulted_input_share=max(
+            defaulted_share(lake, surface, training_set, of, len(contract.inputs))
+            for of, contract in zip(training_set.labels, contracts, strict=True)
+        ),
         parameters={
             "teacher": teacher_parameters,
             "student": int(checkpoint["parameters"]["serving"]),
@@ -52,12 +55,12 @@ def _told(stored: StoredVerdict) -> dict[str, str]:
     return {**told, "path": str(stored.path)}
 
 
-def defaulted_share(lake: Lake, surface: Surface, training_set: TrainingSet, inputs: int) -> float:
-    """Return the mean share of teacher inputs that took the contract's default, over the training set's days."""
+def defaulted_share(lake: Lake, surface: Surface, training_set: TrainingSet, of: LabelsOf, inputs: int) -> float:
+    """Return the mean share of a teacher's inputs that took the contract's default, over the training set's days."""
     days = [*training_set.train_days, *training_set.eval_days]
     row = lake.connection.execute(
         f"select avg(defaulted_inputs) from lake.ml.soft_labels_{surface.name} "
         "where day between ? and ? and teacher_version = ? and contract_hash = ?",
-        [days[0], days[-1], training_set.teacher_version, training_set.contract_hash],
+        [days[0], days[-1], of.version, of.contract_hash],
     ).fetchone()
     return float(row[0]) / inputs if row and row[0] is not None and inputs else 0.0

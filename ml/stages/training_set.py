@@ -11,7 +11,8 @@ from ml.releases.store import ReleaseStore
 from ml.stages.artifacts import artifact_name, find
 from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set
 from ml.surfaces.spec import Surface
-from ml.teacher.contract import ContractError, teacher_contract
+from ml.teacher.contract import ContractError
+from ml.teacher.teachers import labels_of
 from ml.teacher.withdrawn import drop_withdrawn, drop_withdrawn_vectors, withdrawn_rows, withdrawn_table
 
 
@@ -24,12 +25,12 @@ def make_training_set(settings: Settings, surface: Surface, partition: date) -> 
     Raises:
         DamagedError: A file is not as it was written.
     """
-    contract = teacher_contract(settings)
+    labels = labels_of(settings, surface)
     with Lake(settings) as lake:
         require_owner(open_files(settings.artifacts_dir), lake.id())
         drop_withdrawn(lake, surface.name)
         drop_withdrawn_vectors(lake)
-        made = build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
+        made = build_training_set(lake, surface, partition, labels)
         check_files(lake, surface, made)
     ArtifactStore(settings.artifacts_dir).put(
         artifact_name(surface, "training_set"),
@@ -83,7 +84,7 @@ def newest_partition(settings: Settings, surface: Surface) -> tuple[date | None,
     A partition D needs examples and soft labels of every day of its window, the last of which became final with D.
     """
     try:
-        contract = teacher_contract(settings)
+        labels = labels_of(settings, surface)
     except (ContractError, FileNotFoundError) as error:
         return None, f"no teacher yet: {error}"
     with Lake(settings) as lake:
@@ -99,7 +100,7 @@ def newest_partition(settings: Settings, surface: Surface) -> tuple[date | None,
         if ArtifactStore(settings.artifacts_dir).latest(artifact_name(surface, "onnx"), day.isoformat()) is not None:
             return None, f"the candidate of {day} was made already"
         try:
-            build_training_set(lake, surface, day, contract.version, contract.contract_hash, contract.tasks)
+            build_training_set(lake, surface, day, labels)
         except TrainingSetError as error:
             return None, str(error)
     return day, ""

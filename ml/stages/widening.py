@@ -23,8 +23,8 @@ from ml.stages.artifacts import artifact_name, find
 from ml.stages.training_set import check_files, read_training_set
 from ml.students.dataset import TrainingSet, TrainingSetError, build_training_set
 from ml.surfaces.spec import Role, Surface
-from ml.teacher.contract import teacher_contract
 from ml.teacher.labels import unlabelled_days
+from ml.teacher.teachers import contracts_of
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ def open_candidate(settings: Settings, surface: Surface) -> OpenCandidate | None
     candidate = artifacts.latest(name, partition) if partition else None
     if candidate is None or _standing(settings, surface, candidate) == "closed":
         return None
-    manifest, contract = manifest_of(candidate), teacher_contract(settings)
-    if manifest.teacher is None or manifest.teacher.contract_hash != contract.contract_hash:
+    manifest, contracts = manifest_of(candidate), contracts_of(settings, surface).values()
+    if {teacher.contract_hash for teacher in manifest.teachers} != {item.contract_hash for item in contracts}:
         return None
     last, through = surface.last_evaluation_day(manifest.partition), manifest.eval_days[-1]
     with Lake(settings) as lake:
@@ -71,7 +71,9 @@ def open_candidate(settings: Settings, surface: Surface) -> OpenCandidate | None
         if newest is None or through >= last or newest > last:
             return None
     further = through + timedelta(days=1)
-    due = newest >= further and not unlabelled_days(settings, [surface.name], contract, further, newest)
+    due = newest >= further and not any(
+        unlabelled_days(settings, [surface.name], contract, further, newest) for contract in contracts
+    )
     return OpenCandidate(manifest.partition, through, newest if due else None)
 
 
@@ -106,9 +108,8 @@ def rows_to_evaluate(settings: Settings, surface: Surface, partition: date) -> T
         further = surface.further_days(partition, min(newest, surface.last_evaluation_day(partition)))
         if further <= surface.further_days(partition, rows.eval_days[-1]):
             return rows
-        teacher = rows.teacher_version, rows.contract_hash, rows.teacher_outputs
         try:
-            wider = build_training_set(lake, surface, partition, *teacher, further=further)
+            wider = build_training_set(lake, surface, partition, rows.labels, further=further)
         except TrainingSetError as error:
             log.warning("the evaluation of %s %s does not widen: %s", surface.name, partition, error)
             return rows

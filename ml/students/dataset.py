@@ -10,24 +10,30 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from ml.features.build import empty_days
 from ml.features.unshown import UnshownError, unshown_table
+from ml.foundation.documents import is_object
 from ml.foundation.lake import FEATURES, ML, Lake
 from ml.foundation.mapped import arrays
 from ml.foundation.settings import Settings
 from ml.students.columns import AfterRanking, to_arrays
-from ml.students.unshown import UnshownSet, identify, query_of, read_pairs
+from ml.students.unshown import UnshownSet, identify, joined, query_of, read_pairs, scores_matrix, scores_of
 from ml.surfaces.spec import Surface
-from ml.teacher.labels import unshown_rows
+from ml.teacher.labels import named_labels, unshown_rows
+from ml.teacher.teachers import LabelsOf, other_teachers
 
 _BATCH_ROWS = 65_536
 
 
 class TrainingSetError(ValueError):
     """A training set that cannot be built or read; the message names surface, partition and day."""
+
+
+_ONE_TEACHER = ("teacher_version", "contract_hash", "teacher_outputs")
+"""Keys of a set whose labels are of the one teacher that needs no name."""
 
 
 class TrainingSet(BaseModel):
@@ -39,11 +45,9 @@ class TrainingSet(BaseModel):
         snapshot: Lake snapshot that every read of this set uses.
         train_days: Days that are trained on, oldest first.
         eval_days: Days that are evaluated on, oldest first; all later than ``train_days``.
-        teacher_version: Version of the teacher whose soft labels are learnt.
-        contract_hash: Hash of that teacher's contract.
-        teacher_outputs: Names of the entries of ``scores``, in order.
+        labels: Whose soft labels are learnt, one entry a teacher.
         rows: Exposures per day, training and evaluation; 0 for a day on which nothing was shown.
-        coverage: Share of exposures with a soft label per day that has exposures.
+        coverage: Share of exposures with a soft label of every teacher, per day that has exposures.
         content_hash: Order-free hash of all rows, soft labels included.
         query: The query whose rows these are, days and teacher filled in.
         unshown: Pairs of the training days that nobody was shown, where the surface declares them.
@@ -56,19 +60,39 @@ class TrainingSet(BaseModel):
     snapshot: int
     train_days: tuple[date, ...]
     eval_days: tuple[date, ...]
-    teacher_version: str
-    contract_hash: str
-    teacher_outputs: tuple[str, ...]
+    labels: tuple[LabelsOf, ...]
     rows: dict[date, int]
     coverage: dict[date, float]
     content_hash: str
     query: str
     unshown: UnshownSet | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_teacher(cls, content: object) -> object:
+        """Read a set of a home with one teacher: it has been written so since before there could be several."""
+        if not is_object(content) or "teacher_version" not in content:
+            return content
+        rest = dict(content)
+        version, hashed, outputs = (rest.pop(name) for name in _ONE_TEACHER)
+        return {**rest, "labels": [{"version": version, "contract_hash": hashed, "outputs": outputs}]}
+
     @model_serializer(mode="wrap")
-    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave ``unshown`` out where there is none: such a set has the digest that it has without the field."""
-        return {name: value for name, value in dump(self).items() if name != "unshown" or value is not None}
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Write what is not there as it was written before there could be any: such a set keeps its digest."""
+        found: dict[str, object] = dump(self)
+        if self.unshown is None:
+            del found["unshown"]
+        if [of.teacher for of in self.labels] == [None]:
+            del found["labels"]
+            [of] = self.labels
+            found |= dict(zip(_ONE_TEACHER, (of.version, of.contract_hash, list(of.outputs)), strict=True))
+        return found
+
+    @property
+    def teacher_outputs(self) -> tuple[str, ...]:
+        """What heads call the soft labels: the outputs of all teachers, in order."""
+        return tuple(output for of in self.labels for output in of.outputs)
 
     @property
     def train_rows(self) -> int:
@@ -182,9 +206,7 @@ def build_training_set(
     lake: Lake,
     surface: Surface,
     partition: date,
-    teacher_version: str,
-    contract_hash: str,
-    teacher_outputs: Sequence[str],
+    labels: Sequence[LabelsOf],
     *,
     further: int = 0,
 ) -> TrainingSet:
@@ -194,24 +216,21 @@ def build_training_set(
         lake: Lake with ``features.examples_<surface>`` and ``ml.soft_labels_<surface>``.
         surface: The surface; gives the days and the columns.
         partition: Partition day D.
-        teacher_version: Version of the teacher.
-        contract_hash: Hash of its contract.
-        teacher_outputs: Names of the entries of ``scores``, in order.
+        labels: Whose soft labels are learnt, one entry a teacher; ``ml.teacher.teachers.labels_of`` gives the home's.
         further: Evaluation days beyond the surface's.
 
     Raises:
         TrainingSetError: Too few training days since ``first_day``, a day without final examples, no exposure on any
-            training or any evaluation day, soft labels that this teacher did not give, or pairs that are not so.
+            training or any evaluation day, soft labels that one of the teachers did not give, or pairs that are not so.
     """
     where = f"{surface.name} {partition}"
-    teacher = teacher_version, contract_hash, len(teacher_outputs)
     train_days, eval_days = _days(surface, partition, lake.settings.first_day, further)
     days, snapshot = train_days + eval_days, lake.snapshot()
     with Lake(lake.settings, snapshot=snapshot) as pinned:
         for table in (_examples(surface), _soft_labels(surface)):
             if not pinned.table_exists(table):
                 raise TrainingSetError(f"{where}: there is no table {table}")
-        rows, labelled = _count(pinned, surface, days, *teacher)
+        rows, labelled, complete = _count(pinned, surface, days, labels)
         absent = [day for day in days if day not in rows]
         empty = empty_days(pinned, surface.name, absent) if absent else set()
         if missing := [str(day) for day in absent if day not in empty]:
@@ -219,21 +238,20 @@ def build_training_set(
         for name, window in (("training", train_days), ("evaluation", eval_days)):
             if empty.issuperset(window):
                 raise TrainingSetError(f"{where}: nothing was shown on the {name} days {window[0]} to {window[-1]}")
-        _check_soft_labels(pinned, surface, where, rows, labelled, teacher_version, contract_hash)
-        query = _query(surface, teacher_version, contract_hash, days)
+        for of in labels:
+            _check_soft_labels(pinned, surface, where, rows, labelled[of], of)
+        query = _query(surface, labels, days)
         _, content_hash = pinned.content_hash(f"({query})")
-        unshown = _unshown(pinned, surface, where, [day for day in train_days if rows.get(day)], teacher)
+        unshown = _unshown(pinned, surface, where, [day for day in train_days if rows.get(day)], labels)
     return TrainingSet(
         surface=surface.name,
         partition=partition,
         snapshot=snapshot,
         train_days=tuple(train_days),
         eval_days=tuple(eval_days),
-        teacher_version=teacher_version,
-        contract_hash=contract_hash,
-        teacher_outputs=tuple(teacher_outputs),
+        labels=tuple(labels),
         rows=rows | dict.fromkeys(empty, 0),
-        coverage={day: labelled.get(day, 0) / n for day, n in rows.items()},
+        coverage={day: complete[day] / n for day, n in rows.items()},
         content_hash=content_hash,
         query=query,
         unshown=unshown,
@@ -241,13 +259,13 @@ def build_training_set(
 
 
 def _unshown(
-    pinned: Lake, surface: Surface, where: str, days: list[date], teacher: tuple[str, str, int]
+    pinned: Lake, surface: Surface, where: str, days: list[date], labels: Sequence[LabelsOf]
 ) -> UnshownSet | None:
-    """Return the declared pairs of some days, labelled by a teacher of that version, hash and number of outputs."""
+    """Return the declared pairs of some days, labelled by these teachers."""
     if not surface.distillation.unshown:
         return None
     try:
-        return identify(pinned, surface, days, *teacher)
+        return identify(pinned, surface, days, labels)
     except UnshownError as error:
         raise TrainingSetError(f"{where}: {error}") from error
 
@@ -290,8 +308,8 @@ def load(
     if foreign := [str(day) for day in days if day not in training_set.rows]:
         raise TrainingSetError(f"{surface.name} {training_set.partition}: {', '.join(foreign)} not in the training set")
     n = sum(training_set.rows[day] for day in set(days))
-    teacher = (training_set.teacher_version, training_set.contract_hash) if soft_labels else (None, None)
-    query = _query(surface, *teacher, days) + " order by e.ts, e.exposure_id"
+    labels = training_set.labels if soft_labels else ()
+    query = _query(surface, labels, days) + " order by e.ts, e.exposure_id"
     outputs = training_set.teacher_outputs if soft_labels else ()
     dataset = _empty(surface, n, outputs, settings.home / "training")
     at = 0
@@ -303,7 +321,7 @@ def load(
         lake.files.check(found, record=False)
         for batch in lake.batches(query, rows=_BATCH_ROWS):
             if at + batch.num_rows <= n:
-                _fill(dataset.select(slice(at, at + batch.num_rows)), batch, surface, outputs, after_ranking)
+                _fill(dataset.select(slice(at, at + batch.num_rows)), batch, surface, labels, after_ranking)
             at += batch.num_rows
         if at != n:
             raise TrainingSetError(
@@ -312,9 +330,9 @@ def load(
             )
         if not (training_set.unshown and pairs):
             return dataset
-        query = query_of(surface, training_set.teacher_version, training_set.contract_hash, pairs)
+        query = query_of(surface, labels, pairs)
         try:
-            found = read_pairs(lake, surface, query, outputs)
+            found = read_pairs(lake, surface, query, labels)
             unshown = _beside(dataset, found, outputs, sum(training_set.unshown.rows[day] for day in set(pairs)))
         except UnshownError as error:
             raise TrainingSetError(f"{surface.name} {training_set.partition}: {error}") from error
@@ -368,20 +386,15 @@ def _empty(surface: Surface, n: int, outputs: Sequence[str], folder: Path | None
 
 
 def _fill(
-    target: Dataset, batch: pa.RecordBatch, surface: Surface, outputs: Sequence[str], after_ranking: AfterRanking
+    target: Dataset, batch: pa.RecordBatch, surface: Surface, labels: Sequence[LabelsOf], after_ranking: AfterRanking
 ) -> None:
     for name, array in to_arrays(batch, surface.inputs, after_ranking).items():
         target.inputs[name].numpy()[:] = array
     for name, task in surface.tasks.items():
         target.labels[name].numpy()[:] = _floats(batch.column(task.label))
-    if outputs:
-        scores = batch.column("scores")
-        present = scores.is_valid()
-        matrix = np.full((batch.num_rows, len(outputs)), np.nan)
-        flat = _floats(scores.filter(present).flatten())
-        matrix[present.to_numpy(zero_copy_only=False)] = flat.reshape(-1, len(outputs))
-        for index, output in enumerate(outputs):
-            target.soft_labels[output].numpy()[:] = matrix[:, index]
+    for column, of in scores_of(labels).items():
+        for output, values in zip(of.outputs, scores_matrix(batch.column(column), len(of.outputs)).T, strict=True):
+            target.soft_labels[output].numpy()[:] = values
     target.exposure_id.numpy()[:] = batch.column("exposure_id").to_numpy()
     target.user_id.numpy()[:] = batch.column("_user_id").fill_null(0).to_numpy()
     target.day.numpy()[:] = batch.column("day").cast(pa.int32()).to_numpy()
@@ -399,56 +412,59 @@ def _soft_labels(surface: Surface) -> str:
     return f"{ML}.soft_labels_{surface.name}"
 
 
-def _query(surface: Surface, teacher_version: str | None, contract_hash: str | None, days: Sequence[date]) -> str:
+def _query(surface: Surface, labels: Sequence[LabelsOf], days: Sequence[date]) -> str:
     columns = dict.fromkeys([*surface.inputs, *(task.label for task in surface.tasks.values())])
     selected = ["e.day", "e.exposure_id", "e.ts", "e.user_id as _user_id", *(f"e.{_name(c)}" for c in columns)]
     wanted = ", ".join(f"date '{day}'" for day in sorted(set(days)))
     source = f"{_examples(surface)} as e"
-    if teacher_version is not None:
-        selected.append("s.scores")
-        source += (
-            f" left join {_soft_labels(surface)} as s on s.exposure_id = e.exposure_id and s.day = e.day"
-            f" and s.teacher_version = {_text(teacher_version)} and s.contract_hash = {_text(contract_hash or '')}"
-        )
-    return f"select {', '.join(selected)} from {source} where e.day in ({wanted})"
+    scores, joins = joined(labels, _soft_labels(surface), "e", "exposure_id")
+    return f"select {', '.join([*selected, *scores])} from {source}{joins} where e.day in ({wanted})"
 
 
 def _count(
-    lake: Lake, surface: Surface, days: Sequence[date], teacher_version: str, contract_hash: str, outputs: int
-) -> tuple[dict[date, int], dict[date, int]]:
-    """Return rows and labelled rows per day; refuse repeated soft labels and ones of another width."""
-    query = _query(surface, teacher_version, contract_hash, days)
+    lake: Lake, surface: Surface, days: Sequence[date], labels: Sequence[LabelsOf]
+) -> tuple[dict[date, int], dict[LabelsOf, dict[date, int]], dict[date, int]]:
+    """Return per day the rows, those that each teacher labelled, and those that all of them did.
+
+    Repeated soft labels, and ones of another width, are refused.
+    """
+    columns = scores_of(labels)
+    told = "".join(f", count({c}), min(len({c})), max(len({c}))" for c in columns)
+    every = " and ".join(f"{column} is not null" for column in columns)
     counts = lake.connection.execute(
-        f"select day, count(*), count(distinct exposure_id), count(scores), min(len(scores)), max(len(scores)) "
-        f"from ({query}) group by day order by day"
+        f"select day, count(*), count(distinct exposure_id), count(*) filter ({every}){told} "
+        f"from ({_query(surface, labels, days)}) group by day order by day"
     ).fetchall()
-    for day, joined, distinct, labelled, low, high in counts:
-        if joined != distinct:
-            raise TrainingSetError(f"{surface.name} {day}: {joined - distinct} exposures have several rows")
-        if labelled and (low, high) != (outputs, outputs):
-            raise TrainingSetError(f"{surface.name} {day}: soft labels of {low} to {high} outputs, not {outputs}")
-    return {row[0]: row[1] for row in counts}, {row[0]: row[3] for row in counts}
+    labelled: dict[LabelsOf, dict[date, int]] = {of: {} for of in labels}
+    for day, rows, distinct, _, *of_teachers in counts:
+        if rows != distinct:
+            raise TrainingSetError(f"{surface.name} {day}: {rows - distinct} exposures have several rows")
+        for place, of in enumerate(labels):
+            n, low, high = of_teachers[3 * place : 3 * place + 3]
+            outputs, labelled[of][day] = len(of.outputs), n
+            if n and (low, high) != (outputs, outputs):
+                whose = f" of teacher {of.teacher}" if of.teacher else ""
+                raise TrainingSetError(
+                    f"{surface.name} {day}: soft labels{whose} of {low} to {high} outputs, not {outputs}"
+                )
+    return {row[0]: row[1] for row in counts}, labelled, {row[0]: row[3] for row in counts}
 
 
 def _check_soft_labels(
-    lake: Lake,
-    surface: Surface,
-    where: str,
-    rows: dict[date, int],
-    labelled: dict[date, int],
-    teacher_version: str,
-    contract_hash: str,
+    lake: Lake, surface: Surface, where: str, rows: dict[date, int], labelled: dict[date, int], of: LabelsOf
 ) -> None:
-    teacher = f"teacher {teacher_version} ({contract_hash})"
+    """Refuse days that a teacher did not label, or labelled in part where another version of it labelled the rest."""
+    table, teacher = _soft_labels(surface), f"teacher {of}"
     for day, n in rows.items():
         if labelled[day] == n:
             continue
         others = lake.connection.execute(
-            f"select distinct s.teacher_version, s.contract_hash from {_soft_labels(surface)} as s "
+            f"select distinct s.teacher_version, s.contract_hash from {named_labels(lake, table)} as s "
             f"join {_examples(surface)} as e on e.exposure_id = s.exposure_id and e.day = s.day where s.day = ? "
-            f"and s.exposure_id not in (select exposure_id from {_soft_labels(surface)} where day = ? "
+            "and (s.teacher is null or not list_contains(?::varchar[], s.teacher)) "
+            f"and s.exposure_id not in (select exposure_id from {table} where day = ? "
             "and teacher_version = ? and contract_hash = ?) order by all",
-            [day, day, teacher_version, contract_hash],
+            [day, other_teachers(lake.settings, of.teacher), day, of.version, of.contract_hash],
         ).fetchall()
         if not labelled[day]:
             found = f"; there are some of {others}" if others else ""
@@ -459,7 +475,3 @@ def _check_soft_labels(
 
 def _name(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

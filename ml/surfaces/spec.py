@@ -198,7 +198,9 @@ class Task(_Model):
     kind: Literal["binary", "regression"]
     label: Name
     weight: float = Field(default=1.0, gt=0)
-    teacher_output: str | None = Field(default=None, description="Teacher output reported beside the task")
+    teacher_output: str | None = Field(
+        default=None, description="Teacher output reported beside the task; `teacher/output` where there are several"
+    )
     baseline: str | None = Field(default=None, description="Input whose value alone is the popularity baseline")
 
 
@@ -405,6 +407,28 @@ class SoftLabelGate(_Model):
     max_defaulted_share: float = Field(ge=0, le=1)
     rescore_rows: int = Field(ge=1)
     rescore_tolerance: float = Field(gt=0, le=1)
+    teachers: dict[str, dict[str, float]] = Field(
+        default={}, description="Of several teachers, which of these bounds are others for one, by its name"
+    )
+
+    @model_validator(mode="after")
+    def _known_bounds(self) -> Self:
+        bounds = [name for name in type(self).model_fields if name != "teachers"]
+        for teacher, own in self.teachers.items():
+            if unknown := [name for name in own if name not in bounds]:
+                raise ValueError(f"teachers.{teacher}: there is no bound {unknown[0]!r}{nearest(unknown[0], bounds)}")
+            self.of(teacher)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave ``teachers`` out where it is not set: such a gate has the digest that it has without the key."""
+        return {name: value for name, value in dump(self).items() if name != "teachers" or value}
+
+    def of(self, teacher: str | None) -> Self:
+        """Return the bounds of one teacher."""
+        own = self.teachers.get(teacher or "", {})
+        return type(self).model_validate({**self.model_dump(exclude={"teachers"}), **own})
 
 
 RANKING_MARGIN = 0.015
@@ -834,6 +858,10 @@ class Surface(_Model):
             if head.centre_by is not None and head.centre_by not in ids:
                 near = nearest(head.centre_by, ids)
                 yield f"distillation head centres by {head.centre_by!r}, which is no id input{near}"
+        plain = [name for name in self.teacher_outputs if "/" not in name]
+        if self.prefixes_outputs and plain:
+            named = next(name for name in self.teacher_outputs if "/" in name)
+            yield f"teacher_output names {named!r} with its teacher and {plain[0]!r} without: write all of them alike"
         centred = {(head.teacher_output, head.centre_by) for head in self.distillation.heads}
         if len(centred) > len({output for output, _ in centred}):
             yield "distillation heads of one teacher_output must centre it by the same input"
@@ -887,6 +915,28 @@ class Surface(_Model):
     def label_rules(self) -> dict[str, Label]:
         """The labels among ``labels`` that are counted from outcomes."""
         return {name: value for name, value in self.labels.items() if isinstance(value, Label)}
+
+    @property
+    def named_outputs(self) -> dict[str, str]:
+        """{key: output of a teacher that it names}, of tasks and heads; ``teacher/output`` where there are several."""
+        tasks = {f"tasks.{name}.teacher_output": task.teacher_output for name, task in self.tasks.items()}
+        heads = {
+            f"distillation.heads.{place}.teacher_output": head.teacher_output
+            for place, head in enumerate(self.distillation.heads)
+        }
+        return {key: name for key, name in {**tasks, **heads}.items() if name is not None}
+
+    @property
+    def teacher_outputs(self) -> tuple[str, ...]:
+        """The outputs of teachers that heads learn, or that are reported beside tasks."""
+        heads = [head.teacher_output for head in self.distillation.heads]
+        tasks = [task.teacher_output for task in self.tasks.values() if task.teacher_output]
+        return tuple(dict.fromkeys([*heads, *tasks]))
+
+    @property
+    def prefixes_outputs(self) -> bool:
+        """Whether outputs are named with their teacher."""
+        return any("/" in name for name in self.teacher_outputs)
 
     @property
     def branch_inputs(self) -> tuple[str, ...]:
@@ -962,6 +1012,11 @@ class Surface(_Model):
     def first_partition(self, first_day: date) -> date:
         """Return the first day that can have a student."""
         return first_day + timedelta(days=self.reach_days - self.window.train_days + self.window.min_train_days)
+
+
+def output_name(teacher: str, output: str, *, prefixed: bool) -> str:
+    """Return what heads and tasks call an output: with its teacher where there are several."""
+    return f"{teacher}/{output}" if prefixed else output
 
 
 def load_surface(path: Path, text: str | None = None, app: Path | None = None) -> Surface:

@@ -1,4 +1,4 @@
-"""Soft labels: the frozen teacher's scores of the app's own examples, one row per exposure and teacher version.
+"""Soft labels: frozen teachers' scores of the app's own examples, one row per exposure and version of a teacher.
 
 Rows are streamed from ``features.teacher_inputs_<surface>``, scored, spooled to a file of the home and committed in one
 transaction, so that memory does not grow with the rows and a killed run leaves the table as it was.
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ml.features.unshown import unshown_inputs_table
 from ml.foundation.dropped import require_kept
 from ml.foundation.files import scratch_folder
-from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
+from ml.foundation.lake import ALIAS, FEATURES, ML, Lake, escaped, quoted
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.teacher.columns import InputColumns
@@ -153,11 +153,45 @@ RowsOf = Callable[[str], Rows]
 """What of a surface is labelled: ``exposure_rows`` or ``unshown_rows``."""
 
 
+TEACHER_COLUMN = pa.schema([("teacher", pa.string())])
+"""Who gave a label; rows of before there could be several teachers have none."""
+
+
+def named_labels(lake: Lake, table: str) -> str:
+    """Return the query of a table of labels with who gave each; null where a state of an earlier version is silent."""
+    [name] = TEACHER_COLUMN.names
+    lacking = "" if name in lake.columns(table) else f", null::varchar as {name}"
+    return f"(select *{lacking} from {ALIAS}.{table})"
+
+
+def nameless_labels(lake: Lake) -> list[str]:
+    """Return the tables of labels of an earlier version, which do not say who gave them."""
+    kinds = ("soft_labels_", "unshown_labels_")
+    tables = [f"{schema}.{name}" for schema, name in lake.tables() if schema == ML and name.startswith(kinds)]
+    return [table for table in tables if not set(TEACHER_COLUMN.names) <= set(lake.columns(table))]
+
+
+def name_labels(lake: Lake, teacher: str | None) -> None:
+    """Add the column of who gave a label to tables of an earlier version; None says nothing of the rows that are there.
+
+    Rows and files stay as they are: the name is the column's default in what was written without it.
+    """
+    default = f" default '{escaped(teacher)}'" if teacher else ""
+    for table in nameless_labels(lake):
+
+        def step(table: str = table) -> None:
+            with lake.transaction(f"{table}: who gave a label") as c:
+                c.execute(f"alter table {ALIAS}.{table} add column {TEACHER_COLUMN.names[0]} varchar{default}")
+
+        lake.retry(step)
+
+
 def init_soft_labels(lake: Lake, surface: str, rows_of: RowsOf = exposure_rows) -> None:
     """Create the surface's table of soft labels, empty, unless it exists."""
     rows = rows_of(surface)
     table = rows.labels
     if lake.table_exists(table):
+        lake.add_columns(table, TEACHER_COLUMN)
         return
     keys = ", ".join(f"{key} BIGINT" for key in rows.keys)
 
@@ -165,7 +199,7 @@ def init_soft_labels(lake: Lake, surface: str, rows_of: RowsOf = exposure_rows) 
         with lake.transaction(f"{table}: create") as c:
             c.execute(
                 f"create table if not exists {ALIAS}.{table} (day DATE, {keys}, teacher_version VARCHAR, "
-                f"contract_hash VARCHAR, scores DOUBLE[], defaulted_inputs INTEGER)"
+                f"contract_hash VARCHAR, scores DOUBLE[], defaulted_inputs INTEGER, teacher VARCHAR)"
             )
             c.execute(f"alter table {ALIAS}.{table} set partitioned by (day)")
 
@@ -287,8 +321,10 @@ def label_hashes(
     rows_of: RowsOf = exposure_rows,
 ) -> dict[date, tuple[int, str]]:
     """Return {day: (rows, order-free content hash)} of the labels that one teacher version gave."""
-    table = f"{ALIAS}.{rows_of(surface_name).labels}"
-    query = f"(select * from {table} where teacher_version = ? and contract_hash = ?)"
+    table = rows_of(surface_name).labels
+    # The name is within the contract's hash, and tables of earlier versions have no column of it.
+    columns = ", ".join(quoted(name) for name in lake.columns(table) if name not in TEACHER_COLUMN.names)
+    query = f"(select {columns} from {ALIAS}.{table} where teacher_version = ? and contract_hash = ?)"
     return lake.content_hashes(query, days, [teacher_version, contract_hash])
 
 
@@ -579,8 +615,8 @@ def _commit(lake: Lake, rows: Rows, contract: Contract, days: list[date], folder
             if files:
                 c.execute(
                     f"insert into {ALIAS}.{table} by name select day, {keys}, ?::varchar as teacher_version, "
-                    f"?::varchar as contract_hash, scores, defaulted_inputs from {scored}",
-                    [contract.version, contract.contract_hash, files],
+                    f"?::varchar as contract_hash, scores, defaulted_inputs, ?::varchar as teacher from {scored}",
+                    [contract.version, contract.contract_hash, contract.name, files],
                 )
 
     lake.retry(step)

@@ -23,6 +23,7 @@ from ml.stages.artifacts import find
 from ml.stages.training_set import read_training_set
 from ml.surfaces.spec import load_surfaces
 from ml.teacher.contract import teacher_contract
+from ml.teacher.teachers import LabelsOf
 from tests.support.known import present
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +83,7 @@ def test_students_learn_from_the_pinned_teacher_alone_and_the_old_release_can_be
 
     materialize(after, MADE, partition_key=day.isoformat())
     training_set = read_training_set(after, surface, day)
-    assert (training_set.teacher_version, training_set.contract_hash) == (second.version, second.contract_hash)
+    assert training_set.labels == (LabelsOf.only(second),)
     with Lake(before, snapshot=training_set.snapshot) as lake:
         joined = lake.sql(training_set.query)
         wanted = lake.sql(f"select exposure_id, scores from {labels} where contract_hash = ?", [second.contract_hash])

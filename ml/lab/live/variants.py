@@ -22,6 +22,7 @@ from ml.students.train import fit
 from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import teacher_contract
+from ml.teacher.teachers import labels_of
 
 if TYPE_CHECKING:
     from ml.students.dataset import TrainingSet
@@ -184,6 +185,6 @@ class Placement:
 
 
 def _training_set(settings: Settings, surface: Surface, partition: date) -> "TrainingSet":
-    contract = teacher_contract(settings)
+    labels = labels_of(settings, surface)
     with Lake(settings) as lake:
-        return build_training_set(lake, surface, partition, contract.version, contract.contract_hash, contract.tasks)
+        return build_training_set(lake, surface, partition, labels)

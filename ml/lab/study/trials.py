@@ -28,6 +28,7 @@ from ml.surfaces.spec import Surface, load_surfaces
 from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import Contract
 from ml.teacher.labels import label_days, unshown_rows
+from ml.teacher.teachers import LabelsOf
 from ml.teacher.withdrawn import VECTORS_TABLE
 
 REPLICATES = 200
@@ -89,9 +90,8 @@ class Bench:
             self.training_set: TrainingSet = self._built(lake, surface)
 
     def _built(self, lake: Lake, surface: Surface) -> TrainingSet:
-        contract, last = self.contract, self.settings.last_day
-        assert last is not None
-        return build_training_set(lake, surface, last, contract.version, contract.contract_hash, contract.tasks)
+        assert self.settings.last_day is not None
+        return build_training_set(lake, surface, self.settings.last_day, [LabelsOf.only(self.contract)])
 
     @cached_property
     def train(self) -> Dataset:

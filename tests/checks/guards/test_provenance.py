@@ -90,7 +90,7 @@ def test_a_teacher_that_may_have_seen_the_evaluation_days_fails_or_warns(bench: 
     assert told.teacher is not None
     for day, outcome in seen.items():
         teacher = told.teacher.model_copy(update={"trained_through": day})
-        (check,) = provenance.judge_teacher(told.model_copy(update={"teacher": teacher}))
+        (check,) = provenance.judge_teachers(told.model_copy(update={"teacher": teacher}))
         assert check.outcome is outcome
 
 

@@ -12,7 +12,6 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import Surface
-from ml.teacher.contract import load_contract
 from tests.checks.spoilt import Bench
 
 
@@ -91,7 +90,8 @@ def test_one_unlinked_user_of_one_is_no_failure_and_a_day_of_them_is(home, lake:
         assert check.outcome is outcome
     everyone = _set(labels, "defaulted_inputs", pa.array([2] * labels.num_rows, pa.int32()))
     lake.replace_days("ml.soft_labels_tiny", everyone, [toolbox.FIRST])
-    (row,) = soft_labels.measure(lake, home[1], [toolbox.FIRST], load_contract(home[0].teacher))
+    (pinned,) = soft_labels.pinned_of(lake, home[1])
+    (row,) = soft_labels.measure(lake, home[1], [toolbox.FIRST], pinned)
     assert (row["defaulted_share"], row["users"]) == (1.0, 40)
 
 
@@ -103,8 +103,9 @@ def test_one_missing_label_of_few_is_no_lost_day(home, toolbox) -> None:
 
 
 def test_labels_of_another_teacher_only_are_no_coverage(home, lake: Lake, labels: pa.Table, toolbox) -> None:
-    contract = load_contract(home[0].teacher).model_copy(update={"version": "2"})
-    (row,) = soft_labels.measure(lake, home[1], [toolbox.FIRST], contract)
+    (pinned,) = soft_labels.pinned_of(lake, home[1])
+    second = pinned._replace(contract=pinned.contract.model_copy(update={"version": "2"}))
+    (row,) = soft_labels.measure(lake, home[1], [toolbox.FIRST], second)
     assert (row["coverage"], row["other_teacher"], row["labels"]) == (0, toolbox.ROWS, 0)
 
 

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 
 from ml.evaluation.evaluate import evaluate
-from ml.evaluation.predictions import TeacherLabels, student_predictions, teacher_predictions, write_predictions
+from ml.evaluation.predictions import student_predictions, teacher_predictions, write_predictions
 from ml.evaluation.results import Evaluation
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.spec import Surface, load_surface
+from ml.teacher.teachers import LabelsOf
 
 PARTITION = date(2026, 2, 1)
 OUTPUTS = ["click", "watch", "continue", "like"]
@@ -107,7 +108,7 @@ def build_world(home: Path, *, rows: int = 2400, users: int = 120, seed: int = 0
         }
     ).filter(pa.array(labelled))
     lake.replace_days("ml.soft_labels_homepage", soft, days)
-    teacher = teacher_predictions(lake, surface, PARTITION, TeacherLabels(OUTPUTS, "1", "c"))
+    teacher = teacher_predictions(lake, surface, PARTITION, [LabelsOf(version="1", contract_hash="c", outputs=OUTPUTS)])
     write_predictions(lake, "homepage", PARTITION, teacher)
     return lake, surface
 

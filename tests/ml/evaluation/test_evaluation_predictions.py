@@ -10,7 +10,6 @@ import pytest
 
 from ml.evaluation.predictions import (
     PredictionError,
-    TeacherLabels,
     baseline_predictions,
     student_predictions,
     teacher_predictions,
@@ -18,6 +17,7 @@ from ml.evaluation.predictions import (
 )
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
+from ml.teacher.teachers import LabelsOf
 
 DAY = date(2026, 1, 30)
 PARTITION = date(2026, 2, 1)
@@ -78,8 +78,8 @@ def test_arrays_of_different_lengths_are_refused() -> None:
 
 
 def test_the_teachers_rows_are_its_raw_outputs_for_each_counterpart(world: Any) -> None:
-    outputs = ["click", "watch", "continue", "like"]
-    table = teacher_predictions(world.lake, world.surface, PARTITION, TeacherLabels(outputs, "1", "c"))
+    labels = LabelsOf(version="1", contract_hash="c", outputs=("click", "watch", "continue", "like"))
+    table = teacher_predictions(world.lake, world.surface, PARTITION, [labels])
     soft = world.lake.sql("select exposure_id, scores from lake.ml.soft_labels_homepage").to_pylist()
     raw = {r["exposure_id"]: r["scores"] for r in soft}
     found = table.to_pylist()
@@ -88,7 +88,7 @@ def test_the_teachers_rows_are_its_raw_outputs_for_each_counterpart(world: Any) 
     }
     assert all(r["score"] == raw[r["exposure_id"]][0 if r["task"] == "ctr" else 1] for r in found)
     assert {r["day"] for r in found} == set(world.surface.evaluation_days(PARTITION))
-    none = teacher_predictions(world.lake, world.surface, PARTITION, TeacherLabels(outputs, "2", "c"))
+    none = teacher_predictions(world.lake, world.surface, PARTITION, [labels.model_copy(update={"version": "2"})])
     assert none.num_rows == 0
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, reduced, write_world
+from benchmarks.synthetic import LABELS, Shape, reduced, write_world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import TrainingSet, build_training_set
@@ -45,7 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, surface: Surface) -> Sett
 @pytest.fixture(scope="session")
 def training_set(settings: Settings, surface: Surface) -> TrainingSet:
     with Lake(settings) as lake:
-        return build_training_set(lake, surface, PARTITION, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        return build_training_set(lake, surface, PARTITION, LABELS)
 
 
 @pytest.fixture

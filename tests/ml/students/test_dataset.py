@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, world
+from benchmarks.synthetic import LABELS, OUTPUTS, Shape, world
 from ml.foundation.lake import Lake
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import Settings
@@ -33,9 +33,9 @@ def put(settings: Settings, examples: pa.Table | None, soft: pa.Table | None, da
 
 
 def build(settings: Settings, surface: Surface, partition: date = PARTITION, **changes) -> TrainingSet:
-    teacher = {"teacher_version": TEACHER_VERSION, "contract_hash": CONTRACT_HASH, "teacher_outputs": OUTPUTS}
+    [of] = LABELS
     with Lake(settings) as lake:
-        return build_training_set(lake, surface, partition, **(teacher | changes))
+        return build_training_set(lake, surface, partition, [of.model_copy(update=changes)])
 
 
 def test_a_set_names_its_days_rows_and_snapshot_and_survives_json(home: Settings, surface: Surface):
@@ -137,7 +137,7 @@ def test_a_day_without_soft_labels_of_the_teacher_is_refused(home: Settings, sur
     with pytest.raises(
         TrainingSetError, match=r"no soft labels of teacher 2 \(c0ffee\) for 2026-01-01.*\('1', 'c0ffee'\)"
     ):
-        build(home, surface, teacher_version="2")
+        build(home, surface, version="2")
 
 
 def test_soft_labels_of_two_teachers_in_one_day_are_refused(home: Settings, surface: Surface):
@@ -176,7 +176,7 @@ def test_repeated_soft_labels_and_ones_of_another_width_are_refused(home: Settin
         put(home, examples, soft)
     outputs = OUTPUTS if fault == "repeated" else OUTPUTS[:3]
     with pytest.raises(TrainingSetError, match="several rows" if fault == "repeated" else "4 to 4 outputs, not 3"):
-        build(home, surface, teacher_outputs=outputs)
+        build(home, surface, outputs=outputs)
 
 
 def test_rows_come_in_order_of_time_with_their_own_labels_and_soft_labels(home: Settings, surface: Surface):

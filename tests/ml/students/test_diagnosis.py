@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
+from benchmarks.synthetic import LABELS, Shape, write_world
 from ml.evaluation.bootstrap import Interval
 from ml.evaluation.diagnosis import Diagnosis, diagnose, judgement, other_settings, write_diagnosis
 from ml.foundation.lake import ALIAS, FEATURES, Lake
@@ -123,7 +123,7 @@ def test_a_teacher_that_knows_nothing_is_not_advised(tmp_path: Path, settings: S
             lake, surface, Shape(first_day=first, days=10, rows_per_day=700, users=40, items=30, teacher_noise=1e4)
         )
         last = first.replace(day=first.day + 10)
-        ignorant = build_training_set(lake, surface, last, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        ignorant = build_training_set(lake, surface, last, LABELS)
     found = diagnose(home, ignorant, surface, seeds=1)
     assert all(task.judgement != "helps" for task in found.tasks) and not found.advice.startswith("Distil")
     [ctr] = [task for task in found.tasks if task.task == "ctr"]
@@ -146,7 +146,7 @@ def test_the_diagnosis_reads_no_evaluation_day(
             [eval_start],
         )
         last = first.replace(day=first.day + 10)
-        poisoned = build_training_set(lake, surface, last, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        poisoned = build_training_set(lake, surface, last, LABELS)
     assert diagnose(home, poisoned, hasty, seeds=1) == untuned
 
 

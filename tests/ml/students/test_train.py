@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, world
+from benchmarks.synthetic import LABELS, OUTPUTS, Shape, world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.lab.study.design import Variant
@@ -159,7 +159,7 @@ def test_a_control_does_not_depend_on_soft_labels(
         soft = lake.sql("select * from ml.soft_labels_homepage")
         zeros = pa.array([[0.0] * 4] * len(soft))
         lake.replace_days("ml.soft_labels_homepage", soft.set_column(4, "scores", zeros), set(soft["day"].to_pylist()))
-        other = build_training_set(lake, surface, training_set.partition, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        other = build_training_set(lake, surface, training_set.partition, LABELS)
     second = train(settings, other, surface, technique="none", seed=1, out_dir=tmp_path / "b")
     assert other.content_hash != training_set.content_hash
     assert weights(first) == weights(second)
@@ -184,7 +184,7 @@ def test_evaluation_days_reach_neither_weights_nor_constants(home: Settings, sur
         with Lake(home) as lake:
             lake.replace_days("features.examples_homepage", examples, days)
             lake.replace_days("ml.soft_labels_homepage", soft, days)
-            made = build_training_set(lake, surface, days[-1] + timedelta(days=1), "1", CONTRACT_HASH, OUTPUTS)
+            made = build_training_set(lake, surface, days[-1] + timedelta(days=1), LABELS)
         assert made.train_days == tuple(days[:4])
         found.append(
             weights(train(home, made, surface, technique="interaction", seed=1, out_dir=tmp_path / str(spoilt)))

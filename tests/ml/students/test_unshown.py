@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
+from benchmarks.synthetic import CONTRACT_HASH, LABELS, OUTPUTS, TEACHER_VERSION, Shape, write_world
 from ml.features.unshown import unshown_table
 from ml.foundation.lake import Lake
 from ml.foundation.settings import EXAMPLES, Settings
@@ -94,7 +94,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, surfaces: SimpleNamespace) ->
 
 def built(home: Settings, surface: Surface) -> TrainingSet:
     with Lake(home) as lake:
-        return build_training_set(lake, surface, PARTITION, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        return build_training_set(lake, surface, PARTITION, LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def undone(home: Settings) -> Iterator[Lake]:
 def test_pairs_that_are_not_what_is_declared_are_refused(undone: Lake, surfaces: SimpleNamespace, fault: str) -> None:
     undone.connection.execute(fault.format(pairs=unshown_table("homepage"), labels=unshown_rows("homepage").labels))
     with pytest.raises(TrainingSetError, match=FAULTS[fault]):
-        build_training_set(undone, surfaces.with_pairs, PARTITION, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        build_training_set(undone, surfaces.with_pairs, PARTITION, LABELS)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.synthetic import CONTRACT_HASH, OUTPUTS, TEACHER_VERSION, Shape, write_world
+from benchmarks.synthetic import LABELS, Shape, write_world
 from ml.evaluation.diagnosis import diagnose
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
@@ -30,7 +30,7 @@ def test_a_scaffolded_surface_learns_from_a_strong_teacher(
     with Lake(settings) as lake:
         write_world(lake, surface, Shape(first_day=FIRST_DAY, days=days, rows_per_day=rows_per_day, **of))
         last = FIRST_DAY + timedelta(days=days)
-        training_set = build_training_set(lake, surface, last, TEACHER_VERSION, CONTRACT_HASH, OUTPUTS)
+        training_set = build_training_set(lake, surface, last, LABELS)
     [ctr] = diagnose(settings, training_set, surface, seeds=1).tasks
     assert ctr.judgement == "helps" and ctr.student.lo > 0.02, ctr
     assert ctr.control > 0.55 and ctr.shuffled.estimate < ctr.student.lo, ctr

@@ -233,7 +233,7 @@ def test_the_asset_tells_the_rows_of_each_node_and_gives_the_demos_labels(
         "dagster/asset_partition_range_start": settings.first_day.isoformat(),
         "dagster/asset_partition_range_end": last.isoformat(),
     }
-    asset = build_soft_labels(settings, load_surfaces(settings)["homepage"])
+    [asset] = build_soft_labels(settings, load_surfaces(settings)["homepage"])
     resources = {"settings": settings, "progress": ProgressResource()}
     done = dg.materialize([asset], resources=resources, tags=tags)
     shown = done.asset_materializations_for_node(asset.op.name)[-1].metadata
