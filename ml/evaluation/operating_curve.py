@@ -211,7 +211,7 @@ def _plot(curves: Sequence[Curve]) -> bytes:
     axes.axhline(0.05, color="#5F6B7A", linewidth=1)
     axes.set_xlabel("true loss, in margins")
     axes.set_ylabel("chance to be promoted")
-    axes.legend(frameon=False, fontsize=8.5)
+    axes.legend(frameon=False, fontsize=8.5, handlelength=3.6)
     first = curves[0]
     note = f"{first.points[0].candidates} simulated candidates a point; looks up to {first.looks.most} days; line: 5 %"
     return finish(figure, axes, "How often a candidate is promoted that is truly worse", note)
