@@ -14,6 +14,8 @@ from ml.surfaces.techniques import techniques
 
 DESIGNS_FILE = Path(__file__).with_name("designs.yaml")
 
+OWN, SECOND = "own", "noise"
+"""What heads call the world's own teacher, and one beside it that knows nothing."""
 CONTROL = "control"
 STUDENT = "student"
 TECHNIQUES = tuple(techniques())
@@ -29,7 +31,10 @@ _PAIRS = 4
 Vectors = Literal["as_is", "shuffled", "noise"]
 VECTORS: dict[str, Vectors] = {"vectors": "as_is", "vectors_shuffled": "shuffled", "vectors_noise": "noise"}
 """Words of variants that read the teacher's vectors, or placebos of them."""
-_CHANGES = ("without_ids", "branchless", "uncentred", *FEW, "unshown", "unshown_popular", "unshown_<number>", *VECTORS)
+_CHANGES = (
+    *("without_ids", "branchless", "uncentred", *FEW, "unshown", "unshown_popular", "unshown_<number>", *VECTORS),
+    "beside_noise",
+)
 _RENAMED = {"nulls": "placebos"}
 
 KUAIRAND = "kuairand"
@@ -72,6 +77,8 @@ class Variant:
         unshown: Pairs that nobody was shown: how many per exposure, and by which rule.
         vectors: The teacher's vectors of user and item among the inputs, as features have them; or placebos of them,
             which are another user's or item's, or noise, and the same on all days.
+        beside_noise: Whether a second teacher that knows nothing teaches beside the world's own, by as many heads of
+            the same weights.
     """
 
     name: str
@@ -86,6 +93,7 @@ class Variant:
     few: str | None = None
     unshown: tuple[int, str] | None = None
     vectors: Vectors | None = None
+    beside_noise: bool = False
 
     @property
     def placebo(self) -> bool:
@@ -140,6 +148,8 @@ class Variant:
         if self.vectors:
             content["inputs"] = content["inputs"] | VECTOR_INPUTS
             content["network"]["products"] = [*content["network"]["products"], VECTOR_PAIR]
+        if self.beside_noise:
+            _with_second(content)
         return Surface.model_validate(content)
 
     def _task_of(self, head: Document, surface: Surface) -> str | None:
@@ -170,6 +180,18 @@ def score_input(output: str) -> str:
     return f"teacher_{output}"
 
 
+def _with_second(content: Document) -> None:
+    """Name the outputs of a surface with its teacher, and give each head one beside it that a second teacher fills."""
+    for task in content["tasks"].values():
+        if task["teacher_output"]:
+            task["teacher_output"] = f"{OWN}/{task['teacher_output']}"
+    heads = content["distillation"]["heads"]
+    names = ((OWN, head) for head in heads), ((SECOND, head) for head in heads)
+    content["distillation"]["heads"] = [
+        {**head, "teacher_output": f"{teacher}/{head['teacher_output']}"} for of in names for teacher, head in of
+    ]
+
+
 def _without_branch(content: Document) -> None:
     """Take the branch out of a surface, and give its embeddings' sizes to the ids that are paired."""
     branch = content["network"]["interaction"]
@@ -188,6 +210,7 @@ def parse_variant(name: str) -> Variant:
     ``without_ids``, ``branchless``, ``uncentred``, ``few_users``, ``few_items``, and pairs that nobody was shown:
     ``unshown``, ``unshown_popular``, with another number than four per exposure ``unshown_1``; in any order.
     ``vectors``, ``vectors_shuffled`` and ``vectors_noise`` read the teacher's vectors, or placebos of them.
+    ``beside_noise`` is taught by a second teacher too, which knows nothing.
 
     Raises:
         ValueError: A word is none of these.
@@ -216,12 +239,16 @@ def parse_variant(name: str) -> Variant:
             variant = replace(variant, unshown=(int(count or _PAIRS), "popular" if rule else "uniform"))
         elif change in VECTORS:
             variant = replace(variant, vectors=VECTORS[change])
+        elif change == "beside_noise":
+            variant = replace(variant, beside_noise=True)
         elif change in get_args(Labels):
             variant = replace(variant, labels=change)
         else:
             raise ValueError(f"variant {name!r}: {change!r} is none of {[*get_args(Labels), *_CHANGES]}")
     if variant.vectors and variant.unshown:
         raise ValueError(f"variant {name!r}: pairs that nobody was shown have no vectors here; choose one of both")
+    if variant.beside_noise and (variant.unshown or not variant.distils):
+        raise ValueError(f"variant {name!r}: beside_noise is for what learns exposures from teachers")
     return variant
 
 

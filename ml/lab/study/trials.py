@@ -19,12 +19,13 @@ from ml.foundation.code import code_hash
 from ml.foundation.documents import digest
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
-from ml.lab.study.design import Labels, Trial, Variant, Vectors, outputs_of, score_input
+from ml.lab.study.design import OWN, SECOND, Labels, Trial, Variant, Vectors, outputs_of, score_input
+from ml.lab.study.noise import prepare_noise
 from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import fit, shuffle_soft_labels
 from ml.surfaces.condition import condition
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.spec import Surface, load_surfaces, output_name
 from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import Contract
 from ml.teacher.labels import label_days, unshown_rows
@@ -47,6 +48,9 @@ _PAIRS_CODE = ("ml/features/unshown.py",)
 """Code that draws the pairs of the variants that learn some."""
 _VECTORS_CODE = ("ml/teacher/vectors.py", "ml/lab/demo_teacher.py")
 """Code that computes what the variants read that read the teacher's vectors."""
+
+_SECOND_CODE = ("ml/lab/study/noise.py",)
+"""Code that makes the second teacher of the variants that have one."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,24 @@ class Bench:
             }
 
     @cached_property
+    def beside_noise(self) -> Dataset:
+        """Training rows with soft labels of the teacher and of a second one that knows nothing."""
+        contracts = {OWN: self.contract, SECOND: prepare_noise(self.settings, self.contract)}
+        assert self.settings.last_day is not None
+        labels = [
+            LabelsOf(
+                teacher=name,
+                version=contract.version,
+                contract_hash=contract.contract_hash,
+                outputs=tuple(output_name(name, task, prefixed=True) for task in contract.tasks),
+            )
+            for name, contract in contracts.items()
+        ]
+        with Lake(self.settings) as lake:
+            rows = build_training_set(lake, self.surface, self.settings.last_day, labels)
+        return load(self.settings, rows, self.surface, rows.train_days, soft_labels=True)
+
+    @cached_property
     def held_out(self) -> Dataset:
         """Evaluation rows, ``after_ranking`` inputs at their serving value, soft labels for the teacher's own score."""
         days = self.training_set.eval_days
@@ -149,6 +171,7 @@ class Bench:
         """Return the identity of a trial: rows, variant, surface as variant and condition change it, seed, and code."""
         pairs = {"pairs": code_hash(_PAIRS_CODE)} if trial.variant.unshown else {}
         pairs |= {"vectors": [trial.variant.vectors, code_hash(_VECTORS_CODE)]} if trial.variant.vectors else {}
+        pairs |= {"second": code_hash(_SECOND_CODE)} if trial.variant.beside_noise else {}
         return digest(
             pairs
             | {
@@ -167,6 +190,7 @@ class Bench:
         """Train and measure; return the metrics and the seconds that training took."""
         surface = trained_surface(trial, self.surface)
         rows = self.with_pairs(surface) if trial.variant.unshown else self.train
+        rows = self.beside_noise if trial.variant.beside_noise else rows
         began = perf_counter()
         technique = surface.distillation.technique if trial.variant.distils else NO_TECHNIQUE
         data = thinned(rows, trial.condition.volume, trial.seed)

@@ -1,4 +1,5 @@
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml.distillation.soft_heads import SoftHeads
+from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT
 from ml.lab.live.design import Design as LiveDesign
 from ml.lab.live.design import load_design as load_live_design
@@ -21,12 +24,17 @@ from ml.lab.study.design import (
     load_design,
     parse_variant,
 )
-from ml.lab.study.trials import Lagged, relabelled, thinned, trained_surface, with_scores, with_vectors
+from ml.lab.study.noise import prepare_noise
+from ml.lab.study.trials import Bench, Lagged, relabelled, thinned, trained_surface, with_scores, with_vectors
 from ml.students.dataset import Dataset
 from ml.students.network import Ranker
 from ml.students.preprocessing import Preprocessing
+from ml.students.train import fit
 from ml.surfaces.spec import load_surface
 from ml.surfaces.techniques import techniques
+from ml.teacher.contract import load_contract
+from tests.checks.conftest import make_home
+from tests.support.known import present
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +92,41 @@ def test_a_ceiling_is_a_control_that_reads_what_the_teacher_said_of_each_row():
         *data.inputs,
         *(set(inputs) - set(surface.inputs)),
     }
+
+
+def test_a_second_teacher_doubles_the_heads_and_leaves_the_rest_of_the_ranker_as_it_is():
+    surface = load_surface(PROJECT_ROOT / "examples/simulator/surfaces/homepage.yaml")
+    two = parse_variant("student beside_noise").surface(surface)
+    own = surface.distillation.heads
+    assert [h.teacher_output for h in two.distillation.heads] == [
+        f"{teacher}/{head.teacher_output}" for teacher in ("own", "noise") for head in own
+    ]
+    assert [(h.weight, h.centre_by) for h in two.distillation.heads] == 2 * [(h.weight, h.centre_by) for h in own]
+    assert (two.inputs, two.network, two.training) == (surface.inputs, surface.network, surface.training)
+    with pytest.raises(ValueError, match="beside_noise is for what learns"):
+        parse_variant("control beside_noise")
+
+
+def test_the_second_teacher_labels_every_row_beside_the_own_and_knows_nothing(tmp_path: Path):
+    home, surface = make_home(tmp_path / "home")
+    with Lake(home) as lake:
+        ids = "exposure_id * 7919 as source_user_id, 3 as source_item_id"
+        rows = lake.sql(f"select *, {ids} from lake.features.teacher_inputs_tiny")
+        lake.add_columns("features.teacher_inputs_tiny", rows.schema)
+        lake.replace_days("features.teacher_inputs_tiny", rows, rows["day"].to_pylist())
+    own = load_contract(present(home.teacher))
+    bench = Bench(home, surface, own)
+    data = bench.beside_noise
+    assert list(data.soft_labels) == ["own/click", "noise/click"]
+    assert torch.equal(data.soft_labels["own/click"], bench.train.soft_labels["click"])
+    noise, rate = data.soft_labels["noise/click"].numpy(), data.inputs["item_ctr"].numpy()
+    assert np.isfinite(noise).all() and noise.std() == pytest.approx(12**-0.5, abs=0.03)
+    assert abs(np.corrcoef(noise, rate)[0, 1]) < 0.1
+    again = prepare_noise(home, own)
+    assert again == load_contract(home.home / "noise"), "made once"
+    two = parse_variant("student beside_noise").surface(surface)
+    trained, _ = fit(data, two, technique=two.distillation.technique, seed=1)
+    assert isinstance(trained.distillation, SoftHeads) and len(trained.distillation.specs) == 2
 
 
 def test_an_variant_changes_only_what_it_names():
