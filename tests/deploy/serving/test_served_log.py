@@ -84,7 +84,7 @@ def test_what_lands_is_what_entered_the_model_and_what_was_answered(
             name: httpx.post(f"{url}/rank", json=body).raise_for_status().json() for name, body in bodies.items()
         }
         assert httpx.post(f"{url}/rank", json=rank_body()).status_code == 200  # today is no day of this source
-        assert 'crossfade_served_log_total{outcome="outside"} 1.0' in httpx.get(f"{url}/metrics").text
+        wait_until(lambda: 'crossfade_served_log_total{outcome="outside"} 1.0' in httpx.get(f"{url}/metrics").text)
     assert [path.suffix for path in files(settings)] == [".gz"]
     rows = landed(settings)
     snapshot = FeatureSnapshot.load(the(Path, current_snapshot(logging)))
