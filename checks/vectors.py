@@ -136,7 +136,7 @@ def vectors_suite(table: FeatureTable, limits: Vectors) -> "ExpectationSuite":
     """Return the suite over ``measure_vectors``: what no vector may be, and shares that chance does not explain."""
     from checks.expectations.measured import ExpectMeasureBetween, ExpectRateBetween
 
-    def named(name: str, low: float | None, high: float) -> dict[str, object]:
+    def named(name: str, low: float | None, high: float) -> gx.Named:
         return gx.named(f"vectors_of_{table.name}_{name}", gx.between(low, high))
 
     def share(column: str, low: float, high: float) -> "Expectation":
