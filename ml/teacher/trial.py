@@ -98,15 +98,17 @@ class _Process:
 
 def _answers(process: subprocess.Popen[str], seconds: float) -> bool:
     """Wait until the process has something to say; return whether it did so within its seconds of CPU."""
+    said = process.stdout
+    assert said is not None
     watched, ends = psutil.Process(process.pid), time.monotonic() + _WAITS * seconds
     spent = sum(watched.cpu_times()[:2])
     while time.monotonic() < ends:
-        if select.select([process.stdout], [], [], min(1.0, seconds))[0]:
+        if select.select([said], [], [], min(1.0, seconds))[0]:
             return True
         with suppress(psutil.NoSuchProcess):  # its pipe is closed then, which the next look sees
             if sum(watched.cpu_times()[:2]) - spent > seconds:
                 break
-    return bool(select.select([process.stdout], [], [], 0)[0])
+    return bool(select.select([said], [], [], 0)[0])
 
 
 _PROCESS = _Process()

@@ -264,7 +264,7 @@ def test_the_graph_has_assets_and_checks_of_each_and_only_the_stale_one_is_asked
     assert [key for asset in labels for key in asset.keys] == each == label_keys(settings, surface)
     assert dg.AssetKey(["teacher", "noise"]) in labels[1].dependency_keys
     [training_set, *_] = build_students(settings, surface)
-    assert set(each) <= training_set.dependency_keys
+    assert set(each) <= set(training_set.dependency_keys)
     assert set(each) <= conditions(settings, {"tiny": surface}).keys()
     daily = [spec for check in build_checks(settings, {"tiny": surface}) for spec in check.check_specs]
     assert [spec.asset_key for spec in daily if spec.name == "soft_labels_are_sound"] == each

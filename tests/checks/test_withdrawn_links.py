@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from checks.guards.soft_labels import measure
+from checks.guards.soft_labels import measure, pinned_of
 from ml.features.unshown import unshown_inputs_table, unshown_table
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
@@ -83,7 +83,8 @@ def test_no_label_of_a_withdrawn_link_is_learnt_from_and_nobody_elses_is_lost(
             kept = f"select exposure_id from {ALIAS}.{table}"
             withdrawn = f"select exposure_id from {ALIAS}.{withdrawn_table('tiny')}"
             assert lake.sql(kept).num_rows and not lake.sql(f"{kept} intersect {withdrawn}").num_rows
-        measured = measure(lake, surface, days, contract)
+        [pinned] = pinned_of(lake, surface)
+        measured = measure(lake, surface, days, pinned)
         assert {row["coverage"] for row in measured} == {1.0} and not any(row["strangers"] for row in measured)
         built = f"select day, exposure_id, ts, item_ctr, null::bigint as source_user_id from {ALIAS}.features"
         seen = lake.sql(f"{built}.examples_tiny where day = ?", [days[0]])

@@ -79,8 +79,9 @@ class Tabulator:
             "row": _numbers(shown.row, shown.row >= 0),
             "column": pa.array(shown.column),
             "seed_item_id": _take(self.tracks, shown.seed),
-            "list_id": pc.if_else(
-                pa.array(shown.shuffled >= 0), _strings(f"x{day}-", shown.shuffled), pa.scalar(None, pa.string())
+            "list_id": pc.call_function(
+                "if_else",
+                [pa.array(shown.shuffled >= 0), _strings(f"x{day}-", shown.shuffled), pa.scalar(None, pa.string())],
             ),
             "propensity": _numbers(shown.propensity, shown.shuffled >= 0),
         }

@@ -108,7 +108,9 @@ def build_world(home: Path, *, rows: int = 2400, users: int = 120, seed: int = 0
         }
     ).filter(pa.array(labelled))
     lake.replace_days("ml.soft_labels_homepage", soft, days)
-    teacher = teacher_predictions(lake, surface, PARTITION, [LabelsOf(version="1", contract_hash="c", outputs=OUTPUTS)])
+    teacher = teacher_predictions(
+        lake, surface, PARTITION, [LabelsOf(version="1", contract_hash="c", outputs=tuple(OUTPUTS))]
+    )
     write_predictions(lake, "homepage", PARTITION, teacher)
     return lake, surface
 
