@@ -65,7 +65,7 @@ def notebook_page() -> str:
         parts.append(f"```python\n{source}\n```" if code else source.replace("](../docs/", "](../"))
         if drawn := cell["metadata"].get("picture"):
             parts.append(f"![{drawn}](../pictures/notebook.png)")
-            parts.append("Drawn on `make demo PRESET=tiny`: its few rows make the intervals wide.")
+            parts.append("Drawn on what `make demo` left.")
     parts.insert(1, f"The notebook itself is [{notebook}](../../{notebook}); a test executes it. {WRITTEN}")
     return "\n\n".join(parts) + "\n"
 
