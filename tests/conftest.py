@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,11 +117,15 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A real Postgres that asks for a password."""
-    with pytest.MonkeyPatch.context() as patch:
+def postgres_server() -> Iterator[Postgres]:
+    """A real Postgres that asks for a password.
+
+    It lies outside pytest's own folder, which another pytest closes to all but its user when it starts; root's Postgres
+    runs as another user.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="crossfade-postgres-") as folder:
         patch.setenv("PGPASSWORD", PASSWORD)
-        server = Postgres(tmp_path_factory.mktemp("postgres"))
+        server = Postgres(Path(folder))
         yield server
         server.close()
 
