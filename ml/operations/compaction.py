@@ -34,8 +34,8 @@ def compact(lake: Lake) -> int:
     Raises:
         DamagedError: A file that would be read is not as it was written; nothing was merged.
     """
+    rewrite(lake)
     with _packed(lake):
-        rewrite(lake)
         lake.retry(lambda: _join_months(lake))
         lake.files.check(lake.files.mergeable(MERGED_BYTES))
         call = f"call ducklake_merge_adjacent_files('{ALIAS}', ?, schema => ?, max_file_size => {MERGED_BYTES})"
