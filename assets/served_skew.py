@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.names import LAKE_WRITER, OWNER, landing_key, surface_key
 from assets.partitions import day_partitions, partition_days
+from ml.evaluation.served_kinds import served_skew_table
 from ml.foundation.settings import SERVED, Settings
 from ml.surfaces.spec import Surface
 
@@ -33,7 +34,7 @@ def build_served_skew(settings: Settings, surface: Surface) -> dg.AssetsDefiniti
         ),
     )
     def served_skew(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-        from ml.stages.served import compare_served, served_skew_table
+        from ml.stages.served import compare_served
 
         compared = compare_served(settings, surface, partition_days(context))
         return dg.MaterializeResult(

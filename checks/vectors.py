@@ -16,6 +16,7 @@ from ml.releases.verdicts import Check
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 from ml.teacher.teachers import home_contracts
+from ml.teacher.withdrawn import VECTORS_TABLE
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -55,10 +56,12 @@ class Held(TypedDict):
 
 def judge_vectors(lake: Lake, surface: Surface, days: Sequence[date], limits: Vectors) -> list[Check]:
     """Judge the vectors that the examples of some days read, in the lake as it is or at the snapshot that it shows."""
+    if not (read := vectors_read(lake.settings, surface)):
+        return []
     contracts, checks = home_contracts(lake.settings), list[Check]()
     # The first day of all has no day before it, and no vectors.
     days = [day for day in days if day > lake.settings.first_day]
-    for table, length in vectors_read(lake.settings, surface).items():
+    for table, length in read.items():
         holders = (one for one in contracts.values() if any(item.name == table.vectors for item in one.embeddings))
         contract = next(holders, None)
         if contract is None:
@@ -94,7 +97,7 @@ def measure_vectors(
             where day in (select unnest(?::date[]))
         ),
         computed as (
-            select day, {entity} as entity, max(defaulted_inputs) as defaulted_inputs from {ALIAS}.ml.teacher_vectors
+            select day, {entity} as entity, max(defaulted_inputs) as defaulted_inputs from {ALIAS}.{VECTORS_TABLE}
             where embedding = ? and teacher = ? and {entity} is not null group by all
         ),
         f as (

@@ -9,19 +9,24 @@ from pydantic import Field
 from checks import gx
 from checks.guard import Daily, Found, Guard, Subject, Thresholds
 from ml.evaluation.outcome import Outcome
-from ml.foundation.lake import ALIAS, ML, Lake
+from ml.evaluation.served_kinds import (
+    AS_SERVED,
+    CALIBRATION,
+    EXPOSED,
+    MATCHED,
+    OLDER,
+    REPRODUCED,
+    SHIFT,
+    UNEQUAL,
+    served_skew_table,
+)
+from ml.foundation.lake import ALIAS, Lake
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import Bounds, Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation import Expectation
-
-EXPOSED, UNEQUAL, OLDER, REPRODUCED, CALIBRATION, SHIFT = (
-    *("exposed", "unequal", "older_features", "not_reproduced"),
-    *("predicted_over_observed", "psi"),
-)
-"""Kinds of the figures that are judged, as ``ml.evaluation.served`` calls them; that module loads numpy."""
 
 _OF_THE_CHAMPION = (CALIBRATION, SHIFT)
 """What speaks of the model that served, and not of how any model is served."""
@@ -68,7 +73,7 @@ def judge(subject: Subject) -> Found:
 
 def newest_compared(lake: Lake, surface: Surface, since: date) -> date | None:
     """Return the newest day from ``since`` on that has a log and was compared."""
-    table = f"{ML}.served_skew_{surface.name}"
+    table = served_skew_table(surface.name)
     if not lake.table_exists(table):
         return None
     return lake.sql(f"select max(day) as day from {ALIAS}.{table} where day >= ?", [since])["day"][0].as_py()
@@ -86,19 +91,17 @@ def judge_days(lake: Lake, surface: Surface, days: Sequence[date]) -> list[Check
 
 def measure(lake: Lake, surface: Surface, day: date) -> list[dict[str, object]]:
     """Return the figures of a day that count, and how many exposures were matched, also where none was."""
-    table = f"{ML}.served_skew_{surface.name}"
+    table = served_skew_table(surface.name)
     if not lake.table_exists(table):
         return []
     kinds = [UNEQUAL, OLDER, REPRODUCED, CALIBRATION, SHIFT]
     query = f'select * from {ALIAS}.{table} where day = ? and list_contains(?, kind) order by kind, name, "of"'
-    rows = [row for row in lake.sql(query, [day, kinds]).to_pylist() if row["n"] and row["of"] != "serving"]
-    count = (
-        "select count(*) as rows, coalesce(sum(n) filter (where kind = ? and name = 'matched'), 0)::bigint as n from "
-    )
-    found = lake.sql(f"{count}{ALIAS}.{table} where day = ?", [EXPOSED, day]).to_pylist()[0]
+    rows = [row for row in lake.sql(query, [day, kinds]).to_pylist() if row["n"] and row["of"] != AS_SERVED]
+    count = "select count(*) as rows, coalesce(sum(n) filter (where (kind, name) = (?, ?)), 0)::bigint as n from "
+    found = lake.sql(f"{count}{ALIAS}.{table} where day = ?", [EXPOSED, MATCHED, day]).to_pylist()[0]
     if not found["rows"]:
         return []
-    first: dict[str, object] = {"kind": EXPOSED, "name": "matched", "of": "", "value": None, "n": found["n"]}
+    first: dict[str, object] = {"kind": EXPOSED, "name": MATCHED, "of": "", "value": None, "n": found["n"]}
     return [row | {"said": str(day)} for row in (first, *rows)]
 
 

@@ -35,15 +35,15 @@ def _newest() -> dg.AutomationCondition:
     return Condition.in_latest_time_window().with_label("of the newest day")
 
 
-class NoOpenCandidate(Condition):
-    """No candidate of the surface is undecided and waits for evaluation days.
+class _OfASurface(Condition):
+    """What is asked of a home's surface; a subclass has the ``label`` that the UI shows.
 
     Args:
         settings: The home.
         surface: The surface.
     """
 
-    label = "no candidate is undecided and waits for evaluation days"
+    label: str
 
     def __init__(self, settings: Settings, surface: Surface) -> None:
         self.settings, self.surface = settings, surface
@@ -51,6 +51,12 @@ class NoOpenCandidate(Condition):
     def get_label(self) -> str:
         """Return what the UI shows."""
         return self.label
+
+
+class NoOpenCandidate(_OfASurface):
+    """No candidate of the surface is undecided and waits for evaluation days."""
+
+    label = "no candidate is undecided and waits for evaluation days"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         """Return every partition that is looked at, or none while a candidate is open."""
@@ -60,22 +66,10 @@ class NoOpenCandidate(Condition):
         return dg.AutomationResult(context, context.get_empty_subset() if waits else context.candidate_subset)
 
 
-class ServedLogLanded(Condition):
-    """Something of the surface's served log of the day has landed.
-
-    Args:
-        settings: The home.
-        surface: The surface.
-    """
+class ServedLogLanded(_OfASurface):
+    """Something of the surface's served log of the day has landed."""
 
     label = "a served log of that day has landed"
-
-    def __init__(self, settings: Settings, surface: Surface) -> None:
-        self.settings, self.surface = settings, surface
-
-    def get_label(self) -> str:
-        """Return what the UI shows."""
-        return self.label
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         """Return the partitions that have a log."""

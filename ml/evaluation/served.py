@@ -11,18 +11,10 @@ import pyarrow as pa
 from scipy.special import expit
 
 from ml.evaluation.bootstrap import UserWeights, effective_users, interval
+from ml.evaluation.served_kinds import CALIBRATION, SHIFT, UNEQUAL
 from ml.evaluation.shift import psi
 
 REPLICATES = 400
-
-LOGGED, EXPOSED, UNEQUAL, OLDER, REPRODUCED, CALIBRATION, SHIFT = (
-    *("logged", "exposed", "unequal", "older_features", "not_reproduced"),
-    *("predicted_over_observed", "psi"),
-)
-"""What a row is: a count of logged candidates or of exposures by what became of them, or a figure."""
-MATCHED = "matched"
-AS_LOGGED, AS_SERVED = "logged", "serving"
-"""Where ``after_ranking`` inputs stood for a prediction: where the item was shown, or where they stand when serving."""
 
 SCHEMA = pa.schema(
     [

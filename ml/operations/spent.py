@@ -51,9 +51,11 @@ def spent(store: ReleaseStore, keep_days: float) -> list[Spent]:
         kept = {name[:10] for name in releases}
         partitions = sorted({p for a in _assets(store.files, surface) for p in store.files.names(a) if _is_day(p)})
         for partition in partitions[:-1]:
-            keys = [] if partition in kept else _keys(store.files, surface, partition)
+            if partition in kept:
+                continue
+            keys = _keys(store.files, surface, partition)
             age = min(((time.time() - store.files.modified(key)) / _DAY_S for key in keys), default=float("inf"))
-            if partition not in kept and age > keep_days:
+            if age > keep_days:
                 found.append(_of(store.files, surface, partition, keys, age))
     return sorted(found, key=lambda one: (one.partition, one.surface))
 

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 from ml.evaluation.results import Difference, Evaluation
 from ml.evaluation.rows import newest_day
-from ml.evaluation.served import AS_LOGGED, CALIBRATION, EXPOSED, MATCHED, UNEQUAL
+from ml.evaluation.served_kinds import AS_LOGGED, CALIBRATION, EXPOSED, MATCHED, UNEQUAL, served_skew_table
 from ml.foundation.artifacts import Artifact, ArtifactStore
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake
 from ml.foundation.sealed import DamagedError
@@ -16,7 +16,6 @@ from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import because
 from ml.stages.artifacts import artifact_name
-from ml.stages.served import served_skew_table
 from ml.surfaces.spec import Surface, load_surfaces
 from ml.teacher.labels import named_labels
 from ml.teacher.teachers import teacher_names

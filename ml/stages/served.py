@@ -17,23 +17,19 @@ import orjson
 import pyarrow as pa
 
 from ml.evaluation.predictions import predictions_table
-from ml.evaluation.served import (
+from ml.evaluation.served import SCHEMA, Figure, Unequal, as_table, calibration, shift
+from ml.evaluation.served_kinds import (
     AS_LOGGED,
     AS_SERVED,
     EXPOSED,
     LOGGED,
     OLDER,
     REPRODUCED,
-    SCHEMA,
     UNEQUAL,
-    Figure,
-    Unequal,
-    as_table,
-    calibration,
-    shift,
+    served_skew_table,
 )
 from ml.foundation.documents import Document
-from ml.foundation.lake import ALIAS, FEATURES, LANDING, ML, Lake, quoted
+from ml.foundation.lake import ALIAS, FEATURES, LANDING, Lake, quoted
 from ml.foundation.sealed import DamagedError
 from ml.foundation.settings import SERVED, Settings
 from ml.inference.model import SCORE, Model
@@ -82,11 +78,6 @@ class _Pairs:
     def output(self, of: str, name: str) -> np.ndarray:
         """Return an output of all rows, NaN where it is not known."""
         return np.concatenate(self.outputs[of, name])
-
-
-def served_skew_table(surface: str) -> str:
-    """Return the ``schema.table`` that holds the figures of a surface's served log."""
-    return f"{ML}.served_skew_{surface}"
 
 
 def days_with_log(lake: Lake, surface: str, days: Sequence[date]) -> list[date]:

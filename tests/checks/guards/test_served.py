@@ -6,8 +6,9 @@ import pytest
 
 from checks.guards import served
 from ml.evaluation.outcome import Outcome
-from ml.evaluation.served import AS_LOGGED, AS_SERVED, CALIBRATION, EXPOSED, OLDER, REPRODUCED, SHIFT, UNEQUAL, Figure
+from ml.evaluation.served import Figure
 from ml.evaluation.served import as_table as table_of
+from ml.evaluation.served_kinds import AS_LOGGED, AS_SERVED, CALIBRATION, EXPOSED, OLDER, REPRODUCED, SHIFT, UNEQUAL
 from ml.foundation.lake import Lake
 from ml.stages.served import served_skew_table
 from tests.checks.spoilt import Bench, blocked

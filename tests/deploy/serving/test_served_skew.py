@@ -15,7 +15,8 @@ from checks.guards.served import judge_days
 from deploy.automation.conditions import ServedLogLanded
 from deploy.serving.run import serving
 from ml.evaluation.outcome import Outcome
-from ml.evaluation.served import AS_LOGGED, EXPOSED, LOGGED, OLDER, REPRODUCED, UNEQUAL, Unequal, calibration
+from ml.evaluation.served import Unequal, calibration
+from ml.evaluation.served_kinds import AS_LOGGED, EXPOSED, LOGGED, OLDER, REPRODUCED, UNEQUAL
 from ml.features.tables import feature_tables
 from ml.foundation.ids import id63_array
 from ml.foundation.lake import Lake, quoted
