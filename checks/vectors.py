@@ -9,14 +9,13 @@ from pydantic import Field
 from checks import gx
 from checks.guard import Thresholds
 from ml.evaluation.outcome import Outcome
-from ml.features.tables import FeatureTable
+from ml.features.tables import VECTORS_TABLE, FeatureTable
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.manifest import vectors_read
 from ml.releases.verdicts import Check
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 from ml.teacher.teachers import home_contracts
-from ml.teacher.withdrawn import VECTORS_TABLE
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite

@@ -25,6 +25,8 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
     os.environ.setdefault(name, "1")  # a worker per core already; threads that wait for each other spin
+# Tests that kill processes fork their own; gRPC's handlers of forks end such a child where a client ran before it.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 
 COSTLY = {"built_demo", "prepared_home", "postgres_server", "image"}

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ml.features.projects import model_folders
 from ml.foundation.documents import Document, is_list, is_object, load_yaml
+from ml.foundation.lake import ML
 from ml.foundation.names import faults_of
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Name
@@ -29,6 +30,9 @@ ENTITIES: tuple[Entity, ...] = get_args(Entity)
 
 CREATOR_OF = "feat_item"
 """The feature table that says whose an item is."""
+
+VECTORS_TABLE = f"{ML}.teacher_vectors"
+"""Every vector of the teacher, by day, user or item, teacher, name, version and contract hash."""
 
 ColumnType = Literal["boolean", "integer", "number", "integer[]", "number[]", "date", "timestamp", "any"]
 """What a column must be; see ``ml.features.contracts``."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from ml.features.tables import VECTORS_TABLE
 from ml.foundation.files import scratch_folder
 from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted
 from ml.foundation.progress import Progress, Step, silent
@@ -28,7 +29,7 @@ from ml.teacher.contract import Contract, TeacherEmbedding
 from ml.teacher.labels import BATCH_ROWS, exposure_rows, frugal
 from ml.teacher.scoring import in_order
 from ml.teacher.vocabulary import vocabularies
-from ml.teacher.withdrawn import ACCOUNT, VECTORS_TABLE
+from ml.teacher.withdrawn import ACCOUNT
 
 if TYPE_CHECKING:
     from ml.teacher.answers import TeacherModel

@@ -11,12 +11,10 @@ from datetime import date
 
 import pyarrow as pa
 
-from ml.features.tables import FeatureTable, vector_tables
+from ml.features.tables import VECTORS_TABLE, FeatureTable, vector_tables
 from ml.features.unshown import unshown_inputs_table, unshown_table
 from ml.foundation.lake import ALIAS, FEATURES, ML, Lake, quoted
 
-VECTORS_TABLE = f"{ML}.teacher_vectors"
-"""Every vector of the teacher, by day, user or item, teacher, name, version and contract hash."""
 ACCOUNT = ("source_user_id", "landed_source_user_id")
 """Columns of teacher inputs that say whether a row was built with an account."""
 _READ = (f"{FEATURES}.stg_users", f"{FEATURES}.stg_exposures")

@@ -16,7 +16,7 @@ import yaml
 
 from checks.vectors import NONE, measure_vectors
 from ml.features.build import dbt_vars, run_dbt
-from ml.features.tables import vector_tables
+from ml.features.tables import VECTORS_TABLE, vector_tables
 from ml.foundation.ids import id63
 from ml.foundation.lake import Lake
 from ml.foundation.settings import EXAMPLES, Settings
@@ -26,7 +26,7 @@ from ml.releases.manifest import vector_content
 from ml.surfaces.scaffold import TEMPLATES
 from ml.surfaces.spec import Input, Surface, load_surfaces
 from ml.teacher.contract import load_contract
-from ml.teacher.vectors import VECTORS_TABLE, embed_days
+from ml.teacher.vectors import embed_days
 from ml.teacher.withdrawn import WithdrawnVectors, drop_withdrawn_vectors
 from tests.support.known import present
 

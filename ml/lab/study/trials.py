@@ -14,6 +14,7 @@ from scipy.special import expit
 from ml.evaluation import metrics
 from ml.evaluation.bootstrap import UserWeights
 from ml.evaluation.results import ALL
+from ml.features.tables import VECTORS_TABLE
 from ml.features.unshown import draw_pairs
 from ml.foundation.code import code_hash
 from ml.foundation.documents import digest
@@ -30,7 +31,6 @@ from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import Contract
 from ml.teacher.labels import label_days, unshown_rows
 from ml.teacher.teachers import LabelsOf
-from ml.teacher.withdrawn import VECTORS_TABLE
 
 REPLICATES = 200
 """Bootstrap samples of the users of a world; the same for every variant, which pairs them."""

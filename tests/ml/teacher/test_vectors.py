@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ml.features.tables import VECTORS_TABLE
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.teacher import vectors
 from ml.teacher.contract import ContractError, load_contract
 from ml.teacher.refused import TeacherRefused
 from ml.teacher.runtime import open_teacher
-from ml.teacher.vectors import VECTORS_TABLE, VectorError, embed_days, vector_hashes
+from ml.teacher.vectors import VectorError, embed_days, vector_hashes
 
 Write = Callable[..., Any]
 
