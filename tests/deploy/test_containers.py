@@ -27,8 +27,8 @@ from tests.support.instance import wait
 
 IMAGES = PROJECT_ROOT / "deploy" / "images.env"
 COMPOSE = (PROJECT_ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
-GIVEN = {name: f"given-{name.lower()}" for name in re.findall(r"(\w+)=", COMPOSE.split("\nname:")[0])}
-"""A value of each variable that the head of the compose file exports."""
+GIVEN = {name: f"/given/{name.lower()}" for name in re.findall(r"(\w+)=", COMPOSE.split("\nname:")[0])}
+"""Values of the variables that the head of the compose file exports; folders, since a bare name would be a volume."""
 
 
 def rendered(given: Mapping[str, str]) -> dict[str, Any]:
@@ -68,11 +68,15 @@ def test_a_variable_that_is_missing_is_refused_by_name(name: str) -> None:
         rendered({**GIVEN, name: ""})
 
 
+def _answers(command: list[str]) -> bool:
+    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
 def test_docker_compose_renders_it_alike() -> None:
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
+    compose = next((c for c in (["docker-compose"], ["docker", "compose"]) if _answers([*c, "version"])), None)
+    if compose is None:
         pytest.skip("no docker compose")
-    command = ["docker", "compose", "-f", str(PROJECT_ROOT / "deploy" / "compose.yaml"), "config", "--format", "json"]
+    command = [*compose, "-f", str(PROJECT_ROOT / "deploy" / "compose.yaml"), "config", "--format", "json"]
     done = subprocess.run(command, env={**os.environ, **GIVEN}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     services, own = json.loads(done.stdout)["services"], rendered(GIVEN)["services"]
