@@ -71,6 +71,7 @@ def count(metrics: Metrics, outcome: str) -> float:
     return metrics.served_log.labels(outcome)._value.get()
 
 
+@pytest.mark.slow
 def test_what_lands_is_what_entered_the_model_and_what_was_answered(
     settings: Settings, logging: Settings, ready_home: Home
 ) -> None:
@@ -119,6 +120,7 @@ def test_an_exposure_id_is_no_input_and_one_that_is_none_is_refused(client: http
     assert not files(ready_home.settings)  # nothing is logged unless somebody says so
 
 
+@pytest.mark.slow
 def test_an_interleaved_answer_names_whose_scores_and_picks_are_whose(home: Home) -> None:
     home.publish()
     home.promote("homepage", 1)
@@ -207,6 +209,7 @@ def test_numbers_come_back_as_they_were() -> None:
     assert [row["id"] for row in rows] == ids.tolist() and [row["v"] for row in rows] == [[row["x"]] for row in rows]
 
 
+@pytest.mark.slow
 def test_a_day_that_was_kept_long_enough_goes_with_its_rows_and_stays_away(settings: Settings, engine: Engine) -> None:
     old = DAY - timedelta(days=31)
     others = (*settings.optional_tables, *OTHERS)
@@ -231,6 +234,7 @@ def test_a_day_that_was_kept_long_enough_goes_with_its_rows_and_stays_away(setti
     assert not changes.ready and not changes.waiting
 
 
+@pytest.mark.slow
 def test_a_forgotten_person_is_in_no_file_and_no_row_of_the_log(settings: Settings, engine: Engine) -> None:
     log = ServedLog(settings, Metrics())
     log.start()

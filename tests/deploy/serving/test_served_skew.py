@@ -29,6 +29,8 @@ from ml.surfaces.spec import Surface, load_surfaces
 from tests.support.known import the
 from tests.support.tiny_home import DAY, Home, rank_body, tiny_settings
 
+pytestmark = pytest.mark.slow
+
 USERS, ASKED, SHOWN = 12, 20, 6
 AT = datetime(DAY.year, DAY.month, DAY.day, 9, tzinfo=UTC)
 

@@ -89,6 +89,7 @@ def test_a_shadow_answers_nobody_and_its_drift_is_recorded(home: Home, client: h
     assert metric(client, 'shadow_total{outcome="failed"') == 0
 
 
+@pytest.mark.slow
 def test_a_shadow_scores_only_its_share(home: Home, client: httpx.Client) -> None:
     home.challenge("homepage", 2, mode="shadow", share=0.2)
     until(lambda: metric(client, "challenger_share") == 0.2)
@@ -104,6 +105,7 @@ def test_a_shadow_with_other_inputs_fails_alone(home: Home, client: httpx.Client
     assert set(numbers(client, USERS[:5]).values()) == {1}
 
 
+@pytest.mark.slow
 def test_champion_and_challenger_pick_in_turn_for_users_of_its_share_and_say_so(
     home: Home, client: httpx.Client
 ) -> None:

@@ -433,6 +433,7 @@ BRACKET = b', "note": "["}'
 """End of a request that is read number by number, since the bracket might be a list."""
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     st.sampled_from(["int64", "float32"]),

@@ -214,6 +214,7 @@ def test_the_listwise_loss_has_its_golden_value():
     assert made.loss(batch, soft, torch.tensor([1, 2, 3, 4])).item() == 0
 
 
+@pytest.mark.slow
 def test_a_softmax_by_group_is_that_of_each_group():
     values, group = torch.tensor([1.0, 1000.0, 3.0, 999.0]), torch.tensor([0, 1, 0, 1])
     found = log_softmax_by(values, group, 2)

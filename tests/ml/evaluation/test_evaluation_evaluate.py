@@ -130,6 +130,7 @@ def test_every_difference_is_that_of_its_models_on_the_rows_both_have(world: Any
     assert pairs == {pair for pair in COMPARISONS if "incumbent" not in pair}, "which landed no score here"
 
 
+@pytest.mark.slow
 def test_the_report_holds_the_same_figures_in_the_shape_of_the_demo(world: Any) -> None:
     report = surface_report(
         world.evaluation,
@@ -183,6 +184,7 @@ def test_the_tidy_table_in_the_lake_holds_every_result_and_is_replaced_by_a_reru
     assert stored == [{"value": difference.estimate, "lo": difference.lo}]
 
 
+@pytest.mark.slow
 def test_another_seed_moves_intervals_and_no_estimate(world: Any) -> None:
     other = compute_evaluation(
         world.lake, world.surface, world.partition, teacher_outputs=world.kinds, seed=99, replicates=world.replicates

@@ -138,6 +138,7 @@ def test_a_loss_warns_by_default_and_blocks_where_a_candidate_must_not_lose(
         assert {check.outcome for check in gx.validate(rows, suite(asked.gate.quality, rows))} == {outcome}
 
 
+@pytest.mark.slow
 def test_where_a_candidate_must_not_lose_too_few_scores_block(beside: tuple[Evaluation, Evaluation, Surface]) -> None:
     without, evaluation, surface = beside
     for found, least, outcome in ((evaluation, 0.8, "pass"), (evaluation, 0.95, "fail"), (without, 0.8, "fail")):
@@ -209,6 +210,7 @@ def declared(surface: Surface, **changes: object) -> Surface:
     return surface.model_copy(update={"incumbent": Incumbent.model_validate({**FILE, **changes})})
 
 
+@pytest.mark.slow
 def test_a_file_by_columns_scores_every_row_that_it_can_and_stands_where_landed_scores_do(
     landed: Landed, tmp_path: Path
 ) -> None:

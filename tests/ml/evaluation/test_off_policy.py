@@ -117,6 +117,7 @@ def looked_at(lake: Lake, surface: Surface) -> OffPolicy:
     return present(off_policy(frame, [], weights, read_logged(lake, surface, days)))
 
 
+@pytest.mark.slow
 def test_propensities_that_landed_are_in_the_evaluation_and_what_stores_and_tells_it(
     small_world: Callable[..., tuple[Lake, Surface]], world: World
 ) -> None:

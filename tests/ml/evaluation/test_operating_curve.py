@@ -36,6 +36,7 @@ def test_looks_that_are_not_counted_would_promote_too_often(monkeypatch: pytest.
     assert _promoted(1.0, Looks(3, 14)).promoted > 0.05
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_the_chance_at_one_margin(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(operating_curve, "SIZES", (replace(SIZES[3], users=100), replace(SIZES[7], users=100)))
     said = CliRunner().invoke(app, ["operating-curve", "--quick", "--candidates", "100"])

@@ -71,6 +71,7 @@ def test_an_interval_for_every_look_is_the_papers_and_wider_than_one_for_one_loo
     assert detectable(0.01) < detectable(0.01, 0.05)
 
 
+@pytest.mark.slow
 def test_looking_daily_errs_seldom_where_an_interval_for_one_look_errs_often():
     rows, history = app(300, 12, seed=1)
     panel = Panel.of(rows, sorted(rows["day"].unique().to_pylist()))

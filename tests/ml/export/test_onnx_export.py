@@ -80,6 +80,7 @@ def test_parity_sees_another_model(student: Path, exported: Export):
     assert parity(ranker, exported.path, (2,))["edge"]["ctr"] == float("inf")
 
 
+@pytest.mark.slow
 def test_no_row_gives_nan_and_all_unknown_ids_score_alike(student: Path, exported: Export):
     ranker, _ = load_checkpoint(student)
     columns = edge_columns(ranker.surface, 200)
@@ -175,6 +176,7 @@ def test_a_control_exports_to_the_signature_of_its_student(student: Path, export
     assert export(tmp_path / "control", tmp_path / "control.onnx").digest == exported.digest
 
 
+@pytest.mark.slow
 def test_bounded_tables_of_ids_are_exported_as_they_were_trained(surface: Surface, arrays, tmp_path: Path):
     content = reduced(surface, ("user_id", "item_id", "hour", "item_ctr")).model_dump(mode="json", by_alias=True)
     content["inputs"]["user_id"]["id_table"] = {"min_count": 2, "max_ids": 5, "hash_buckets": 3}

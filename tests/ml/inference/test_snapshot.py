@@ -45,6 +45,7 @@ def test_the_same_features_give_the_same_folder_untouched(home: Home) -> None:
     assert set(before) == {"manifest.json", *(f"{table}.arrow" for table in feature_tables(home.settings))}
 
 
+@pytest.mark.slow
 def test_changed_features_of_a_day_give_another_folder(home: Home) -> None:
     first = published(home)
     with Lake(home.settings) as lake:

@@ -185,6 +185,7 @@ def test_tabs_become_source_and_surfaces_with_the_labels_of_the_log(landed: Lake
     )
 
 
+@pytest.mark.slow
 def test_a_day_is_a_day_of_chinas_clock(landed: Lake) -> None:
     local = pl.DataFrame(base_rows()).filter(pl.col("tab") == 1).group_by("date").len().sort("date")["len"].to_list()
     days = landed.sql(
@@ -250,6 +251,7 @@ def test_sessions_end_after_half_an_hour(settings: Settings, lake: Lake) -> None
     assert first != second
 
 
+@pytest.mark.slow
 def test_repeats_of_one_event_are_duplicates_and_repeats_with_other_labels_conflict(
     settings: Settings, lake: Lake
 ) -> None:
@@ -306,6 +308,7 @@ def _random_log(settings: Settings) -> pl.DataFrame:
     return log
 
 
+@pytest.mark.slow
 def test_the_random_log_is_landed_where_it_is_asked_for_and_says_what_any_ranker_would_earn(
     settings: Settings, lake: Lake
 ) -> None:

@@ -14,6 +14,7 @@ def found() -> list[Coverage]:
     return coverage("tiny", (1500,), LOGS)
 
 
+@pytest.mark.slow
 def test_most_intervals_hold_the_truth_and_errors_are_small_beside_them(found: list[Coverage]) -> None:
     for row in found:
         if row.method != "naive" and row.ranker != "teacher":  # few clicks where the contrary ranker looks

@@ -101,6 +101,7 @@ def test_all_four_formats_land_the_same_rows(settings: Settings, lake: Lake) -> 
     assert (rows, item_rows) == (3, 2)
 
 
+@pytest.mark.slow
 def test_columns_declared_by_the_home_are_landed_and_ignored_ones_are_not(tmp_path: Path, lake: Lake) -> None:
     settings = Settings(home=tmp_path, first_day=DAY, optional_tables=ALL_TABLES, max_quarantine_share=1, threads=2)
     put(settings, "exposures", "a.csv", to_csv(exposures("a")))

@@ -98,6 +98,7 @@ def test_files_land_from_where_a_pattern_says(
     assert (files, rows) == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_day_that_changes_where_a_pattern_says_is_seen_as_changed(app: Callable[[str], Settings]) -> None:
     settings = app("tables: {listens: {files: 'in/{table}-{day}*.csv'}}")
     with Lake(settings) as lake:

@@ -127,6 +127,7 @@ def test_tidying_says_what_each_table_had_and_has(lake: Lake) -> None:
     assert told.data_bytes[1] == on_disk and told.waiting_files == 0
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_every_state_reads_as_before_and_the_next_call_goes_on(lake: Lake) -> None:
     settings, versions = lake.settings, [lake.snapshot() - 5, lake.snapshot()]
     before = states(lake, versions)

@@ -61,6 +61,7 @@ def test_the_page_needs_no_other_file_and_text_of_the_stores_is_shown_not_run() 
         ElementTree.fromstring(picture)
 
 
+@pytest.mark.slow
 def test_what_was_served_is_told_where_it_was_compared() -> None:
     assert "served log" not in page(homepage())
     day = ServedDay(DAY, 900, {"item_ctr": 0.25}, {"ctr": 1.04})

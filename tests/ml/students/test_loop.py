@@ -31,6 +31,7 @@ def test_passes_end_where_the_validation_days_stop_improving_and_the_best_weight
         assert torch.equal(value, short.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_without_a_day_to_hold_out_every_pass_is_made(settings, training_set: TrainingSet, surface: Surface):
     data = load(settings, training_set, surface, training_set.train_days[:2], soft_labels=False)
     assert first_validation_row(data, 2) == first_validation_row(data, 0) == len(data) == 1400

@@ -96,6 +96,7 @@ def written(tmp_path: Path, surface: Surface) -> Written:
     return write
 
 
+@pytest.mark.slow
 def test_an_apps_own_technique_and_network_train_and_export_as_ours_do(
     written: Written, settings: Settings, training_set: TrainingSet, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def parameters(ranker: torch.nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in ranker.named_parameters()}
 
 
+@pytest.mark.slow
 def test_a_training_set_names_the_pairs_of_its_training_days_and_without_them_is_what_it_was(
     sets: SimpleNamespace,
 ) -> None:

@@ -35,6 +35,7 @@ def matrix(table: pa.Table) -> np.ndarray:
     return np.array(table["scores"].to_pylist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_row_is_scored_as_in_one_batch(
     threads: int,
@@ -119,6 +120,7 @@ def test_missing_columns_cells_and_nan_take_the_default_and_are_counted(
     assert report.days[0].defaulted_share == pytest.approx(8 / 12)
 
 
+@pytest.mark.slow
 def test_versions_stand_side_by_side_and_replace_only_themselves(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:

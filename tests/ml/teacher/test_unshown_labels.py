@@ -55,6 +55,7 @@ def test_a_pair_is_scored_as_an_exposure_with_its_inputs(
     assert rescore(lake, settings, "home", contract, days, rows_of=unshown_rows) == 0
 
 
+@pytest.mark.slow
 def test_labelling_pairs_again_gives_the_same_hash_and_leaves_other_versions_and_the_exposures(
     lake: Lake, settings: Settings, contract: Contract, teacher_folder: Write, days: list[date]
 ) -> None:

@@ -71,6 +71,7 @@ def stored(lake: Lake, condition: str) -> dict[int, list[float]]:
     return dict(zip(rows["id"].to_pylist(), rows["vector"].to_pylist(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_user_and_item_of_a_day_has_the_vector_that_the_model_gives(
     threads: int,

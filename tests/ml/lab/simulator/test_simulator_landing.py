@@ -205,6 +205,7 @@ def test_what_follows_a_click_is_null_without_one(landed: Settings) -> None:
     assert 0 < rows["hours_since_visit"].null_count() < len(rows)
 
 
+@pytest.mark.slow
 def test_landing_finds_every_day_ready_and_no_bad_row(landed: Settings) -> None:
     with Lake(landed) as lake:
         init_tables(lake)

@@ -84,6 +84,7 @@ def test_demo_has_the_base_rates_of_its_design(demo: tuple[World, list[DayEvents
     assert figures["trail_mean"] == pytest.approx(6.3, abs=0.3)
 
 
+@pytest.mark.slow
 def test_the_truth_predicts_what_happens_better_than_chance_and_not_perfectly(demo: tuple) -> None:
     figures = ceiling(*demo)
     for task in ("video_click", "ctr", "discovery", "engagement"):
@@ -153,6 +154,7 @@ def test_dial_zero_shares_nothing_and_dial_one_what_the_design_says() -> None:
     assert 0.7 < together["embedding"] < 0.9  # both sides have noise of their own
 
 
+@pytest.mark.slow
 def test_with_nothing_shared_the_platform_tells_nothing_about_the_app() -> None:
     labels, scores = [], []
     for seed in range(4):
