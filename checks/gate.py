@@ -47,6 +47,7 @@ def judge(
     Raises:
         DamagedError: The candidate's files are not what their hashes say: there is nothing to judge.
         UnusableKey: Only what is signed counts here, and no key can sign the verdict.
+        UnusableIdentity: The same of an identity that signs in place of a key.
     """
     store = store or ReleaseStore.of(settings)
     _ = store.keys.signer

@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "onnx", "onnxruntime", "great_expectations", "numpy", "pyarrow", "duckdb", "polars", "apprise")
-ELSEWHERE = ("mlflow", "openlineage", "opentelemetry.sdk")
-"""Clients of other tools; Dagster's webserver and dbt may bring the interface of OpenTelemetry alone."""
+ELSEWHERE = ("mlflow", "openlineage", "opentelemetry.sdk", "sigstore")
+"""Clients of other tools and services; Dagster's webserver and dbt may bring the interface of OpenTelemetry alone."""
 
 
 def lint_imports(folder: Path, config: Path = ROOT / "pyproject.toml") -> subprocess.CompletedProcess[str]:

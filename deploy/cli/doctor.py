@@ -13,6 +13,7 @@ from deploy.cli.findings import require_good, show_findings
 from deploy.cli.shared import TablesAsJson
 from ml.foundation.cluster import connected
 from ml.foundation.code import LOCK, locked_packages
+from ml.foundation.keyless import Keyless, UnusableIdentity
 from ml.foundation.lake import ALIAS, Lake, OldCatalog, lake_id
 from ml.foundation.settings import Settings
 from ml.landing.contract import load_contract
@@ -211,7 +212,16 @@ def _signatures(settings: Settings) -> Look:
     found = require_signatures(settings)
     if not found.required:
         return State.GOOD, f"no key is set: {found.documents} entries and releases count, whoever signed them"
-    return State.GOOD, f"{found.documents} entries and releases are signed by {', '.join(found.keys) or 'nobody yet'}"
+    told = f"{found.documents} entries and releases are signed by {', '.join(found.keys) or 'nobody yet'}"
+    keyless = Keyless.of(settings)
+    if keyless.trusted:
+        told += f"; trusted identities: {keyless.known}"
+    if not keyless.signs:
+        return State.GOOD, told
+    try:
+        return State.GOOD, f"{told}; {keyless.holder()} signs here, without a key"
+    except UnusableIdentity as error:
+        return State.DOUBTFUL, f"{told}; nothing can be signed here: {error}", REMEDIES["signatures"]
 
 
 def _references(settings: Settings) -> Look:

@@ -1,4 +1,4 @@
-"""``crossfade keys``: the keys that sign releases, verdicts and the champion log."""
+"""``crossfade keys``: the keys and identities that sign releases, verdicts and the champion log."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,14 +34,15 @@ def keys_new(
 
 @app.command("list")
 def keys_list(as_json: TablesAsJson = False) -> None:
-    """List the keys that are trusted here, and say which of them signs."""
+    """List the keys and identities that are trusted here, and say which key signs."""
     keys = Keyring.of(Settings())
     if not keys.required:
         say("no key is set: nothing is signed, and everything counts")
         return
-    signer = keys.signer if keys.can_sign else None
+    signer = keys.signer if keys.has_key else None
     rows = [
         {"name": name, "id": identity, "here": "signs" if identity == signer else "trusted"}
         for identity, (name, _) in keys.trusted.items()
     ]
-    show_table("trusted keys", rows)
+    rows += [{"name": who.name, "id": who.issuer, "here": "trusted"} for who in keys.keyless.trusted]
+    show_table("trusted keys and identities", rows)

@@ -36,7 +36,7 @@ class Sealed(NamedTuple):
     signature: object
 
 
-def seal(content: Mapping[str, object], sign: Callable[[str], Mapping[str, str] | None] | None = None) -> bytes:
+def seal(content: Mapping[str, object], sign: Callable[[str], Mapping[str, object] | None] | None = None) -> bytes:
     """Return ``content`` as readable JSON with its hash under ``content_hash``.
 
     Args:

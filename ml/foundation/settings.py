@@ -40,7 +40,16 @@ RANKER_SCORES = "ranker_scores"
 SERVED = "served"
 """Landing table of what the server answered, as its log says; no day needs it."""
 _PREFIX = "CROSSFADE_"
-_PATHS = ("landing_dir", "serve_log_dir", "surfaces_dir", "teacher", "teacher_spec", "kuairand_dir", "trusted_keys")
+_PATHS = (
+    "landing_dir",
+    "serve_log_dir",
+    "surfaces_dir",
+    "teacher",
+    "teacher_spec",
+    "kuairand_dir",
+    "trusted_keys",
+    "sigstore_config",
+)
 _TEACHER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -246,6 +255,28 @@ class Settings(BaseSettings):
         description="Folder of the public keys (`<name>.pub`) whose signatures count; default: the key that signs. "
         "Where any key is set, what no trusted key signed is neither promoted, served, rolled back to nor reproduced.",
     )
+    signing: Literal["key", "keyless"] = Field(
+        default="key",
+        description="What signs: a `key`, where one is set, or `keyless` an identity of OpenID Connect, to which "
+        "Sigstore gives a certificate of minutes (EXTRAS=keyless); docs/how-to/sign.md has both.",
+    )
+    signing_token: SecretStr | None = Field(
+        default=None,
+        description="Token of the identity that signs, for the audience sigstore; default: what the CI job offers.",
+    )
+    signing_token_file: Path | None = Field(
+        default=None, description="File of that token, in place of `signing_token`; read anew for each certificate."
+    )
+    trusted_identities: tuple[str, ...] = Field(
+        default=(),
+        description="Identities whose keyless signatures count, each with its issuer after a blank, beside "
+        '`trusted_keys`: `["ada@app.example https://accounts.google.com"]`. As with keys, what nobody trusted signed '
+        "counts for nothing then.",
+    )
+    sigstore_config: Path | None = Field(
+        default=None,
+        description="Client trust configuration (JSON) of a Sigstore of your own; default: the public one.",
+    )
     keep_snapshots_days: float = Field(
         default=7, ge=0, description="Housekeeping keeps younger snapshots of the lake, and those that a release names."
     )
@@ -345,6 +376,16 @@ class Settings(BaseSettings):
             raise ValueError("holds a user or a password: take them out, the client's own variables are for them")
         return url
 
+    @field_validator("trusted_identities")
+    @classmethod
+    def _of_pairs(cls, identities: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in identities:
+            if len(words := pair.split()) < 2 or not words[-1].startswith(("https://", "http://")):
+                raise ValueError(
+                    f"{pair!r} is no identity and its issuer, such as 'ada@app.example https://accounts.google.com'"
+                )
+        return identities
+
     @field_validator("teachers")
     @classmethod
     def _of_names(cls, teachers: dict[str, Path]) -> dict[str, Path]:
@@ -370,7 +411,9 @@ class Settings(BaseSettings):
             "teacher": None if self.teachers else (self.teacher or home / "teacher" / "contract.yaml").absolute(),
             "teacher_spec": (self.teacher_spec or app / "teacher" / "demo.yaml").absolute(),
             "signing_key_file": self.signing_key_file and self.signing_key_file.absolute(),
+            "signing_token_file": self.signing_token_file and self.signing_token_file.absolute(),
             "trusted_keys": self.trusted_keys and self.trusted_keys.absolute(),
+            "sigstore_config": self.sigstore_config and self.sigstore_config.absolute(),
         }
         for name, value in defaults.items():
             object.__setattr__(self, name, value)

@@ -1,12 +1,13 @@
-"""Signatures: which key signed a document or a folder of files, and whether it is one that is trusted here.
+"""Signatures: who signed a document or a folder of files, and whether it is somebody who is trusted here.
 
-Keys are ECDSA over P-256 in PEM. A folder is signed in the format of OpenSSF model signing, so that ``model_signing
-verify key`` reads ours and we read its: an in-toto statement of every file's SHA-256, in a DSSE envelope, in a Sigstore
-bundle. A sealed document carries a DSSE signature of a statement that names its place and its hash; the statement is
-not stored, since the reader knows both. So a signed document says nothing in another place than its own.
+A key signs, or an identity without one (``ml.foundation.keyless``). Keys are ECDSA over P-256 in PEM. A folder is
+signed in the format of OpenSSF model signing, so that ``model_signing verify`` reads ours and we read its: an in-toto
+statement of every file's SHA-256, in a DSSE envelope, in a Sigstore bundle. A sealed document carries a DSSE signature
+of a statement that names its place and its hash, so that it says nothing in another place than its own. The reader
+knows both: of a key's signature the statement is not stored.
 
-That library itself brings fourteen packages for signing without keys, which nothing here does; ``cryptography`` is
-there already.
+That library itself brings fourteen packages. ``cryptography`` is there already; what signing without keys takes comes
+with the extra ``keyless``.
 
 Source: DSSE v1.0 protocol, https://github.com/secure-systems-lab/dsse; https://github.com/sigstore/model-transparency.
 """
@@ -18,7 +19,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ml.foundation.keyless import CERTIFICATE, Keyless, NotProved, named_in
 from ml.foundation.sealed import DamagedError, canonical
 from ml.foundation.settings import Settings
 
@@ -55,31 +57,35 @@ class Signed:
     """Who signed something.
 
     Attributes:
-        key: Id of the key that the signature names; None where there is no signature.
-        name: Name of that key here.
-        fault: Why the signature counts for nothing; empty where a trusted key signed exactly this.
+        key: Id of the key that the signature names, or its identity and issuer; None where there is no signature.
+        name: Name of that key here, or the identity.
+        fault: Why the signature counts for nothing; empty where somebody trusted signed exactly this.
+        issuer: Who vouches for the identity; None for a key.
     """
 
     key: str | None
     name: str | None = None
     fault: str = ""
+    issuer: str | None = None
 
     def __str__(self) -> str:
         """Say it for people."""
-        return self.fault or f"signed by {self.name} ({str(self.key)[:_SHOWN]})"
+        return self.fault or f"signed by {self.name} ({self.issuer or str(self.key)[:_SHOWN]})"
 
 
 UNSIGNED = Signed(None, fault="unsigned")
+_NO_BUNDLE = Signed(None, fault="its signature is no bundle of model signing")
 
 
 class Keyring:
-    """The key that signs here, and the keys that are trusted.
+    """The key or the identity that signs here, and those that are trusted.
 
     Args:
         private: PEM of the private key.
         private_file: File of it, in place of ``private``.
         trusted: Folder of the trusted public keys, ``<name>.pub``; default: the one that signs.
         home: Instance directory, in which no private key may lie.
+        keyless: The identity that signs in place of a key, and those that are trusted beside the keys.
     """
 
     def __init__(
@@ -88,22 +94,25 @@ class Keyring:
         private_file: Path | None = None,
         trusted: Path | None = None,
         home: Path | None = None,
+        keyless: Keyless | None = None,
     ) -> None:
         self._pem, self._file, self._folder, self._home = private, private_file, trusted, home
+        self.keyless = keyless or Keyless()
 
     @classmethod
     def of(cls, settings: Settings) -> "Keyring":
         """Return the keys of a home."""
         key = None if settings.signing_key is None else settings.signing_key.get_secret_value()
-        return cls(key, settings.signing_key_file, settings.trusted_keys, settings.home)
+        return cls(key, settings.signing_key_file, settings.trusted_keys, settings.home, Keyless.of(settings))
 
     @property
     def required(self) -> bool:
-        """Whether any key is set, so that only what a trusted key signed counts."""
-        return any(given is not None for given in (self._pem, self._file, self._folder))
+        """Whether any key or identity is set, so that only what a trusted one signed counts."""
+        keys = any(given is not None for given in (self._pem, self._file, self._folder))
+        return keys or self.keyless.signs or bool(self.keyless.trusted)
 
     @property
-    def can_sign(self) -> bool:
+    def has_key(self) -> bool:
         """Whether a key to sign with is set."""
         return self._pem is not None or self._file is not None
 
@@ -125,19 +134,25 @@ class Keyring:
             raise UnusableKey(f"{self._folder} (trusted_keys) holds no public key <name>{SUFFIX}: nothing is trusted")
         return found
 
-    @cached_property
+    @property
     def signer(self) -> str | None:
-        """Id of the key that signs here; None where no key is set at all.
+        """Id of the key that signs here, or identity and issuer; None where neither is set at all.
 
         Raises:
             UnusableKey: Keys are trusted and none is there to sign with, or the one that signs is not among them.
+            UnusableIdentity: An identity is to sign, and cannot.
         """
         if not self.required:
             return None
+        if self.keyless.signs:
+            if self.has_key:
+                raise UnusableKey("CROSSFADE_SIGNING is keyless, and a key to sign with is set too: unset one of them")
+            return self.keyless.signer.pair
         if self._private is None:
+            by = "trusted_identities" if self._folder is None else "trusted_keys"
             raise UnusableKey(
-                "nothing can be signed here, and only what is signed counts (trusted_keys is set): set "
-                "CROSSFADE_SIGNING_KEY_FILE, or CROSSFADE_SIGNING_KEY"
+                f"nothing can be signed here, and only what is signed counts ({by} is set): set "
+                "CROSSFADE_SIGNING_KEY_FILE, or CROSSFADE_SIGNING_KEY, or CROSSFADE_SIGNING=keyless"
             )
         signer = key_id(self._private.public_key())
         if signer not in self.trusted:
@@ -147,11 +162,13 @@ class Keyring:
             )
         return signer
 
-    def sign_document(self, name: str, content_hash: str) -> dict[str, str] | None:
-        """Return the signature of a sealed document at its place, or None where no key is set."""
+    def sign_document(self, name: str, content_hash: str) -> dict[str, Any] | None:
+        """Return the signature of a sealed document at its place, or None where nobody signs."""
         signer = self.signer
         if signer is None:
             return None
+        if self.keyless.signs:
+            return {"bundle": self.keyless.sign(_document(name, content_hash))}
         return {"keyid": signer, "sig": self._sign(_document(name, content_hash))}
 
     def of_document(self, name: str, content_hash: str, signature: object) -> Signed:
@@ -164,10 +181,12 @@ class Keyring:
         """
         if not isinstance(signature, Mapping):
             return UNSIGNED
+        if isinstance(bundle := signature.get("bundle"), Mapping):
+            return self._by_identity(bundle, _document(name, content_hash))
         return self._examined(signature.get("keyid"), signature.get("sig"), _document(name, content_hash))
 
     def sign_files(self, name: str, files: Mapping[str, str]) -> bytes | None:
-        """Return the bundle that signs the files of a folder, or None where no key is set.
+        """Return the bundle that signs the files of a folder, or None where nobody signs.
 
         Args:
             name: Name of the folder.
@@ -177,37 +196,30 @@ class Keyring:
         if signer is None:
             return None
         payload = _files(name, files)
-        bundle = {
-            "mediaType": _BUNDLE,
-            "verificationMaterial": {"publicKey": {"hint": signer}, "tlogEntries": []},
-            "dsseEnvelope": {
-                "payload": base64.b64encode(payload).decode(),
-                "payloadType": _IN_TOTO,
-                "signatures": [{"sig": self._sign(payload), "keyid": ""}],
-            },
-        }
+        bundle = self.keyless.sign(payload) if self.keyless.signs else self._bundle(signer, payload)
         return (json.dumps(bundle, indent=1) + "\n").encode()
 
     def of_files(self, name: str, files: Mapping[str, str], bundle: bytes | None) -> Signed:
-        """Tell who signed the files of a folder: whether by ``sign_files`` or by ``model_signing sign key``."""
+        """Tell who signed the files of a folder: whether by ``sign_files`` or by ``model_signing sign``."""
         if bundle is None:
             return UNSIGNED
         try:
             content = json.loads(bundle)
-            envelope = content["dsseEnvelope"]
+            envelope, material = content["dsseEnvelope"], content["verificationMaterial"]
             if (content["mediaType"], envelope["payloadType"]) != (_BUNDLE, _IN_TOTO):
-                return Signed(None, fault="its signature is no bundle of model signing")
-            payload = base64.b64decode(envelope["payload"], validate=True)
-            hint, signature = content["verificationMaterial"]["publicKey"]["hint"], envelope["signatures"][0]["sig"]
+                return _NO_BUNDLE
+            hint = None if CERTIFICATE in material else material["publicKey"]["hint"]
+            payload, signature = base64.b64decode(envelope["payload"], validate=True), envelope["signatures"][0]["sig"]
             statement = json.loads(payload)
             stated = {item["name"]: item["digest"] for item in statement["predicate"]["resources"]}
             about = (statement["predicateType"], [subject["name"] for subject in statement["subject"]])
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            return Signed(None, fault="its signature is no bundle of model signing")
-        found = self._examined(hint, signature, payload)
+            return _NO_BUNDLE
+        by_identity = CERTIFICATE in material
+        found = self._by_identity(content, payload) if by_identity else self._examined(hint, signature, payload)
         if not found.fault and (about != (_OF_FILES, [name]) or stated != dict(files)):
             other = ", ".join(sorted({file for file, _ in stated.items() ^ files.items()})) or f"the name {about[1]}"
-            return Signed(found.key, found.name, f"signed by {found.name}, but with other files: {other}")
+            return replace(found, fault=f"signed by {found.name}, but with other files: {other}")
         return found
 
     def require(self, signed: Signed, what: str, todo: str) -> None:
@@ -234,6 +246,25 @@ class Keyring:
             return Signed(key, name, fault=f"its signature by {name} ({shown}) is not of this content")
         return Signed(key, name)
 
+    def _by_identity(self, bundle: Mapping[str, Any], payload: bytes) -> Signed:
+        """Tell which identity signed a bundle, and whether exactly this statement."""
+        identity = named_in(bundle.get("verificationMaterial"))
+        if identity is None:
+            return Signed(None, fault="its certificate names no identity")
+        found = Signed(identity.pair, identity.name, issuer=identity.issuer)
+        if not self.required:
+            return replace(found, fault=f"signed by {identity}, and nobody is trusted here to compare it with")
+        if identity not in self.keyless.trusted:
+            told = f"signed by {identity}, who is not trusted. Trusted identities: {self.keyless.known}"
+            return replace(found, fault=told)
+        try:
+            proved = self.keyless.payload(json.dumps(bundle), identity)
+        except (NotProved, RecursionError) as error:
+            return replace(found, fault=f"its signature by {identity} does not hold: {error}")
+        return (
+            found if proved == payload else replace(found, fault=f"its signature by {identity} is not of this content")
+        )
+
     @cached_property
     def _private(self) -> ec.EllipticCurvePrivateKey | None:
         if self._pem is not None and self._file is not None:
@@ -247,6 +278,17 @@ class Keyring:
                 f"{self._file} (signing_key_file) lies in {self._home}, which is copied: move it elsewhere"
             )
         return _private_key(_read_private(self._file), str(self._file))
+
+    def _bundle(self, signer: str, payload: bytes) -> dict[str, Any]:
+        return {
+            "mediaType": _BUNDLE,
+            "verificationMaterial": {"publicKey": {"hint": signer}, "tlogEntries": []},
+            "dsseEnvelope": {
+                "payload": base64.b64encode(payload).decode(),
+                "payloadType": _IN_TOTO,
+                "signatures": [{"sig": self._sign(payload), "keyid": ""}],
+            },
+        }
 
     def _sign(self, payload: bytes) -> str:
         assert self._private is not None

@@ -79,7 +79,7 @@ def render_model_card(
         evaluation: ``json.loads(Evaluation.to_json())``; without it the card shows the guards only.
         plots: PNG images by title.
         override: A person's decision against the gate.
-        signing_key: Id of the key that signs the release.
+        signing_key: Id of the key that signs the release, or identity and issuer.
         bom: File of the bill of materials, beside the card.
     """
     results = [r for r in (evaluation or {}).get("results", ()) if r["inputs"] == "serving"]

@@ -42,7 +42,9 @@ class ReleaseRecord(Record):
     overruled: tuple[str, ...] = Field(default=(), description="Refusals that the override overruled")
     files: dict[str, str] = Field(description="SHA-256 of every other file")
     created_at: datetime
-    signing_key: str | None = Field(default=None, description="Id of the key that signed it when it was made")
+    signing_key: str | None = Field(
+        default=None, description="Id of the key, or identity and issuer, that signed it when it was made"
+    )
 
     def signed_files(self, content: bytes) -> dict[str, str]:
         """Return what a signature is about: SHA-256 of every file, this record, stored as ``content``, among them."""

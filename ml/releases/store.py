@@ -163,7 +163,7 @@ class ReleaseStore:
         require_named(by=by, reason=reason)
         self.require_owner()
         if self.keys.signer is None:
-            raise UnusableKey("no key is set that could sign: CROSSFADE_SIGNING_KEY_FILE, or CROSSFADE_SIGNING_KEY")
+            raise UnusableKey("nobody is set who could sign: CROSSFADE_SIGNING_KEY_FILE, or CROSSFADE_SIGNING=keyless")
         done = list[str]()
         for name in sorted(self.champions.read(surface).returnable.intersection(self.releases(surface))):
             found = self.release(surface, name)

@@ -5,8 +5,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from deploy.cli.doctor import EXAMINATIONS, State, examine
+from deploy.cli.main import app
 from deploy.definitions import build_definitions
 from deploy.home import pool_limits
 from ml.foundation.settings import PROJECT_ROOT, Settings
@@ -14,6 +16,7 @@ from ml.releases.store import ReleaseStore
 from ml.surfaces.spec import load_surface
 from tests.support.listeners import SECRETS, URLS
 from tests.support.shop import Shop
+from tests.support.sigstore import ADA, ISSUER, local_sigstore
 
 SURFACES = PROJECT_ROOT / "tests" / "surfaces"
 
@@ -136,3 +139,27 @@ def test_the_command_prints_every_finding_and_fails_where_one_is_bad(tiny_demo: 
     assert all(what in said for what in EXAMINATIONS)
     with pytest.raises(AssertionError, match="lake, dagster"):
         run_command(tmp_path / "none", "doctor")
+
+
+def test_who_may_sign_without_a_key_and_whether_somebody_can_here_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    with local_sigstore() as sigstore:
+        trust = {
+            "sigstore_config": sigstore.write_config(tmp_path / "sigstore.json"),
+            "trusted_identities": (f"{ADA} {ISSUER}",),
+        }
+        state, told, _ = found(home, **trust)["signatures"]
+        assert state is State.GOOD and told.endswith(f"; trusted identities: '{ADA}' of '{ISSUER}'")
+        state, told, remedy = found(home, signing="keyless", **trust)["signatures"]
+        assert state is State.DOUBTFUL and "set CROSSFADE_SIGNING_TOKEN" in told and "docs/how-to/sign.md" in remedy
+        state, told, _ = found(home, signing="keyless", signing_token=sigstore.token(), **trust)["signatures"]
+        assert state is State.GOOD and told.endswith(f"; {ADA} ({ISSUER}) signs here, without a key")
+        assert not sigstore.asked, "the doctor asks for no certificate"
+    monkeypatch.setenv("CROSSFADE_HOME", str(home))
+    monkeypatch.setenv("CROSSFADE_TRUSTED_IDENTITIES", f'["{ADA} {ISSUER}"]')
+    shown = CliRunner().invoke(app, ["keys", "list"])
+    assert shown.exit_code == 0 and all(word in shown.stdout for word in (ADA, ISSUER, "trusted"))

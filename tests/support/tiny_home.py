@@ -21,6 +21,7 @@ from ml.foundation.files import sha256_bytes
 from ml.foundation.ids import id63_array
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
+from ml.foundation.signing import Keyring
 from ml.inference.snapshot import current_snapshot, publish
 from ml.releases.champions import Mode, Pointer
 from ml.releases.manifest import DayContent, Manifest
@@ -102,7 +103,7 @@ class Home:
 
     @property
     def store(self) -> ReleaseStore:
-        return ReleaseStore(self.settings.artifacts_dir)
+        return ReleaseStore(self.settings.artifacts_dir, keys=Keyring.of(self.settings))
 
     def write_features(self, lake: Lake, day: date = DAY, seed: int = 1) -> None:
         """Features of one day: all columns that both surfaces read, with nulls, in random row order."""
