@@ -8,7 +8,7 @@ from functools import partial
 import dagster as dg
 
 from assets.features import labelled_name, waits
-from assets.names import soft_label_key, surface_key
+from assets.names import VECTORS, soft_label_key, surface_key
 from deploy.automation.days import affected, range_tags, ranges, span_of
 from deploy.automation.health import overdue, unserved
 from deploy.automation.jobs import (
@@ -186,19 +186,27 @@ def unlabelled(
 ) -> Iterator[tuple[Contract, list[dg.AssetKey], list[date]]]:
     """Yield each teacher that has not labelled some days of a surface, with the assets of its labels and the days.
 
+    Of a teacher that labels no surface, and gives vectors that features hold, these are the days without its vectors.
+
     Raises:
         ContractError: A contract is not there, or cannot be used.
     """
     from ml.teacher.labels import unlabelled_days, unshown_rows
+    from ml.teacher.vectors import unembedded_days
 
+    silent = home_contracts(settings) if vector_tables(settings) else {}
     for surface in surfaces.values():
         for name, contract in contracts_of(settings, surface).items():
+            silent.pop(contract.name, None)
             if days := unlabelled_days(settings, [surface.name], contract, first, last):
                 yield contract, [soft_label_key(surface.name, name)], days
             if not surface.distillation.unshown:
                 continue
             if days := unlabelled_days(settings, [surface.name], contract, first, last, unshown_rows):
                 yield contract, [surface_key(surface.name, "unshown_labels")], days
+    for contract in silent.values():
+        if contract.embeddings and (days := unembedded_days(settings, surfaces, contract, first, last)):
+            yield contract, [VECTORS], days
 
 
 def _teacher_sensor(

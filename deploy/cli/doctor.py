@@ -179,12 +179,14 @@ def _sources(settings: Settings) -> Look:
 def _teacher(settings: Settings) -> Look:
     if settings.trains_demo_teacher and not (settings.teacher and settings.teacher.exists()):
         return State.DOUBTFUL, "the demo teacher was not trained yet", "materialize teacher, or set CROSSFADE_TEACHER"
-    told: list[str] = []
-    for contract in home_contracts(settings).values():
-        if not contract.scores:
-            from ml.teacher.runtime import open_teacher
+    contracts = home_contracts(settings).values()
+    if any(not contract.scores for contract in contracts):
+        from ml.teacher.runtime import faults_of_models
 
-            open_teacher(contract, settings.teacher_providers).close()
+        if faults := list(faults_of_models(contracts, settings.teacher_providers)):
+            return State.BAD, "\n".join(faults), REMEDIES["teacher"]
+    told: list[str] = []
+    for contract in contracts:
         through = f", trained through {contract.trained_through}" if contract.trained_through else ""
         told.append(f"{contract.name} {contract.version}{through}, {len(contract.inputs)} inputs")
     return State.GOOD, "\n".join(told)

@@ -23,7 +23,7 @@ from ml.surfaces.spec import Surface, load_surfaces
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract
 from ml.teacher.labels import label_days
-from ml.teacher.runtime import open_teacher
+from ml.teacher.runtime import faults_of_models
 from ml.teacher.teachers import contracts_of, home_contracts
 from ml.teacher.vocabulary import vocabularies
 
@@ -71,12 +71,14 @@ def examine_trial(settings: Settings, spoilt: Collection[str]) -> Iterator[Findi
 def _teacher(settings: Settings) -> Look:
     if settings.trains_demo_teacher:
         return State.GOOD, "the demo teacher is trained by a run"
+    contracts = home_contracts(settings).values()
+    if faults := list(faults_of_models(contracts, settings.teacher_providers)):
+        return State.BAD, "\n".join(faults), REMEDIES["teacher"]
     told: list[str] = []
-    for contract in home_contracts(settings).values():
+    for contract in contracts:
         if contract.scores:
             told.append(f"{contract.name} {contract.version}: its scores are landed in teacher_scores")
             continue
-        open_teacher(contract, settings.teacher_providers).close()
         golden = ", and its golden rows" if contract.golden else "; it has no golden rows"
         told.append(f"{contract.name} {contract.version} answers as its contract says{golden}")
     return State.GOOD, "\n".join(told)

@@ -1,18 +1,21 @@
 """What a change of SQL, YAML or contract would build again: days of tables, soft labels, students; nothing is done."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 
+from ml.features.tables import VECTORS_TABLE, vector_tables
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.documents import Document
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
 from ml.stages.artifacts import artifact_name
 from ml.surfaces.spec import Surface, load_surfaces
-from ml.teacher.contract import ContractError
-from ml.teacher.labels import soft_labels_table, unlabelled_days
-from ml.teacher.teachers import contracts_of
+from ml.teacher.contract import Contract, ContractError
+from ml.teacher.labels import exposure_rows, soft_labels_table, unlabelled_days, unshown_rows
+from ml.teacher.teachers import contracts_of, home_contracts
+from ml.teacher.vectors import unembedded_days
 
 Manifest = Document
 """What dbt's parser wrote."""
@@ -98,9 +101,10 @@ def plan(settings: Settings, changed: Mapping[str, str]) -> Iterator[Rebuild]:
             if why := changed.get(f"teacher_inputs_{surface}"):
                 told = f"rows whose teacher inputs change: {why}"
                 yield from _days_of(lake, soft_labels_table(surface), told)
+    yield from _vectors(settings, surfaces)
     for surface in surfaces.values():
-        yield from _labels(settings, surface)
-        yield from _students(settings, surface, changed)
+        yield from (labels := list(_labels(settings, surface)))
+        yield from _students(settings, surface, changed, labels[0].why if labels else "")
         yield from _ranked(settings, surface, changed)
 
 
@@ -113,18 +117,37 @@ def _days_of(lake: Lake, table: str, why: str) -> Iterator[Rebuild]:
 
 
 def _labels(settings: Settings, surface: Surface) -> Iterator[Rebuild]:
-    """Yield the labelled days that a teacher of now has not labelled."""
-    try:
-        contracts = contracts_of(settings, surface)
-    except ContractError:  # a demo teacher that was not trained yet
-        if settings.trains_demo_teacher:
-            return
-        raise
+    """Yield the labelled days that a teacher of now has not labelled, and those of pairs that nobody was shown."""
     last = settings.last_day or date.max
-    for contract in contracts.values():
-        if days := unlabelled_days(settings, [surface.name], contract, settings.first_day, last):
-            why = f"no label of {contract.name} {contract.version} with this contract and model"
-            yield Rebuild(soft_labels_table(surface.name), len(days), days[0], days[-1], why)
+    what = [exposure_rows, *([unshown_rows] if surface.distillation.unshown else [])]
+    for contract in _pinned(settings, partial(contracts_of, settings, surface)):
+        for rows_of in what:
+            if days := unlabelled_days(settings, [surface.name], contract, settings.first_day, last, rows_of):
+                why = f"no label of {contract.name} {contract.version} with this contract and model"
+                yield Rebuild(rows_of(surface.name).labels, len(days), days[0], days[-1], why)
+
+
+def _vectors(settings: Settings, surfaces: Mapping[str, Surface]) -> Iterator[Rebuild]:
+    """Yield the days of which features need a teacher's vectors, and have none of it as it is now."""
+    if not vector_tables(settings):
+        return
+    last = settings.last_day or date.max
+    for contract in _pinned(settings, partial(home_contracts, settings)):
+        if contract.embeddings and (days := unembedded_days(settings, surfaces, contract, settings.first_day, last)):
+            why = f"no vector of {contract.name} {contract.version} with this contract and model"
+            yield Rebuild(VECTORS_TABLE, len(days), days[0], days[-1], why)
+
+
+def _pinned(
+    settings: Settings, contracts: Callable[[], Mapping[str, Contract] | Mapping[str | None, Contract]]
+) -> Iterable[Contract]:
+    """Return contracts; none where the demo teacher was not trained yet."""
+    try:
+        return contracts().values()
+    except ContractError:
+        if settings.trains_demo_teacher:
+            return ()
+        raise
 
 
 def _ranked(settings: Settings, surface: Surface, changed: Mapping[str, str]) -> Iterator[Rebuild]:
@@ -147,14 +170,15 @@ def _ranked(settings: Settings, surface: Surface, changed: Mapping[str, str]) ->
             yield Rebuild(f"{surface.name}/rankings", len(found), found[0], found[-1], why)
 
 
-def _students(settings: Settings, surface: Surface, changed: Mapping[str, str]) -> Iterator[Rebuild]:
+def _students(settings: Settings, surface: Surface, changed: Mapping[str, str], labels: str) -> Iterator[Rebuild]:
     store, name = ArtifactStore(settings.artifacts_dir), artifact_name(surface, "student")
     why = changed.get(f"examples_{surface.name}") or changed.get(f"teacher_inputs_{surface.name}")
     found: dict[str, list[date]] = {}
     for partition in store.partitions(name):
         artifact = store.latest(name, partition)
-        other = artifact is not None and artifact.meta.get("surface_digest") != surface.digest
-        if reason := "the surface's YAML" if other else f"its rows: {why}" if why else "":
+        other = artifact is not None and artifact.json("checkpoint.json")["surface_digest"] != surface.digest
+        told = f"its rows: {why}" if why else f"its labels: {labels}" if labels else ""
+        if reason := "the surface's YAML" if other else told:
             found.setdefault(reason, []).append(date.fromisoformat(partition))
     for reason, days in found.items():
         yield Rebuild(f"{surface.name}/student", len(days), min(days), max(days), reason)

@@ -3,7 +3,7 @@
 ``open_teacher`` validates before it hands out a model, so that nothing is ever labelled with a malformed teacher.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ml.foundation.settings import CPU
 from ml.teacher import trial
@@ -13,6 +13,7 @@ from ml.teacher.endpoint import EndpointTeacher
 from ml.teacher.graph import check_graph
 from ml.teacher.onnx_teacher import OnnxTeacher
 from ml.teacher.probe import probe
+from ml.teacher.refused import TeacherRefused
 
 
 def open_teacher(contract: Contract, providers: Sequence[str] = (CPU,)) -> TeacherModel:
@@ -42,6 +43,17 @@ def open_teacher(contract: Contract, providers: Sequence[str] = (CPU,)) -> Teach
         model.close()
         raise
     return model
+
+
+def faults_of_models(contracts: Iterable[Contract], providers: Sequence[str] = (CPU,)) -> Iterator[str]:
+    """Open each teacher that has a model, and say of those that are refused why: one does not hide the next."""
+    for contract in contracts:
+        if contract.scores:
+            continue
+        try:
+            open_teacher(contract, providers).close()
+        except (TeacherRefused, ContractError) as error:
+            yield str(error)
 
 
 def validate(contract: Contract) -> int | None:

@@ -119,7 +119,7 @@ def embed_days(
         lake: The lake, with ``features.stg_exposures`` and the ``teacher_inputs_<surface>`` of those days; a surface
             without such a table is passed over.
         settings: Home, threads and providers.
-        contract: The teacher; vectors of other teachers stay beside the new ones.
+        contract: The teacher; vectors of other teachers stay beside the new ones, unless they have the same names.
         surfaces: Names of the surfaces whose users and items count.
         days: Days to compute; a day without exposures ends up without vectors.
         progress: Told after each embedding and day.
@@ -163,6 +163,23 @@ def init_vectors(lake: Lake) -> None:
     """Create the table of vectors, empty, unless it exists."""
     if not lake.table_exists(VECTORS_TABLE):
         lake.replace_days(VECTORS_TABLE, VECTORS_SCHEMA.empty_table(), [], message=f"{VECTORS_TABLE}: create")
+
+
+def unembedded_days(
+    settings: Settings, surfaces: Iterable[str], contract: Contract, first: date, last: date
+) -> list[date]:
+    """Return the days of [first, last] that have teacher inputs on some surface, but no vector of this contract."""
+    found: set[date] = set()
+    select = f"select distinct day from {ALIAS}.{{}} where day between ? and ?"
+    with Lake(settings) as lake:
+        for table in (exposure_rows(name).inputs for name in surfaces):
+            if lake.table_exists(table):
+                found |= {day for (day,) in lake.connection.execute(select.format(table), [first, last]).fetchall()}
+        if lake.table_exists(VECTORS_TABLE):
+            mine = f"{select.format(VECTORS_TABLE)} and teacher = ? and teacher_version = ? and contract_hash = ?"
+            known = [first, last, contract.name, contract.version, contract.contract_hash]
+            found -= {day for (day,) in lake.connection.execute(mine, known).fetchall()}
+    return sorted(found)
 
 
 def vector_hashes(lake: Lake, contract: Contract, name: str, days: Iterable[date]) -> dict[date, tuple[int, str]]:
@@ -327,10 +344,10 @@ def _record(contract: Contract, item: TeacherEmbedding, day: date, batch: _Batch
 def _commit(lake: Lake, contract: Contract, days: Sequence[date], files: Sequence[str]) -> int:
     def step() -> None:
         with lake.transaction(f"{VECTORS_TABLE}: teacher {contract.name} {contract.version}, {len(days)} days") as c:
-            c.execute(
-                f"delete from {ALIAS}.{VECTORS_TABLE} where day in (select unnest(?::date[])) and teacher = ?",
-                [days, contract.name],
-            )
+            # Of an embedding that another teacher gave before, features would read both: they name a vector alone.
+            mine = "day in (select unnest(?::date[])) and (teacher = ? or list_contains(?::varchar[], embedding))"
+            named = [item.name for item in contract.embeddings]
+            c.execute(f"delete from {ALIAS}.{VECTORS_TABLE} where {mine}", [days, contract.name, named])
             if files:
                 c.execute(f"insert into {ALIAS}.{VECTORS_TABLE} by name from read_parquet(?)", [list(files)])
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -38,50 +37,9 @@ from ml.students.dataset import TrainingSet, TrainingSetError, load
 from ml.surfaces.spec import Surface, load_surface
 from ml.teacher.labels import label_days, rescore
 from ml.teacher.teachers import home_contracts
-from tests.checks.conftest import SPEC, write_teacher
+from tests.checks.conftest import write_teacher
 from tests.checks.spoilt import Bench
-
-NOISE = """
-<ir_version: 9, opset_import: ["" : 17]>
-noise (float[n] item_ctr, float[n] unknown, float[n] further) => (float[n] click, float[n] like) {
-    fast = Constant <value = float {9e3}> ()
-    turned = Mul (item_ctr, fast)
-    click = Sin (turned)
-    both = Add (unknown, further)
-    like = Add (click, both)
-}
-"""
-"""What nobody can use: sin(9000 item_ctr)."""
-
-
-def write_noise(folder: Path) -> Path:
-    import onnx
-
-    folder.mkdir(parents=True)
-    onnx.save(onnx.parser.parse_model(NOISE), folder / "model.onnx")
-    contract = {
-        "name": "noise",
-        "version": "7",
-        "trained_through": None,
-        "source": "a sine",
-        "license": "none",
-        "model": "model.onnx",
-        "inputs": [{"name": name, "dtype": "float32"} for name in ("item_ctr", "unknown", "further")],
-        "outputs": [{"task": "click", "kind": "logit"}, {"task": "like", "kind": "value"}],
-    }
-    (folder / "contract.yaml").write_text(yaml.safe_dump(contract))
-    return folder
-
-
-def spec(**changes: Any) -> dict[str, Any]:
-    heads = [{"task": "ctr", "teacher_output": name, "weight": 0.1} for name in ("toy/click", "noise/like")]
-    bounds = {**SPEC["gate"]["soft_labels"], "teachers": {"noise": {"max_defaulted_share": 0.7}}}
-    return {
-        **SPEC,
-        "tasks": {**SPEC["tasks"], "ctr": {**SPEC["tasks"]["ctr"], "teacher_output": "toy/click"}},
-        "distillation": {"technique": "auxiliary", "heads": heads},
-        "gate": {**SPEC["gate"], "soft_labels": {**bounds, **changes}},
-    }
+from tests.support.two_teachers import spec, write_noise
 
 
 @pytest.fixture(scope="module")

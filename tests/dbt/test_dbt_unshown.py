@@ -7,8 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from assets.progress import ProgressResource
+from assets.unshown_labels import build_unshown_labels
 from ml.features.unshown import (
     Drawn,
     UnshownError,
@@ -21,6 +24,9 @@ from ml.features.unshown import (
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.surfaces.spec import Surface, load_surfaces
+from ml.teacher.labels import unshown_rows
+from tests.support.known import the
+from tests.support.two_teachers import write_two
 
 SURFACE = "homepage"
 TABLES = unshown_table(SURFACE), unshown_inputs_table(SURFACE)
@@ -158,3 +164,29 @@ def test_a_branch_input_that_the_apps_sql_lacks_is_named_and_leaves_the_rows_as_
     assert hashes(lake, drawn.days) == before
     with pytest.raises(UnshownError, match=r"surface radio declares no distillation.unshown"):
         drawn.draw(lake, drawn.days, load_surfaces(drawn.settings)["radio"])
+
+
+def test_the_asset_has_each_teacher_label_the_pairs_and_tells_of_both(drawn: SimpleNamespace, tmp_path: Path) -> None:
+    changes = {"home": shutil.copytree(drawn.settings.home, tmp_path / "home"), "teacher": None}
+    settings = drawn.settings.model_copy(update={**changes, "teachers": write_two(tmp_path, "user_likes_7d")})
+    content = drawn.surface.model_dump(mode="json", by_alias=True)
+    content["distillation"]["heads"] = [
+        {**content["distillation"]["heads"][0], "teacher_output": f"{name}/click"} for name in settings.teachers
+    ]
+    for task in content["tasks"].values():
+        task["teacher_output"] = None
+    surface = Surface.model_validate(content)
+    surfaces = {**load_surfaces(settings), SURFACE: surface}
+    [asset] = build_unshown_labels(settings, surfaces, surface)
+    day = drawn.days[1]
+    resources = {"settings": settings, "progress": ProgressResource()}
+    made = dg.materialize([asset], resources=resources, partition_key=day.isoformat())
+    [told] = made.asset_materializations_for_node(asset.op.name)
+    with Lake(settings) as lake:
+        query = f"select teacher, count(*) as n from lake.{unshown_rows(SURFACE).labels} where day = ? group by all"
+        rows = dict(lake.connection.execute(query, [day]).fetchall())
+    assert rows == dict.fromkeys(("toy", "noise"), drawn.told.pairs[day])
+    shown = {name: value.value for name, value in told.metadata.items()}
+    assert shown["rows"] == shown["dagster/partition_row_count"] == 2 * drawn.told.pairs[day]
+    assert shown["teacher_version"] == "1, 7" and the(dict, shown["defaulted_inputs"]).keys() == {"toy", "noise"}
+    assert shown["coverage"] == 1, "of the one that labelled fewest"
