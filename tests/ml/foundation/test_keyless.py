@@ -284,20 +284,21 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = connect
 from ml.foundation.settings import Settings
 from ml.foundation.signing import Keyring
 signature = json.load(open({str(tmp_path / "signature.json")!r}))
-for changes in ({{}}, dict(signing_key_file={str(tmp_path / "none.pem")!r}), dict(trusted_identities=[{TRUSTED!r}])):
-    keys = Keyring.of(Settings(home={str(tmp_path)!r}, sigstore_config={str(config)!r}, **changes))
+own, ada = dict(sigstore_config={str(config)!r}), dict(trusted_identities=[{TRUSTED!r}])
+for changes in (own, own | dict(signing_key_file={str(tmp_path / "none.pem")!r}), own | ada, ada):
+    keys = Keyring.of(Settings(home={str(tmp_path)!r}, **changes))
     signed = keys.of_document({PLACE!r}, {HASH!r}, signature)
     print("sigstore" in sys.modules, signed)
 """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("CROSSFADE_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=clean | {"PYTHONPATH": str(ROOT)}
-    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CROSSFADE_", "XDG_"))}
+    clean |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=clean)
     assert done.returncode == 0, done.stderr
-    off, other, on = done.stdout.splitlines()
+    off, other, on, public = done.stdout.splitlines()
     assert off == f"False signed by '{ADA}' of '{ISSUER}', and nobody is trusted here to compare it with"
     assert other.startswith("False ") and "who is not trusted" in other
     assert on == f"True signed by {ADA} ({ISSUER})"
+    assert public.startswith(f"True its signature by '{ADA}' of '{ISSUER}' does not hold: "), "of another Sigstore"
 
 
 def test_without_the_extra_it_says_what_to_install(
