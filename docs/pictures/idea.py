@@ -30,7 +30,7 @@ def box(theme: Theme, fill: str, place: tuple[int, int, int, int], title: str, *
     x, y, width, height = place
     middle, top = x + width / 2, y + height / 2 - 9 * len(lines) + 5
     drawn = f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="{fill}" stroke="{theme.line}"/>\n'
-    drawn += text(middle, top, title, theme.text, 15, "600")
+    drawn += text(middle, top, title, theme.text, min(15, 1.45 * width / len(title)), "600")
     for n, line in enumerate(lines, 1):
         drawn += text(middle, top + 18 * n, line, theme.quiet, 12.5)
     return drawn

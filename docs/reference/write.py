@@ -91,8 +91,10 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 
 def escaped(cell: str) -> str:
-    """Return a cell in which nothing is taken for a column's end or for HTML."""
-    return cell.replace("|", "&#124;").replace("<", "&lt;")
+    """Return a cell in which nothing is taken for a column's end or for HTML; code shows what it holds as it is."""
+    parts = cell.split("`")
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    return "`".join(parts).replace("|", "&#124;")
 
 
 def command_line() -> str:

@@ -10,10 +10,20 @@ import jinja2
 from markdown_it import MarkdownIt
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #e3e7ec; vertical-align: top; }
-pre { background: #f4f6f8; padding: .7rem 1rem; } img { max-width: 100%; }
+:root { --ink: #1f2933; --line: #e3e7ec; --code: #f4f6f8; --paper: #ffffff; --link: #0b5cad; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
+a { color: var(--link); }
+table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; margin: 1rem 0;
+  font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+pre { background: var(--code); padding: .7rem 1rem; overflow-x: auto; } img { max-width: 100%; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6eaf0; --line: #323a46; --code: #0f1319; --paper: #171c24; --link: #8fb0ff; }
+  /* Plots are drawn on white: so white becomes the page and hues stay. */
+  img { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
+}
+@media (max-width: 600px) { p:has(> img) { overflow-x: auto; } img { max-width: none; width: 40rem; } }
 """
 
 
@@ -63,7 +73,9 @@ def as_page(markdown: str, title: str, folder: Path) -> str:
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     body = re.sub(r'src="([^":]+\.png)"', lambda found: f'src="{_embedded(folder / found[1])}"', body)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
     )
 

@@ -10,6 +10,7 @@ from ml.experiments.analysis import Effect
 from ml.experiments.user_days import METRICS
 
 COLOURS = {"split": "#0072B2", "paired": "#D55E00", "interleaved": "#009E73"}
+MARKERS = {"split": "o", "paired": "s", "interleaved": "D"}
 LABELS = {"engagement": "engagement", "discovery": "discovery", "new_releases": "new releases"}
 ESTIMATES = {"split": "users split", "paired": "both variants answer", "interleaved": "both in one list"}
 
@@ -38,7 +39,9 @@ def days_plot(by_day: Mapping[date, Sequence[Effect]], surface: str, variant: st
             lifts = [e.lift for _, e in found]
             colour = COLOURS[estimate]
             axes.vlines(place, [100 * x.lo for x in lifts], [100 * x.hi for x in lifts], color=colour, linewidth=2)
-            axes.plot(place, [100 * x.estimate for x in lifts], "o", color=colour, label=ESTIMATES[estimate])
+            axes.plot(
+                place, [100 * x.estimate for x in lifts], MARKERS[estimate], color=colour, label=ESTIMATES[estimate]
+            )
             note = f"difference to {found[0][1].baseline}, per request; 95 % intervals"
         axes.set_ylabel(f"{LABELS[metric]}, %")
     stacked[-1].set_xticks(range(len(days)), [f"{day:%b} {day.day}" for day in days])

@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from benchmarks.process import free_port, running
+from tests.support.browser import chromium, needed
 from tests.support.commands import home_environment
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-MISSING = "no Chromium: apt-get install --no-install-recommends chromium"
 PATIENCE_MS = 240_000
 MAX_ECE = 0.0001
 """A calibration that no model has: the gate fails, and says so."""
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None and os.environ.get("CI") != "true", reason=MISSING)
+pytestmark = needed
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +43,11 @@ def ui(tiny_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 @pytest.fixture(scope="module")
 def page(ui: str) -> Iterator[Page]:
     """One page of a browser for the module."""
-    assert CHROMIUM, MISSING
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         context = browser.new_context(base_url=ui, viewport={"width": 1600, "height": 1000})
         context.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
         yield context.new_page()
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ml.foundation.settings import PROJECT_ROOT
+from tests.support.browser import chromium, needed, wider_than_a_phone
 
 DOCS = PROJECT_ROOT / "docs"
 FETCHED = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "srcset"), ("form", "action")}
@@ -48,13 +49,18 @@ def build(folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Read]:
-    """Every built page by its path."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built site."""
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(DOCS, folder / "docs")
     built = build(folder)
     assert built.returncode == 0, built.stdout + built.stderr
-    root = folder / ".site"
+    return folder / ".site"
+
+
+@pytest.fixture(scope="module")
+def site(root: Path) -> dict[str, Read]:
+    """Every built page by its path."""
     pages = {str(path.relative_to(root)): Read(path.read_text(encoding="utf-8")) for path in root.rglob("index.html")}
     others = {str(path.relative_to(root)): Read("") for path in root.rglob("*") if path.suffix != ".html"}
     return pages | others
@@ -89,6 +95,20 @@ def test_a_page_fetches_nothing_from_another_host(site: dict[str, Read]) -> None
     for path, page in pages(site).items():
         assert page.fetched and not [link for link in page.fetched if "//" in link], path
         assert "mermaid" not in page.classes, f"{path}: the theme fetches what draws it"
+
+
+@needed
+def test_a_page_fits_a_phone_with_its_widest_tables_and_plots(root: Path) -> None:
+    shown = (
+        "",
+        "tutorial/first_look",
+        "reference/settings",
+        "reference/tables",
+        "results/headline",
+        "results/benchmarks",
+    )
+    with chromium() as browser:
+        assert not wider_than_a_phone(browser, {page: (root / page / "index.html").as_uri() for page in shown})
 
 
 def test_a_term_is_linked_where_a_page_first_says_it(site: dict[str, Read]) -> None:

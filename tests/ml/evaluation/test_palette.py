@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 
 from ml.evaluation.plots import COLOURS, SERIES
 
@@ -31,6 +31,22 @@ def lab(colour: str, lacking: str) -> np.ndarray:
 @pytest.mark.parametrize("palette", [COLOURS.values(), [colour for colour, _ in SERIES]], ids=["models", "series"])
 def test_colours_of_a_plot_stay_apart_for_colour_blind_readers_and_on_paper(palette: list[str], lacking: str) -> None:
     seen = [lab(colour, lacking) for colour in [*palette, "#FFFFFF"]]
+    assert min(float(np.linalg.norm(a - b)) for a, b in combinations(seen, 2)) > 10
+
+
+HUES_TURNED = [[-0.574, 1.43, 0.144], [0.426, 0.43, 0.144], [0.426, 1.43, -0.856]]
+"""What ``hue-rotate(180deg)`` does to a colour: Filter Effects Module Level 1 of the W3C."""
+
+
+def in_the_dark(colour: str) -> str:
+    """A colour as pages show it on a dark screen: ``invert(1) hue-rotate(180deg)``."""
+    return to_hex(np.clip(np.array(HUES_TURNED) @ (1 - np.array(to_rgb(colour))), 0, 1).tolist())
+
+
+@pytest.mark.parametrize("lacking", SEEN)
+@pytest.mark.parametrize("palette", [COLOURS.values(), [colour for colour, _ in SERIES]], ids=["models", "series"])
+def test_they_stay_apart_where_a_page_turns_a_plot_dark(palette: list[str], lacking: str) -> None:
+    seen = [lab(in_the_dark(colour), lacking) for colour in [*palette, "#FFFFFF"]]
     assert min(float(np.linalg.norm(a - b)) for a, b in combinations(seen, 2)) > 10
 
 
