@@ -95,6 +95,7 @@ def create_app(
         await asyncio.to_thread(traces.close)
 
     app = FastAPI(title="Crossfade", version=_version(), description=__doc__ or "", lifespan=lifespan, redoc_url=None)
+    app.router.redirect_slashes = False  # it would lead to the host that a request names, with its body and token
     app.state.engine = engine
     app.add_middleware(_Edge, engine=engine, token=token or None)
     app.add_exception_handler(BadRequest, _refused)

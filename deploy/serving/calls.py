@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, MutableSequence, Sequence
 from contextlib import asynccontextmanager
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import grpc
 import numpy as np
@@ -30,6 +30,12 @@ from ml.inference.request import show
 
 _CODES = {404: grpc.StatusCode.NOT_FOUND, 413: grpc.StatusCode.RESOURCE_EXHAUSTED, 503: grpc.StatusCode.UNAVAILABLE}
 _CALLS_AT_ONCE = 256
+_WAITING_AT_ONCE = 128
+"""Calls that may wait for a message of theirs; with one more, the one that has waited for longest makes room."""
+_IDLE_S = 60.0
+"""A connection without a call is closed after so long; stock clients open another with their next call."""
+_OPEN = ("/ServerLive", "/ServerReady")
+"""Ends of the calls that need no token, for probes."""
 _CONTENTS = {
     "bool_contents": np.dtype("?"),
     "int_contents": np.dtype("<i8"),
@@ -67,11 +73,14 @@ async def answering_calls(
         ("grpc.max_receive_message_length", limits.max_body_bytes),
         ("grpc.max_metadata_size", limits.max_head_bytes),
         ("grpc.max_concurrent_streams", 100),
+        ("grpc.max_allowed_incoming_connections", limits.max_call_connections),
+        ("grpc.max_connection_idle_ms", int(1000 * _IDLE_S)),
         ("grpc.server_handshake_timeout_ms", int(1000 * limits.head_s)),
         ("grpc.so_reuseport", int(shared)),
     ]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_CALLS_AT_ONCE)
-    service = _Service(engine, work, limits, service_pb2, token)
+    entrance = _Entrance(token, limits.receive_s)
+    server = grpc.aio.server(interceptors=[entrance], options=options, maximum_concurrent_rpcs=_CALLS_AT_ONCE)
+    service = _Service(engine, work, limits, service_pb2)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
     port = server.add_insecure_port(address)
     await server.start()
@@ -124,15 +133,88 @@ class _OfInference(Protocol):
     raw_input_contents: MutableSequence[bytes]
 
 
+class _Entrance(grpc.aio.ServerInterceptor):
+    """Asks for the token before any message is read, and lets no call wait for a message of its own for long.
+
+    gRPC reads the message of a plain call by itself, and waits for ever. Here every call reads as a stream does.
+
+    Args:
+        token: Bearer token to ask for; ``None`` asks for none.
+        receive_s: Seconds for a message to arrive.
+    """
+
+    def __init__(self, token: str | None, receive_s: float) -> None:
+        self.token = token.encode() if token else None
+        self.receive_s = receive_s
+        self._waiting: dict[asyncio.Timeout, None] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return what answers a call."""
+        if not (handler_call_details.method.endswith(_OPEN) or self._allowed(handler_call_details)):
+            return grpc.stream_stream_rpc_method_handler(_refused)
+        found = await continuation(handler_call_details)
+        if found is None:
+            return None
+        coded = {"request_deserializer": found.request_deserializer, "response_serializer": found.response_serializer}
+        if (one := found.unary_unary) is not None:
+
+            async def answer(requests: AsyncIterator[Message], context: ServicerContext) -> Message | None:
+                async for request in self._received(requests, context):
+                    return await one(request, context)
+                return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
+
+            return grpc.stream_unary_rpc_method_handler(answer, **coded)
+        many = found.stream_stream
+
+        async def answers(requests: AsyncIterator[Message], context: ServicerContext) -> AsyncIterator[Message]:
+            async for response in many(self._received(requests, context), context):
+                yield response
+
+        return grpc.stream_stream_rpc_method_handler(answers, **coded)
+
+    def _allowed(self, details: grpc.HandlerCallDetails) -> bool:
+        if self.token is None:
+            return True
+        given: dict[str, str | bytes] = dict(details.invocation_metadata or ())
+        scheme, _, told = str(given.get("authorization", "")).partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(told.encode(), self.token)
+
+    async def _received(self, requests: AsyncIterator[Message], context: ServicerContext) -> AsyncIterator[Message]:
+        """Yield the messages of a call, each of which must come in time."""
+        while True:
+            try:
+                async with asyncio.timeout(self.receive_s) as patience:
+                    self._waiting[patience] = None
+                    if len(self._waiting) > _WAITING_AT_ONCE:
+                        self._waiting.pop(longest := next(iter(self._waiting)))
+                        longest.reschedule(0)  # a time that has passed
+                    try:
+                        request = await anext(requests)
+                    finally:
+                        self._waiting.pop(patience, None)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no message came in time")
+            yield request
+
+
+async def _refused(_: AsyncIterator[Message], context: ServicerContext) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is needed")
+
+
 class _Service:
     """The calls of the protocol. Their names are those of its description."""
 
-    def __init__(self, engine: Engine, work: Work, limits: Limits, messages: ModuleType, token: str | None) -> None:
+    def __init__(self, engine: Engine, work: Work, limits: Limits, messages: ModuleType) -> None:
         self.engine = engine
         self.work = work
         self.limits = limits
         self.messages = messages
-        self.token = token.encode() if token else None
 
     def __getattr__(self, name: str) -> Callable[[Message, ServicerContext], Awaitable[None]]:
         async def unknown(_: Message, context: ServicerContext) -> None:
@@ -148,14 +230,12 @@ class _Service:
     async def ServerReady(self, _: Message, __: ServicerContext) -> Message:
         return self.messages.ServerReadyResponse(ready=not self.engine.not_ready())
 
-    async def ModelReady(self, request: _OfModel, context: ServicerContext) -> Message:
-        await self._admit(context)
+    async def ModelReady(self, request: _OfModel, _: ServicerContext) -> Message:
         served = self.engine.served.get(request.name)
         ready = served is not None and request.version in ("", served.version)
         return self.messages.ModelReadyResponse(ready=ready)
 
-    async def ServerMetadata(self, _: Message, context: ServicerContext) -> Message:
-        await self._admit(context)
+    async def ServerMetadata(self, _: Message, __: ServicerContext) -> Message:
         return self.messages.ServerMetadataResponse(name="crossfade", extensions=EXTENSIONS)
 
     async def ModelMetadata(self, request: _OfModel, context: ServicerContext) -> Message:
@@ -170,12 +250,10 @@ class _Service:
         if request.name:
             asked = [await self._served(request.name, request.version, context)]
         else:
-            await self._admit(context)
             asked = list(self.engine.served.values())
         return ParseDict(repository.statistics(asked), self.messages.ModelStatisticsResponse())
 
-    async def RepositoryIndex(self, request: _OfRepository, context: ServicerContext) -> Message:
-        await self._admit(context)
+    async def RepositoryIndex(self, request: _OfRepository, _: ServicerContext) -> Message:
         found = repository.index(self.engine.served.values(), [] if request.ready else self.engine.missing())
         return ParseDict({"models": found}, self.messages.RepositoryIndexResponse())
 
@@ -199,16 +277,7 @@ class _Service:
             except (BadRequest, TimeoutError) as error:
                 yield self.messages.ModelStreamInferResponse(error_message=str(error) or "not answered in time")
 
-    async def _admit(self, context: ServicerContext) -> None:
-        if self.token is None:
-            return
-        given: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
-        scheme, _, told = str(given.get("authorization", "")).partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(told.encode(), self.token):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid bearer token is needed")
-
     async def _served(self, name: str, version: str, context: ServicerContext) -> Served:
-        await self._admit(context)
         served = self.engine.served.get(name)
         if served is None or version not in ("", served.version):
             those = ", ".join(f"{one} in version {item.version}" for one, item in self.engine.served.items())
@@ -221,8 +290,11 @@ class _Service:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(self.limits.timeout_s):
-                head, raw = _as_rest(request)
-                answer = await infer_by(served, head + raw, str(len(head)), self.work, self.engine.metrics, self.limits)
+                with self.work.holding(cast("Message", request).ByteSize()):
+                    _check_counts(request, served, self.limits)
+                    head, raw = _as_rest(request)
+                    body, length = head + raw, str(len(head))
+                    answer = await infer_by(served, body, length, self.work, self.engine.metrics, self.limits)
         except (BadRequest, TimeoutError):
             served.released.counts.failed(time.perf_counter() - began)
             raise
@@ -239,6 +311,25 @@ class _Service:
             response.outputs.add(name=name, datatype="FP32", shape=answer.values[name].shape)
             response.raw_output_contents.append(answer.values[name].astype("<f4", copy=False).tobytes())
         return response
+
+
+def _check_counts(request: _OfInference, served: Served, limits: Limits) -> None:
+    """Refuse what has more parts than any request, before each of them becomes an object.
+
+    Raises:
+        BadRequest: It has.
+    """
+    tensors, outputs = served.released.tensors, served.released.model.outputs
+    if len(request.inputs) > len(tensors):
+        raise BadRequest(f"{len(request.inputs)} inputs; the model takes {len(tensors)}: {', '.join(tensors)}")
+    if len(request.outputs) > len(outputs):
+        raise BadRequest(f"{len(request.outputs)} outputs; the model gives {len(outputs)}: {', '.join(outputs)}")
+    if len(request.raw_input_contents) > len(request.inputs):
+        raise BadRequest(f"{len(request.raw_input_contents)} raw contents for {len(request.inputs)} inputs")
+    listed = [len(getattr(tensor.contents, name)) for tensor in request.inputs for name in _CONTENTS]
+    values = sum(listed) + sum(len(tensor.shape) for tensor in request.inputs)
+    if values > limits.max_values:
+        raise BadRequest(f"the request holds {values} values in lists; at most {limits.max_values} are read")
 
 
 def _as_rest(request: _OfInference) -> tuple[bytes, bytes]:

@@ -49,14 +49,12 @@ class Door:
     """Which connections are open, how long each may go on, and which one makes room for the next.
 
     Args:
-        limits: Bounds of one connection.
-        most: Connections that may be open at once.
+        limits: Bounds of one connection, and how many may be open at once.
         metrics: Counts connections, and those that the server ended.
     """
 
-    def __init__(self, limits: Limits, most: int, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
-        self.most = most
         self.metrics = metrics
         self.seconds = {
             Phase.HEAD: limits.head_s,
@@ -73,7 +71,7 @@ class Door:
     def enter(self, connection: "Connection") -> None:
         """Count a new connection in; where there is no room, end the one that has kept its request back for longest."""
         self._open[connection] = None
-        if len(self._open) > self.most:
+        if len(self._open) > self.limits.max_connections:
             one = next(self._in_the_way(connection), connection)
             self.leave(one)  # its descriptor is free by the next turn of the loop
             one.abort("no room")

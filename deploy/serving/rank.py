@@ -2,13 +2,14 @@
 
 import logging
 from datetime import datetime
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import orjson
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     StrictInt,
     StrictStr,
@@ -60,7 +61,7 @@ class RankRequest(BaseModel):
         default=None,
         description="Time of the request, UTC unless it says otherwise; a number is seconds or milliseconds",
     )
-    candidates: list[dict[str, object]] = Field(
+    candidates: Annotated[list[dict[str, object]], FailFast()] = Field(  # each fault becomes an object: one is told
         min_length=1,
         description="Items to rank; `item_id` and the surface's per-candidate `request` inputs, such as `container_id`",
         examples=[[{"item_id": "track-1", "container_id": "new"}]],

@@ -19,7 +19,7 @@ import uvicorn
 from deploy.serving.app import create_app
 from deploy.serving.connections import Door, Server, connections_of
 from deploy.serving.engine import Engine, Store
-from deploy.serving.limits import ACCEPTED_AT_ONCE, Limits, descriptors_for
+from deploy.serving.limits import ACCEPTED_AT_ONCE, Limits, fitted
 from deploy.serving.metrics import Metrics, configure_logging, log
 from deploy.serving.workers import Siblings, run_workers
 from ml.export.files import SCHEMA
@@ -175,7 +175,8 @@ def _server(
     siblings: Siblings | None = None,
 ) -> Server:
     metrics = Metrics()
-    door = Door(limits, descriptors_for(limits.max_connections), metrics)
+    limits = fitted(limits, calls=settings.serve_grpc_port is not None)
+    door = Door(limits, metrics)
     app = create_app(settings, limits=limits, metrics=metrics, poll_s=poll_s, store=store, siblings=siblings)
     engine: Engine = app.state.engine
     host, port = bound.getsockname()[:2]

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -51,13 +51,31 @@ class Work:
                 self._held += len(chunk)
                 if size > limit:
                     raise BadRequest(f"the body is longer than {limit} bytes", status=413)
-                if self._held > self._limits.max_held_bytes:
-                    raise BadRequest("too many large bodies at once; send it again later", status=503)
+                self._require_room(size)
                 chunks.append(chunk)
             raw, encoding = b"".join(chunks), ", ".join(request.headers.getlist("content-encoding"))
             yield await self.do(lambda: decompress(raw, encoding, limit), aside=True) if encoding else raw
         finally:
             self._held -= size
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count a request that came as a whole while the block runs.
+
+        Raises:
+            BadRequest: It is large, and others leave no room for it.
+        """
+        self._held += size
+        try:
+            self._require_room(size)
+            yield
+        finally:
+            self._held -= size
+
+    def _require_room(self, size: int) -> None:
+        """Refuse a large body where there is no room; a small one always has some, whatever others hold."""
+        if size > INLINE_BYTES and self._held > self._limits.max_held_bytes:
+            raise BadRequest("too many large bodies at once; send it again later", status=503)
 
     async def read(self, body: bytes, read: Callable[[], T]) -> T:
         """Do what takes the longer the longer ``body`` is."""

@@ -13,6 +13,8 @@ import pytest
 from benchmarks.process import _url_in, running
 from deploy.serving.limits import Limits
 from deploy.serving.metrics import Rarely
+from deploy.serving.protocol import BadRequest
+from deploy.serving.rank import read_request
 from deploy.serving.run import serve, serving
 from tests.support import server_cases
 from tests.support.server_cases import address_of
@@ -137,10 +139,32 @@ def test_bodies_together_are_bounded(ready_home: Home) -> None:
             client = held.enter_context(socket.create_connection(address_of(url)))
             client.sendall(b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + b" " * 45_000)
         time.sleep(0.2)
-        answer = httpx.post(f"{url}/rank", content=b" " * 20_000)
+        answer = httpx.post(f"{url}/rank", content=b" " * 70_000)
         assert answer.status_code == 503 and "later" in answer.json()["error"]
         held.close()
-        wait_until(lambda: httpx.post(f"{url}/rank", content=b" " * 20_000).status_code == 400)
+        wait_until(lambda: httpx.post(f"{url}/rank", content=b" " * 70_000).status_code == 400)
+
+
+def test_who_holds_all_the_room_of_large_bodies_keeps_no_small_one_out(ready_home: Home) -> None:
+    with serving(ready_home.settings, limits=Limits(max_held_bytes=100_000)) as url, ExitStack() as held:
+        client = held.enter_context(socket.create_connection(address_of(url)))
+        client.sendall(b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + b" " * 99_990)
+        time.sleep(0.2)
+        assert httpx.post(f"{url}/rank", json=rank_body(items=100)).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v2/"), ("POST", "/rank/"), ("POST", "/v2/models/radio/infer/")])
+def test_a_wrong_address_leads_to_no_host_of_the_requests_own(client: httpx.Client, method: str, path: str) -> None:
+    answer = client.request(method, path, headers={"host": "elsewhere.example"}, content=b"{}")
+    assert answer.status_code == 404 and "location" not in answer.headers
+
+
+def test_a_hundred_thousand_faults_are_told_by_the_first() -> None:
+    body = b'{"surface":"homepage","candidates":[' + b"1," * 200_000 + b"1]}"
+    began = time.process_time()
+    with pytest.raises(BadRequest, match=r"candidates\.0"):
+        read_request(body, Limits())
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.slow

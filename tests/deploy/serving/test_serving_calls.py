@@ -1,19 +1,26 @@
 """The protocol over gRPC: the stock client gets the same answers, and what is refused over REST is refused here."""
 
+import queue
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.process import free_port
 from deploy.serving.limits import Limits
 from deploy.serving.run import serving
-from tests.support.tiny_home import Home, feeds_of, tensors_of, tiny_settings
+from tests.support.tiny_home import Home, feeds_of, tensors_of, tiny_settings, wait_until
+
+OWN = [("grpc.use_local_subchannel_pool", 1)]
+"""Gives a channel a connection of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +28,7 @@ def both(ready_home: Home) -> Iterator[tuple[triton.InferenceServerClient, trito
     port = free_port()
     settings = tiny_settings(ready_home.settings.home, serve_grpc_port=port)
     with (
-        serving(settings, limits=Limits(max_body_bytes=1_000_000)) as url,
+        serving(settings, limits=Limits(max_body_bytes=1_000_000, max_values=900_000)) as url,
         triton.InferenceServerClient(f"127.0.0.1:{port}") as calls,
         triton_http.InferenceServerClient(url.removeprefix("http://")) as rest,
     ):
@@ -104,3 +111,91 @@ def test_the_token_is_asked_for(ready_home: Home) -> None:
         right = {"authorization": "Bearer s3cret"}
         answer: Any = calls.infer("radio", tensors_of(feeds, triton), headers=right)
         assert answer.as_numpy("score").shape == (2,)
+
+
+def silent_streams(port: int, many: int, held: ExitStack) -> list[Any]:
+    """Open so many streams that never ask anything."""
+    streams = []
+    for _ in range(0, many, 90):  # a connection takes a hundred
+        channel = held.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", OWN))
+        for _ in range(min(90, many - len(streams))):
+            messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            stream = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter(messages.get, None))
+            held.callback(messages.put, None)
+            held.callback(stream.cancel)
+            streams.append(stream)
+    return streams
+
+
+def test_who_opens_calls_and_sends_nothing_keeps_nobody_out(ready_home: Home) -> None:
+    port = free_port()
+    settings = tiny_settings(ready_home.settings.home, serve_grpc_port=port)
+    with serving(settings, limits=Limits(receive_s=600)), ExitStack() as held:
+        streams = silent_streams(port, 300, held)
+        wait_until(lambda: sum(not stream.is_active() for stream in streams) >= 300 - 128)
+        with triton.InferenceServerClient(f"127.0.0.1:{port}", channel_args=OWN) as client:
+            assert client.is_server_live() and client.is_model_ready("radio")
+
+
+def test_a_message_that_does_not_come_is_not_waited_for(ready_home: Home) -> None:
+    port = free_port()
+    settings = tiny_settings(ready_home.settings.home, serve_grpc_port=port)
+    with serving(settings, limits=Limits(receive_s=0.2)), ExitStack() as held:
+        [stream] = silent_streams(port, 1, held)
+        with pytest.raises(grpc.RpcError) as ended:
+            next(stream)
+        assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_without_the_token_no_message_is_awaited(ready_home: Home) -> None:
+    port = free_port()
+    guarded = tiny_settings(ready_home.settings.home, serve_grpc_port=port, serve_token="s3cret")
+    with serving(guarded, limits=Limits(receive_s=20)), ExitStack() as held:
+        [stream] = silent_streams(port, 1, held)
+        with pytest.raises(grpc.RpcError) as ended:
+            next(stream)
+        assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("of", ["inputs", "outputs", "values"])
+def test_a_message_of_many_parts_is_refused_by_their_number_alone(both: tuple[Any, Any], of: str) -> None:
+    calls, _ = both
+    messages: Any = service_pb2
+    request = messages.ModelInferRequest(model_name="radio")
+    if of == "inputs":
+        request.inputs.extend([messages.ModelInferRequest.InferInputTensor()] * 100_000)
+    elif of == "outputs":
+        request.outputs.extend([messages.ModelInferRequest.InferRequestedOutputTensor()] * 100_000)
+    else:
+        request.inputs.add(name="hour", datatype="INT64", shape=[1] * 90_000)
+        request.inputs.add(name="genre", datatype="INT64", shape=[1]).contents.int64_contents.extend([1] * 900_000)
+    with pytest.raises(grpc.RpcError) as ended:
+        calls._client_stub.ModelInfer(request)
+    told = {"inputs": "100000 inputs; the model takes", "outputs": "100000 outputs; the model gives"}
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert told.get(of, "holds 990001 values in lists; at most 900000") in ended.value.details()
+
+
+def test_large_requests_have_the_room_that_bodies_have(ready_home: Home) -> None:
+    port = free_port()
+    settings = tiny_settings(ready_home.settings.home, serve_grpc_port=port)
+    with (
+        serving(settings, limits=Limits(max_held_bytes=1000)),
+        triton.InferenceServerClient(f"127.0.0.1:{port}") as calls,
+    ):
+        small, large = (tensors_of(feeds_of(ready_home.surfaces["radio"], rows), triton) for rows in (20, 1000))
+        assert "UNAVAILABLE" in refused(lambda: calls.infer("radio", large))
+        assert calls.infer("radio", small) is not None
+
+
+def test_silent_connections_leave_descriptors_for_others(ready_home: Home) -> None:
+    port = free_port()
+    settings = tiny_settings(ready_home.settings.home, serve_grpc_port=port)
+    with serving(settings, limits=Limits(max_call_connections=5)), ExitStack() as held:
+        taken = 0
+        for _ in range(20):
+            client = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            with suppress(OSError):
+                client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+                taken += bool(client.recv(9))  # who is taken hears of the server's settings
+        assert taken == 5
