@@ -5,7 +5,8 @@
     python -m benchmarks all [--quick] [--home .crossfade]
     python -m benchmarks page             # writes docs/results/benchmarks.md, its plots, and scale.md beside it
 
-Stages that ask a served champion need a home that `make demo` filled; `nodes` needs the extra `ray`.
+Stages that ask a served champion need a home that `make demo` filled; `nodes` needs the extra `ray`. `ways` writes
+a page of its own, docs/results/the_way_in.md.
 """
 
 import ast
@@ -20,7 +21,8 @@ ALONE = ("definitions", "landing", "queries", "features", "labelling", "training
 OF_STUDENTS = ("apps",)
 WITH_HOME = ("serving", "distilled", "servers", "alternatives")
 WITH_RAY = ("nodes",)
-STAGES = (*ALONE, *OF_STUDENTS, *WITH_HOME, *WITH_RAY)
+OF_A_PAGE = ("ways",)
+STAGES = (*ALONE, *OF_STUDENTS, *WITH_HOME, *WITH_RAY, *OF_A_PAGE)
 
 
 def main(arguments: Sequence[str]) -> int:

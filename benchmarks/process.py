@@ -125,3 +125,31 @@ def _end(log: Path) -> str:
 def _url_in(printed: str) -> str | None:
     found = [word for word in printed.split() if word.startswith("http://127.0.0.1:")]
     return found[0] if found else None
+
+
+@contextmanager
+def object_store() -> Iterator[tuple[dict[str, str], str]]:
+    """Run a server of S3 on loopback while the block runs; yield the variables that name it, and an empty bucket.
+
+    Raises:
+        RuntimeError: It does not start.
+    """
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    environment = {"ENDPOINT_URL": url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    environment |= {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        end = time.monotonic() + READY_S
+        try:
+            while True:
+                try:
+                    httpx.put(f"{url}/crossfade").raise_for_status()
+                    break
+                except httpx.TransportError as error:
+                    if time.monotonic() > end or server.poll() is not None:
+                        raise RuntimeError("the server of S3 did not start") from error
+                    time.sleep(0.1)
+            yield {f"AWS_{name}": value for name, value in environment.items()}, "s3://crossfade"
+        finally:
+            server.kill()

@@ -2,14 +2,11 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from filelock import FileLock
 
@@ -97,25 +94,12 @@ def tiny_demo(built_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A server of S3 on loopback with an empty bucket; the environment names it."""
-    from benchmarks.process import free_port
+    from benchmarks.process import object_store
 
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with pytest.MonkeyPatch.context() as patch, subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
-        environment = {"ENDPOINT_URL": url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
-        for name, value in {**environment, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
-            patch.setenv(f"AWS_{name}", value)
-        end = time.monotonic() + 60
-        while True:
-            try:
-                httpx.put(f"{url}/crossfade").raise_for_status()
-                break
-            except httpx.TransportError:
-                assert time.monotonic() < end and server.poll() is None, "the server did not start"
-                time.sleep(0.1)
-        yield "s3://crossfade"
-        server.kill()
+    with pytest.MonkeyPatch.context() as patch, object_store() as (variables, url):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield url
 
 
 @pytest.fixture(scope="session")

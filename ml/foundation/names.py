@@ -38,7 +38,16 @@ def faults_of(error: ValidationError, model: type[BaseModel], text: bytes | None
         model: What the document is to be.
         text: The YAML that was read; without it no lines are told.
     """
-    return "; ".join(f"{_line(text, fault)}{fault_of(fault, model)}" for fault in error.errors(include_url=False))
+    faults = error.errors(include_url=False)
+    # A list whose only entry is wrong counts as empty too: the entry's own fault says what to mend.
+    told = [fault for fault in faults if fault["type"] != "too_short" or not _is_within(fault, faults)]
+    return "; ".join(f"{_line(text, fault)}{fault_of(fault, model)}" for fault in told)
+
+
+def _is_within(fault: ErrorDetails, faults: Iterable[ErrorDetails]) -> bool:
+    """Tell whether something inside of what a fault is about has a fault of its own."""
+    own = fault["loc"]
+    return any(other["loc"][: len(own)] == own and len(other["loc"]) > len(own) for other in faults)
 
 
 def fault_of(fault: ErrorDetails, model: type[BaseModel], place: str | None = None, *, shown: bool = True) -> str:

@@ -90,14 +90,17 @@ class Column(_Model):
         default=(), description="Days (UTC) that stand for no date, read as null; `infinity`: both ends of time"
     )
 
+    @field_validator("type")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if not _TYPE.match(kind):
+            near = nearest(_MEANT.get(kind.lower(), kind.split("[")[0]), _SQL)
+            types = ", ".join(each for each in _SQL if each != "float_vector")
+            raise ValueError(f"unknown type {kind!r}{near if '?' in near else ''}; types are {types}, float_vector[n]")
+        return kind
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not _TYPE.match(self.type):
-            near = nearest(_MEANT.get(self.type.lower(), self.type.split("[")[0]), _SQL)
-            types = ", ".join(kind for kind in _SQL if kind != "float_vector")
-            raise ValueError(
-                f"unknown type {self.type!r}{near if '?' in near else ''}; types are {types}, float_vector[n]"
-            )
         bounds = (self.min, self.max, self.above)
         if any(bound is not None for bound in bounds) and self.kind not in ("int64", "float64"):
             raise ValueError(f"min, max and above need a number, not {self.type}")
@@ -220,8 +223,6 @@ def load_contract(settings: Settings) -> Contract:
         try:
             read.append(file.read_bytes())
             contract = _contract(*read)
-        except ValidationError as error:
-            raise ContractError(f"{file}: {faults_of(error, Contract, read[-1])}") from error
         except (OSError, ValueError) as error:
             raise ContractError(f"{file}: {error}") from error
     return contract
@@ -229,31 +230,38 @@ def load_contract(settings: Settings) -> Contract:
 
 @lru_cache(maxsize=8)
 def _contract(*extensions: bytes) -> Contract:
-    """Return the canonical contract with extensions; a sensor asks for it once per day of the landing zone."""
+    """Return the canonical contract with extensions; a sensor asks for it once per day of the landing zone.
+
+    Raises:
+        ValueError: Says everything in the last extension that cannot be.
+    """
     content = load_yaml(CONTRACT_FILE)
+    faults: list[str] = []
     for extension in extensions:
         own = parse_yaml(extension)
         if not is_object(own):
             raise ValueError("holds no mapping")
-        _merge(content, own)
-    return Contract.model_validate(content)
+        faults += _merge(content, own)
+    try:
+        contract = Contract.model_validate(content)
+    except ValidationError as error:
+        faults.append(faults_of(error, Contract, extensions[-1] if extensions else None))
+    else:
+        if not faults:
+            return contract
+    raise ValueError("; ".join(faults))
 
 
-def _merge(content: Document, own: Document) -> None:
-    """Extend a contract's content.
-
-    Raises:
-        ValueError: Says everything in ``own`` that cannot be.
-    """
-    faults = [f"unknown key {key!r}{nearest(key, ['tables'])}" for key in sorted(set(own) - {"tables"})]
+def _merge(content: Document, own: Document) -> Iterator[str]:
+    """Extend a contract's content; yield everything in ``own`` that cannot be."""
+    for key in sorted(set(own) - {"tables"}):
+        yield f"unknown key {key!r}{nearest(key, ['tables'])}"
     tables: dict[str, Document] = own.get("tables") or {}
     for name, extension in tables.items():
-        if name not in content["tables"]:
-            faults.append(f"no table {name!r} to extend{nearest(name, content['tables'])}")
-            continue
-        faults += _extend(name, content["tables"][name], extension)
-    if faults:
-        raise ValueError("; ".join(faults))
+        if name in content["tables"]:
+            yield from _extend(name, content["tables"][name], extension)
+        else:
+            yield f"no table {name!r} to extend{nearest(name, content['tables'])}"
 
 
 def _extend(name: str, table: Document, own: Document) -> Iterator[str]:

@@ -157,8 +157,12 @@ def _row_of(batch: Batch, row: int) -> str:
     return text if len(text) <= 400 else text[:400] + " ..."
 
 
-def _check_golden(model: TeacherModel, where: str) -> None:
-    """Compare with what the teacher's own framework said of the golden rows."""
+def golden_scores(model: TeacherModel) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a teacher says of its golden rows, and what its own framework said: scores [n, outputs] of each.
+
+    Raises:
+        TeacherRefused: The file of golden rows has none, lacks a column, or has one that the contract cannot take.
+    """
     contract = model.contract
     assert contract.golden is not None
     path = contract.file(contract.golden)
@@ -179,14 +183,22 @@ def _check_golden(model: TeacherModel, where: str) -> None:
         rows = connection.execute(query).fetch_arrow_table().combine_chunks()
     if not rows.num_rows:
         raise TeacherRefused(f"{path} holds no rows")
-    found = model.score(columns.read(rows.to_batches()[0], "row").inputs)
+    told = [o.to_score(rows.column(name).to_numpy()) for o, name in zip(contract.outputs, wanted, strict=True)]
+    return model.score(columns.read(rows.to_batches()[0], "row").inputs), np.stack(told, axis=1)
+
+
+def _check_golden(model: TeacherModel, where: str) -> None:
+    """Compare with what the teacher's own framework said of the golden rows."""
+    contract = model.contract
+    scores, golden = golden_scores(model)
+    name = contract.file(str(contract.golden)).name
     for column, output in enumerate(contract.outputs):
-        told = output.to_score(rows.column(wanted[column]).to_numpy())
-        gap = np.abs(found[:, column] - told) / (1 + np.abs(told))
+        found, told = scores[:, column], golden[:, column]
+        gap = np.abs(found - told) / (1 + np.abs(told))
         worst = int(np.nanargmax(np.where(np.isnan(gap), np.inf, gap)))
         if not gap[worst] <= contract.golden_tolerance:
             raise TeacherRefused(
-                f"{where}: golden row {worst + 1} of {path.name}: task {output.task!r} is {found[worst, column]:.7g} "
-                f"here, {told[worst]:.7g} where the teacher comes from (as stored), and the tolerance is "
+                f"{where}: golden row {worst + 1} of {name}: task {output.task!r} is {found[worst]:.7g} here, "
+                f"{told[worst]:.7g} where the teacher comes from (as stored), and the tolerance is "
                 f"{contract.golden_tolerance:g}"
             )

@@ -51,6 +51,10 @@ def test_the_canonical_contract_is_sound(settings: Settings) -> None:
         ),
         ("tables: {items: {key: [mood]}}", "unknown key 'key'"),
         ("tables: {item: {}, users: {ignore: [a]}}", "did you mean 'items'.*'ignore'; did you mean 'ignored'"),
+        (
+            "tables: {item: {}, users: {columns: {mood: {type: text}}}}",
+            "mean 'items'.*mood.type: .*mean 'string'.*is missing",
+        ),
         ("tables: {users: {no_dates: {signed_up: [infinity]}}}", "did you mean 'signed_up_at'"),
         ("version: 3", "unknown key 'version'"),
         ("[]", "no mapping"),

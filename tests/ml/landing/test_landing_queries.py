@@ -1,22 +1,17 @@
 """Rows come from databases and tables of other systems by queries, through the same contract as files."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import ml.landing.databases
+from benchmarks.sources import DAYS, FIRST, Change, Shop, delta, http, iceberg, of_files, parquet, plays
 from deploy.cli.doctor import EXAMINATIONS, State
-from ml.foundation.lake import ALIAS, Lake, connect, install_extension
+from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
 from ml.landing.contract import ContractError, LandingError, load_contract
@@ -26,17 +21,9 @@ from tests.ml.landing.rows import ALL_TABLES, SURFACES, listens, put, to_csv
 
 pytestmark = pytest.mark.slow
 
-FIRST = date(2026, 1, 1)
-DAYS = [FIRST + timedelta(days=n) for n in range(30)]
 DAY = DAYS[1]
 PER_DAY = 40
-
-PLAYS = f"""
-    select 'l' || i as listen_id, timestamp '{FIRST}' + interval 1 minute * (i * {1440 // PER_DAY}) as started,
-        ('u' || i % 7)::varchar as uid, 's' || i // 10 as session_id, 't' || i % 5 as item_id,
-        30.5::double as played_s, case when i = 50 then 'dreamt' else 'completed' end as outcome
-    from range({PER_DAY} * 30) as numbers(i)"""
-QUERY = "select * from {} where started{} >= {{day}} and started{} < {{next_day}}"
+PLAYS = plays(PER_DAY)
 
 
 @pytest.fixture
@@ -68,34 +55,6 @@ def ready(settings: Settings) -> list[date]:
     return list(changed_days(settings).ready)
 
 
-class Shop:
-    """The app's database: one table of plays, 40 a day for 30 days, one of them bad."""
-
-    def __init__(self, kind: str, address: str) -> None:
-        self.kind, self.address = kind, address
-        self.run(f"create table shop.plays as {PLAYS}")
-
-    def run(self, statement: str) -> None:
-        extensions = {"postgres": ["postgres_scanner"], "sqlite": ["sqlite_scanner"], "ducklake": ["ducklake"]}
-        for extension in extensions.get(self.kind, []):
-            install_extension(extension)
-        with connect(extensions.get(self.kind, [])) as connection:
-            prefix = "ducklake:" if self.kind == "ducklake" else ""
-            kind = f"(type {self.kind})" if self.kind in ("postgres", "sqlite") else ""
-            connection.execute(f"attach '{prefix}{self.address}' as shop {kind}")
-            connection.execute(statement)
-
-    @property
-    def query(self) -> str:
-        cast = "::timestamp" if self.kind == "sqlite" else ""  # which has no type of times
-        return QUERY.format("shop.plays", cast, cast)
-
-    def sources(self, query: str | None = None, **more: Any) -> str:
-        keys = {"query": query or self.query, "columns": {"ts": "started", "user_id": "uid"}, "look": 0, **more}
-        attach = {"shop": {"type": self.kind, "env": "SHOP_URL"}}
-        return json.dumps({"attach": attach, "tables": {"listens": keys}})
-
-
 @pytest.fixture(scope="module", params=["postgres", "sqlite", "duckdb", "ducklake"])
 def shop(
     request: pytest.FixtureRequest, postgres: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
@@ -104,7 +63,7 @@ def shop(
     address = postgres("shop") if request.param == "postgres" else str(folder / "shop.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHOP_URL", address)
-        yield Shop(request.param, address)
+        yield Shop(request.param, address, PER_DAY)
 
 
 def test_a_database_lands_thirty_days_is_seen_once_and_seen_again_when_a_day_changes(
@@ -139,77 +98,20 @@ def test_a_query_writes_nothing(app: Callable[..., Settings], shop: Shop) -> Non
             land(settings, [DAY])
 
 
-def iceberg(folder: Path) -> tuple[str, Callable[[duckdb.DuckDBPyConnection], object]]:
-    from pyiceberg.catalog.sql import SqlCatalog
-
-    catalog = SqlCatalog("local", uri=f"sqlite:///{folder}/catalog.db", warehouse=f"file://{folder}")
-    catalog.create_namespace("app")
-    rows = plays()
-    table = catalog.create_table("app.plays", schema=rows.schema)
-    table.append(rows)
-    return table.location().removeprefix("file://"), lambda changed: table.overwrite(changed.to_arrow_table())
-
-
-def delta(folder: Path) -> tuple[str, Callable[[duckdb.DuckDBPyConnection], object]]:
-    from deltalake import write_deltalake
-
-    write_deltalake(folder / "plays", plays())
-    return str(folder / "plays"), lambda changed: write_deltalake(
-        folder / "plays", changed.to_arrow_table(), mode="overwrite"
-    )
-
-
-def parquet(folder: Path) -> tuple[str, Callable[[duckdb.DuckDBPyConnection], object]]:
-    pq.write_table(plays(), folder / "plays.parquet")
-    return str(folder / "*.parquet"), lambda changed: pq.write_table(changed.to_arrow_table(), folder / "plays.parquet")
-
-
-def http(folder: Path) -> tuple[str, Callable[[duckdb.DuckDBPyConnection], object]]:
-    path, change = parquet(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(Path(path).parent)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}/plays.parquet", change
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    """Answers ranges, as servers of data do: where one does not, DuckDB asks three times more, with growing pauses."""
-
-    def do_GET(self) -> None:
-        content = Path(self.translate_path(self.path)).read_bytes()
-        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-        part = content[first : last + 1]
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
-        self.end_headers()
-        self.wfile.write(part)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-def plays() -> pa.Table:
-    with duckdb.connect() as connection:
-        return connection.execute(PLAYS).to_arrow_table()
-
-
 @pytest.mark.parametrize("kind", [iceberg, delta, parquet, http])
 def test_a_table_of_files_lands_is_seen_once_and_seen_again_when_it_changes(
-    app: Callable[..., Settings], tmp_path: Path, kind: Callable[[Path], Any]
+    app: Callable[..., Settings], tmp_path: Path, kind: Callable[..., tuple[str, Change]]
 ) -> None:
     (tmp_path / "warehouse").mkdir()
-    path, change = kind(tmp_path / "warehouse")
-    named = "parquet" if kind is http else kind.__name__
-    keys = {"query": QUERY.format("plays", "", ""), "columns": {"ts": "started", "user_id": "uid"}, "look": 0}
-    sources = {"attach": {"plays": {"type": named, "path": path}}, "tables": {"listens": keys}}
-    settings = app(json.dumps(sources), last_day=DAYS[2])
+    with duckdb.connect() as connection:
+        path, change = kind(tmp_path / "warehouse", connection.execute(PLAYS).to_arrow_table())
+    settings = app(of_files("parquet" if kind is http else kind.__name__, path), last_day=DAYS[2])
     assert ready(settings) == DAYS[:3]
     assert [r.rows_loaded for r in land(settings, DAYS[:3])] == [PER_DAY, PER_DAY - 1, PER_DAY]
     assert ready(settings) == []
     with duckdb.connect() as connection:
-        change(
-            connection.execute(f"select * replace (replace(outcome, 'dreamt', 'skipped') as outcome) from ({PLAYS})")
-        )
+        mended = f"select * replace (replace(outcome, 'dreamt', 'skipped') as outcome) from ({PLAYS})"
+        change(connection.execute(mended).to_arrow_table())
     assert ready(settings) == [DAY]
 
 
@@ -227,7 +129,7 @@ def test_an_absent_table_of_files_is_told(app: Callable[..., Settings], tmp_path
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A database of its own for each test."""
     monkeypatch.setenv("SHOP_URL", str(tmp_path / "shop.db"))
-    return Shop("duckdb", str(tmp_path / "shop.db"))
+    return Shop("duckdb", str(tmp_path / "shop.db"), PER_DAY)
 
 
 def test_many_rows_land_in_parts_as_they_would_at_once(

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Platform:
     age_shape: list[int] = field(default_factory=lambda: [-1, 1])
     busy: int = 0
     token: str | None = None
+    unasked: bool = False
+    nulls: bool = False
     seen: list[str] = field(default_factory=list)
 
     def app(self) -> FastAPI:
@@ -78,7 +81,13 @@ class Platform:
         click = np.sin(arrays["user"] / 1000) + arrays["age"][:, 0] + arrays["taste"].sum(axis=1)
         share = 1 / (1 + np.exp(-click))
         outputs = {"click": click.astype("<f4"), "shares": np.stack([1 - share, share], axis=1).astype("<f4")}
-        entries, blobs = [], []
+        entries: list[dict[str, Any]] = []
+        blobs: list[bytes] = []
+        if self.unasked:  # words, which a teacher of numbers could not read, before what was asked for
+            words = ["why", None]
+            blobs += [b"\3\0\0\0why"] if header else []
+            told = {"parameters": {"binary_data_size": len(blobs[0])}} if header else {"data": words}
+            entries.append({"name": "reasons", "datatype": "BYTES", "shape": [2], **told})
         for name in (item["name"] for item in message["outputs"]):
             entry: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(outputs[name].shape)}
             if header:
@@ -86,6 +95,7 @@ class Platform:
                 entry["parameters"] = {"binary_data_size": len(blobs[-1])}
             else:
                 entry["data"] = outputs[name].reshape(-1).tolist()
+                entry["data"][-1:] = [None] if self.nulls else entry["data"][-1:]
             entries.append(entry)
         head = json.dumps({"model_name": "ranker", "outputs": entries}).encode()
         headers = {"Inference-Header-Content-Length": str(len(head))} if header else {}
@@ -135,6 +145,26 @@ def test_an_endpoint_scores_like_the_file(
     assert set(platform.seen) == {"binary" if binary else "json"}
     assert remote.parameters is None
     remote.close()
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_outputs_that_nobody_asked_for_are_passed_over(
+    binary: bool, platform: Platform, contract_of: Callable[..., Contract]
+) -> None:
+    batch = {"user": np.zeros(2, dtype=np.int64), "age": np.ones(2, np.float32), "taste": np.zeros((2, 3), np.float32)}
+    with closing(open_teacher(contract_of(platform, binary=binary))) as plain:
+        wanted = plain.score(batch)
+    platform.unasked = True
+    with closing(open_teacher(contract_of(platform, binary=binary))) as model:
+        np.testing.assert_array_equal(model.score(batch), wanted)
+
+
+def test_a_null_among_the_scores_is_refused_with_its_place(
+    platform: Platform, contract_of: Callable[..., Contract]
+) -> None:
+    platform.nulls = True
+    with pytest.raises(TeacherRefused, match=r"value \d+ of output 'click' is null; a teacher has a score"):
+        open_teacher(contract_of(platform, binary=False))
 
 
 def test_a_busy_endpoint_is_asked_again_and_a_dead_one_is_named(

@@ -1,150 +1,25 @@
 """A teacher of every common framework answers as its own framework did: golden rows beside the model say so."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-import onnxmltools
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-import xgboost
-import yaml
-from lightgbm import LGBMClassifier
-from onnxmltools.convert.common.data_types import FloatTensorType
-from torch import nn
 
+from benchmarks.frameworks import FRAMEWORKS, write_built
 from ml.teacher.contract import load_contract
 from ml.teacher.refused import TeacherRefused
 from ml.teacher.runtime import validate
 
-Built = tuple[onnx.ModelProto, list[dict[str, Any]], dict[str, Any], dict[str, Any]]
-"""Model, inputs and output of its contract, golden columns."""
-
-RNG = np.random.default_rng(0)
-NUMBERS = {"name": "x", "dtype": "float32", "shape": [4], "keep_nan": True, "default": 0.5}
-
-
-def _rows() -> tuple[np.ndarray, np.ndarray]:
-    """Numbers with gaps, which trees have a path of their own for, and whether something was clicked."""
-    x = RNG.normal(size=(400, 4)).astype(np.float32)
-    clicked = (x[:, 0] + x[:, 1] > 0.3).astype(int)
-    x[RNG.random(x.shape) < 0.1] = np.nan
-    return x, clicked
-
-
-def lightgbm() -> Built:
-    x, clicked = _rows()
-    model = LGBMClassifier(n_estimators=12, num_leaves=7, verbose=-1).fit(x, clicked)
-    exported = onnxmltools.convert_lightgbm(model, initial_types=[("x", FloatTensorType([None, 4]))], target_opset=15)
-    output = {"task": "click", "kind": "probability", "output": "probabilities", "index": 1}  # through its ZipMap
-    return exported, [NUMBERS], output, {"x": x.tolist(), "score_click": np.asarray(model.predict_proba(x))[:, 1]}
-
-
-def xgboosted() -> Built:
-    x, clicked = _rows()
-    model = xgboost.XGBClassifier(n_estimators=12, max_depth=3).fit(x, clicked)
-    exported = onnxmltools.convert_xgboost(model, initial_types=[("x", FloatTensorType([None, 4]))], target_opset=15)
-    output = {"task": "click", "kind": "probability", "output": "probabilities", "index": 1}
-    return exported, [NUMBERS], output, {"x": x.tolist(), "score_click": model.predict_proba(x)[:, 1]}
-
-
-class _Embeddings(nn.Module):
-    """Two lookups and their product, as recommenders begin."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.users, self.items = nn.Embedding(50, 8), nn.Embedding(30, 8)
-
-    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        return (self.users(user) * self.items(item)).sum(dim=1)
-
-
-def _exported(model: nn.Module, columns: dict[str, torch.Tensor]) -> onnx.ModelProto:
-    program = torch.onnx.export(
-        model.eval(),
-        tuple(columns.values()),
-        dynamo=True,
-        input_names=list(columns),
-        output_names=["click"],
-        dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in columns),
-        verbose=False,
-    )
-    assert program is not None
-    return program.model_proto
-
-
-def torch_embeddings() -> Built:
-    torch.manual_seed(0)
-    model = _Embeddings()
-    user, item = torch.randint(0, 50, (64,)), torch.randint(0, 30, (64,))
-    inputs = [
-        {"name": "user", "dtype": "int64", "min": 0, "max": 49},
-        {"name": "item", "dtype": "int64", "min": 0, "max": 29},
-    ]
-    exported = _exported(model, {"user": user, "item": item})
-    scores = model(user, item).detach().numpy()
-    golden = {"user": user.numpy(), "item": item.numpy(), "score_click": scores}
-    return exported, inputs, {"task": "click", "kind": "logit"}, golden
-
-
-class _Transformer(nn.Module):
-    """Attention over a padded history and its mask."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.items = nn.Embedding(20, 16)
-        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
-        self.head = nn.Linear(16, 1)
-
-    def forward(self, history: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        encoded = self.layer(self.items(history) * mask.unsqueeze(2))
-        total = (encoded * mask.unsqueeze(2)).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
-        return self.head(total).squeeze(1)
-
-
-def torch_transformer() -> Built:
-    torch.manual_seed(1)
-    model = _Transformer().eval()
-    histories = [RNG.integers(0, 20, size=RNG.integers(0, 9)).tolist() for _ in range(64)]
-    history, mask = torch.zeros(64, 6, dtype=torch.int64), torch.zeros(64, 6)
-    for row, items in enumerate(histories):
-        kept = items[:6]
-        history[row, : len(kept)] = torch.tensor(kept, dtype=torch.int64)
-        mask[row, : len(kept)] = 1
-    scores = model(history, mask).detach().numpy()
-    inputs = [
-        {"name": "history", "dtype": "int64", "shape": [6], "ragged": True, "mask": "mask", "min": 0, "max": 19},
-        {"name": "mask", "dtype": "float32", "shape": [6]},
-    ]
-    exported = _exported(model, {"history": history, "mask": mask})
-    golden = {"history": pa.array(histories, pa.list_(pa.int64())), "score_click": scores}
-    return exported, inputs, {"task": "click", "kind": "logit"}, golden
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [lightgbm, xgboosted, torch_embeddings, torch_transformer])
-def test_a_teacher_answers_as_its_own_framework_did(build: Callable[[], Built], tmp_path: Path) -> None:
-    model, inputs, output, golden = build()
-    contract = {
-        "name": build.__name__,
-        "version": "1",
-        "trained_through": None,
-        "source": "elsewhere",
-        "license": "MIT",
-        "model": "model.onnx",
-        "golden": "golden.parquet",
-        "golden_tolerance": 1e-5,
-        "inputs": inputs,
-        "outputs": [output],
-    }
-    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
-    (tmp_path / "contract.yaml").write_text(yaml.safe_dump(contract))
-    pq.write_table(pa.table(golden), tmp_path / "golden.parquet")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_teacher_answers_as_its_own_framework_did(framework: str, tmp_path: Path) -> None:
+    built = FRAMEWORKS[framework]()
+    write_built(tmp_path, built, "teacher")
     validate(load_contract(tmp_path))
+    golden = built[3]
     spoilt = np.array(golden["score_click"], dtype=np.float64)
     spoilt[3] += 0.01
     pq.write_table(pa.table(golden | {"score_click": spoilt}), tmp_path / "golden.parquet")
