@@ -73,6 +73,28 @@ def _external(location: str) -> onnx.ModelProto:
     return model
 
 
+def _weight_within(place: str) -> onnx.ModelProto:
+    """A model whose weight lies in a file and stands within a branch or a function, or is sparse."""
+    weight = _external("weights.bin").graph.initializer[0]
+    age = '<ir_version: 9, opset_import: ["" : 17, "f" : 1]> g (float[n] age) => (float[n] click)'
+    branches = ", ".join(f"{b}_branch = {b} () => (float[n] {b}) {{ {b} = Identity (age) }}" for b in ("then", "else"))
+    if place == "branch":
+        model = onnx.parser.parse_model(
+            f"{age} {{ yes = Constant <value = bool {{1}}> () click = If <{branches}> (yes) }}"
+        )
+        model.graph.node[1].attribute[0].g.initializer.append(weight)
+    elif place == "function":
+        body = "plus (x) => (y) { w = Constant <value = float {1}> () y = Add (x, w) }"
+        function = f'<opset_import: ["" : 17], domain: "f"> {body}'
+        model = onnx.parser.parse_model(f"{age} {{ click = f.plus (age) }} {function}")
+        model.functions[0].node[0].attribute[0].t.CopyFrom(weight)
+    else:
+        model = onnx.parser.parse_model(f"{age} {{ click = Add (age, w) }}")
+        indices = helper.make_tensor("at", TensorProto.INT64, [1], [0])
+        model.graph.sparse_initializer.append(onnx.SparseTensorProto(values=weight, indices=indices, dims=[1]))
+    return model
+
+
 def _one_input(body: str, inputs: str = "float[n] age", outputs: str = "float[n] click") -> str:
     return f'<ir_version: 9, opset_import: ["" : 17]> g ({inputs}) => ({outputs}) {{ {body} }}'
 
@@ -144,6 +166,14 @@ MALFORMED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "weights outside the folder": (_external("../weights.bin"), AGE, "weight 'w' lies in .*outside the contract"),
     "weights at an absolute path": (_external("/etc/passwd"), AGE, "weight 'w' lies in /etc/passwd, outside"),
     "weights that the contract omits": (_external("weights.bin"), AGE, "`data_files` of the contract omits"),
+    **{
+        f"weights of a {place} that the contract omits": (
+            _weight_within(place),
+            AGE,
+            "`data_files` of the contract omits",
+        )
+        for place in ("branch", "function", "sparse tensor")
+    },
     "pickle": (pickle.dumps({"weights": [1.0]}), AGE, "a pickle"),
     "torch checkpoint": (b"PK\x03\x04" + b"\x00" * 64, AGE, "a zip archive"),
     "no ONNX": (b"not a model at all", AGE, "no ONNX file"),
