@@ -1,26 +1,39 @@
 """Every block of code and every command that a page shows: commands exist with these options, YAML and TOML load.
 
-The tutorial of one's own app is executed by ``test_new_surface.py``. Here nothing runs, so that all pages can be read.
+The tutorials are executed by ``test_new_surface.py``, the notebook's page by ``test_notebook.py``, the network of a
+page by ``test_own_code.py``. Here nothing runs, so that all pages can be read.
 """
 
 import ast
+import dataclasses
 import json
 import re
 import shlex
+import tempfile
 import textwrap
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
 import typer
 import yaml
+from pydantic import BaseModel, ValidationError
 from typer._click.exceptions import UsageError
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from checks.guard import Guard
 from deploy.cli.main import app
 from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.landing.contract import APP_FILE, ContractError, load_contract
+from ml.landing.sources import Sources
+from ml.surfaces.spec import Surface
+from ml.teacher.contract import Contract
+from tests.ml.students.test_own_code import NETWORK
 
 DOCS = PROJECT_ROOT / "docs"
 PAGES = sorted([PROJECT_ROOT / "README.md", PROJECT_ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
@@ -34,6 +47,16 @@ CLUSTER = {"docker", "helm", "kubectl", "ray"}
 CLI = get_command(app)
 TARGETS = set(re.findall(r"^([a-z-]+):", (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 VARIABLES = set(re.findall(r"^([A-Z_]+) \??:?=", (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+LANGUAGES = {"sh", "yaml", "toml", "python", "sql", "diff", ""}
+"""What blocks are written in: each kind is looked at below, but for what a program printed, which has no name."""
+FOLLOWED = {"file", "edit", "run", "serve"}
+"""What a test does with a block whose fence says so."""
+DBT = {"config", "models"}
+"""Keys of dbt's YAML; ``tests/dbt`` builds such models."""
+ADDED = ("'half' is no technique", "has no networks/gated.py")
+"""What is refused until one has followed the page that adds it."""
+KEYS = Settings.model_fields.keys()
+GUARD = {field.name for field in dataclasses.fields(Guard)}
 SETTINGS = {f"CROSSFADE_{name.upper()}" for name in Settings.model_fields}
 
 
@@ -56,6 +79,90 @@ def commands(block: str) -> Iterator[list[str]]:
                 words = []
             else:
                 words.append(word)
+
+
+def snippets(path: Path, language: str) -> list[str]:
+    """The blocks of a page in a language that no test follows step by step."""
+    fences = re.finditer(r"^ *```(\w+)([^\n`]*)\n(.*?)^ *```$", path.read_text(encoding="utf-8"), re.M | re.S)
+    return [
+        textwrap.dedent(text)
+        for name, more, text in (fence.groups() for fence in fences)
+        if name == language and more.strip().partition("=")[0] not in FOLLOWED
+    ]
+
+
+def languages(path: Path) -> set[str]:
+    """What the blocks of a page are written in."""
+    return {block["language"] for block in BLOCK.finditer(path.read_text(encoding="utf-8"))}
+
+
+def faults_of_sql(text: str) -> list[str]:
+    """What DuckDB's parser or dbt would not know; a day stands for ``{day}``."""
+    called = re.fullmatch(r"\{\{ (\w+)\(.*\) \}\}\s*", text)
+    if called:
+        macros = (PROJECT_ROOT / "dbt_project" / "macros").glob("*.sql")
+        known = any(f"macro {called[1]}(" in file.read_text(encoding="utf-8") for file in macros)
+        return [] if known else [f"no macro {called[1]}"]
+    try:
+        duckdb.extract_statements(text.replace("{day}", "date '2026-01-01'"))
+    except duckdb.ParserException as error:
+        return [str(error)]
+    return []
+
+
+@cache
+def run_by_tests() -> str:
+    """The Python that tests run and pages show: the notebook's cells, and what a test takes from a page."""
+    notebook = json.loads((PROJECT_ROOT / "examples" / "look_inside.ipynb").read_text(encoding="utf-8"))
+    return "\n".join(["".join(cell["source"]) for cell in notebook["cells"]] + [NETWORK])
+
+
+def is_run(text: str) -> bool:
+    """Tell whether a test runs this Python, or it fills a guard, whose file has more than a page shows."""
+    tree = ast.parse(text).body
+    if len(tree) == 1 and isinstance(tree[0], ast.Assign) and isinstance(call := tree[0].value, ast.Call):
+        return ast.unparse(call.func) == "Guard" and {given.arg for given in call.keywords} <= GUARD
+    return text.strip() in run_by_tests()
+
+
+def reader(document: dict[str, Any]) -> type[BaseModel] | None:
+    """The model whose keys a piece of YAML has; none of what is dbt's."""
+    if document.keys() <= Sources.model_fields.keys():
+        return Sources
+    if document.keys() <= Surface.model_fields.keys():
+        return Surface
+    if document.keys() <= Contract.model_fields.keys():
+        return Contract
+    assert document.keys() <= DBT, f"nothing here has the keys {list(document)}"
+    return None
+
+
+def faults_of_landing(text: str) -> list[str]:
+    """What is wrong with a piece of an app's contract of the landing zone."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / APP_FILE).write_text(text, encoding="utf-8")
+        try:
+            load_contract(Settings(home=Path(folder), app=Path(folder)))
+        except ContractError as error:
+            return [str(error)]
+    return []
+
+
+def faults_of_yaml(text: str) -> list[str]:
+    """What reading it as the file that it is a piece of would refuse; pieces lack what the rest of the file says."""
+    document = yaml.safe_load(text)
+    if all(isinstance(value, dict) and "kind" in value for value in document.values()):
+        document = {"inputs": document}
+    if all("no_dates" in table for table in document.get("tables", {"": ""}).values()):
+        return faults_of_landing(text)
+    if (model := reader(document)) is None:
+        return []
+    try:
+        model.model_validate(document)
+    except ValidationError as error:
+        wrong = [f"{fault['loc']}: {fault['msg']}" for fault in error.errors() if fault["type"] != "missing"]
+        return [fault for fault in wrong if not any(added in fault for added in ADDED)]
+    return []
 
 
 OF_OTHERS = ("MLFLOW_", "OPENLINEAGE_", "OTEL_")
@@ -119,13 +226,12 @@ def test_every_block_of_a_page_is_what_it_says(path: Path) -> None:
         words = shlex.split(inline)[1:]
         shown = [word for word in words if not re.search(r"^\[|\.\.\.", word)]
         wrong += faults_of_crossfade(shown, whole=False)
+    wrong += [fault for text in snippets(path, "yaml") for fault in faults_of_yaml(text)]
+    wrong += [f"no setting {key}" for text in snippets(path, "toml") for key in tomllib.loads(text) if key not in KEYS]
+    wrong += [fault for text in snippets(path, "sql") for fault in faults_of_sql(text)]
+    wrong += [f"a language that nothing looks at: {name}" for name in languages(path) - LANGUAGES]
+    wrong += [f"not what a test runs: {text}" for text in snippets(path, "python") if not is_run(text)]
     assert not wrong
-    for text in blocks(path, "yaml", "yml"):
-        assert list(yaml.safe_load_all(text)) != [None], text
-    for text in blocks(path, "toml"):
-        assert tomllib.loads(text), text
-    for text in blocks(path, "json"):
-        json.loads(text)
     for text in blocks(path, "python"):
         ast.parse(text)
 
@@ -147,3 +253,17 @@ def test_the_pages_show_blocks_and_a_wrong_one_would_be_noticed() -> None:
         assert [fault for words in commands(line) for fault in faults(words)], line
     for line in ("crossfade release list homepage | cat", "crossfade tidy --dry-run && make demo  # both"):
         assert not faults(next(commands(line))), line
+
+
+def test_a_wrong_piece_of_yaml_sql_or_python_would_be_noticed() -> None:
+    for text in (
+        "distillation: {technique: direct, unshowns: {}}",
+        "tables: {users: {ready: {marker: a, silences: 2}}}",
+        "tables: {users: {no_dates: {signed_at: [1900-01-01]}}}",
+        "a: {kind: daily, type: id, from: feat_item.plays, embeding: 8}",
+    ):
+        assert faults_of_yaml(text), text
+    with pytest.raises(AssertionError, match="surface"):
+        faults_of_yaml("surface: homepage")
+    assert faults_of_sql("select from from b") and faults_of_sql("{{ teacher_vektors('a') }}")
+    assert not is_run("release = store.champions('homepage')") and not is_run("GUARD = Guard(nummer=1)")

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from ml.export.own_code import contract_faults
-from ml.foundation.settings import Settings
+from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.checkpoint import CheckpointError, load_checkpoint
 from ml.students.dataset import TrainingSet
 from ml.students.train import train
@@ -38,28 +38,19 @@ class Half(SoftHeads):
     def source(self, head, activations):
         return activations.towers[head.task][:, : self.width]
 '''
+PAGE = (PROJECT_ROOT / "docs" / "how-to" / "add_a_technique.md").read_text(encoding="utf-8")
 NETWORK = '''"""Gated: each unit of the bottom is weighed by the numbers."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ml.distillation.technique import Activations
 from ml.students.network import Ranker
 from ml.students.preprocessing import key
 
 
-class Gated(Ranker):
-    def create(self):
-        super().create()
-        self.gate = nn.Linear(self.preprocessing.width, self.widths.bottom)
-
-    def activations(self, rows, dense):
-        found = super().activations(rows, dense)
-        bottom = found.bottom * torch.sigmoid(self.surface.network.options["sharpness"] * self.gate(dense))
-        towers = {task: self.towers[key(task)](bottom) for task in self.surface.tasks}
-        outputs = {task: self.heads[key(task)](tower).squeeze(1) for task, tower in towers.items()}
-        return Activations(bottom, towers, outputs, found.interaction)
-'''
+''' + PAGE.partition("```python\n")[2].partition("```")[0]
+"""What the page shows, as a file."""
 
 LOSS_OF_ROWS = """
     def loss(self, activations, soft_labels, users):
