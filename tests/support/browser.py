@@ -28,15 +28,21 @@ _FAINT = """least => {
     const [r, g, b] = rgb(colour).channels.map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
+  const probe = document.body.appendChild(document.createElement("i"));
+  probe.style.backgroundColor = "Canvas"; // what the browser paints below a page that paints nothing
+  const canvas = getComputedStyle(probe).backgroundColor;
+  probe.remove();
   const below = element => {
     for (let at = element; at; at = at.parentElement) {
       const behind = getComputedStyle(at).backgroundColor;
       if (rgb(behind).alpha === 1) return behind;
     }
-    return matchMedia("(prefers-color-scheme: dark)").matches ? "rgb(0, 0, 0)" : "rgb(255, 255, 255)";
+    return canvas;
   };
   const own = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
   const faint = new Set();
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  if (dark && light(below(document.body)) > 0.1) faint.add("a light page on a dark screen");
   for (const element of document.body.querySelectorAll("*")) {
     if (!own(element) || !element.getClientRects().length || element.closest("style, script")) continue;
     const style = getComputedStyle(element), ink = element.namespaceURI.endsWith("svg") ? style.fill : style.color;
@@ -71,7 +77,7 @@ def wider_than_a_phone(browser: Browser, addresses: Mapping[str, str]) -> dict[s
 
 
 def faint(browser: Browser, addresses: Mapping[str, str], scheme: Literal["light", "dark"]) -> dict[str, list[str]]:
-    """Return {name: texts} that stand out too little from what is behind them."""
+    """Return {name: texts} that stand out too little from what is behind them, and pages that ignore the scheme."""
     page = browser.new_page(color_scheme=scheme)
     found = {}
     for name, address in addresses.items():
