@@ -260,7 +260,7 @@ def test_a_wrong_piece_of_yaml_sql_or_python_would_be_noticed() -> None:
         "distillation: {technique: direct, unshowns: {}}",
         "tables: {users: {ready: {marker: a, silences: 2}}}",
         "tables: {users: {no_dates: {signed_at: [1900-01-01]}}}",
-        "a: {kind: daily, type: id, from: feat_item.plays, embeding: 8}",
+        "a: {kind: daily, type: id, from: feat_item.plays, embeddings_of: 8}",
     ):
         assert faults_of_yaml(text), text
     with pytest.raises(AssertionError, match="surface"):
