@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -19,9 +20,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ml.foundation.sealed import DamagedError
+
 _SCRATCH = ".tmp"
 MAX_AGE_S = 24 * 3600.0
 """What a writer left behind is swept away after this time."""
+_MOST_BYTES = 2 << 30
+"""No file that is read as a whole is larger: a model in ONNX cannot be."""
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,200}")
 
 
@@ -117,8 +122,17 @@ class Files(FileStore):
         return self.root / check_key(key)
 
     def read(self, key: str) -> bytes:
-        """Return the content of one file; ``FileNotFoundError`` if there is none."""
-        return self.path(key).read_bytes()
+        """Return the content of one file; ``FileNotFoundError`` if there is none.
+
+        Raises:
+            DamagedError: What lies there is no file, so that reading it might never end, or too large to be read.
+        """
+        path = self.path(key)
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+            what = f"is larger than {_MOST_BYTES >> 30} GB" if stat.S_ISREG(found.st_mode) else "is no file"
+            raise DamagedError(f"{key} {what}; move it away")
+        return path.read_bytes()
 
     def exists(self, key: str) -> bool:
         """Tell whether a file or folder exists."""

@@ -68,9 +68,9 @@ def unseal_signed(data: bytes, name: str) -> Sealed:
     try:
         content = json.loads(data)
         stated, signature = content.pop(_SEAL), content.pop(_SIGNATURE, None)
+        actual = digest(content)  # NaN and half a pair of surrogates have no canonical form
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{name} is no sealed document: {error!r}") from error
-    actual = digest(content)
     if stated != actual:
         raise DamagedError(f"{name} was edited: it states {stated}, its content has {actual}")
     return Sealed(content, actual, signature)

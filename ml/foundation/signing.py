@@ -40,6 +40,8 @@ _STATEMENT = "https://in-toto.io/Statement/v1"
 _OF_FILES = "https://model_signing/signature/v1.0"
 _OF_DOCUMENT = "urn:crossfade:sealed:v1"
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_MOST_BYTES = 16_384
+"""No key of these is longer in PEM."""
 _SHOWN = 12
 """Characters of a key's id that are shown."""
 
@@ -306,8 +308,15 @@ def public_key(path: Path) -> ec.EllipticCurvePublicKey:
     Raises:
         UnusableKey: It is none on P-256, or anybody may exchange it.
     """
-    if path.stat().st_mode & stat.S_IWOTH:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UnusableKey(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+        raise UnusableKey(f"{path} is no file of a public key")
+    if found.st_mode & stat.S_IWOTH:
         raise UnusableKey(f"anybody may write to {path}: chmod o-w {path}")
+    _require_place(path)
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -350,16 +359,29 @@ def new_key(path: Path, public: Path) -> str:
     return key_id(private.public_key())
 
 
+def _require_place(path: Path) -> None:
+    """Refuse a key in a folder, or where a link leads to one, in which anybody may put another in its place.
+
+    Raises:
+        UnusableKey: It lies in one. One with the sticky bit, as ``/tmp`` has it, keeps files of others.
+    """
+    for folder in (*path.absolute().parents, *path.resolve().parents):
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise UnusableKey(f"anybody may exchange {path}: chmod o-w {folder}")
+
+
 def _read_private(path: Path) -> bytes:
     """Return the content of a private key's file that its owner alone may read."""
     try:
         found = path.stat()
     except OSError as error:
         raise UnusableKey(f"{path} (signing_key_file) cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise UnusableKey(f"{path} (signing_key_file) is no file")
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+        raise UnusableKey(f"{path} (signing_key_file) is no file of a private key")
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UnusableKey(f"others may use {path}, mode {stat.S_IMODE(found.st_mode):o}: chmod 600 {path}")
+    _require_place(path)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -17,7 +17,7 @@ from ml.foundation.sealed import DamagedError, seal, unseal_signed
 from ml.foundation.signing import Keyring
 from ml.releases.manifest import Record
 from ml.releases.refusals import PromotionRefused, Refusal
-from ml.releases.verdicts import Override, StoredVerdict, now
+from ml.releases.verdicts import Override, StoredVerdict, next_key, now
 from ml.surfaces.spec import PromotionGate
 
 FOLDER = "approvals"
@@ -47,7 +47,11 @@ class Approvals:
         self.files, self.keys = files, keys
 
     def add(self, stored: StoredVerdict, kind: Literal["approve", "override"], by: str, reason: str) -> Approval:
-        """Record that somebody says yes now."""
+        """Record that somebody says yes now.
+
+        Raises:
+            DamagedError: A file beside it has no number.
+        """
         key = stored.verdict.key
         approval = Approval(
             surface=key.surface,
@@ -60,8 +64,7 @@ class Approvals:
         )
         folder, content = _folder(stored), approval.model_dump(mode="json")
         while True:
-            taken = [int(name.split(".")[0]) for name in self.files.names(folder)]
-            name = f"{folder}/{max(taken, default=0) + 1:06d}.json"
+            name = next_key(self.files, folder)
             if self.files.create(name, seal(content, partial(self.keys.sign_document, name))):
                 return approval
 

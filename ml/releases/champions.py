@@ -441,6 +441,8 @@ class ChampionLog:
             found = sha256_bytes(self.files.read(key))
         except FileNotFoundError:
             return _Slot(number, key, _LOST, None, wrong=f"{key} is missing")
+        except DamagedError as error:
+            return _Slot(number, key, _LOST, None, wrong=str(error))
         try:
             return _Slot(number, key, found, *self._entry(surface, number))
         except DamagedError as error:

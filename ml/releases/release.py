@@ -113,13 +113,15 @@ def read_release(files: FileStore, surface: str, release: str, keys: Keyring) ->
         record = ReleaseRecord.model_validate(content)
     except ValidationError as error:
         raise DamagedError(f"{key}/{RELEASE} is no valid record: {error}") from error
+    if unnamed := [name for name in (*CANDIDATE, VERDICT) if name not in record.files]:
+        raise DamagedError(f"{key}/{RELEASE} names no {', '.join(unnamed)}")
     path = files.path(key)
     for name, stated in record.files.items():
         if not (path / name).is_file() or sha256_file(path / name) != stated:
             raise DamagedError(f"{path / name} is missing or was changed: its hash is not {stated}")
     manifest = Manifest.from_bytes((path / MANIFEST).read_bytes(), f"{key}/{MANIFEST}")
     _, verdict = unseal((path / VERDICT).read_bytes(), f"{key}/{VERDICT}")
-    candidate = digest({name: record.files[name] for name in CANDIDATE if name in record.files})
+    candidate = digest({name: record.files[name] for name in CANDIDATE})
     named = release_id(record.partition, candidate, verdict, record.override)
     if (named, manifest.onnx_sha256, record.surface) != (release, record.files[MODEL], surface):
         raise DamagedError(f"{key} holds the files of another release, {named}: they were exchanged after promotion")

@@ -5,6 +5,7 @@ under the candidate, none is ever changed, and the newest one of a key holds.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from functools import partial
@@ -15,13 +16,14 @@ from pydantic import Field, ValidationError, field_validator
 
 from ml.evaluation.outcome import BLOCKING, Outcome, worst_outcome
 from ml.foundation.file_stores import open_files
-from ml.foundation.files import Bucket
+from ml.foundation.files import Bucket, FileStore
 from ml.foundation.sealed import DamagedError, digest, seal, unseal_signed
 from ml.foundation.signing import Keyring, Signed
 from ml.releases.manifest import Record
 from ml.surfaces.spec import PromotionGate
 
 FOLDER = "verdicts"
+_NAME = re.compile(r"(\d{6,9})\.json")
 GAIN = "_student_minus_control"
 """How the name of a check ends that holds a task's gain over the control."""
 _USERS = "_users_with_a_positive"
@@ -176,12 +178,15 @@ class VerdictStore:
         self.keys = keys or Keyring()
 
     def write(self, verdict: Verdict) -> StoredVerdict:
-        """Store a verdict under the next free number of its candidate."""
+        """Store a verdict under the next free number of its candidate.
+
+        Raises:
+            DamagedError: A file beside it has no number.
+        """
         folder = _folder(verdict.key.surface, verdict.key.candidate)
         content = verdict.model_dump(mode="json")
         while True:
-            taken = self.files.names(folder)
-            key = f"{folder}/{_number(taken[-1]) + 1 if taken else 1:06d}.json"
+            key = next_key(self.files, folder)
             if self.files.create(key, seal(content, partial(self.keys.sign_document, key))):
                 return self._read(key)
 
@@ -232,5 +237,13 @@ def _folder(surface: str, candidate: str) -> str:
     return f"{FOLDER}/{surface}/{candidate}"
 
 
-def _number(name: str) -> int:
-    return int(name.split(".")[0])
+def next_key(files: FileStore, folder: str) -> str:
+    """Return the key of the next numbered document of a folder.
+
+    Raises:
+        DamagedError: A file beside it has no number.
+    """
+    taken = {name: _NAME.fullmatch(name) for name in files.names(folder)}
+    if odd := [name for name, numbered in taken.items() if numbered is None]:
+        raise DamagedError(f"{folder}/{odd[0]} is no document of this folder; move it away")
+    return f"{folder}/{max((int(found[1]) for found in taken.values() if found), default=0) + 1:06d}.json"

@@ -1,5 +1,7 @@
 """A signature holds for exactly what was signed, by exactly the keys that are trusted; keys are never told."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,51 @@ def secrets(tmp_path: Path) -> dict[str, Keyring]:
         "nothing can be signed here": Keyring(trusted=tmp_path / "trusted"),
         "is not among those of": Keyring(trusted=tmp_path / "trusted", private=_other(tmp_path)),
     }
+
+
+def odd(tmp_path: Path, make: Callable[[Path], object]) -> Keyring:
+    """Keys, among which lies something else."""
+    keys = keyring(tmp_path)
+    make(tmp_path / "trusted" / "odd.pub")
+    return keys
+
+
+def linked(path: Path) -> None:
+    """A key of a folder that anybody may write to."""
+    place = path.parents[1] / "of everybody"
+    place.mkdir()
+    new_key(place / "eve.pem", place / "eve.pub")
+    place.chmod(0o777)
+    path.symlink_to(place / "eve.pub")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.symlink_to("/nowhere"), "cannot be read: No such file"),
+        (Path.mkdir, "is no file of a public key"),
+        (os.mkfifo, "is no file of a public key"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no file of a public key"),
+        (lambda path: (path.touch(), os.truncate(path, 2**40)), "is no file of a public key"),
+        (linked, "of everybody"),
+    ],
+)
+def test_whatever_lies_among_trusted_keys_is_refused_at_once_by_its_name(
+    tmp_path: Path, make: Callable[[Path], object], told: str
+) -> None:
+    with pytest.raises(UnusableKey, match=r"odd\.pub") as refused:
+        _ = odd(tmp_path, make).trusted
+    assert told in str(refused.value)
+
+
+def test_a_key_below_a_folder_in_which_anybody_may_exchange_it_is_refused(tmp_path: Path) -> None:
+    keys = keyring(tmp_path)
+    tmp_path.chmod(0o777)
+    for of in (keys, Keyring(private_file=tmp_path / "ada.pem")):
+        with pytest.raises(UnusableKey, match=f"anybody may exchange .*: chmod o-w {tmp_path}$"):
+            _ = of.trusted
+    tmp_path.chmod(0o1777)
+    assert keyring(tmp_path / "more").trusted
 
 
 def _other(tmp_path: Path) -> str:

@@ -1,5 +1,6 @@
 """The champion log is read whole or not at all, and whoever cannot read it is told the way out."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,18 @@ def foreign(path: Path) -> None:
     path.write_bytes(seal({**content, "barred": [], "reason": "nothing happened"}))
 
 
+def pipe(path: Path) -> None:
+    """What is waited for without end where it is opened."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    """What is read without end."""
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
 DAMAGES = {
     "garbage": lambda path: path.write_bytes(b"garbage"),
     "empty": lambda path: path.write_bytes(b""),
@@ -51,6 +64,11 @@ DAMAGES = {
     "flipped": flip,
     "missing": Path.unlink,
     "sealed anew": foreign,
+    "no number": lambda path: path.write_text('{"a": NaN, "content_hash": "x"}'),
+    "half a character": lambda path: path.write_text('{"a": "\\ud800", "content_hash": "x"}'),
+    "a pipe": pipe,
+    "a device": device,
+    "of terabytes": lambda path: os.truncate(path, 2**40),
 }
 
 
@@ -311,3 +329,30 @@ def test_artifacts_belong_to_the_lake_that_used_them_first(shop) -> None:
 @pytest.mark.slow
 def test_movers_and_tidiers_killed_at_random_instants_never_point_to_a_removed_folder(shop) -> None:
     killed_movers(shop, 6)
+
+
+@pytest.mark.parametrize("place", [pipe, device], ids=lambda place: place.__name__)
+@pytest.mark.parametrize("name", ["release.json", "model.sig", "model.onnx"])
+def test_a_release_in_which_something_is_no_file_is_damaged_at_once(shop, place, name: str) -> None:
+    release = shop.root / "releases/homepage" / shop.release(0).release
+    (release / name).touch()
+    place(release / name)
+    with pytest.raises(DamagedError, match=name.replace(".", r"\.")):
+        shop.store.champion("homepage")
+
+
+def test_a_record_that_names_less_than_a_release_holds_is_damaged(shop) -> None:
+    path = shop.root / "releases/homepage" / shop.release(0).release / "release.json"
+    content, _ = unseal(path.read_bytes(), "")
+    path.write_bytes(seal({**content, "files": {}}))
+    with pytest.raises(DamagedError, match=r"release\.json names no model\.onnx"):
+        shop.store.champion("homepage")
+
+
+def test_a_file_beside_verdicts_that_is_none_is_told_by_its_name(shop) -> None:
+    shop.release(0)
+    candidate = shop.candidate(1)
+    verdict = shop.judge(candidate)
+    verdict.path.with_name("note.txt").touch()
+    with pytest.raises(DamagedError, match=r"note\.txt is no document of this folder; move it away"):
+        shop.judge(candidate)
