@@ -48,7 +48,9 @@ def read_columns(
         UnpacksTooFar: The columns take more than ``limit``.
         ValueError: The file holds another number of rows than it says, or a wanted column twice.
     """
-    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
+    with pq.ParquetFile(path) as file:
+        texts = _texts(file, limit)
+    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us", read_dictionary=texts) as file:
         actual = file.schema_arrow.names
         names = tuple(named(actual))
         present = {name: actual[names.index(name)] for name in wanted if name in names}
@@ -70,13 +72,41 @@ def read_columns(
     return names, pl.DataFrame(pa.table(plain))
 
 
+def _texts(file: pq.ParquetFile, limit: int) -> list[str]:
+    """Return the paths of columns of text, also within lists; what many rows have is kept once until it is counted.
+
+    Raises:
+        UnpacksTooFar: Lists have so many values, of which a few bytes can stand for any number.
+    """
+    leaves = [file.schema.column(i) for i in range(len(file.schema))]
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    for i, leaf in enumerate(leaves):
+        if leaf.max_repetition_level and 4 * sum(group.column(i).num_values for group in groups) > limit:
+            raise UnpacksTooFar(limit)
+    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type != "DECIMAL"]
+
+
+def _size(array: pa.Array) -> int:
+    """Return the bytes of an array, each word of a dictionary as often as it stands there."""
+    kind = array.type
+    if types.is_dictionary(kind):
+        lengths = _call("binary_length", [array.dictionary])
+        return array.indices.nbytes + (_call("sum", [lengths.take(array.indices).cast(pa.int64())]).as_py() or 0)
+    if types.is_struct(kind):
+        return sum(map(_size, array.flatten()))
+    if types.is_map(kind):
+        return _size(array.keys) + _size(array.items)
+    nested = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return 8 * len(array) + _size(array.flatten()) if nested else array.nbytes
+
+
 def _unpacked(file: pq.ParquetFile, names: list[str], limit: int) -> pa.Table:
     first = next(file.iter_batches(_FIRST_ROWS, columns=names), None)
-    width = first.nbytes // first.num_rows + 1 if first else 1
+    width = sum(map(_size, first.columns)) // first.num_rows + 1 if first else 1
     rows = min(max(_STEP // width, 1), _MOST_ROWS)
     batches, size = [], 0
     for batch in file.iter_batches(rows, columns=names):
-        size += batch.nbytes
+        size += sum(map(_size, batch.columns))
         if size > limit:
             raise UnpacksTooFar(limit)
         batches.append(batch)

@@ -8,6 +8,7 @@ an invalid JSON line, bytes that are not UTF-8) is handed back with its reason; 
 import codecs
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -244,6 +245,7 @@ def _parse_json(
                 when not json_valid(content)
                     then case when contains(content, '{MARK}') then '{NOT_UTF8}' else 'invalid JSON' end
                 when json_type(content) <> 'OBJECT' then 'JSON line is no object'
+                when len(list_distinct(json_keys(content))) < len(json_keys(content)) then 'a key stands twice in it'
             end as reason
         from lines
         """
@@ -321,9 +323,8 @@ def as_json(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _unique(path: Path, columns: Sequence[str]) -> None:
-    for name in columns:
-        if columns.count(name) > 1:
-            raise UnreadableFile(path, f"column {name!r} stands twice in it")
+    if twice := next((name for name, times in Counter(columns).items() if times > 1), None):
+        raise UnreadableFile(path, f"column {twice!r} stands twice in it")
 
 
 def _no_rows(columns: Iterable[str]) -> pl.DataFrame:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -255,6 +256,55 @@ def bomb_of_words() -> tuple[str, bytes]:
 
 def bomb_of_numbers() -> tuple[str, bytes]:
     return "bomb.parquet", parquet(row=pa.array([0] * 400_000, pa.int64()))
+
+
+def bomb_of_late_words() -> tuple[str, bytes]:
+    rows = pa.array([0] * 300 + [1] * 200, pa.int32())
+    return "bomb.parquet", parquet(exposure_id=pa.DictionaryArray.from_arrays(rows, pa.array(["x", "x" * 1_000_000])))
+
+
+def bomb_of_words_in_lists() -> tuple[str, bytes]:
+    rows = pa.array(range(501), pa.int32())
+    return "bomb.parquet", parquet(exposure_id=pa.ListArray.from_arrays(rows, pa.array(["x" * 400_000] * 500)))
+
+
+def bomb_of_nothing() -> tuple[str, bytes]:
+    one = pa.ListArray.from_arrays(pa.array([0, 30_000_000], pa.int32()), pa.nulls(30_000_000, pa.int8()))
+    return "bomb.parquet", parquet(exposure_id=one)
+
+
+@pytest.mark.parametrize(
+    "bomb", [bomb_of_late_words, bomb_of_words_in_lists, bomb_of_nothing], ids=lambda bomb: bomb.__name__
+)
+def test_what_stands_for_far_more_is_counted_before_it_is_written_out(
+    tmp_path: Path, bomb: Callable[[], tuple[str, bytes]]
+) -> None:
+    name, content = bomb()
+    assert len(content) < 50_000
+    (tmp_path / name).write_bytes(content)
+    columns = ml.landing.load.load_contract(Settings(home=tmp_path)).tables["exposures"].columns
+    before = pa.default_memory_pool().max_memory()
+    with pytest.raises(UnreadableFile, match="unpacks to more than 1 MB"):
+        read_file(tmp_path / name, columns, max_unpacked=1 << 20)
+    assert pa.default_memory_pool().max_memory() < before + (20 << 20)
+
+
+def test_a_header_of_many_columns_takes_no_longer_than_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    path.write_text(",".join(["exposure_id", *(f"c{i}" for i in range(60_000))]) + "\n")
+    columns = ml.landing.load.load_contract(Settings(home=tmp_path)).tables["exposures"].columns
+    began = time.process_time()
+    assert len(read_file(path, columns).columns) == 60_001
+    assert time.process_time() - began < 5
+
+
+def test_a_line_that_says_one_thing_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.jsonl"
+    path.write_text('{"exposure_id": "a", "exposure_id": "b"}\n{"exposure_id": "c"}\n')
+    columns = ml.landing.load.load_contract(Settings(home=tmp_path)).tables["exposures"].columns
+    parsed = read_file(path, columns)
+    assert parsed.rows["exposure_id"].to_list() == ["c"]
+    assert parsed.broken["reason"].to_list() == ["a key stands twice in it"]
 
 
 def parquet(**columns: pa.Array) -> bytes:

@@ -66,9 +66,6 @@ DAMAGES = {
     "sealed anew": foreign,
     "no number": lambda path: path.write_text('{"a": NaN, "content_hash": "x"}'),
     "half a character": lambda path: path.write_text('{"a": "\\ud800", "content_hash": "x"}'),
-    "a pipe": pipe,
-    "a device": device,
-    "of terabytes": lambda path: os.truncate(path, 2**40),
 }
 
 
@@ -329,6 +326,24 @@ def test_artifacts_belong_to_the_lake_that_used_them_first(shop) -> None:
 @pytest.mark.slow
 def test_movers_and_tidiers_killed_at_random_instants_never_point_to_a_removed_folder(shop) -> None:
     killed_movers(shop, 6)
+
+
+def endless(path: Path) -> None:
+    """What no memory holds."""
+    os.truncate(path, 2**40)
+
+
+@pytest.mark.parametrize("place", [pipe, device, endless], ids=lambda place: place.__name__)
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_is_no_file_in_place_of_an_entry_is_told_at_once(shop, place, number: int) -> None:
+    names = [shop.release(day).release for day in range(2)]
+    place(entry(shop, number))
+    for look in (shop.store.history, shop.store.retire):
+        with pytest.raises(DamagedError, match=rf"champion/homepage/00000{number}\.json is .*; move it away"):
+            look("homepage")
+    entry(shop, number).unlink()
+    recover(shop.store, "homepage", to=names[1], **BY)
+    assert shop.store.champion("homepage").release.id == names[1]
 
 
 @pytest.mark.parametrize("place", [pipe, device], ids=lambda place: place.__name__)
