@@ -9,9 +9,24 @@ from typing import Any, TypeGuard
 import yaml
 
 # The parser in C reads the same documents in a tenth of the time; a PyYAML that was built without it has the other.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _EVENTS: Any = yaml.parse  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 _COMPOSE: Any = yaml.compose  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+class _Loader(_BASE):
+    """Refuses a key that stands twice in a mapping: the one that counts might not be the one that a person reads."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        found = set[object]()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name in found:
+                told = f"key {key.value!r:.80} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
+            found |= {name} - {None}
+        return super().construct_mapping(node, deep)
+
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -52,7 +67,7 @@ def parse_yaml(text: str | bytes) -> Any:
         raise DocumentError(f"it is longer than {MAX_BYTES:,} bytes, the most that is read")
     try:
         _check_bounds(content)
-        return yaml.load(content, Loader=_LOADER)
+        return yaml.load(content, Loader=_Loader)
     except DocumentError:
         raise
     except yaml.YAMLError as error:
@@ -66,7 +81,7 @@ def _check_bounds(content: bytes) -> None:
     opened: list[tuple[str | None, int]] = []
     sizes: dict[str, int | None] = {}
     values = 0
-    for event in _EVENTS(content, Loader=_LOADER):
+    for event in _EVENTS(content, Loader=_BASE):
         anchor: str | None = getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
             size = sizes.get(event.anchor, 1)
@@ -102,7 +117,7 @@ def _at(event: yaml.Event) -> str:
 
 def line_of(content: bytes, keys: Iterable[str | int]) -> int | None:
     """Return the line of a YAML document that some keys lead to; of the last that is there, None where none is."""
-    node: Any = _COMPOSE(content, Loader=_LOADER)
+    node: Any = _COMPOSE(content, Loader=_BASE)
     line = None
     for key in keys:
         if isinstance(node, yaml.MappingNode):

@@ -21,6 +21,8 @@ _TOLD_ANSWER = ("Response Details", "Socket Exception", "SMTP")
 _MOST = 300
 _SHORT = 4
 """A part of an address that is no longer than this is no secret, and stands in many a word."""
+_CALL = re.compile(r"(?<!\w)@(?=(?:everyone|here|channel|all)\b)", re.IGNORECASE)
+"""What calls a whole room in a chat; ids and errors of others may hold it."""
 _one_at_a_time = threading.Lock()
 
 
@@ -145,8 +147,8 @@ class Destination:
                 one = apprise.Apprise(asset=asset)
                 one.add(service)
                 sent = one.notify(
-                    message.markdown if markdown else message.text,
-                    title=message.title,
+                    _quiet(message.markdown if markdown else message.text),
+                    title=_quiet(message.title),
                     notify_type=apprise.NotifyType(message.kind),
                     body_format=apprise.NotifyFormat.MARKDOWN if markdown else apprise.NotifyFormat.TEXT,
                 )
@@ -154,6 +156,10 @@ class Destination:
             return Answer(False, self.without_secrets(f"{type(error).__name__}: {error}")[:_MOST])
         told = " ".join(lines) or ("sent" if sent else "not sent")
         return Answer(bool(sent), self.without_secrets(" ".join(told.split()))[:_MOST])
+
+
+def _quiet(text: str) -> str:
+    return _CALL.sub("@\u200b", text)  # of no width, as chats advise
 
 
 def destinations(addresses: str) -> list[Destination]:

@@ -36,6 +36,8 @@ TOO_MUCH = {
     "a: 2026-99-99": "a value cannot be read: month",
     "a: !!python/object/apply:os.system [ls]": "could not determine a constructor",
     "a: [": "line 2, column 1",
+    "gate: {users: 300}\nb: 1\ngate: {users: 1}": "key 'gate' stands twice",
+    "a: {b: {x: 1, 'x': 2}}": "key 'x' stands twice",
 }
 
 

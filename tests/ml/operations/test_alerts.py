@@ -115,6 +115,14 @@ def test_no_address_is_shown_in_an_answer_a_log_or_a_record(
     assert "503" in shown
 
 
+def test_no_text_of_an_alert_calls_a_whole_room(heard: Heard, tmp_path: Path) -> None:
+    desk, book = desk_of(tmp_path, [heard.urls["webhook"]]), Book()
+    book.add([Alert(RUN_FAILED, "@everyone", "rows of @Here, @all and ada@here.example")], NOW)
+    assert deliver(desk, book, NOW) == 1
+    [told] = heard.of("webhook")
+    assert "@\u200beveryone" in told["title"] and "rows of @\u200bHere, @\u200ball and ada@here." in told["message"]
+
+
 @given(
     st.lists(
         st.tuples(st.sets(st.sampled_from("abc")), st.sets(st.sampled_from(["json://x", "json://y"]))), max_size=12
