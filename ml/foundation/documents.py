@@ -25,7 +25,7 @@ class _Loader(_BASE):
                 told = f"key {key.value!r:.80} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
             found |= {name} - {None}
-        return super().construct_mapping(node, deep)
+        return _BASE.construct_mapping(self, node, deep)
 
 
 MAX_BYTES = 1_000_000

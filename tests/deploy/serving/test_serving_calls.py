@@ -173,7 +173,7 @@ def test_a_message_of_many_parts_is_refused_by_their_number_alone(both: tuple[An
         calls._client_stub.ModelInfer(request)
     told = {"inputs": "100000 inputs; the model takes", "outputs": "100000 outputs; the model gives"}
     assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert told.get(of, "holds 990001 values in lists; at most 900000") in ended.value.details()
+    assert told.get(of, "holds 990001 values in lists; at most 900000") in str(ended.value.details())
 
 
 def test_large_requests_have_the_room_that_bodies_have(ready_home: Home) -> None:
