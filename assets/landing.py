@@ -15,7 +15,7 @@ from ml.foundation.lake import LANDING, Lake
 from ml.foundation.settings import Settings
 from ml.landing.contract import Contract, load_contract
 from ml.landing.sources import load_sources
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 if TYPE_CHECKING:
     from ml.landing.load import LandingReport

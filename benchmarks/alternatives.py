@@ -31,7 +31,8 @@ from ml.students.dataset import load
 from ml.students.loop import Batches, task_loss
 from ml.students.optimizer import Recipe, build_optimizer
 from ml.students.train import build_ranker, deterministic, prepare
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 
 CANDIDATES = 200
 RUNS = 300

@@ -42,8 +42,9 @@ from ml.students.space import ControlSpace, StudentSpace
 from ml.students.train import fit
 from ml.students.tune import Budget, Tuned, tune
 from ml.surfaces.edit import changed, changes
+from ml.surfaces.files import load_surface
 from ml.surfaces.scaffold import scaffold
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE
 
 FIRST_DAY = date(2026, 1, 1)

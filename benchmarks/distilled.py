@@ -19,7 +19,7 @@ from ml.foundation.settings import Settings
 from ml.inference.probe import ROUNDS, ROWS, measure_serving
 from ml.stages.artifacts import find
 from ml.stages.training import load_ranker
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 
 def main() -> None:

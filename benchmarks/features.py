@@ -33,7 +33,7 @@ from ml.features.projects import DBT_PROJECT_DIR
 from ml.foundation.documents import load_yaml
 from ml.foundation.lake import FEATURES, Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 DAY = date(2026, 11, 1)
 LONGEST = 300

@@ -27,7 +27,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.landing.load import load_days
 from ml.landing.readiness import table_folder
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 DAY = date(2026, 1, 1)
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)

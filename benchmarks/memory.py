@@ -22,7 +22,8 @@ from pathlib import Path
 from benchmarks.synthetic import LABELS, Shape, write_world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 
 FIRST_DAY = date(2026, 1, 1)
 _STEP_S = 0.01

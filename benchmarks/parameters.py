@@ -21,7 +21,8 @@ from ml.export.onnx import export_ranker, session_of
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import load
 from ml.students.train import build_ranker
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 
 TEACHERS = (64, 256, 512, 1024, 2048)
 STUDENTS = (0.25, 1, 4, 8, 16)

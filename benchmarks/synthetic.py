@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from ml.foundation.ids import id63_array
 from ml.foundation.lake import FEATURES, ML, Lake
-from ml.surfaces.spec import Input, Surface
+from ml.surfaces.columns import Input
+from ml.surfaces.spec import Surface
 from ml.teacher.teachers import LabelsOf
 
 OUTPUTS = ("click", "watch", "continue", "like")

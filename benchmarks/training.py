@@ -48,7 +48,8 @@ from ml.students.train import (
     train,
     validation_metrics,
 )
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 
 FIRST_DAY = date(2026, 1, 1)
 ROW_LOADER_SHARE = 10

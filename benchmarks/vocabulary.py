@@ -24,7 +24,8 @@ from ml.students.network import Ranker
 from ml.students.optimizer import Recipe, build_optimizer
 from ml.students.preprocessing import Preprocessing
 from ml.students.train import deterministic
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 
 FEW, MANY = 4_000, 1_100_000
 SIZES = (FEW, 350_000, MANY, 5_000_000)

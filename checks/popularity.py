@@ -22,7 +22,8 @@ from ml.releases.manifest import DayContent, examples_content
 from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import GuardResult, StoredVerdict
-from ml.surfaces.spec import PromotionGate, Surface
+from ml.surfaces.gate import PromotionGate
+from ml.surfaces.spec import Surface
 
 
 class Apart(TypedDict):

@@ -28,7 +28,7 @@ from deploy.automation.schedules import build_schedules  # noqa: E402
 from deploy.automation.sensors import build_sensors  # noqa: E402
 from deploy.elsewhere.sensors import build_elsewhere  # noqa: E402
 from ml.foundation.settings import Settings  # noqa: E402
-from ml.surfaces.spec import load_surfaces  # noqa: E402
+from ml.surfaces.files import load_surfaces  # noqa: E402
 
 
 def build_definitions(

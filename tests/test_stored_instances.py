@@ -37,7 +37,7 @@ from ml.releases.ownership import owner_of
 from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
 from ml.stages.training_set import make_training_set, read_training_set
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from ml.teacher.contract import teacher_contract
 from ml.teacher.labels import label_hashes
 

@@ -17,7 +17,7 @@ from great_expectations.expectations.expectation import BatchExpectation
 
 from ml.evaluation.outcome import Outcome
 from ml.evaluation.rules import judge_floor, judge_gain, judge_improvement, judge_interval, judge_rates
-from ml.surfaces.spec import Looks
+from ml.surfaces.window import Looks
 
 
 class MeasuredExpectation(BatchExpectation):

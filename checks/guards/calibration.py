@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from checks import gx
 from checks.guard import Found, Guard, Subject
 from ml.evaluation.figures import ABSOLUTE, CHAMPION, RIVAL, FigureRow, figure_row
-from ml.surfaces.spec import ONE_LOOK, CalibrationGate, Looks, Surface
+from ml.surfaces.gate import CalibrationGate
+from ml.surfaces.spec import Surface
+from ml.surfaces.window import ONE_LOOK, Looks
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite

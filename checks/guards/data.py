@@ -13,7 +13,9 @@ from ml.evaluation.outcome import Outcome
 from ml.features.tables import CREATOR_OF, feature_tables
 from ml.foundation.lake import ALIAS, FEATURES, Lake, quoted
 from ml.releases.verdicts import Check
-from ml.surfaces.spec import DataGate, Input, Surface
+from ml.surfaces.columns import Input
+from ml.surfaces.gate import DataGate
+from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite

@@ -9,7 +9,8 @@ from checks.guard import SERVED, Found, Guard, Subject
 from ml.evaluation.outcome import Outcome
 from ml.export.files import CONFIG, MODEL
 from ml.foundation.artifacts import Artifact
-from ml.surfaces.spec import OnnxGate, Surface
+from ml.surfaces.gate import OnnxGate
+from ml.surfaces.spec import Surface
 
 RANDOM_ROWS = 10_000
 """Rows of known and unknown ids, and of numbers within and beyond their bounds, that must give finite numbers."""

@@ -19,7 +19,8 @@ from ml.releases.manifest import (
     vector_content,
 )
 from ml.releases.verdicts import Check
-from ml.surfaces.spec import OnnxGate, ProvenanceGate, Surface
+from ml.surfaces.gate import OnnxGate, ProvenanceGate
+from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ from ml.evaluation.outcome import Outcome
 from ml.evaluation.results import RANKING
 from ml.releases.verdicts import Check
 from ml.surfaces.expression import parse
-from ml.surfaces.spec import ALL_ROWS, ONE_LOOK, RANKING_MARGIN, Looks, QualityGate, Surface
+from ml.surfaces.gate import RANKING_MARGIN, QualityGate
+from ml.surfaces.spec import ALL_ROWS, Surface
+from ml.surfaces.window import ONE_LOOK, Looks
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite

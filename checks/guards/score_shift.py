@@ -10,7 +10,8 @@ from ml.evaluation.outcome import Outcome
 from ml.evaluation.rows import newest_first
 from ml.foundation.lake import Lake
 from ml.releases.verdicts import Check
-from ml.surfaces.spec import ShiftGate, Surface
+from ml.surfaces.gate import ShiftGate
+from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,7 +22,8 @@ from ml.evaluation.served_kinds import (
 )
 from ml.foundation.lake import ALIAS, Lake
 from ml.releases.verdicts import Check
-from ml.surfaces.spec import Bounds, Surface
+from ml.surfaces.keys import Bounds
+from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite

@@ -13,7 +13,8 @@ from ml.export.files import SCHEMA
 from ml.export.schema import feature_schema, schema_hash
 from ml.releases.release import Champion
 from ml.releases.verdicts import Check
-from ml.surfaces.spec import ServingGate, Surface
+from ml.surfaces.gate import ServingGate
+from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite

@@ -11,7 +11,9 @@ from checks import gx
 from checks.guard import Found, Guard, Subject
 from ml.evaluation.figures import ABSOLUTE, CHAMPION, RIVAL, FigureRow, figure_row
 from ml.evaluation.outcome import Outcome
-from ml.surfaces.spec import ALL_ROWS, HISTORY_SLICES, ONE_LOOK, Looks, QualityGate, SliceGate, Surface
+from ml.surfaces.gate import QualityGate, SliceGate
+from ml.surfaces.spec import ALL_ROWS, HISTORY_SLICES, Surface
+from ml.surfaces.window import ONE_LOOK, Looks
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite

@@ -12,7 +12,8 @@ from checks.vectors import Vectors, judge_vectors
 from ml.evaluation.outcome import Outcome
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.releases.verdicts import Check
-from ml.surfaces.spec import SoftLabelGate, Surface
+from ml.surfaces.gate import SoftLabelGate
+from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 from ml.teacher.teachers import contracts_of, other_teachers
 

@@ -39,7 +39,7 @@ from ml.operations.causes import (
 from ml.releases.release import SERVED
 from ml.releases.store import ReleaseStore
 from ml.stages.release import waiting_candidate
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 LOCATION = "crossfade"
 _LOOK_BACK = timedelta(minutes=10)

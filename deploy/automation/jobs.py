@@ -13,7 +13,8 @@ from deploy.automation.housekeeping import housekeeping_job, verify_job
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
 from ml.stages.release import approve_candidate
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 

@@ -6,7 +6,7 @@ from deploy.cli.shared import AsJson
 from deploy.cli.terminal import say, show_json
 from ml.features.contracts import by_type, contracts
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 
 def columns(as_json: AsJson = False) -> None:

@@ -27,7 +27,8 @@ from ml.lab.sources import write_raw_files
 from ml.landing.ledger import totals
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import Surface, load_surfaces, teacher_end
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface, teacher_end
 from ml.teacher.contract import teacher_contract
 
 STAGES = {

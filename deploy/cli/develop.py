@@ -10,7 +10,7 @@ import typer
 from deploy.cli.shared import day_of, home_settings
 from deploy.cli.terminal import note, say
 from ml.foundation.settings import SETTINGS_FILE, SHARED, Settings, kept_values, write_settings_file
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 
 def develop(

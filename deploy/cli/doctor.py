@@ -26,7 +26,7 @@ from ml.operations.findings import examine as examine_each
 from ml.operations.verify import require_signatures
 from ml.releases.ownership import owner_of
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from ml.teacher.teachers import home_contracts
 
 MIN_FREE_GB = 5.0

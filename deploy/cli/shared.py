@@ -12,6 +12,7 @@ import typer
 from deploy.cli.terminal import collect_tables
 from ml.foundation.settings import Settings
 from ml.surfaces import spec
+from ml.surfaces.files import load_surfaces
 
 Surface = Annotated[str, typer.Argument(help="Name of the surface, such as homepage.")]
 Release = Annotated[str, typer.Argument(help="Id of a release, or a surface for its champion.")]
@@ -106,7 +107,7 @@ def _listener(port: int) -> str:
 
 def surface_named(settings: Settings, name: str) -> spec.Surface:
     """Return a surface of the home; one that there is not is refused with the names of those that there are."""
-    surfaces = spec.load_surfaces(settings)
+    surfaces = load_surfaces(settings)
     if name not in surfaces:
         raise ValueError(f"no surface {name!r}; configured are {', '.join(surfaces)}")
     return surfaces[name]

@@ -11,7 +11,7 @@ import typer
 from deploy.cli.shared import Surface, TablesAsJson, day_of, home_settings, surface_named
 from deploy.cli.terminal import note, reporter, say, show_table
 from ml.surfaces.edit import changed, changes
-from ml.surfaces.spec import load_surface, surface_file
+from ml.surfaces.files import load_surface, surface_file
 
 if TYPE_CHECKING:
     from ml.evaluation.bootstrap import Interval

@@ -22,7 +22,8 @@ from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import StoredVerdict, because
 from ml.stages.artifacts import artifact_name
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ml.distillation.soft_heads import head_name
 from ml.distillation.technique import Activations, Scale, Technique, Widths, masked_cross_entropy, masked_mean_square
-from ml.surfaces.spec import DistillationHead, Surface
+from ml.surfaces.learning import DistillationHead
+from ml.surfaces.spec import Surface
 
 HEADS = {"task": True, "centre_by": False}
 

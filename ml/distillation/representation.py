@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ml.distillation.soft_heads import SoftHeads
 from ml.distillation.technique import Activations, Scale, Widths
-from ml.surfaces.spec import DistillationHead, Surface
+from ml.surfaces.learning import DistillationHead
+from ml.surfaces.spec import Surface
 
 HEADS = {"task": False}
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ml.distillation.technique import Activations, Scale, Technique, masked_mean_square
-from ml.surfaces.spec import DistillationHead
+from ml.surfaces.learning import DistillationHead
 
 
 class SoftHeads(Technique):

@@ -14,7 +14,9 @@ from ml.foundation.ids import ID63_SQL
 from ml.foundation.lake import ALIAS, FEATURES, LANDING, Lake, quoted
 from ml.foundation.names import faults_of, nearest
 from ml.foundation.settings import RANKER_SCORES
-from ml.surfaces.spec import Incumbent, IncumbentInput, Input, Surface
+from ml.surfaces.columns import Input
+from ml.surfaces.incumbent import Incumbent, IncumbentInput
+from ml.surfaces.spec import Surface
 from ml.teacher.columns import NUMERIC, ColumnError, InputColumns
 from ml.teacher.contract import Contract, TeacherInput, TeacherOutput
 from ml.teacher.graph import Signature, graph_inputs, parse_graph

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from ml.surfaces.spec import Looks
+from ml.surfaces.window import Looks
 
 PROMOTE_WORSE = 0.025
 """Chance, over all looks, that a candidate worse by one whole margin passes; 5 % is promised, and the rest of it is for

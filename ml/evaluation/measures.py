@@ -13,7 +13,8 @@ from ml.evaluation.predictions import (
     RANK_TASK,
 )
 from ml.evaluation.results import NAN, RANKING, Calibration, Histogram, Result
-from ml.surfaces.spec import Surface, Task
+from ml.surfaces.columns import Task
+from ml.surfaces.spec import Surface
 
 COMPARISONS = (
     ("student", "control"),

@@ -22,7 +22,8 @@ from ml.evaluation.page import write_pages
 from ml.evaluation.plots import SERIES, canvas, finish
 from ml.evaluation.rules import judge_interval
 from ml.foundation.settings import EXAMPLES
-from ml.surfaces.spec import Looks, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.window import Looks
 
 LOSSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """True losses, in margins."""

@@ -9,7 +9,7 @@ from scipy import stats
 from ml.evaluation.bootstrap import CONFIDENCE
 from ml.evaluation.looks import PROMOTE_WORSE, critical
 from ml.evaluation.outcome import Outcome
-from ml.surfaces.spec import ONE_LOOK, Looks
+from ml.surfaces.window import ONE_LOOK, Looks
 
 IMPOSSIBLE = 0.001
 """Probability below which chance is no explanation."""

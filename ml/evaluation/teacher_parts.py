@@ -19,7 +19,8 @@ import numpy as np
 
 from ml.students.dataset import Dataset
 from ml.students.train import centre_soft_labels
-from ml.surfaces.spec import DistillationHead, Surface
+from ml.surfaces.learning import DistillationHead
+from ml.surfaces.spec import Surface
 
 MOST = 0.5
 """Share of a teacher's variance from which on it is mainly that; and below which a setting took most of it away."""

@@ -9,7 +9,9 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from ml.export.onnx import BATCH, OPSET
 from ml.foundation.names import nearest
-from ml.surfaces.spec import RANKING_SCORE, Incumbent, Input, Surface
+from ml.surfaces.columns import Input
+from ml.surfaces.incumbent import Incumbent
+from ml.surfaces.spec import RANKING_SCORE, Surface
 from ml.teacher.contract import PROBABILITY_FLOOR, Contract, TeacherInput
 
 _PREFIX = "incumbent/"

@@ -23,7 +23,7 @@ from ml.foundation.documents import Document, is_list, is_object, load_yaml
 from ml.foundation.lake import ML
 from ml.foundation.names import faults_of
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import Name
+from ml.surfaces.keys import Name
 
 Entity = Literal["user_id", "item_id", "creator_id"]
 ENTITIES: tuple[Entity, ...] = get_args(Entity)

@@ -18,7 +18,8 @@ from ml.features.build import build_ranges, dbt_vars, run_dbt
 from ml.foundation.lake import ALIAS, FEATURES, Lake, escaped, quoted
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import Surface, Unshown
+from ml.surfaces.learning import Unshown
+from ml.surfaces.spec import Surface
 
 _DRAWS = 3
 """Draws per wanted pair: some give a pair that was shown, or the same one again."""

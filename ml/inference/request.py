@@ -12,7 +12,7 @@ import numpy as np
 from ml.foundation.documents import is_list
 from ml.foundation.ids import NO_ID, id63
 from ml.inference.snapshot import BoundFeatures
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 
 OUTCOMES = {"completed": 1, "skipped": 2, "stopped": 3}
 """Codes of listen outcomes in event lists; 0 pads."""

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from ml.foundation.documents import Document
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 
 
 class SchemaError(ValueError):

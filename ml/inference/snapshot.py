@@ -25,7 +25,8 @@ from ml.foundation.ids import NO_ID
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
 from ml.students.columns import to_arrays
-from ml.surfaces.spec import Input, Surface
+from ml.surfaces.columns import Input
+from ml.surfaces.spec import Surface
 
 KNOWN = {"user_id": "feat_user", "item_id": "feat_item"}
 """Tables that have a row of every user and item known by the day."""

@@ -29,7 +29,7 @@ from ml.foundation.names import faults_of
 from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.students.preprocessing import Preprocessing
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import (
     CARD_FILE,

@@ -11,7 +11,8 @@ from ml.foundation.settings import SETTINGS_FILE, Settings
 from ml.landing.contract import APP_FILE, load_contract
 from ml.landing.sources import SOURCES_FILE, load_sources
 from ml.operations.findings import Examinations, Finding, Look, State, examine
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from ml.teacher.teachers import faults_of_outputs, home_contracts, kinds_by_teacher
 
 _NAMES = (

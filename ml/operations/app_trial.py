@@ -18,8 +18,9 @@ from ml.operations.app_files import surface_file
 from ml.operations.findings import Examinations, Finding, Look, State, examine
 from ml.stages.to_rank import candidates_of, faults_of_columns
 from ml.surfaces.condition import condition
+from ml.surfaces.files import load_surfaces
 from ml.surfaces.own import Kind, own_files
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.spec import Surface
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract
 from ml.teacher.labels import label_days

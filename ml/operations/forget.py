@@ -35,7 +35,7 @@ from ml.operations.residue import Remaining, mend_bounds, remaining, removable, 
 from ml.operations.traces import Traces
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 USER, ACCOUNT, EXPOSURE = "user_id", "source_user_id", "exposure_id"
 """Columns by which a row names a person: the app's id, the linked account, and what the person was shown."""

@@ -22,7 +22,8 @@ from ml.operations.served_retention import remove_served
 from ml.operations.spent import Spent, remove, spent
 from ml.releases.store import ReleaseStore
 from ml.stages.widening import open_snapshots
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 
 GRACE = timedelta(days=1)
 """A file that nothing refers to may belong to a write under way for so long."""

@@ -11,7 +11,8 @@ from ml.foundation.documents import Document
 from ml.foundation.lake import ALIAS, FEATURES, Lake
 from ml.foundation.settings import Settings
 from ml.stages.artifacts import artifact_name
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract, ContractError
 from ml.teacher.labels import exposure_rows, soft_labels_table, unlabelled_days, unshown_rows
 from ml.teacher.teachers import contracts_of, home_contracts

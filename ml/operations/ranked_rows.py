@@ -15,7 +15,7 @@ from ml.inference.request import USER
 from ml.landing.databases import delete_rows
 from ml.landing.erase import erase_rows
 from ml.stages.rankings import RANKED_DAYS
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 _DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 

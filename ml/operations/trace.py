@@ -16,7 +16,8 @@ from ml.landing.ledger import LEDGER
 from ml.releases.manifest import DayContent, Manifest
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 
 if TYPE_CHECKING:  # a command that shows what is there loads no torch
     from ml.students.checkpoint import Meta

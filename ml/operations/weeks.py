@@ -16,7 +16,8 @@ from ml.releases.release import manifest_of
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import because
 from ml.stages.artifacts import artifact_name
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from ml.teacher.labels import named_labels
 from ml.teacher.teachers import teacher_names
 

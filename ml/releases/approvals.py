@@ -18,7 +18,7 @@ from ml.foundation.signing import Keyring
 from ml.releases.manifest import Record
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.verdicts import Override, StoredVerdict, next_key, now
-from ml.surfaces.spec import PromotionGate
+from ml.surfaces.gate import PromotionGate
 
 FOLDER = "approvals"
 

@@ -14,7 +14,7 @@ from ml.releases.manifest import Manifest
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.release import CANDIDATE, manifest_of
 from ml.releases.verdicts import StoredVerdict, VerdictKey, VerdictStore
-from ml.surfaces.spec import PromotionGate
+from ml.surfaces.gate import PromotionGate
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ from ml.releases.verdicts import (
     decide,
     now,
 )
-from ml.surfaces.spec import PromotionGate, Surface
+from ml.surfaces.gate import PromotionGate
+from ml.surfaces.spec import Surface
 
 log = logging.getLogger(__name__)
 

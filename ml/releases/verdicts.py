@@ -20,7 +20,7 @@ from ml.foundation.files import Bucket, FileStore
 from ml.foundation.sealed import DamagedError, digest, seal, unseal_signed
 from ml.foundation.signing import Keyring, Signed
 from ml.releases.manifest import Record
-from ml.surfaces.spec import PromotionGate
+from ml.surfaces.gate import PromotionGate
 
 FOLDER = "verdicts"
 _NAME = re.compile(r"(\d{6,9})\.json")

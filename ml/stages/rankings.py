@@ -23,7 +23,8 @@ from ml.landing.databases import replace_rows
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
 from ml.stages.to_rank import candidates_of, faults_of_columns
-from ml.surfaces.spec import Rankings, Surface
+from ml.surfaces.rankings import Rankings
+from ml.surfaces.spec import Surface
 
 RANKED_DAYS = f"{ML}.ranked_days"
 """A row per surface and day: what ranked it, and from what."""

@@ -36,7 +36,8 @@ from ml.inference.model import SCORE, Model
 from ml.inference.probe import load_model
 from ml.releases.store import ReleaseStore
 from ml.students.columns import to_arrays
-from ml.surfaces.spec import Input, Surface
+from ml.surfaces.columns import Input
+from ml.surfaces.spec import Surface
 
 BEFORE, AFTER = timedelta(minutes=30), timedelta(minutes=1)
 """How long before it is shown, or after, an item may have been ranked where no id says what belongs together."""

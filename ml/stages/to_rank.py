@@ -15,7 +15,8 @@ from ml.foundation.settings import Settings
 from ml.inference.ranking import RankingError, Row
 from ml.inference.request import HOUR, ITEM, USER
 from ml.landing.sources import PARAMETERS, parameterized
-from ml.surfaces.spec import Input, Rankings
+from ml.surfaces.columns import Input
+from ml.surfaces.rankings import Rankings
 
 TIME = "ts"
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.foundation.ids import NO_ID
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 
 AfterRanking = Literal["logged", "serving"]
 """Whether ``after_ranking`` inputs keep the logged values or take the fixed value that they have when serving."""

@@ -10,8 +10,9 @@ from ml.students.preprocessing import Preprocessing, key
 from ml.students.vocabulary import UNKNOWN_ROW
 from ml.surfaces import expression
 from ml.surfaces.expression import Function
+from ml.surfaces.learning import InteractionBranch
 from ml.surfaces.own import class_of, own_module
-from ml.surfaces.spec import InteractionBranch, Surface
+from ml.surfaces.spec import Surface
 
 SCORE = "score"
 """Name of the ranking score among the outputs."""

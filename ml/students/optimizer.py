@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ml.students.network import Ranker
-from ml.surfaces.spec import Training
+from ml.surfaces.learning import Training
 
 _EPSILON = 1e-8
 _SQUARES_DECAY = 0.999

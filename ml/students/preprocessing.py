@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ml.foundation.mapped import arrays
 from ml.students.vocabulary import UNKNOWN_ROW, build_table, distinct_ids, divide_ids, hash_of
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 
 OUTCOME_CODES = (1, 2, 3)
 """Codes of a session's outcomes in an event list; 0 means no event."""

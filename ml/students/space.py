@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ml.students.optimizer import Recipe
-from ml.surfaces.spec import Surface, Training
+from ml.surfaces.learning import Training
+from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE, HeadRules, techniques
 
 Value = str | float | int | None

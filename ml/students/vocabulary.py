@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from ml.surfaces.spec import IdTable
+from ml.surfaces.columns import IdTable
 
 Ids = TypeVar("Ids", np.ndarray, Tensor)
 

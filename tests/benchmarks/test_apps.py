@@ -11,8 +11,9 @@ from benchmarks import apps
 from benchmarks.synthetic import PARTS, Shape, world
 from ml.evaluation.teacher_parts import shares
 from ml.students.space import ControlSpace, StudentSpace
+from ml.surfaces.files import load_surface
 from ml.surfaces.scaffold import scaffold
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.spec import Surface
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from benchmarks.process import free_port
 from deploy.automation.days import range_tags
 from deploy.automation.jobs import BASE_JOB, RANKING_JOB
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from tests.support.instance import App, Ui, answers, apps, daemon, day, keys_of, quiet, reasons, tables, wait
 from tests.support.known import present
 

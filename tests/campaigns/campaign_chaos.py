@@ -35,7 +35,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.landing.ledger import totals
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from tests.support.instance import (
     PATIENCE_S,
     App,

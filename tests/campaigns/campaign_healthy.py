@@ -31,7 +31,8 @@ from ml.stages.candidate import export_candidate
 from ml.stages.evaluation import evaluate_models, read_evaluation
 from ml.stages.training import train_model
 from ml.stages.training_set import make_training_set
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from tests.support.known import present
 
 SEEDS = int(os.environ.get("SEEDS", "20"))

@@ -20,7 +20,7 @@ from ml.lab.study.design import load_design
 from ml.lab.study.report import study_rows
 from ml.lab.study.run import TRIALS_TABLE
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from tests.support.instance import start
 from tests.support.shop import Shop, killed_movers, opens_valid
 from tests.support.tiny_home import Home, number_of, rank_body, tiny_settings

@@ -15,7 +15,8 @@ from ml.foundation.artifacts import Artifact
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 from tests.checks.spoilt import Bench
 from tests.support.known import present
 

@@ -65,7 +65,7 @@ from checks.page import guards_page
 from ml.foundation.settings import Settings
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from ml.stages.release import promote_candidate
 from tests.checks.running import run_checks
 
@@ -159,7 +159,7 @@ def test_a_threshold_that_no_guard_has_is_refused_when_definitions_load(
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(spec))
     load = (
         "import sys; from pathlib import Path; from checks.guards import check_thresholds; "
-        "from ml.surfaces.spec import load_surface; check_thresholds(load_surface(Path(sys.argv[1])))"
+        "from ml.surfaces.files import load_surface; check_thresholds(load_surface(Path(sys.argv[1])))"
     )
     done = _python(_folder_with(tmp_path, size=A_GUARD), load, str(tmp_path / "tiny.yaml"))
     assert done.returncode == 1

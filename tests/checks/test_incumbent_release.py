@@ -16,7 +16,8 @@ from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Override
 from ml.stages.evaluation import released_models
 from ml.stages.incumbent import propose_incumbent
-from ml.surfaces.spec import Incumbent, Surface
+from ml.surfaces.incumbent import Incumbent
+from ml.surfaces.spec import Surface
 from tests.ml.evaluation.conftest import build_world
 
 RANKER = """

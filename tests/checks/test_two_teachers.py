@@ -34,7 +34,8 @@ from ml.stages.evaluation import evaluate_models, read_evaluation
 from ml.stages.training import train_model
 from ml.stages.training_set import make_training_set, read_training_set
 from ml.students.dataset import TrainingSet, TrainingSetError, load
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 from ml.teacher.labels import label_days, rescore
 from ml.teacher.teachers import home_contracts
 from tests.checks.conftest import write_teacher

@@ -39,7 +39,8 @@ from ml.releases.verdicts import Check
 from ml.stages.training import train_model
 from ml.stages.training_set import make_training_set
 from ml.students.dataset import TrainingSetError, load
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 from ml.teacher.labels import label_days, unshown_rows
 from ml.teacher.teachers import home_contracts
 from ml.teacher.vectors import embed_days

@@ -17,7 +17,7 @@ from ml.features.build import Stage, build_arguments, run_dbt
 from ml.features.projects import DBT_PROJECT_DIR, project_hash
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from tests.support.once import Once
 
 FIRST_DAY = date(2026, 1, 1)

@@ -19,8 +19,9 @@ from ml.features.tables import DeclarationError
 from ml.foundation.lake import Lake
 from ml.foundation.settings import EXAMPLES, Settings
 from ml.inference.snapshot import FeatureSnapshot, publish
+from ml.surfaces.columns import Input
+from ml.surfaces.files import load_surfaces
 from ml.surfaces.scaffold import TEMPLATES
-from ml.surfaces.spec import Input, load_surfaces
 
 USER = {
     "feat_user_likes.sql": """

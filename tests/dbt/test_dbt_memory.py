@@ -13,7 +13,7 @@ from assets.manifest import parse_project
 from ml.features.build import build_ranges, day_ranges
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from tests.dbt.conftest import create_landing_tables, land_world
 from tests.dbt.test_dbt_determinism import content
 

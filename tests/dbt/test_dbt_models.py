@@ -22,8 +22,8 @@ from ml.features.tables import feature_tables
 from ml.foundation.ids import id63
 from ml.foundation.lake import Lake
 from ml.foundation.settings import EXAMPLES, PROJECT_ROOT, Settings
+from ml.surfaces.files import load_surface, load_surfaces
 from ml.surfaces.scaffold import scaffold
-from ml.surfaces.spec import load_surface, load_surfaces
 from ml.teacher.vectors import VECTORS_SCHEMA
 
 SURFACES = sorted(path for app in ("simulator", "kuairand") for path in (EXAMPLES / app / "surfaces").glob("*.yaml"))

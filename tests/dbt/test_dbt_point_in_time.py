@@ -16,7 +16,7 @@ import yaml
 from ml.features.tables import feature_tables
 from ml.foundation.lake import Lake, attach_options, attach_path
 from ml.foundation.settings import EXAMPLES, Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 CUT = 3
 """Index of the day d that is rebuilt."""

@@ -11,7 +11,7 @@ import pytest
 from ml.features.build import DbtError, build_arguments, dbt_vars, run_dbt, stream_dbt
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 
 def arguments_of(settings: Settings, day: date, *more: str) -> list[str]:

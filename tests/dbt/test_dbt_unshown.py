@@ -23,7 +23,8 @@ from ml.features.unshown import (
 )
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from ml.teacher.labels import unshown_rows
 from tests.support.known import the
 from tests.support.two_teachers import write_two

@@ -23,8 +23,10 @@ from ml.foundation.settings import EXAMPLES, Settings
 from ml.inference.snapshot import FeatureSnapshot, publish
 from ml.operations.forget import _columns as columns_of_people
 from ml.releases.manifest import vector_content
+from ml.surfaces.columns import Input
+from ml.surfaces.files import load_surfaces
 from ml.surfaces.scaffold import TEMPLATES
-from ml.surfaces.spec import Input, Surface, load_surfaces
+from ml.surfaces.spec import Surface
 from ml.teacher.contract import load_contract
 from ml.teacher.vectors import embed_days
 from ml.teacher.withdrawn import WithdrawnVectors, drop_withdrawn_vectors

@@ -16,7 +16,7 @@ from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.settings import EXAMPLES, Settings
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import now
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from tests.support.shop import Shop
 
 

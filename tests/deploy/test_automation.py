@@ -29,7 +29,7 @@ from ml.landing.load import init_tables, load_days
 from ml.landing.patterns import SUCCESS
 from ml.releases.store import ReleaseStore
 from ml.stages import widening
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from tests.support.known import present, the
 
 ROOT = Path(__file__).resolve().parents[2]

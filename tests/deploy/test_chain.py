@@ -13,7 +13,8 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from tests.support.known import present, the
 
 ROOT = Path(__file__).resolve().parents[2]

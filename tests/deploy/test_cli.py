@@ -170,7 +170,7 @@ def test_init_refuses_a_home_with_days_of_another_source_or_first_day(tiny_demo:
 
 
 def test_new_surface_writes_a_yaml_and_two_models_and_never_overwrites(tmp_path: Path) -> None:
-    from ml.surfaces.spec import load_surface
+    from ml.surfaces.files import load_surface
 
     root = tmp_path / "My app"
     assert run(tmp_path, "new", "surface", "podcasts", "--into", str(root)).returncode == 0

@@ -13,7 +13,7 @@ from deploy.definitions import build_definitions
 from ml.foundation.settings import Settings
 from ml.stages import widening
 from ml.stages.widening import OpenCandidate
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from tests.support.known import present
 
 ROOT = Path(__file__).resolve().parents[2]

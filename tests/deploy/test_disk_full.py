@@ -27,7 +27,7 @@ STEPS = {
 CODE = """
 import resource, signal, sys
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 s = Settings()
 limit = int(sys.argv[1])
 if limit:

@@ -13,7 +13,7 @@ from deploy.definitions import build_definitions
 from deploy.home import pool_limits
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from tests.support.listeners import SECRETS, URLS
 from tests.support.shop import Shop
 from tests.support.sigstore import ADA, ISSUER, local_sigstore

@@ -15,7 +15,7 @@ from ml.releases.verdicts import Override
 from ml.stages.artifacts import find
 from ml.stages.evaluation import numbers_of, read_evaluation
 from ml.stages.release import promote_candidate
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from tests.support.collectors import LineageServer, MlflowServer, answering
 
 

@@ -18,7 +18,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.releases.store import ReleaseStore
 from ml.stages.training_set import read_training_set
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 FIRST, LAST = date(2026, 1, 1), date(2026, 1, 11)
 TRAINING, EVALUATION = date(2026, 1, 6), date(2026, 1, 9)

@@ -21,7 +21,7 @@ from ml.lab.live.live import LiveWorld
 from ml.lab.live.run import NotRun, experiment_rows, plan
 from ml.lab.live.variants import Variant, VariantStore
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 pytestmark = pytest.mark.early
 

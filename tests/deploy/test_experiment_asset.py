@@ -13,7 +13,8 @@ from deploy.cli.main import app
 from ml.experiments.landed import analyse, landed_table, look_landed
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 
 FIRST, SECOND, THIRD = (date(2026, 1, d) for d in (1, 2, 3))
 

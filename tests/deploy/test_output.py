@@ -20,7 +20,7 @@ from ml.operations.release_page import gain
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
-from ml.surfaces.spec import load_surface, load_surfaces
+from ml.surfaces.files import load_surface, load_surfaces
 from tests.support.commands import ROOT, home_environment
 
 NARROW = {"COLUMNS": "40", "TERM": "xterm"}

@@ -20,7 +20,8 @@ from ml.releases.verdicts import Check, decide, now
 from ml.stages.artifacts import find
 from ml.stages.evaluation import read_evaluation
 from ml.stages.popularity import export_in_place
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from tests.support.known import present
 
 FEW = Check(name="engagement_users_with_a_positive", outcome=Outcome.INCONCLUSIVE, value=51.0, threshold=">= 100")

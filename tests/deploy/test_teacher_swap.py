@@ -21,7 +21,7 @@ from ml.operations.trace import find_release
 from ml.releases.store import ReleaseStore
 from ml.stages.artifacts import find
 from ml.stages.training_set import read_training_set
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from ml.teacher.contract import teacher_contract
 from ml.teacher.teachers import LabelsOf
 from tests.support.known import present

@@ -24,7 +24,7 @@ from ml.foundation.settings import Settings
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 pytestmark = pytest.mark.early
 

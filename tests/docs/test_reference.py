@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from deploy.definitions import build_definitions
 from deploy.serving.app import create_app
 from ml.foundation.settings import PROJECT_ROOT, Settings
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 
 REFERENCE = PROJECT_ROOT / "docs" / "reference"

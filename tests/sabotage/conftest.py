@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from tests.support.bench import Bench, Case, settings_of
 from tests.support.known import the
 

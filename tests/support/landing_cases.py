@@ -23,7 +23,7 @@ from ml.foundation.settings import EXAMPLES, Settings
 from ml.landing.changes import changed_days
 from ml.landing.contract import LandingError
 from ml.landing.load import load_days
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 KEYS = {"exposures": "exposure_id", "listens": "listen_id", "items": "item_id", "users": "user_id"}
 

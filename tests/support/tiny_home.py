@@ -28,7 +28,8 @@ from ml.releases.manifest import DayContent, Manifest
 from ml.releases.promotion import Proposal
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import Verdict, VerdictKey, now
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from tests.support.verdicts import guards
 
 DAY = date(2026, 1, 20)

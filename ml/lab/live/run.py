@@ -17,7 +17,7 @@ from ml.lab.study.design import World
 from ml.lab.study.pool import Messages, Progress, run_worlds
 from ml.lab.study.run import WORLD_SECONDS
 from ml.lab.study.worlds import is_ready, prepare_world, world_settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 TRAINING_SECONDS = {"tiny": 6.0, "demo": 35.0, "paper": 60.0}
 CALL_SECONDS = 0.005

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ml.foundation.documents import Document, is_object, load_yaml
 from ml.foundation.settings import PROJECT_ROOT
-from ml.surfaces.spec import Distillation, Surface
+from ml.surfaces.learning import Distillation
+from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import techniques
 
 DESIGNS_FILE = Path(__file__).with_name("designs.yaml")

@@ -27,7 +27,8 @@ from ml.lab.study.report import study_rows
 from ml.lab.study.trials import Bench
 from ml.lab.study.worlds import prepare_teacher, world_settings
 from ml.students.dataset import TrainingSet
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 
 _TEMPLATE = Path(__file__).with_name("foretelling.md.j2")
 _CODE = ("ml/students", "ml/distillation", "ml/evaluation")

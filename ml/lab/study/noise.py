@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from ml.teacher.contract import CONTRACT_FILE, Contract, TeacherInput, TeacherOutput, load_contract, write_contract
 from ml.teacher.labels import label_days, unlabelled_days
 

@@ -19,7 +19,7 @@ from ml.lab.study.design import AS_IT_IS, CONTROL, KUAIRAND, PLACEBOS, STUDENT, 
 from ml.lab.study.run import TRIALS_TABLE
 from ml.lab.study.trials import Bench
 from ml.lab.study.worlds import is_ready, world_settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from ml.teacher.contract import load_contract
 
 PAPER = {

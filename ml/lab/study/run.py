@@ -12,7 +12,7 @@ from ml.lab.study.design import OWN_TEACHER, TEACHER, Design, Trial, World
 from ml.lab.study.pool import Messages, Progress, run_worlds
 from ml.lab.study.trials import TRIALS_SCHEMA, Bench, trial_rows
 from ml.lab.study.worlds import is_ready, prepare_teacher, prepare_world
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 
 TRIALS_TABLE = f"{ML}.study_trials"
 WORLD_SECONDS = {"tiny": 25.0, "demo": 100.0, "paper": 900.0, "kuairand": 60.0}

@@ -26,7 +26,8 @@ from ml.students.checkpoint import predict
 from ml.students.dataset import Dataset, TrainingSet, build_training_set, load
 from ml.students.train import fit, shuffle_soft_labels
 from ml.surfaces.condition import condition
-from ml.surfaces.spec import Surface, load_surfaces, output_name
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface, output_name
 from ml.surfaces.techniques import NO_TECHNIQUE
 from ml.teacher.contract import Contract
 from ml.teacher.labels import label_days, unshown_rows

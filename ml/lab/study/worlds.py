@@ -25,7 +25,8 @@ from ml.lab.simulator.presets import load_preset
 from ml.lab.sources import write_raw_files
 from ml.lab.study.design import KUAIRAND, OWN_TEACHER, World, WorldTeacher, surfaces_dir
 from ml.landing.load import load_days
-from ml.surfaces.spec import load_surfaces, teacher_end
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import teacher_end
 from ml.teacher.contract import Contract, load_contract, teacher_contract, write_contract
 from ml.teacher.labels import label_days, unavailable_inputs
 from ml.teacher.vectors import embed_days

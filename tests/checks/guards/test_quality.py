@@ -9,7 +9,7 @@ from checks import gx
 from checks.guards import quality
 from ml.evaluation.outcome import Outcome
 from ml.releases.refusals import PromotionRefused, Refusal
-from ml.surfaces.spec import QualityGate
+from ml.surfaces.gate import QualityGate
 from tests.checks.spoilt import Bench, blocked, figure, of
 from tests.support.shop import Shop
 

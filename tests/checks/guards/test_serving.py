@@ -13,7 +13,7 @@ from ml.evaluation.outcome import Outcome
 from ml.releases.promotion import Proposal
 from ml.releases.verdicts import Override
 from ml.stages.incumbent import propose_incumbent
-from ml.surfaces.spec import Incumbent
+from ml.surfaces.incumbent import Incumbent
 from tests.checks.spoilt import Bench, blocked
 from tests.support.known import present, the
 

@@ -25,7 +25,8 @@ from ml.inference.snapshot import publish
 from ml.lab.live.replay import requests_of
 from ml.landing.load import load_days
 from ml.stages.served import compare_served, served_skew_table
-from ml.surfaces.spec import Surface, load_surfaces
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 from tests.support.known import the
 from tests.support.tiny_home import DAY, Home, rank_body, tiny_settings
 

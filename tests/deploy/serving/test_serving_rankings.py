@@ -35,7 +35,8 @@ from ml.landing.databases import DatabaseError
 from ml.operations.plan import Rebuild, plan
 from ml.stages.rankings import rank_days
 from ml.stages.to_rank import faults_of_columns
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 from tests.support.known import present
 from tests.support.tiny_home import DAY, ITEMS, USERS, Home, tiny_settings
 

@@ -19,7 +19,9 @@ from ml.distillation.representation import Representation
 from ml.distillation.technique import Activations, Scale, Technique, Widths, masked_mean_square, perceptron
 from ml.foundation.settings import EXAMPLES
 from ml.lab.study.design import parse_variant
-from ml.surfaces.spec import DistillationHead, Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.learning import DistillationHead
+from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import techniques
 from tests.support.known import present, the
 

@@ -14,7 +14,8 @@ from ml.evaluation.predictions import student_predictions, teacher_predictions, 
 from ml.evaluation.results import Evaluation
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 from ml.teacher.teachers import LabelsOf
 
 PARTITION = date(2026, 2, 1)

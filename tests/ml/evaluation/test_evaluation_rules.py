@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from ml.evaluation.looks import PROMOTE_WORSE, critical
 from ml.evaluation.outcome import Outcome
 from ml.evaluation.rules import days_to_decide, judge_floor, judge_improvement, judge_interval, judge_rates
-from ml.surfaces.spec import ONE_LOOK, Looks
+from ml.surfaces.window import ONE_LOOK, Looks
 
 NAN = float("nan")
 

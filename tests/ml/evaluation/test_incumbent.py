@@ -24,7 +24,10 @@ from ml.foundation.documents import load_yaml
 from ml.foundation.ids import id63_array
 from ml.foundation.lake import Lake
 from ml.foundation.settings import EXAMPLES
-from ml.surfaces.spec import Incumbent, SpecError, Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.incumbent import Incumbent
+from ml.surfaces.keys import SpecError
+from ml.surfaces.spec import Surface
 from tests.ml.evaluation.conftest import KINDS, PARTITION, build_world
 
 DAYS = [PARTITION - timedelta(days=days) for days in (3, 2, 1)]

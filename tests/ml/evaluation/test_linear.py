@@ -12,8 +12,9 @@ from ml.evaluation.linear import against_control, linear_scores
 from ml.evaluation.report import markdown_summary, print_report, surface_report
 from ml.evaluation.results import Evaluation, LinearGain
 from ml.students.dataset import Dataset
+from ml.surfaces.files import load_surface
 from ml.surfaces.scaffold import TEMPLATES
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.spec import Surface
 
 USERS, ITEMS, ROWS = 60, 40, 6_000
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from deploy.cli.main import app
 from ml.evaluation import operating_curve
 from ml.evaluation.operating_curve import SIZES, Size, operating_point
-from ml.surfaces.spec import ONE_LOOK, Looks
+from ml.surfaces.window import ONE_LOOK, Looks
 
 SMALL = Size("simulator", "radio", "engagement", 120, 600, 3.0, 0.5, 0.18, 0.005)
 """An app so small that three days seldom decide."""

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from ml.evaluation.teacher_parts import shares, teacher_parts
 from ml.students.dataset import Dataset
+from ml.surfaces.files import load_surface
 from ml.surfaces.scaffold import TEMPLATES
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.spec import Surface
 
 USERS, ITEMS = 3000, 300
 

@@ -20,7 +20,8 @@ from ml.students.checkpoint import load_checkpoint, predict, save_checkpoint
 from ml.students.columns import to_arrays
 from ml.students.network import Ranker
 from ml.students.preprocessing import Preprocessing
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 from tests.support.known import the
 
 KEEP = ("user_id", "item_id", "hour", "session_outcomes", "row", "content_embedding", "item_age_days", "user_ctr")

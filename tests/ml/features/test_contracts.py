@@ -8,7 +8,9 @@ import pytest
 from ml.features.contracts import Contract, ContractError, contracts, faults
 from ml.features.tables import feature_tables
 from ml.foundation.settings import EXAMPLES, Settings
-from ml.surfaces.spec import Input, Surface, load_surfaces
+from ml.surfaces.columns import Input
+from ml.surfaces.files import load_surfaces
+from ml.surfaces.spec import Surface
 
 APPS = sorted(path.parent for path in EXAMPLES.glob("*/surfaces"))
 

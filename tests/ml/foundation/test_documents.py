@@ -12,7 +12,7 @@ from ml.foundation.sealed import DamagedError, unseal
 from ml.foundation.settings import Settings
 from ml.lab.demo_teacher import load_demo_spec
 from ml.landing.contract import load_contract as landing_contract
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from ml.teacher.contract import load_contract as teacher_contract
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

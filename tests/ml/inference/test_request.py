@@ -3,7 +3,7 @@
 import pytest
 
 from ml.inference.request import RequestError, _reader
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 
 NUMBER = Input(kind="request", type="number", default=0.5)
 

@@ -12,7 +12,7 @@ from ml.features.tables import feature_tables
 from ml.foundation.ids import id63
 from ml.foundation.lake import Lake
 from ml.inference.snapshot import KEEP, FeatureSnapshot, Published, SnapshotError, current_snapshot, publish
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 from tests.support.tiny_home import DAY, Home, tiny_settings
 
 

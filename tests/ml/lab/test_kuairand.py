@@ -17,7 +17,7 @@ from ml.foundation.settings import EXAMPLES, Settings
 from ml.lab import kuairand
 from ml.landing.contract import LandingError
 from ml.landing.load import LandingReport, load_days
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from tests.support.known import present, the
 
 FIRST, LAST = date(2022, 4, 20), date(2022, 4, 24)

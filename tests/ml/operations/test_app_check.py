@@ -10,8 +10,8 @@ from ml.foundation.settings import EXAMPLES, Settings
 from ml.operations.app_files import examine_files, require_files
 from ml.operations.app_trial import column_faults, examine_trial, trial_settings
 from ml.operations.findings import State
+from ml.surfaces.files import load_surface
 from ml.surfaces.scaffold import scaffold, scaffold_app
-from ml.surfaces.spec import load_surface
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ml.operations.dashboard import as_page, rows
 from ml.operations.weeks import Calibrated, Covered, Evaluated, Moved, ServedDay, Weeks, weeks
 from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from tests.support.known import present
 
 DAY = date(2026, 3, 1)

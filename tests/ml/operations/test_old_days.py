@@ -12,7 +12,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import EXAMPLES, Settings
 from ml.operations.housekeeping import tidy
 from ml.operations.old_days import KeepRefused, drop, old_days
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from tests.support.shop import Shop
 
 NEWEST = date(2026, 4, 30)

@@ -16,7 +16,7 @@ from ml.foundation.settings import EXAMPLES
 from ml.operations import spent as housekeeping
 from ml.operations.spent import Spent, remove, spent
 from ml.releases.recovery import recover
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from tests.support.shop import Shop
 
 OLD = 30.0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ml.foundation.settings import EXAMPLES
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from tests.support.shop import Shop
 
 

@@ -16,7 +16,7 @@ from ml.releases.promotion import Proposal
 from ml.releases.recovery import recover
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.verdicts import Override, StoredVerdict, now
-from ml.surfaces.spec import Gate, PromotionGate
+from ml.surfaces.gate import Gate, PromotionGate
 from tests.support.shop import Shop
 
 MANUAL = PromotionGate(mode="manual")

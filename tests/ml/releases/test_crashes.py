@@ -16,7 +16,7 @@ import pytest
 from ml.releases.champions import Pointer
 from ml.releases.promotion import Proposal
 from ml.releases.refusals import PromotionRefused, Refusal
-from ml.surfaces.spec import PromotionGate
+from ml.surfaces.gate import PromotionGate
 from tests.support.shop import opens_valid, synced
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from ml.foundation.signing import Keyring, UntrustedError, new_key
 from ml.releases.recovery import recover
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.store import ReleaseStore
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from tests.support.shop import Shop, opens_valid, served_version, synced
 from tests.support.tiny_home import Home, rank_body, tiny_settings
 

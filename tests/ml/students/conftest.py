@@ -8,7 +8,8 @@ from benchmarks.synthetic import LABELS, Shape, reduced, write_world
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.dataset import TrainingSet, build_training_set
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.spec import Surface
 
 FIRST_DAY = date(2026, 1, 1)
 PARTITION = date(2026, 1, 11)

@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 
 from ml.students.columns import ColumnError, to_arrays
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 
 
 def spec(**fields) -> Input:

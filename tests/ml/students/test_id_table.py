@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ml.students.preprocessing import Preprocessing
 from ml.students.vocabulary import hash_of
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 
 UNSEEN = [-1, 2**63 - 1, -(2**63), 987_654_321]
 LIMITS = np.iinfo(np.int64)

@@ -5,7 +5,10 @@ from ml.students.dataset import Dataset, TrainingSet, load
 from ml.students.loop import unknown_if_unseen
 from ml.students.optimizer import Recipe
 from ml.students.train import first_validation_row, fit
-from ml.surfaces.spec import SpecError, Surface, Training, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.keys import SpecError
+from ml.surfaces.learning import Training
+from ml.surfaces.spec import Surface
 
 
 def changed(surface: Surface, **training: float) -> Surface:

@@ -14,7 +14,8 @@ from ml.students.loop import Forgetting
 from ml.students.preprocessing import Preprocessing
 from ml.students.train import fit
 from ml.students.vocabulary import distinct_ids
-from ml.surfaces.spec import Input, Surface
+from ml.surfaces.columns import Input
+from ml.surfaces.spec import Surface
 
 
 def in_memory(data: Dataset) -> Dataset:

@@ -13,8 +13,10 @@ from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.students.checkpoint import CheckpointError, load_checkpoint
 from ml.students.dataset import TrainingSet
 from ml.students.train import train
+from ml.surfaces.files import load_surface
+from ml.surfaces.keys import SpecError
 from ml.surfaces.own import own_module
-from ml.surfaces.spec import SpecError, Surface, load_surface
+from ml.surfaces.spec import Surface
 
 TECHNIQUE = '''"""Half: an extra logit on half of a task's tower."""
 

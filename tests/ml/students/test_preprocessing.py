@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ml.students.preprocessing import Preprocessing
-from ml.surfaces.spec import Input
+from ml.surfaces.columns import Input
 
 
 def spec(**fields) -> Input:

@@ -9,8 +9,9 @@ from ml.students.space import ControlSpace, StudentSpace
 from ml.students.train import shuffle_soft_labels
 from ml.students.tune import GROUPS, Budget, Trial, TrialLog, gain_of, tune
 from ml.surfaces.edit import changed, changes
+from ml.surfaces.files import load_surface
 from ml.surfaces.scaffold import TEMPLATES
-from ml.surfaces.spec import Surface, load_surface
+from ml.surfaces.spec import Surface
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = [TEMPLATES / "surface.yaml", *sorted((ROOT / "examples").glob("*/surfaces/*.yaml"))]

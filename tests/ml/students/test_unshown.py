@@ -30,7 +30,9 @@ from ml.students.train import (
     shuffle_soft_labels,
     train,
 )
-from ml.surfaces.spec import SpecError, Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.keys import SpecError
+from ml.surfaces.spec import Surface
 from ml.surfaces.techniques import NO_TECHNIQUE, techniques
 from ml.teacher.labels import unshown_rows
 from tests.support.known import present

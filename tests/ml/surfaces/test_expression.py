@@ -59,7 +59,8 @@ def test_anything_else_is_refused_with_the_reason(text: str, reason: str):
 
 def test_a_surface_refuses_a_score_over_a_task_that_it_lacks(tmp_path):
     from ml.foundation.settings import EXAMPLES
-    from ml.surfaces.spec import SpecError, load_surface
+    from ml.surfaces.files import load_surface
+    from ml.surfaces.keys import SpecError
 
     path = tmp_path / "x.yaml"
     path.write_text(f"extends: {EXAMPLES}/simulator/surfaces/radio.yaml\nrank_by: sigmoid(ctr)\n", encoding="utf-8")

@@ -5,7 +5,10 @@ import yaml
 
 from ml.features.build import dbt_vars
 from ml.foundation.settings import EXAMPLES, Settings
-from ml.surfaces.spec import PLAYED_OUTCOMES, SpecError, Surface, load_surface
+from ml.surfaces.columns import PLAYED_OUTCOMES
+from ml.surfaces.files import load_surface
+from ml.surfaces.keys import SpecError
+from ml.surfaces.spec import Surface
 
 HOMEPAGE = EXAMPLES / "simulator" / "surfaces" / "homepage.yaml"
 

@@ -11,8 +11,8 @@ from ml.evaluation.diagnosis import diagnose
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.students.dataset import build_training_set
+from ml.surfaces.files import load_surface
 from ml.surfaces.scaffold import scaffold
-from ml.surfaces.spec import load_surface
 
 FIRST_DAY = date(2026, 1, 1)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ml.foundation.settings import EXAMPLES, Settings
-from ml.surfaces.spec import SpecError, load_surface, load_surfaces
+from ml.surfaces.files import load_surface, load_surfaces
+from ml.surfaces.keys import SpecError
 
 HOMEPAGE = EXAMPLES / "simulator" / "surfaces" / "homepage.yaml"
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from ml.surfaces.condition import ConditionError, condition
-from ml.surfaces.spec import SpecError, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.keys import SpecError
 from tests.checks.conftest import SPEC
 
 

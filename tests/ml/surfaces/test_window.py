@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from assets.partitions import student_window
 from ml.foundation.settings import EXAMPLES, Settings
-from ml.surfaces.spec import SpecError, Surface, load_surface, load_surfaces
+from ml.surfaces.files import load_surface, load_surfaces
+from ml.surfaces.keys import SpecError
+from ml.surfaces.spec import Surface
 
 HOMEPAGE = EXAMPLES / "simulator" / "surfaces" / "homepage.yaml"
 

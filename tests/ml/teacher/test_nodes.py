@@ -27,7 +27,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.progress import Step
 from ml.foundation.quiet import QUIET
 from ml.foundation.settings import Settings
-from ml.surfaces.spec import load_surfaces
+from ml.surfaces.files import load_surfaces
 from ml.teacher import labels
 from ml.teacher.columns import InputColumns
 from ml.teacher.contract import Contract, load_contract

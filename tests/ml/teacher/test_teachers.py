@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from ml.foundation.settings import Settings, SettingsError, app_values, write_settings_file
-from ml.surfaces.spec import SpecError, Surface, load_surface
+from ml.surfaces.files import load_surface
+from ml.surfaces.keys import SpecError
+from ml.surfaces.spec import Surface
 from ml.teacher.contract import ContractError, load_contract
 from ml.teacher.teachers import LabelsOf, home_contracts, kinds_of, labels_of, teacher_names
 from tests.checks.conftest import SPEC

@@ -30,7 +30,7 @@ from ml.students.dataset import Dataset
 from ml.students.network import Ranker
 from ml.students.preprocessing import Preprocessing
 from ml.students.train import fit
-from ml.surfaces.spec import load_surface
+from ml.surfaces.files import load_surface
 from ml.surfaces.techniques import techniques
 from ml.teacher.contract import load_contract
 from tests.checks.conftest import make_home
