@@ -154,5 +154,5 @@ def diagnose(
     show_table(
         f"error rates of the diagnosis on study {name}, exact 95 % intervals", rates, right=("how often", "share")
     )
-    for path in write_foretelling(table, design, out):
+    for path in write_foretelling(table, design, seeds, out):
         say(f"wrote {path}")

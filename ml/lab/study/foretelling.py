@@ -145,8 +145,8 @@ def error_rates(table: list[Foretold]) -> list[ErrorRate]:
     return found
 
 
-def write_foretelling(table: list[Foretold], design: Design, out: Path) -> list[Path]:
-    """Write the comparison as Markdown, an HTML page beside it and the plot; return the files."""
+def write_foretelling(table: list[Foretold], design: Design, seeds: int, out: Path) -> list[Path]:
+    """Write the comparison, of diagnoses with ``seeds`` initialisations: Markdown, HTML and plot; return the files."""
     gains = {
         "student's gain": [x.diagnosis.student.estimate for x in table],
         "stacked gain": [x.diagnosis.stacked.estimate if x.diagnosis.stacked else np.nan for x in table],
@@ -156,7 +156,14 @@ def write_foretelling(table: list[Foretold], design: Design, out: Path) -> list[
     outcomes: dict[str, list[Foretold]] = {}
     for x in table:
         outcomes.setdefault(x.diagnosis.judgement, []).append(x)
-    facts = {"design": design, "table": table, "ranks": ranks, "outcomes": outcomes, "rates": error_rates(table)}
+    facts = {
+        "design": design,
+        "seeds": seeds,
+        "table": table,
+        "ranks": ranks,
+        "outcomes": outcomes,
+        "rates": error_rates(table),
+    }
     return write_pages(_TEMPLATE, facts, {"gains": _scatter(table)}, out, "Crossfade: does the diagnosis foretell?")
 
 

@@ -52,7 +52,7 @@ def test_error_rates_count_promises_that_did_not_come_and_gains_that_were_denied
     assert counts == [(2, 3), (1, 3), (1, 2), (1, 2), (1, 2), (1, 8), (1, 8)]
     first = error_rates(table)[0]
     assert (first.lo, first.hi) == pytest.approx((0.094, 0.992), abs=1e-3), "Clopper and Pearson, 2 of 3"
-    text = write_foretelling([*table, replace(table[0], world="demo-2")], load_design("taste"), tmp_path / "d.md")[0]
+    text = write_foretelling([*table, replace(table[0], world="demo-2")], load_design("taste"), 2, tmp_path / "d.md")[0]
     assert "| said `helps`, and the lift later is not above 0 | 2 of 4 | 50 % [7, 93] |" in text.read_text()
     assert error_rates([])[0].of == 0
 
