@@ -1,6 +1,7 @@
 """The champion log is read whole or not at all, and whoever cannot read it is told the way out."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -371,3 +372,16 @@ def test_a_file_beside_verdicts_that_is_none_is_told_by_its_name(shop) -> None:
     verdict.path.with_name("note.txt").touch()
     with pytest.raises(DamagedError, match=r"note\.txt is no document of this folder; move it away"):
         shop.judge(candidate)
+
+
+def test_a_log_that_was_copied_from_another_surface_moves_nobody(shop) -> None:
+    rolled_back(shop)
+    for name in ("champion", "heads", "releases"):
+        for path in (shop.root / name).glob("homepage*"):
+            copy = path.with_name(path.name.replace("homepage", "radio"))
+            shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    with pytest.raises(DamagedError, match="homepage"):
+        shop.store.champion("radio")
+    with pytest.raises(DamagedError, match="homepage"):
+        shop.store.rollback("radio", **BY)
+    assert shop.store.champion("homepage") is not None
