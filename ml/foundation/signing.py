@@ -308,13 +308,7 @@ def public_key(path: Path) -> ec.EllipticCurvePublicKey:
     Raises:
         UnusableKey: It is none on P-256, or anybody may exchange it.
     """
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise UnusableKey(f"{path} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
-        raise UnusableKey(f"{path} is no file of a public key")
-    if found.st_mode & stat.S_IWOTH:
+    if _mode_of(path, str(path), "public") & stat.S_IWOTH:
         raise UnusableKey(f"anybody may write to {path}: chmod o-w {path}")
     _require_place(path)
     try:
@@ -359,6 +353,17 @@ def new_key(path: Path, public: Path) -> str:
     return key_id(private.public_key())
 
 
+def _mode_of(path: Path, shown: str, kind: str) -> int:
+    """Return the mode of a key's file; refuse what is none, which reading might wait for without end."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UnusableKey(f"{shown} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+        raise UnusableKey(f"{shown} is no file of a {kind} key")
+    return found.st_mode
+
+
 def _require_place(path: Path) -> None:
     """Refuse a key in a folder, or where a link leads to one, in which anybody may put another in its place.
 
@@ -373,19 +378,15 @@ def _require_place(path: Path) -> None:
 
 def _read_private(path: Path) -> bytes:
     """Return the content of a private key's file that its owner alone may read."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise UnusableKey(f"{path} (signing_key_file) cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
-        raise UnusableKey(f"{path} (signing_key_file) is no file of a private key")
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UnusableKey(f"others may use {path}, mode {stat.S_IMODE(found.st_mode):o}: chmod 600 {path}")
+    shown = f"{path} (signing_key_file)"
+    mode = _mode_of(path, shown, "private")
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UnusableKey(f"others may use {path}, mode {stat.S_IMODE(mode):o}: chmod 600 {path}")
     _require_place(path)
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UnusableKey(f"{path} (signing_key_file) cannot be read: {error.strerror}") from error
+        raise UnusableKey(f"{shown} cannot be read: {error.strerror}") from error
 
 
 def _private_key(pem: bytes, where: str) -> ec.EllipticCurvePrivateKey:

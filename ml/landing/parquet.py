@@ -49,8 +49,8 @@ def read_columns(
         ValueError: The file holds another number of rows than it says, or a wanted column twice.
     """
     with pq.ParquetFile(path) as file:
-        texts = _texts(file, limit)
-    with pq.ParquetFile(path, coerce_int96_timestamp_unit="us", read_dictionary=texts) as file:
+        footer, texts = file.metadata, _texts(file, limit)
+    with pq.ParquetFile(path, metadata=footer, coerce_int96_timestamp_unit="us", read_dictionary=texts) as file:
         actual = file.schema_arrow.names
         names = tuple(named(actual))
         present = {name: actual[names.index(name)] for name in wanted if name in names}

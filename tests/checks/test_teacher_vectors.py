@@ -30,19 +30,8 @@ from ml.teacher.labels import label_days
 from ml.teacher.vectors import embed_days
 from tests.checks.spoilt import Bench, blocked
 from tests.support.known import present
+from tests.support.toys import GRAPH
 
-GRAPH = """
-<ir_version: 9, opset_import: ["" : 17]>
-toy (float[n] item_ctr, float[n] absent) => (float[n] click, float[n, 2] thing) {
-    four = Constant <value = float {4.0}> ()
-    scaled = Mul (item_ctr, four)
-    click = Add (scaled, absent)
-    axis = Constant <value = int64[1] {1}> ()
-    column = Unsqueeze (item_ctr, axis)
-    waves = Sin (column)
-    thing = Concat <axis = 1> (column, waves)
-}
-"""
 YML = """
 models:
   - name: feat_teacher_item

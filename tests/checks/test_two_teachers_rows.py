@@ -47,21 +47,11 @@ from ml.teacher.vectors import embed_days
 from ml.teacher.withdrawn import drop_withdrawn, drop_withdrawn_vectors
 from tests.checks.conftest import SPEC
 from tests.support.known import present
+from tests.support.toys import GRAPH
 
 PAIRS, INPUTS, LABELS = unshown_table("tiny"), unshown_inputs_table("tiny"), unshown_rows("tiny").labels
 MODELS = {
-    "video": """
-<ir_version: 9, opset_import: ["" : 17]>
-video (float[n] item_ctr, float[n] absent) => (float[n] click, float[n, 2] thing) {
-    four = Constant <value = float {4.0}> ()
-    scaled = Mul (item_ctr, four)
-    click = Add (scaled, absent)
-    axis = Constant <value = int64[1] {1}> ()
-    column = Unsqueeze (item_ctr, axis)
-    waves = Sin (column)
-    thing = Concat <axis = 1> (column, waves)
-}
-""",
+    "video": GRAPH,
     "books": """
 <ir_version: 9, opset_import: ["" : 17]>
 books (float[n] level, float[n] absent) => (float[n] click, float[n, 2] person) {
