@@ -109,6 +109,7 @@ def test_what_lands_is_what_entered_the_model_and_what_was_answered(
     assert (named["exposure_id"], named["item_id"], named["candidate"]) == ("e3", "i3", 3)
 
 
+@pytest.mark.slow
 def test_an_exposure_id_is_no_input_and_one_that_is_none_is_refused(client: httpx.Client, ready_home: Home) -> None:
     body = rank_body()
     plain = client.post("/rank", json=body).json()

@@ -38,6 +38,7 @@ def test_cases(url: str, case: str) -> None:
     assert server_cases.run(CASES, url, (case,)) == {case: []}
 
 
+@pytest.mark.slow
 def test_what_never_ends_is_ended(quick: str) -> None:
     assert server_cases.run(CASES, quick, ("slow",)) == {"slow": []}
 
@@ -57,6 +58,7 @@ def closed(client: socket.socket, seconds: float = 5) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_body_that_goes_on_after_its_answer_is_ended(quick: str) -> None:
     with socket.create_connection(address_of(quick)) as client:
         client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
@@ -68,6 +70,7 @@ def test_a_body_that_goes_on_after_its_answer_is_ended(quick: str) -> None:
                 time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_who_does_not_read_is_ended(quick: str) -> None:
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

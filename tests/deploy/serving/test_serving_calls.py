@@ -127,6 +127,7 @@ def silent_streams(port: int, many: int, held: ExitStack) -> list[Any]:
     return streams
 
 
+@pytest.mark.slow
 def test_who_opens_calls_and_sends_nothing_keeps_nobody_out(ready_home: Home) -> None:
     port = free_port()
     settings = tiny_settings(ready_home.settings.home, serve_grpc_port=port)

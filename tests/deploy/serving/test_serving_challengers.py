@@ -63,6 +63,7 @@ def test_a_canary_answers_its_share_of_users_and_always_the_same_ones(home: Home
     assert metric(client, 'loads_total{outcome="loaded",what="release"}') == 2, "it was loaded already"
 
 
+@pytest.mark.slow
 def test_a_canary_that_cannot_be_loaded_answers_nobody(home: Home, client: httpx.Client) -> None:
     home.challenge("homepage", 2, mode="canary", share=1.0, model=b"no model")
     until(lambda: metric(client, 'loads_total{outcome="failed",what="challenger"}') == 1)

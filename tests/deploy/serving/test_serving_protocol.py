@@ -67,6 +67,7 @@ def test_the_stock_client_reads_health_and_metadata(stock: triton.InferenceServe
     assert not stock.is_model_ready("homepage", "2") and not stock.is_model_ready("video")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surface", ["homepage", "radio"])
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False, None])
@@ -469,6 +470,7 @@ def test_of_two_equal_keys_the_last_counts_however_a_list_is_read(twice: bytes) 
     assert read_as(TensorSpec("x", "int64"), body) == read_as(TensorSpec("x", "int64"), body[:-1] + BRACKET)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=cast("list[HealthCheck]", list(HealthCheck)))
 @given(data=st.data())
 def test_no_body_makes_the_server_fail(client: httpx.Client, ready_home: Home, data: st.DataObject) -> None:

@@ -131,6 +131,7 @@ def _examples(lake: Lake, surface: Surface) -> pa.Table:
     """)
 
 
+@pytest.mark.slow
 def test_the_example_request_is_answered(home: Home) -> None:
     home.publish()
     home.promote("radio", 1)

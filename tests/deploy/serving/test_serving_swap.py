@@ -78,6 +78,7 @@ def test_swaps_under_requests_lose_none_and_mix_none(home: Home) -> None:
     assert "crossfade_drained_models_total 5.0" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_champion_that_cannot_be_served_leaves_the_old_one(
     home: Home, case: str, caplog: pytest.LogCaptureFixture
@@ -138,6 +139,7 @@ def test_a_broken_first_release_does_not_keep_the_other_surface_from_serving(hom
     assert engine.not_ready() == ["the champion of homepage is not loaded"]
 
 
+@pytest.mark.slow
 def test_many_swaps_keep_memory_flat(home: Home) -> None:
     import psutil
 

@@ -74,6 +74,7 @@ def test_a_callers_trace_leads_to_release_and_snapshot_with_the_time_of_each_par
         assert not any(secret in part for part in taken), "a span has nothing of a request"
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_down_fails_no_request(ready_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:9/v1/traces")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")

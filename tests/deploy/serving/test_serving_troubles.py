@@ -121,6 +121,7 @@ def test_without_the_token_ready_names_troubles_but_no_files(home: Home) -> None
     assert anybody == "the log says more" and "feature pointer" in known
 
 
+@pytest.mark.slow
 def test_a_server_that_shall_end_says_so_before_it_closes(ready_home: Home) -> None:
     stop, urls = threading.Event(), []
 

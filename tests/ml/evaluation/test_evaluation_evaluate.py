@@ -195,6 +195,7 @@ def test_another_seed_moves_intervals_and_no_estimate(world: Any) -> None:
     assert a.lo == pytest.approx(b.lo, abs=0.5 * a.se)
 
 
+@pytest.mark.slow
 def test_json_gives_the_evaluation_back(world: Any) -> None:
     text = world.evaluation.to_json()
     back = Evaluation.from_json(text)
@@ -266,6 +267,7 @@ def test_a_surface_cannot_replace_a_slice_that_every_surface_has(world: Any, nam
         Surface.model_validate(spec)
 
 
+@pytest.mark.slow
 def test_one_evaluated_user_gives_no_interval_instead_of_one_without_width(small_world: Any) -> None:
     lake, surface = small_world()
     lake.connection.execute("update lake.features.examples_homepage set user_id = 1")
@@ -301,6 +303,7 @@ def test_an_empty_slice_is_flagged_and_stands_as_null(small_world: Any) -> None:
     assert Evaluation.from_json(found.to_json()).to_json() == found.to_json()
 
 
+@pytest.mark.slow
 def test_the_teacher_counts_only_where_its_contract_has_the_output(world: Any) -> None:
     value_only = compute_evaluation(
         world.lake, world.surface, world.partition, teacher_outputs={"click": "value"}, seed=1, replicates=20
@@ -449,6 +452,7 @@ def test_predictions_that_do_not_cover_the_evaluation_days_are_refused(small_wor
         run()
 
 
+@pytest.mark.slow
 def test_a_partition_without_predictions_and_a_label_that_is_not_binary_are_refused(small_world: Any) -> None:
     lake, surface = small_world()
     with pytest.raises(PredictionError, match="no predictions of 2026-03-01"):

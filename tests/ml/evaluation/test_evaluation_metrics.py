@@ -33,6 +33,7 @@ def test_binary_metrics_equal_scikit_learn_with_ties(data: tuple) -> None:
     assert metrics.log_loss(labels, scores) == pytest.approx(sk.log_loss(labels, expit(scores)))
 
 
+@pytest.mark.slow
 @SMALL
 @given(scored())
 def test_gauc_equals_scikit_learn_per_user_weighted_by_impressions(data: tuple) -> None:
@@ -47,6 +48,7 @@ def test_gauc_equals_scikit_learn_per_user_weighted_by_impressions(data: tuple) 
     assert found == pytest.approx(total / weight) if weight else np.isnan(found)
 
 
+@pytest.mark.slow
 @SMALL
 @given(scored(), st.integers(1, 12))
 def test_ndcg_equals_scikit_learn_per_session_with_ties(data: tuple, cutoff: int) -> None:

@@ -28,6 +28,7 @@ def test_every_plot_of_an_evaluation_is_a_png_900_pixels_wide(world: Any) -> Non
     assert {size(png)[0] for png in found.values()} == {900}
 
 
+@pytest.mark.slow
 def test_a_plot_is_embedded_whole(world: Any) -> None:
     png = plots.delta_plot(world.evaluation)
     text = plots.markdown_image(png, "deltas")

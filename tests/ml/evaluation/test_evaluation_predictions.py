@@ -52,6 +52,7 @@ def test_a_rewrite_replaces_its_model_and_partition_only(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "message"),
     [

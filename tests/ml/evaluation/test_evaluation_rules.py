@@ -48,6 +48,7 @@ def test_a_candidate_that_is_looked_at_often_needs_more_evidence_to_pass_and_to_
     assert judge_interval(*fails, margin=0.005, looks=WEEKS)[0] is Outcome.INCONCLUSIVE
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the width for each number of comparisons is computed once
 @given(
     value=st.floats(-0.1, 0.1),

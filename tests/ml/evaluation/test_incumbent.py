@@ -153,6 +153,7 @@ def test_where_a_candidate_must_not_lose_too_few_scores_block(beside: tuple[Eval
     assert "present ranker (v7) has no score of any evaluation row" in markdown_summary(without, surface)
 
 
+@pytest.mark.slow
 def test_another_version_has_no_part_in_it(landed: Landed) -> None:
     lake, surface, _ = landed
     unknown = surface.model_copy(update={"incumbent": DECLARED.model_copy(update={"version": "v8"})})

@@ -149,6 +149,7 @@ def test_propensities_that_landed_are_in_the_evaluation_and_what_stores_and_tell
     assert told.splitlines()[1] in markdown_summary(evaluation, surface)
 
 
+@pytest.mark.slow
 def test_rows_that_chance_put_there_are_candidates_of_their_user_and_others_are_left_out(
     small_world: Callable[..., tuple[Lake, Surface]],
 ) -> None:
@@ -168,6 +169,7 @@ def test_rows_that_chance_put_there_are_candidates_of_their_user_and_others_are_
     assert known.lists == known.users <= of_days["users"] and known.adds_up
 
 
+@pytest.mark.slow
 def test_propensities_of_a_larger_pool_do_not_add_up(small_world: Callable[..., tuple[Lake, Surface]]) -> None:
     lake, surface = small_world()
 
@@ -179,6 +181,7 @@ def test_propensities_of_a_larger_pool_do_not_add_up(small_world: Callable[..., 
     assert known.added == pytest.approx(100) and not known.adds_up
 
 
+@pytest.mark.slow
 def test_a_list_id_divides_a_session_and_a_stage_of_an_earlier_version_has_none(
     small_world: Callable[..., tuple[Lake, Surface]],
 ) -> None:

@@ -20,6 +20,7 @@ def _promoted(loss: float, looks: Looks, candidates: int = 400) -> operating_cur
     return operating_point(SMALL, loss, looks=looks, **common)
 
 
+@pytest.mark.slow
 def test_a_candidate_worse_by_one_margin_is_promoted_one_time_in_twenty_at_most_over_all_looks() -> None:
     worse, healthy = _promoted(1.0, Looks(3, 14)), _promoted(0.0, Looks(3, 14))
     assert worse.promoted <= 0.05

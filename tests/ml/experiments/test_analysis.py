@@ -73,6 +73,7 @@ def test_one_ranker_in_both_variants_gives_exactly_nothing_where_both_answer():
     assert (lift.estimate, lift.lo, lift.hi, lift.worlds, lift.above) == (0.0, 0.0, 0.0, 3, 0)
 
 
+@pytest.mark.slow
 def test_intervals_over_users_cover_the_truth_about_as_often_as_they_say():
     covered = 0
     for world in range(100):

@@ -14,6 +14,7 @@ def found() -> dict[tuple[str, float], Rate]:
     return {(rate.method, rate.lift): rate for rate in rates((0.0, 0.4), runs=40, app=APP)}
 
 
+@pytest.mark.slow
 def test_daily_looks_seldom_err_and_find_a_large_difference(found: dict[tuple[str, float], Rate]) -> None:
     for method in ("daily", "history", "interleaved"):
         assert found[(method, 0.0)].share <= 0.05, method

@@ -94,6 +94,7 @@ def test_no_row_gives_nan_and_all_unknown_ids_score_alike(student: Path, exporte
     np.testing.assert_allclose(scores, np.repeat(scores[:1], 3), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_file_is_clean(exported: Export, surface: Surface):
     facts = inspect(exported.path)
     assert facts["checker"] is None

@@ -56,6 +56,7 @@ def reader(config: Path) -> Keyring:
     return Keyring(keyless=Keyless([TRUSTED], config=config))
 
 
+@pytest.mark.slow
 def test_a_bundle_that_model_signing_signed_without_a_key_is_read() -> None:
     """`model_signing sign sigstore` 1.1.1 wrote it, with a Sigstore of its own, whose configuration lies beside."""
     bundle = (GOLD / "keyless.sig").read_bytes()
@@ -273,6 +274,7 @@ def test_a_key_and_an_identity_are_trusted_at_once_but_one_of_them_signs(
     assert "Trusted identities: none" in keys.of_document(PLACE, HASH, signature).fault
 
 
+@pytest.mark.slow
 def test_where_it_is_off_nothing_of_it_is_loaded_and_a_reader_asks_nobody(
     signature: dict[str, Any], config: Path, tmp_path: Path
 ) -> None:

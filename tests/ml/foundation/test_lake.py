@@ -100,6 +100,7 @@ def files_read(lake: Lake, query: str, *parameters: object) -> int:
     return int(re.findall(r"Total Files Read:\s*(\d+)", plan)[0])
 
 
+@pytest.mark.slow
 def test_without_statistics_every_query_says_the_same_and_a_day_is_still_one_file(lake: Lake) -> None:
     before = [lake.connection.execute(query).fetchall() for query in QUERIES]
     everything = {"day", "n", "x", "word"}

@@ -57,6 +57,7 @@ def hashes(lake: Lake) -> int:
     return lake.connection.execute(f"select count(*) from {HASHES}").fetchall()[0][0]
 
 
+@pytest.mark.slow
 def test_every_flip_is_seen_whether_or_not_the_file_can_be_read(lake: Lake, settings: Settings) -> None:
     """Of thirty flips most are read as other data; the hash sees all of them."""
     assert verify(settings).files == 3
@@ -73,6 +74,7 @@ def test_every_flip_is_seen_whether_or_not_the_file_can_be_read(lake: Lake, sett
     assert verify(settings).recorded == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -111,6 +113,7 @@ def test_files_of_version_0_1_are_recorded_once_and_that_is_said(lake: Lake, set
         verify(settings)
 
 
+@pytest.mark.slow
 def test_a_merge_refuses_a_damaged_file_and_hands_the_hashes_on(lake: Lake, settings: Settings) -> None:
     for seed in range(2):  # small files of one day, which a merge takes together
         lake.append("ml.things", rows(DAYS[0], seed), "more")
@@ -129,6 +132,7 @@ def test_a_merge_refuses_a_damaged_file_and_hands_the_hashes_on(lake: Lake, sett
     assert hashes(lake) == len(lake.files.named(every=True)) == len(data(settings))
 
 
+@pytest.mark.slow
 def test_hashes_are_in_the_copy_of_a_catalog_and_of_the_state_that_it_holds(
     lake: Lake, settings: Settings, tmp_path: Path
 ) -> None:

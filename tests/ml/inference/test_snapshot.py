@@ -55,6 +55,7 @@ def test_changed_features_of_a_day_give_another_folder(home: Home) -> None:
     assert first.path.exists()
 
 
+@pytest.mark.slow
 def test_an_older_day_never_replaces_a_newer_one_and_few_are_kept(home: Home) -> None:
     newest = published(home, 4)
     for number in (1, 2, 3):
@@ -93,6 +94,7 @@ def test_a_snapshot_whose_manifest_names_no_keys_is_served_as_before(home: Home)
     assert {name: value.tobytes() for name, value in found.items()} == {n: v.tobytes() for n, v in expected.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pointer", [b"{", b"[]", b"{}", b"null", b"\xff"])
 def test_a_damaged_pointer_is_refused_by_its_name_and_mended_by_publishing(home: Home, pointer: bytes) -> None:
     path = published(home, 5).path
@@ -122,6 +124,7 @@ def test_a_day_without_features_is_refused(home: Home) -> None:
         publish(lake, home.settings, home.surfaces, DAY.replace(year=2027))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
@@ -145,6 +148,7 @@ def test_wrong_tables_are_refused_and_the_pointer_stays(tmp_path: Path, statemen
     assert current_snapshot(home.settings) == before
 
 
+@pytest.mark.slow
 def test_lookups_of_empty_tables_give_defaults(tmp_path: Path) -> None:
     home = Home(tiny_settings(tmp_path / "home"))
     with Lake(home.settings) as lake:

@@ -198,6 +198,7 @@ def test_a_day_is_a_day_of_chinas_clock(landed: Lake) -> None:
     assert {r["h"] for r in days} == {0}
 
 
+@pytest.mark.slow
 def test_profiles_know_only_the_seven_days_before(landed: Lake) -> None:
     source = pl.DataFrame(base_rows()).filter(pl.col("tab") == 1)
     for offset in range(5):

@@ -22,6 +22,7 @@ def test_most_intervals_hold_the_truth_and_errors_are_small_beside_them(found: l
             assert abs(row.bias) < 3 * row.spread / LOGS**0.5, (named(row), row.method)
 
 
+@pytest.mark.slow
 def test_good_expected_labels_narrow_what_contrary_ones_leave_wide(found: list[Coverage]) -> None:
     own = {(row.ranker, row.reference, row.method): row for row in found}
     good, wrong = own["student", None, "dr"], own["student", None, "dr_wrong"]

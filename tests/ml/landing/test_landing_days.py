@@ -108,6 +108,7 @@ def test_a_bad_day_fails_alone_and_the_days_beside_it_land(settings: Settings, l
     assert lake.sql("select distinct day from landing.exposures").num_rows == len(days)
 
 
+@pytest.mark.slow
 def test_one_broken_table_fails_a_day_that_is_fine_as_a_whole(settings: Settings, lake: Lake) -> None:
     strict = settings.model_copy(update={"max_quarantine_share": 0.01})
     put(settings, "source_impressions", "a.parquet", to_parquet(impressions("s", [True] * 5_000)))
@@ -119,6 +120,7 @@ def test_one_broken_table_fails_a_day_that_is_fine_as_a_whole(settings: Settings
         load_days(lake, strict, [DAY], SURFACES)
 
 
+@pytest.mark.slow
 def test_a_day_without_a_required_table_fails_and_an_empty_file_is_an_empty_table(tmp_path: Path, lake: Lake) -> None:
     settings = Settings(home=tmp_path, first_day=DAY, threads=2)
     put(settings, "exposures", "a.csv", to_csv(exposures("a")))
@@ -135,6 +137,7 @@ def test_a_day_without_a_required_table_fails_and_an_empty_file_is_an_empty_tabl
     assert sum(r.rows_in for r in load_days(lake, settings, [DAY], SURFACES)) == 3
 
 
+@pytest.mark.slow
 def test_progress_tells_each_day(settings: Settings, lake: Lake) -> None:
     put(settings, "exposures", "a.csv", to_csv(exposures("a")) + b"ragged\n")
     steps: list[Step] = []
@@ -181,6 +184,7 @@ def test_files_that_are_replaced_while_they_are_read_land_as_one_version_whose_h
     assert list(changed_days(settings).ready) == [DAY], "what comes after the day was read is landed next"
 
 
+@pytest.mark.slow
 def test_a_day_whose_files_never_rest_fails_and_stays_as_it_was(
     settings: Settings, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

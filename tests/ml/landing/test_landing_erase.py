@@ -88,6 +88,7 @@ def test_row_numbers_of_parquet_hold_across_row_groups(tmp_path: Path) -> None:
     assert after.equals(frame.filter(pl.col("user_id") != "u3"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["zstd", "snappy", "gzip", "brotli", "lz4", "uncompressed"])
 def test_a_parquet_file_keeps_its_codecs_and_its_size(codec: Any, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"

@@ -124,6 +124,7 @@ def written(draw: st.DrawFn) -> tuple[str, datetime]:
     return text + ends[form], local - moved
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(drawn=st.lists(written(), min_size=1, max_size=20))
 def test_a_time_in_any_usual_form_is_read_to_the_microsecond(drawn: list[tuple[str, datetime]]) -> None:
@@ -241,6 +242,7 @@ USER_KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", USER_KINDS)
 def test_ids_of_any_exact_type_are_text_in_their_usual_form(zone: tuple[Settings, Lake], kind: str) -> None:
     column = USER_KINDS[kind]
@@ -261,6 +263,7 @@ def test_ids_that_are_floats_in_parquet_are_refused(zone: tuple[Settings, Lake],
     assert not loaded and "user_id" in refused[1] and "export it as text" in refused[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns", "int96"])
 def test_parquet_times_of_every_unit_keep_their_value_or_cost_their_row(zone: tuple[Settings, Lake], unit: str) -> None:
     """Also those that 64-bit microseconds or nanoseconds cannot hold."""
@@ -289,6 +292,7 @@ def test_parquet_times_of_every_unit_keep_their_value_or_cost_their_row(zone: tu
 SENTINELS = ["0001-01-01 00:00:00", "0001-01-01T00:00:00Z", "9999-12-31 23:59:59", "infinity", "-infinity", "Infinity"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [*SENTINELS, "1970-01-01 00:00:00", "1970-01-01"])
 def test_dates_that_stand_for_nothing_are_nulls(zone: tuple[Settings, Lake], text: str) -> None:
     rows = [{"user_id": "a", "signed_up_at": text}, {"user_id": "b", "signed_up_at": "2024-02-29 12:00:00"}]
@@ -306,6 +310,7 @@ def test_the_app_says_which_dates_stand_for_nothing(zone: tuple[Settings, Lake],
     assert loaded["a"]["signed_up_at"] is None and loaded["b"]["signed_up_at"] == datetime(1970, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl"])
 def test_headers_in_capitals_and_renamed_ones_are_the_contracts(
     zone: tuple[Settings, Lake], tmp_path: Path, name: str

@@ -117,6 +117,7 @@ def test_the_sensor_sees_the_day_of_late_rows_as_changed_until_it_is_built(zone:
     assert not changed_days(settings).ready
 
 
+@pytest.mark.slow
 def test_a_late_row_waits_for_a_day_that_has_not_landed(zone: tuple[Settings, Lake]) -> None:
     settings, lake = zone
     lie(settings, DAYS[2], of("mixed", DAYS[2], DAYS[1]))
@@ -127,6 +128,7 @@ def test_a_late_row_waits_for_a_day_that_has_not_landed(zone: tuple[Settings, La
     assert held(lake)["mixed1"] == DAYS[1] and not waiting(lake) and counts(lake) == (3, 3, 0)
 
 
+@pytest.mark.slow
 def test_what_is_too_late_twice_there_or_of_no_day_of_the_app_is_refused_with_its_file(
     zone: tuple[Settings, Lake],
 ) -> None:
@@ -154,6 +156,7 @@ def test_refuse_is_the_default(tmp_path: Path) -> None:
         assert counts(lake) == (3, 2, 1) and "mixed1" not in held(lake)
 
 
+@pytest.mark.slow
 def test_every_type_of_value_survives_the_way_to_its_day(tmp_path: Path) -> None:
     kinds = {"taste": "float_vector[8]", "price": "float64", "big": "bool"}
     columns = {name: {"type": kind, "nullable": True, "description": "d"} for name, kind in kinds.items()}

@@ -1,6 +1,7 @@
 """One odd thing in one day costs that day, by its name: the days beside it land, and the sensor answers.
 
 Folders, links, pipes, sockets and names that are no UTF-8 cannot be kept as files of a repository: they are made here.
+Dagster is imported by the two tests that ask it: it costs every collection of these folders two seconds.
 """
 
 import gzip
@@ -15,17 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import ml.landing.load
-from assets.landing import build_landing
-from assets.progress import ProgressResource
-from deploy.automation.days import RANGE_END, RANGE_START, range_tags
-from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
@@ -175,6 +171,11 @@ def test_an_odd_entry_costs_its_own_day_by_its_name_and_the_day_beside_it_lands(
 def test_the_landing_sensor_answers_while_odd_entries_lie_there_and_says_so(
     zone: Settings, prepared_home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    import dagster as dg
+
+    from deploy.automation.days import RANGE_END, RANGE_START, range_tags
+    from deploy.definitions import build_definitions
+
     home = zone.model_copy(update={"home": shutil.copytree(prepared_home, tmp_path / "home")})
     with Lake(home) as lake:
         init_tables(lake)
@@ -204,6 +205,12 @@ def test_a_range_with_a_panic_in_one_day_shows_the_other_days_as_materialized(
     zone: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a library of Rust does with foreign bytes, the step fails by the day, not the process by the panic."""
+    import dagster as dg
+
+    from assets.landing import build_landing
+    from assets.progress import ProgressResource
+    from deploy.automation.days import range_tags
+
     judge = ml.landing.load._read_table
 
     def panic(settings: Settings, contract: object, name: str, day: object, *more: object) -> object:
@@ -225,6 +232,7 @@ def test_a_range_with_a_panic_in_one_day_shows_the_other_days_as_materialized(
         assert instance.get_materialized_partitions(dg.AssetKey(["landing", "exposures"])) == {str(NEXT)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_is_no_fault_of_a_file(
     zone: Settings, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
@@ -273,6 +281,7 @@ def bomb_of_nothing() -> tuple[str, bytes]:
     return "bomb.parquet", parquet(exposure_id=one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bomb", [bomb_of_late_words, bomb_of_words_in_lists, bomb_of_nothing], ids=lambda bomb: bomb.__name__
 )
@@ -313,6 +322,7 @@ def parquet(**columns: pa.Array) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", [bomb_of_text, bomb_of_words, bomb_of_numbers], ids=lambda bomb: bomb.__name__)
 def test_a_small_file_that_unpacks_to_far_more_is_refused_by_name_and_setting(
     zone: Settings, bomb: Callable[[], tuple[str, bytes]]

@@ -180,6 +180,7 @@ CASTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASTS)
 def test_a_column_is_read_as_the_type_that_the_source_says(app: Callable[[str], Settings], case: str) -> None:
     table, rule, column, value, wanted = CASTS[case]

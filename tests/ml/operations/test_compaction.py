@@ -61,6 +61,7 @@ def files(lake: Lake, *days: date) -> set[str]:
     return {file.path for file in lake.files.named(tables=[TABLE], days=(days[0], days[-1]))}
 
 
+@pytest.mark.slow
 def test_a_month_that_is_over_is_one_file_and_every_state_reads_as_before(lake: Lake) -> None:
     versions = [lake.snapshot() - back for back in (5, 1, 0)]
     before, size = states(lake, versions), lake.files.bytes()[TABLE]

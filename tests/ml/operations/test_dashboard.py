@@ -50,6 +50,7 @@ def page(*found: Weeks) -> str:
     return as_page(found, "two <weeks>", datetime(2026, 3, 4, tzinfo=UTC))
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_other_file_and_text_of_the_stores_is_shown_not_run() -> None:
     text = page(homepage())
     assert "<script" not in text and "because &lt;b&gt;so" in text and "two &lt;weeks&gt;" in text

@@ -50,6 +50,7 @@ def days_of(lake: Lake) -> list[date]:
     return [day for (day,) in lake.connection.execute("select day from landing.listens order by day").fetchall()]
 
 
+@pytest.mark.slow
 def test_old_days_go_except_those_that_a_release_and_their_features_need(lake: Lake) -> None:
     [found] = old_days(lake, lake.settings, [SURFACE])
     assert days_of(lake) == DAYS, "looking changes nothing"
@@ -65,6 +66,7 @@ def test_old_days_go_except_those_that_a_release_and_their_features_need(lake: L
     assert held == [day for day in DAYS[:-KEPT] if first <= day <= manifest.eval_days[-1] + timedelta(days=1)] != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keep", "told"),
     [
@@ -95,6 +97,7 @@ def test_a_build_that_needs_a_day_that_went_is_refused_until_it_is_back(lake: La
     require_kept(lake, ["landing."], gone, gone)
 
 
+@pytest.mark.slow
 def test_tidying_says_which_days_went_and_frees_them(lake: Lake) -> None:
     settings = lake.settings.model_copy(update={"keep_snapshots_days": 0.0})
     lake.close()

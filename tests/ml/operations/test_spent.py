@@ -90,6 +90,7 @@ def test_the_artifacts_of_a_retired_release_go(shop: Shop) -> None:
     assert {name[:10] for name in retired} <= gone
 
 
+@pytest.mark.slow
 def test_killed_between_any_two_removals_the_next_call_removes_the_rest(tmp_path: Path) -> None:
     for step in range(5):
         shop = filled(tmp_path / str(step))

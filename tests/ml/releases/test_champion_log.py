@@ -70,6 +70,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "number"), [("missing", 1), *((name, n) for name in DAMAGES for n in (3, 4))])
 def test_a_log_that_lost_an_entry_refuses_every_move_and_revives_nothing(shop, damage: str, number: int) -> None:
     names = rolled_back(shop)
@@ -334,6 +335,7 @@ def endless(path: Path) -> None:
     os.truncate(path, 2**40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [pipe, device, endless], ids=lambda place: place.__name__)
 @pytest.mark.parametrize("number", [1, 2])
 def test_what_is_no_file_in_place_of_an_entry_is_told_at_once(shop, place, number: int) -> None:

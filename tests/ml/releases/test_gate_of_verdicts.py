@@ -26,6 +26,7 @@ def _silent(verdict: Verdict, name: str) -> tuple[GuardResult, ...]:
     return tuple(g.model_copy(update=told) if g.name == name else g for g in verdict.guards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("guards", "told"),
     [

@@ -48,6 +48,7 @@ def served(shop: Shop):
     return found.release
 
 
+@pytest.mark.slow
 def test_a_release_is_promoted_served_and_rolled_back_to_with_its_identity_trusted_alone(
     signed: Shop, reader: Shop, shop: Shop
 ) -> None:

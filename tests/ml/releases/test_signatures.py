@@ -153,6 +153,7 @@ LOGS: dict[str, Callable[[Shop], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [*LOGS, "signed by another"])
 def test_a_log_that_somebody_wrote_again_moves_and_serves_nothing(signed: Shop, tmp_path: Path, change: str) -> None:
     for day in range(3):

@@ -16,6 +16,7 @@ def _refused(code: Refusal):
     return pytest.raises(PromotionRefused, match=f"^{code}: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "blank",
     [

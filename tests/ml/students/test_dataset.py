@@ -38,6 +38,7 @@ def build(settings: Settings, surface: Surface, partition: date = PARTITION, **c
         return build_training_set(lake, surface, partition, [of.model_copy(update=changes)])
 
 
+@pytest.mark.slow
 def test_a_set_names_its_days_rows_and_snapshot_and_survives_json(home: Settings, surface: Surface):
     snapshot = put(home, *tables(surface))
     made = build(home, surface)
@@ -93,6 +94,7 @@ def without(table: pa.Table, *days: date) -> pa.Table:
     return table.filter(~pc.field("day").isin(days))
 
 
+@pytest.mark.slow
 def test_a_day_on_which_nothing_was_shown_is_in_the_set_as_empty(home: Settings, surface: Surface):
     examples, soft = (without(table, DAYS[2], DAYS[3], DAYS[4]) for table in tables(surface))
     put(home, examples, soft)
@@ -109,6 +111,7 @@ def test_a_day_on_which_nothing_was_shown_is_in_the_set_as_empty(home: Settings,
         made.validation_split(2)
 
 
+@pytest.mark.slow
 def test_a_day_whose_exposures_landed_is_missing_and_not_empty(home: Settings, surface: Surface):
     examples, soft = tables(surface)
     put(home, without(examples, DAYS[2]), without(soft, DAYS[2]))
@@ -117,6 +120,7 @@ def test_a_day_whose_exposures_landed_is_missing_and_not_empty(home: Settings, s
         build(home, surface)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "days"), [("training", DAYS[:4]), ("evaluation", DAYS[4:])])
 def test_a_window_on_which_nothing_was_shown_at_all_is_refused(home, surface, window: str, days: list[date]):
     examples, soft = (without(table, *days) for table in tables(surface))
@@ -156,6 +160,7 @@ def test_an_older_teacher_beside_a_full_labelling_does_no_harm(home: Settings, s
     assert made.rows == dict.fromkeys(DAYS, 20)
 
 
+@pytest.mark.slow
 def test_a_missing_soft_label_lowers_the_coverage_and_becomes_nan(home: Settings, surface: Surface):
     examples, soft = tables(surface)
     dropped = soft["exposure_id"][0].as_py()
@@ -167,6 +172,7 @@ def test_a_missing_soft_label_lowers_the_coverage_and_becomes_nan(home: Settings
         assert data.exposure_id[torch.isnan(scores)].tolist() == [dropped]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["repeated", "narrow"])
 def test_repeated_soft_labels_and_ones_of_another_width_are_refused(home: Settings, surface: Surface, fault: str):
     examples, soft = tables(surface)
@@ -201,6 +207,7 @@ def test_rows_come_in_order_of_time_with_their_own_labels_and_soft_labels(home: 
     np.testing.assert_array_equal(data.inputs["item_age_days"].numpy(), ages)
 
 
+@pytest.mark.slow
 def test_reading_is_pinned_to_the_snapshot(home: Settings, surface: Surface):
     put(home, *tables(surface))
     made = build(home, surface)
@@ -212,6 +219,7 @@ def test_reading_is_pinned_to_the_snapshot(home: Settings, surface: Surface):
         assert torch.equal(column, after.inputs[name])
 
 
+@pytest.mark.slow
 def test_a_control_reads_no_soft_labels(home: Settings, surface: Surface):
     examples, soft = tables(surface)
     without = put(home, examples, None)
@@ -232,6 +240,7 @@ def test_other_days_and_another_number_of_rows_are_refused(home: Settings, surfa
         load(home, short, surface, DAYS[:1], soft_labels=False)
 
 
+@pytest.mark.slow
 def test_after_ranking_inputs_can_be_read_at_their_serving_value(home: Settings, surface: Surface):
     put(home, *tables(surface))
     made = build(home, surface)
@@ -241,6 +250,7 @@ def test_after_ranking_inputs_can_be_read_at_their_serving_value(home: Settings,
     ].unique().tolist() == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["features.examples_homepage", "ml.soft_labels_homepage"])
 def test_rows_of_a_file_that_was_changed_are_not_read(settings, training_set: TrainingSet, surface, table: str) -> None:
     day = training_set.train_days[-1]

@@ -34,6 +34,7 @@ def in_memory(data: Dataset) -> Dataset:
     )
 
 
+@pytest.mark.slow
 def test_a_ranker_learns_the_same_bytes_from_a_file_as_from_memory(
     settings: Settings, training_set: TrainingSet, surface: Surface
 ) -> None:

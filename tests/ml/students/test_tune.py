@@ -56,6 +56,7 @@ def test_a_killed_search_goes_on_to_the_same_trials_and_the_same_choice(
     assert spent.trials == whole.trials, "no minutes, no more trainings"
 
 
+@pytest.mark.slow
 def test_a_teacher_that_knows_nothing_is_not_listened_to(rows, surface: Surface):
     data, held_out = rows
     tuned = tune(shuffle_soft_labels(data, 1), held_out, surface, budget=Budget(0.0, 1), seed=1)

@@ -128,6 +128,7 @@ def test_a_training_set_names_the_pairs_of_its_training_days_and_without_them_is
     assert "unshown" not in sets.without.to_json() and sets.without.content_hash == sets.with_pairs.content_hash
 
 
+@pytest.mark.slow
 def test_pairs_are_read_beside_the_exposures_that_lent_them_their_user(data: Dataset, home: Settings) -> None:
     unshown = present(data.unshown)
     assert len(unshown.rows) == 3 * len(data) and (unshown.of.diff() >= 0).all()
@@ -150,6 +151,7 @@ def test_rows_that_are_chosen_keep_their_own_pairs(data: Dataset) -> None:
     assert len(pairs_of(data.select(slice(10, 12)))) == 6
 
 
+@pytest.mark.slow
 def test_the_control_and_a_student_without_pairs_are_the_same_bytes_where_pairs_lie_beside_the_rows(
     data: Dataset, surfaces: SimpleNamespace
 ) -> None:
@@ -162,6 +164,7 @@ def test_the_control_and_a_student_without_pairs_are_the_same_bytes_where_pairs_
     assert all(torch.equal(b, control.state_dict()[name]) for name, b in without.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_student_learns_pairs_in_as_many_steps_and_to_the_same_bytes_each_time(
     home: Settings, surfaces: SimpleNamespace, sets: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -280,6 +283,7 @@ def undone(home: Settings) -> Iterator[Lake]:
             lake.replace_days(table, rows, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_pairs_that_are_not_what_is_declared_are_refused(undone: Lake, surfaces: SimpleNamespace, fault: str) -> None:
     undone.connection.execute(fault.format(pairs=unshown_table("homepage"), labels=unshown_rows("homepage").labels))

@@ -87,6 +87,7 @@ def condition_or_refusal(text: str) -> None:
         return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "value"),
     [

@@ -98,6 +98,7 @@ def test_a_model_that_is_missing_or_linked_from_elsewhere_is_refused(
         _ = load_contract(path).contract_hash
 
 
+@pytest.mark.slow
 def test_the_contract_needs_neither_torch_nor_onnx() -> None:
     heavy = ("torch", "onnx", "onnxruntime")
     code = f"import sys, ml.teacher.contract, ml.teacher.labels; print([m for m in {heavy} if m in sys.modules])"

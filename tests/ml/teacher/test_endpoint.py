@@ -125,6 +125,7 @@ def contract_of(teacher_folder: Callable[..., Path]) -> Callable[..., Contract]:
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [True, False])
 def test_an_endpoint_scores_like_the_file(
     binary: bool,
@@ -167,6 +168,7 @@ def test_a_null_among_the_scores_is_refused_with_its_place(
         open_teacher(contract_of(platform, binary=False))
 
 
+@pytest.mark.slow
 def test_a_busy_endpoint_is_asked_again_and_a_dead_one_is_named(
     platform: Platform, contract_of: Callable[..., Contract], settings: Settings
 ) -> None:

@@ -212,6 +212,7 @@ BY_VOCABULARY = {
 }
 
 
+@pytest.mark.slow
 def test_ids_reach_the_teacher_by_its_vocabulary(
     vocabulary: Path, label: Callable[..., tuple[LabelReport, list[float]]]
 ) -> None:
@@ -230,6 +231,7 @@ def test_landed_ids_are_read_beside_our_hashes_of_them(
     assert report.unknown_inputs == {"x": pytest.approx(1 / 3)} and report.hashed_inputs == ()
 
 
+@pytest.mark.slow
 def test_a_hash_that_nobody_asked_for_is_named(label: Callable[..., tuple[LabelReport, list[float]]]) -> None:
     model = graph("click = Cast <to = 1> (x)", "int64[n] x")
     landed = {"landed_x": pa.array(["a", "b"])}
@@ -355,6 +357,7 @@ def test_a_teacher_that_never_answers_is_refused(
         validate(teacher("grown", doubling(25)))
 
 
+@pytest.mark.slow
 def test_a_trial_that_waits_for_a_busy_machine_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(1.5); print('done')"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as late:
@@ -402,6 +405,7 @@ def test_golden_rows_hold_a_teacher_to_its_own_framework(teacher_folder: Callabl
         validate(load_contract(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("output", "handed", "stored"),
     [

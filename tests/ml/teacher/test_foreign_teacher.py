@@ -76,6 +76,7 @@ def regressor(tmp_path: Path) -> tuple[Path, Callable[[np.ndarray], np.ndarray]]
     return path, model.predict
 
 
+@pytest.mark.slow
 def test_another_teacher_labels_by_changing_one_path(
     lake: Lake,
     settings: Settings,

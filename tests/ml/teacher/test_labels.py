@@ -138,6 +138,7 @@ def test_versions_stand_side_by_side_and_replace_only_themselves(
         assert found == {day.day: (500, day.content_hash)}
 
 
+@pytest.mark.slow
 def test_a_day_without_examples_ends_without_labels(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_day_without_examples_ends_without_labels(
     assert stored(lake, f"day = '{days[1]}'").num_rows == 0
 
 
+@pytest.mark.slow
 def test_a_score_that_is_not_finite_is_named_and_nothing_is_written(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:
@@ -167,6 +169,7 @@ def test_a_score_that_is_not_finite_is_named_and_nothing_is_written(
     assert not list((settings.home / "spool").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "message"),
     [
@@ -203,6 +206,7 @@ def test_a_surface_without_examples_is_refused_by_table(lake: Lake, settings: Se
         label_days(lake, settings, "home", load_contract(teacher_folder()), [date(2026, 1, 1)])
 
 
+@pytest.mark.slow
 def test_scoring_again_agrees_and_finds_what_was_changed(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:
@@ -236,6 +240,7 @@ def landed(lake: Lake, days: list[date]) -> Write:
     return write
 
 
+@pytest.mark.slow
 def test_landed_scores_become_labels_and_missing_tasks_lower_the_coverage(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date], landed: Write
 ) -> None:
@@ -263,6 +268,7 @@ def test_landed_scores_become_labels_and_missing_tasks_lower_the_coverage(
     assert rescore(lake, settings, "home", contract, days[:2]) == 0.0
 
 
+@pytest.mark.slow
 def test_a_landed_score_is_of_the_account_and_goes_with_a_link_that_was_withdrawn(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date], landed: Write
 ) -> None:

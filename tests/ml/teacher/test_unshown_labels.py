@@ -39,6 +39,7 @@ def stored(lake: Lake, table: str, key: str) -> dict[int, list[float]]:
     return dict(zip(found[key].to_pylist(), found["scores"].to_pylist(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_pair_is_scored_as_an_exposure_with_its_inputs(
     lake: Lake, settings: Settings, contract: Contract, days: list[date]
 ) -> None:

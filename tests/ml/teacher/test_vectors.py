@@ -102,6 +102,7 @@ def test_each_user_and_item_of_a_day_has_the_vector_that_the_model_gives(
     assert vector_hashes(lake, contract, "person", days[:1]) == {days[0]: (USERS, person.days[0].content_hash)}
 
 
+@pytest.mark.slow
 def test_what_the_teacher_is_not_told_is_counted_and_who_it_knows_nothing_of_has_no_vector(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:
@@ -118,6 +119,7 @@ def test_what_the_teacher_is_not_told_is_counted_and_who_it_knows_nothing_of_has
     assert 0 not in users and users[1] == pytest.approx([np.sin(0.1), 0.5])
 
 
+@pytest.mark.slow
 def test_inputs_that_do_not_depend_on_the_user_alone_are_refused_and_nothing_is_written(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:

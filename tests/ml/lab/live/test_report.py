@@ -36,6 +36,7 @@ def rows_of(settings: Settings, design: Design) -> pa.Table:
     return pa.Table.from_pylist(made, schema=USER_DAYS_SCHEMA)
 
 
+@pytest.mark.slow
 def test_the_report_puts_the_papers_online_table_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ml.lab.live.report.experiment_rows", rows_of)
     files = write_report(Settings(home=tmp_path / "home"), "live", "aa", tmp_path / "live.md")

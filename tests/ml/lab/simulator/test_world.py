@@ -92,6 +92,7 @@ def test_the_truth_predicts_what_happens_better_than_chance_and_not_perfectly(de
     assert 0.25 < figures["trail_r2"] < 0.5
 
 
+@pytest.mark.slow
 def test_demo_has_the_volumes_of_its_design(demo: tuple[World, list[DayEvents]]) -> None:
     world, days = demo
     surfaces = np.concatenate([day.music.exposures.surface for day in days])

@@ -55,6 +55,7 @@ def by_variant(table: list[Lift]) -> dict[str, Lift]:
     return {lift.variant: lift for lift in table}
 
 
+@pytest.mark.slow
 def test_a_lift_is_the_mean_over_worlds_of_the_difference_to_the_control_of_the_same_world_and_seed():
     values = {("control", 1, 1): 0.70, ("control", 1, 2): 0.72, ("control", 2, 1): 0.80, ("control", 2, 2): 0.78}
     values |= {("student", w, s): v + {1: 0.02, 2: 0.04}[w] + {1: 0.0, 2: 0.01}[s] for (_, w, s), v in values.items()}
@@ -75,6 +76,7 @@ def test_one_world_has_the_interval_of_its_users_and_of_its_seeds():
     assert (wider.hi - wider.lo) == pytest.approx(2 * 1.96 * 0.0112, rel=0.3)
 
 
+@pytest.mark.slow
 def test_only_the_four_primary_claims_are_corrected_and_only_among_each_other():
     tables = []
     for task, p_of in (("ctr", 0.004), ("trail", 0.02), ("discovery", 0.012)):
@@ -92,6 +94,7 @@ def test_only_the_four_primary_claims_are_corrected_and_only_among_each_other():
     assert all(lift.corrected is None and not lift.shown for lift in alone.values()), "the rest shows nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ps", "shown"), [((0.02, 0.03, 0.04), 0), ((0.01, 0.03, 0.04), 1), ((0.01, 0.02, 0.04), 3)])
 def test_a_claim_is_shown_exactly_where_its_corrected_p_value_says_so(ps: tuple[float, ...], shown: int):
     tables = []
@@ -175,6 +178,7 @@ def test_one_world_shows_nothing_with_fewer_than_five_initialisations():
     assert claim.verdict == "**not shown**" and "4 of the 5 initialisations that one world needs" in claim.evidence
 
 
+@pytest.mark.slow
 def test_levels_of_a_dial_are_apart_and_compared_with_their_own_control():
     plain = rows({("control", w, 1): 0.7 for w in (1, 2)} | {("student", w, 1): 0.73 for w in (1, 2)})
     less = rows(
