@@ -30,6 +30,8 @@ UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
 # Folders whose tests need neither dbt nor a finished home.
 FAST := tests/ml tests/deploy/serving tests/test_project.py
 export CROSSFADE_HOME ?= $(HOME_DIR)
+# Without bytecode every process of a run compiles all that it imports; what is written lies in the virtual environment.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo test test-fast long coverage ui study kills fuzz load attack healthy night backfills chaos apps teachers bench docs docs-build lint lock image bills digests clean

@@ -137,9 +137,9 @@ class Subject:
     @cached_property
     def is_export(self) -> bool:
         """Whether the candidate's model is byte for byte what its checkpoint exports to; no other is run in here."""
-        from ml.stages.candidate import exported_again
+        from ml.stages.candidate import exported_file
 
-        return exported_again(self.exported) == self.candidate.read(MODEL)
+        return exported_file(self.exported) == self.candidate.read(MODEL)
 
     @property
     def evaluation(self) -> "Evaluation":

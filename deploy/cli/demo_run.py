@@ -9,15 +9,8 @@ from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 
-import dagster as dg
-from dagster import DagsterInstance
-
-from assets.names import STUDY_GROUP, surface_key
-from deploy.automation.days import range_tags
-from deploy.automation.jobs import release_chain
-from deploy.cli.steps import TerminalProgress, quiet, terminal_logger
+from deploy.cli.demo_graph import Seconds, added, run_graph
 from deploy.cli.terminal import console, reporter
-from deploy.definitions import build_definitions
 from deploy.home import prepare, rebuild, require_rebuildable
 from ml.evaluation.report import Report, SurfaceReport
 from ml.foundation.lake import Lake
@@ -30,31 +23,6 @@ from ml.releases.store import ReleaseStore
 from ml.surfaces.files import load_surfaces
 from ml.surfaces.spec import Surface, teacher_end
 from ml.teacher.contract import teacher_contract
-
-STAGES = {
-    "landing": "landing",
-    "base_tables": "features",
-    "ranking_tables": "features",
-    "features__serving_snapshot": "features",
-    "teacher_training__demo_teacher": "teacher",
-    "teacher": "teacher",
-    "soft_labels": "soft_labels",
-    "unshown_labels": "soft_labels",
-    "training_set": "students",
-    "control": "students",
-    "student": "students",
-    "evaluation": "evaluation",
-    "onnx": "onnx",
-    "release": "release",
-}
-
-
-REFUSALS = {"DagsterAssetCheckFailedError", PromotionRefused.__name__}
-"""What a step raises when a blocking check failed, and when a promotion was refused."""
-
-
-class DemoFailed(RuntimeError):
-    """The graph did not run to its end; the message names the step."""
 
 
 def demo_settings(source: str, kuairand_dir: Path | None, preset: str, seed: int) -> dict[str, object]:
@@ -102,26 +70,15 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     write_settings_file(home, wanted)
     settings = Settings(home=home)
     settings = prepare(settings, {"teacher_trained_through": teacher_end(settings, load_surfaces(settings))})
-    seconds: dict[str, float] = {}
+    seconds = Seconds()
     with _timed(seconds, "prepare"):
         write_raw_files(settings, progress=reporter())
 
     surfaces = load_surfaces(settings)
 
-    definitions = build_definitions(settings, progress=TerminalProgress(), loggers={"console": terminal_logger})
-    assert settings.last_day is not None
-    tags = range_tags(settings.first_day, settings.last_day)
-    partition = settings.last_day.isoformat()
-    in_release = {key for surface in surfaces.values() for key in release_chain(surface)}
-    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        job = definitions.resolve_implicit_global_asset_job_def()
-        graph = definitions.resolve_asset_graph()
-        evidence = graph.asset_keys_for_group(STUDY_GROUP) | {surface_key(name, "experiment") for name in surfaces}
-        everything = graph.materializable_asset_keys - evidence
-        _execute(settings, job, instance, seconds, sorted(everything - in_release), tags=tags)
-        for surface in surfaces.values():
-            _execute(settings, job, instance, seconds, release_chain(surface), partition=partition, may_refuse=True)
-            _serve_popularity(settings, surface)
+    seconds = added(seconds, run_graph(settings))
+    for surface in surfaces.values():
+        _serve_popularity(settings, surface)
 
     with _timed(seconds, "serve"):
         from deploy.serving.run import example_answer
@@ -137,7 +94,9 @@ def run_demo(source: str, *, kuairand_dir: Path | None = None, preset: str = "de
     return report
 
 
-def build_report(settings: Settings, seconds: dict[str, float], answers: Mapping[str, Mapping[str, object]]) -> Report:
+def build_report(
+    settings: Settings, seconds: Mapping[str, float], answers: Mapping[str, Mapping[str, object]]
+) -> Report:
     """Return the content of demo.json from what the graph recorded."""
     from ml.lab.demo_teacher import read_card
     from ml.lab.study.spread import expected_spreads
@@ -191,49 +150,11 @@ def _released(settings: Settings, surfaces: Iterable[str]) -> list[str]:
     return [name for name in surfaces if store.champion(name) is not None]
 
 
-def _execute(
-    settings: Settings,
-    job: dg.JobDefinition,
-    instance: DagsterInstance,
-    seconds: dict[str, float],
-    keys: list[dg.AssetKey],
-    *,
-    partition: str | None = None,
-    tags: dict[str, str] | None = None,
-    may_refuse: bool = False,
-) -> None:
-    with quiet(settings):
-        result = job.execute_in_process(
-            instance=instance,
-            asset_selection=keys,
-            partition_key=partition,
-            tags=tags,
-            run_config={"loggers": {"console": {}}},
-            raise_on_error=False,
-        )
-    crashed = []
-    for event in result.all_events:
-        if event.event_type_value == "STEP_SUCCESS":
-            stage = STAGES.get(event.step_key or "") or STAGES.get((event.step_key or "").split("__")[-1], "checks")
-            seconds[stage] = seconds.get(stage, 0.0) + event.event_specific_data.duration_ms / 1000  # type: ignore[union-attr]
-        elif event.event_type_value == "STEP_FAILURE" and not (may_refuse and refused(event)):
-            crashed.append(event.step_key or "?")
-    if crashed or not (result.success or may_refuse):
-        raise DemoFailed(f"step {', '.join(crashed)} failed; its log is in the Dagster UI (`make ui`)")
-
-
-def refused(failure: dg.DagsterEvent) -> bool:
-    """Tell whether a step failed because the gate or the promotion said no; whatever else fails it is a crash."""
-    error = failure.step_failure_data.error
-    raised = {found.cls_name for found in (error, error and error.cause) if found}
-    return bool(raised & REFUSALS)
-
-
 @contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def _timed(seconds: Seconds, stage: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began
+    seconds[stage] = time.perf_counter() - began
 
 
 def environment(settings: Settings) -> dict[str, str]:

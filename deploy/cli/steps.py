@@ -16,13 +16,14 @@ from ml.foundation.settings import Settings
 
 
 class TerminalProgress(ProgressResource):
-    """Draws long steps as a bar; where the output is no terminal, prints a line every few seconds."""
+    """Draws long steps as a bar; where the output is no terminal, or not this process's alone, prints lines."""
 
     every_s: float = 5.0
+    bars: bool = True
 
     def of(self, context: dg.AssetExecutionContext) -> Progress:
         """Return a progress that draws on the terminal."""
-        return reporter(self.every_s)
+        return reporter(self.every_s, bars=self.bars)
 
 
 class _StepLines(logging.Handler):

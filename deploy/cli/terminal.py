@@ -134,9 +134,9 @@ def _cell(value: object) -> Text:
     return Text(" ".join(text.splitlines()))
 
 
-def reporter(every_s: float = 5.0) -> Progress:
+def reporter(every_s: float = 5.0, *, bars: bool = True) -> Progress:
     """Return a progress that draws a bar on a terminal, else prints every few seconds; lines that stay always."""
-    return _bars.draw if console.is_terminal else as_lines(_print, every_s)
+    return _bars.draw if bars and console.is_terminal else as_lines(_print, every_s)
 
 
 def _print(text: str) -> None:

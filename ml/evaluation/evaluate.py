@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -66,16 +67,10 @@ def evaluate(
         write_predictions(lake, surface.name, partition, baseline)
     scores = stored_scores(lake, surface.name, partition)
     with nullcontext(lake) if snapshot is None else Lake(lake.settings, snapshot=snapshot) as rows:
-        evaluation = compute_evaluation(
-            rows,
-            surface,
-            partition,
-            teacher_outputs=teacher_outputs,
-            seed=seed,
-            replicates=replicates,
-            scores=scores,
-            days=days,
-        )
+        days = days or surface.evaluation_days(partition)
+        frame = read_frame(rows, surface, partition, teacher_outputs, days, scores)
+        figures = _figures(rows, surface, frame, partition, days, teacher_outputs, seed=seed, replicates=replicates)
+    evaluation = replace(figures, transfer=_transfer(frame, surface, seed))
     table = evaluation.to_table()
     lake.add_columns(evaluation_table(surface.name), table.schema)
     lake.replace_days(
@@ -99,14 +94,28 @@ def compute_evaluation(
     scores: Scores | None = None,
     days: Sequence[date] | None = None,
 ) -> Evaluation:
-    """Compute what ``evaluate`` stores, writing nothing, from rows of ``lake``, which may be a snapshot.
+    """Compute the figures that ``evaluate`` stores, writing nothing, from rows of ``lake``, which may be a snapshot.
 
-    The scores are those that are stored there, where none are given.
+    The scores are those that are stored there, where none are given. ``transfer`` is empty: it decides nothing.
     """
     if scores is None:
         scores = stored_scores(lake, surface.name, partition)
     days = days or surface.evaluation_days(partition)
     frame = read_frame(lake, surface, partition, teacher_outputs, days, scores)
+    return _figures(lake, surface, frame, partition, days, teacher_outputs, seed=seed, replicates=replicates)
+
+
+def _figures(
+    lake: Lake,
+    surface: Surface,
+    frame: Frame,
+    partition: date,
+    days: Sequence[date],
+    teacher_outputs: Mapping[str, str],
+    *,
+    seed: int,
+    replicates: int,
+) -> Evaluation:
     weights = UserWeights(frame.users, seed=seed, replicates=replicates)
     measures = Measures(frame, weights)
     results: list[Result] = []
@@ -136,15 +145,15 @@ def compute_evaluation(
         results=tuple(results),
         calibration=tuple(calibration),
         histograms=tuple(histograms),
-        transfer=_transfer(frame, surface, UserWeights(frame.users, seed=seed, replicates=REPLICATES), seed),
         history=frame.history,
         effective_users=effective_users(weights.codes),
         off_policy=off_policy(frame, binary, weights, read_logged(lake, surface, days)),
     )
 
 
-def _transfer(frame: Frame, surface: Surface, weights: UserWeights, seed: int) -> tuple[Transfer, ...]:
+def _transfer(frame: Frame, surface: Surface, seed: int) -> tuple[Transfer, ...]:
     """Return what every task gains where the teacher's scores are added to the control's, with serving inputs."""
+    weights = UserWeights(frame.users, seed=seed, replicates=REPLICATES)
     told = {
         spec.teacher_output or "": frame.scores["serving", "teacher", task]
         for task, spec in surface.tasks.items()

@@ -40,7 +40,7 @@ from ml.teacher.contract import Teacher
 from ml.teacher.teachers import contracts_of
 
 _exports: dict[str, bytes] = {}
-"""The last export by the digest of its checkpoint: guards of one candidate ask for it several times."""
+"""The last export by the digest of its checkpoint: the candidate is one, and its guards ask for it several times."""
 
 LIBRARIES = ("dagster", "dbt-core", "duckdb", "numpy", "onnx", "onnxruntime", "pyarrow", "safetensors", "torch")
 
@@ -62,10 +62,10 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
     """Export the student, or the control where it is better by interval, as the candidate of a partition."""
     kind = _kind(settings, surface, partition)
     checkpoint = find(settings, surface, kind, partition)
-    ranker, meta = load_ranker(checkpoint)
+    _, meta = load_ranker(checkpoint)
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model.onnx"
-        export_ranker(ranker, model)
+        model.write_bytes(exported_file(checkpoint))
         found = inspect(model)
         schema = schema_file(surface)
         manifest = Manifest(
@@ -133,8 +133,15 @@ def candidate_files(surface: Surface, model: Path, schema: bytes, manifest: Mani
     }
 
 
-def exported_again(checkpoint: Artifact) -> bytes:
-    """Return the ONNX file that a checkpoint exports to, with this machine's versions of torch and onnx."""
+def exported_file(checkpoint: Artifact) -> bytes:
+    """Return the ONNX file that a checkpoint exports to, with this machine's versions of torch and onnx.
+
+    A process exports a checkpoint once: the digest says that its bytes are the same, and it is held against them here.
+
+    Raises:
+        DamagedError: The checkpoint's files are not what its digest says.
+    """
+    checkpoint.verify()
     if checkpoint.digest not in _exports:
         ranker, _ = load_ranker(checkpoint)
         with tempfile.TemporaryDirectory() as scratch:

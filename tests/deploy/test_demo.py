@@ -1,14 +1,13 @@
 """The demo goes on after a refused promotion, and fails when a step crashed."""
 
+import multiprocessing
 import shutil
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
 from assets.names import surface_key
-from deploy.cli.demo_run import DemoFailed, _execute
-from deploy.definitions import build_definitions
+from deploy.cli.demo_graph import DemoFailed, Graph, Part, beside, both
 from ml.foundation.settings import PROJECT_ROOT, Settings
 
 
@@ -19,10 +18,8 @@ def settings(built_demo: Path, tmp_path: Path) -> Settings:
 
 
 def promote(settings: Settings) -> None:
-    job = build_definitions(settings).resolve_implicit_global_asset_job_def()
-    keys, day = [surface_key("homepage", "release")], str(settings.last_day)
-    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        _execute(settings, job, instance, {}, keys, partition=day, may_refuse=True)
+    release = Part([surface_key("homepage", "release")], settings.last_day, may_refuse=True)
+    Graph(settings, alone=True).run(release)
 
 
 def test_a_refused_promotion_is_no_failure(settings: Settings) -> None:
@@ -34,3 +31,17 @@ def test_a_promotion_that_crashes_fails_the_demo(settings: Settings) -> None:
     shutil.rmtree(settings.home / "artifacts" / "models" / "homepage" / "evaluation")
     with pytest.raises(DemoFailed, match="step homepage__release failed"):
         promote(settings)
+
+
+def test_what_fails_or_ends_in_the_second_process_fails_the_demo(settings: Settings) -> None:
+    shutil.rmtree(settings.home / "artifacts" / "models" / "homepage" / "evaluation")
+    two = settings.model_copy(update={"threads": 2})
+    part = Part([surface_key("homepage", "release")], settings.last_day, may_refuse=True)
+    with beside(two) as other:
+        graph = Graph(two, alone=False)
+        with pytest.raises(DemoFailed, match="step homepage__release failed"):
+            both(graph, other, [], [part])
+        [process] = [child for child in multiprocessing.active_children() if child.name == "crossfade-demo"]
+        process.kill()
+        with pytest.raises(DemoFailed, match="second process was ended"):
+            both(graph, other, [], [part])

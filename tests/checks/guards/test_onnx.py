@@ -16,7 +16,7 @@ from checks.guards import onnx
 from ml.evaluation.outcome import Outcome
 from ml.foundation.artifacts import ArtifactStore
 from ml.foundation.files import Files, sha256_bytes
-from ml.stages.candidate import exported_again
+from ml.stages.candidate import exported_file
 from tests.checks.graphs import edited
 from tests.checks.spoilt import Bench, blocked
 from tests.support.known import the
@@ -153,7 +153,7 @@ def test_a_checkpoint_with_a_weight_that_is_no_number_fails_though_no_row_has_it
     table = next(name for name in tensors if ".tables." in name)
     tensors[table][-1, 0] = np.nan
     lost = ArtifactStore(tmp_path).put("x", "p", files | {"model.safetensors": save(tensors)})
-    model = exported_again(lost)
+    model = exported_file(lost)
     story = {"checkpoint_sha256": lost.digest, "onnx_sha256": sha256_bytes(model)}
     result = bench.but(checkpoint=lost).variant({"model.onnx": model}, **story).ask(onnx.GUARD)
     assert blocked(result) == {"weights_are_finite"}, result.reason
