@@ -49,6 +49,13 @@ OF_A_PROCESS = {
 """Settings of one machine or process, or secret: a home does not keep them."""
 
 
+_EVENT_LOG = """
+# Many events of a run are one transaction.
+event_log_storage:
+  module: deploy.event_log
+  class: BatchedEventLog
+"""
+
 _POSTGRES_STORAGE = """
 # The address holds a password: every process reads it from its environment.
 storage:
@@ -124,7 +131,7 @@ def prepare(settings: Settings, values: dict[str, object] | None = None) -> Sett
 def instance_file(settings: Settings) -> str:
     """Return the content of Dagster's instance file, ``dagster.yaml``."""
     written = (PROJECT_ROOT / "deploy" / "dagster.yaml").read_text(encoding="utf-8")
-    return written + (_POSTGRES_STORAGE if settings.dagster_url else "")
+    return written + (_POSTGRES_STORAGE if settings.dagster_url else _EVENT_LOG)
 
 
 def prepare_instance(settings: Settings) -> None:
