@@ -11,7 +11,7 @@ LAKE_WRITER = "lake_writer"
 LANDER = "landing"
 """Pool of the landing where several may write to the lake: late rows of one day's files go to other days."""
 TRAINING = "training"
-"""Pool of steps that use every core."""
+"""Pool of steps that train; each has one thread, and memory for its rows."""
 
 STUDY_GROUP = "study"
 """Assets that have worlds of their own and no part in a home's daily work."""
