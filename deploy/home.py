@@ -150,7 +150,7 @@ def prepare_instance(settings: Settings) -> None:
 
 def pool_limits(settings: Settings) -> dict[str, int]:
     """Return how many steps of each pool may run at once."""
-    return {LAKE_WRITER: settings.lake_writers, LANDER: 1, TRAINING: min(2, settings.threads)}
+    return {LAKE_WRITER: settings.lake_writers, LANDER: 1, TRAINING: 2}
 
 
 def require_rebuildable(settings: Settings) -> None:
