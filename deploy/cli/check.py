@@ -1,8 +1,10 @@
 """``crossfade check``: what is wrong in an app's folder, before a run finds it."""
 
 import logging
+import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +40,8 @@ def check(
             from ml.operations.app_trial import examine_trial, trial_settings
 
             spoilt = [finding.what for finding in found if finding.state is State.BAD]
-            found += examine_trial(trial_settings(settings, Path(folder)), spoilt)
+            with redirect_stdout(sys.stderr):  # dbt says there, beside the result, which SQL it could not build
+                found += examine_trial(trial_settings(settings, Path(folder)), spoilt)
     if as_json:
         show_json({"app": settings.app, "findings": [asdict(finding) for finding in found]})
     else:

@@ -1,17 +1,21 @@
 """What is wrong in an app's folder is found before a run, all of it at once, with file, key and nearest right name."""
 
+import json
 import shutil
 from datetime import date
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli.main import app as cli
 from ml.foundation.settings import EXAMPLES, Settings
 from ml.operations.app_files import examine_files, require_files
 from ml.operations.app_trial import column_faults, examine_trial, trial_settings
 from ml.operations.findings import State
 from ml.surfaces.files import load_surface
 from ml.surfaces.scaffold import scaffold, scaffold_app
+from tests.support.pages import as_shown
 
 
 @pytest.fixture
@@ -113,14 +117,18 @@ def test_a_source_that_cannot_be_asked_is_a_finding_among_the_others(tmp_path: P
 
 
 @pytest.mark.slow
-def test_sql_that_cannot_be_built_is_found_on_an_empty_day_without_a_lake(tmp_path: Path, app: Path) -> None:
+def test_sql_that_cannot_be_built_is_found_on_an_empty_day_without_a_lake(
+    tmp_path: Path, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models = app / "models" / "surfaces" / "radio"
     edit(models / "examples_radio.sql", **{"listens.outcome": "listens.outcom"})
-    settings = Settings(home=tmp_path / "home", app=app)
-    found = {f.what: f for f in examine_trial(trial_settings(settings, tmp_path / "trial"), [])}
-    assert found["sql"].state is State.BAD
-    assert "models/surfaces/radio/examples_radio.sql" in found["sql"].told and "outcom" in found["sql"].told
-    assert found["columns"].state is State.DOUBTFUL
+    monkeypatch.setenv("CROSSFADE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CROSSFADE_APP", str(app))
+    done = CliRunner().invoke(cli, [*as_shown("crossfade check"), "--json"])
+    found = {finding["what"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert done.exit_code == 1 and found["sql"]["state"] == State.BAD
+    assert "models/surfaces/radio/examples_radio.sql" in found["sql"]["told"] and "outcom" in found["sql"]["told"]
+    assert found["columns"]["state"] == State.DOUBTFUL
     assert not (tmp_path / "home").exists()
 
 
