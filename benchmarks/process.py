@@ -21,14 +21,14 @@ READY_S = 120
 
 @contextmanager
 def crossfade(
-    settings: Settings, cores: set[int] | None = None, workers: int = 1
+    settings: Settings, cores: set[int] | None = None, words: Sequence[str] = ("serve",)
 ) -> Iterator[tuple[str, psutil.Process]]:
     """Serve a home while the block runs; yield the base URL and the process, which must live to the end.
 
     Args:
         settings: Names the home.
         cores: Cores that the process may use; all without.
-        workers: Processes that answer; with several, the process is their parent.
+        words: The command; with several workers, the process is their parent.
 
     Raises:
         RuntimeError: The server ended; the message has the end of its log.
@@ -38,7 +38,7 @@ def crossfade(
         environment["CROSSFADE_LAST_DAY"] = str(settings.last_day)
     if settings.serve_grpc_port is not None:
         environment["CROSSFADE_SERVE_GRPC_PORT"] = str(settings.serve_grpc_port)
-    command = [sys.executable, "-m", "deploy.cli", "serve", "--port", "0", "--workers", str(workers)]
+    command = [sys.executable, "-m", "deploy.cli", *words, "--port", "0"]
     with running(command, _url_in, "/v2/health/ready", environment=environment, cores=cores) as found:
         yield found
 

@@ -5,7 +5,6 @@ tiny`` in ``/srv/crossfade``, both candidates promoted by ``crossfade release ov
 less ``training/`` and ``spool/``. A change of a stored format brings its upgrade step and is tried on these.
 """
 
-import re
 import shlex
 import sqlite3
 import tarfile
@@ -25,7 +24,7 @@ from deploy.upgrade import UpgradeRefused, copy_state, pending, upgrade
 from ml.evaluation.evaluate import evaluate
 from ml.foundation.lake import LANDING, Lake, OldCatalog, quoted
 from ml.foundation.sealed import DamagedError
-from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.foundation.settings import Settings
 from ml.foundation.signing import UnusableKey
 from ml.landing.late import waiting
 from ml.landing.ledger import LEDGER, totals
@@ -40,6 +39,7 @@ from ml.stages.training_set import make_training_set, read_training_set
 from ml.surfaces.files import load_surfaces
 from ml.teacher.contract import teacher_contract
 from ml.teacher.labels import label_hashes
+from tests.support.pages import KEYS, SIGN, as_shown, steps_of
 
 FIXTURE = sorted(Path(__file__).with_name("fixtures").glob("instance-*.tar.xz"))
 PARTITION = date(2026, 1, 11)
@@ -203,12 +203,20 @@ def test_a_catalog_of_an_earlier_ducklake_is_refused_until_it_is_upgraded(untouc
     assert {name: held for name, held in _contents(untouched).items() if name in before} == before
 
 
-def test_dagsters_tables_of_an_earlier_revision_are_brought_along(untouched: Settings) -> None:
+def test_dagsters_tables_of_an_earlier_revision_are_brought_along(
+    untouched: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _revise(untouched.dagster_home / "history" / "runs.db", "update alembic_version set version_num = '7e2f3204cf8e'")
     (untouched.dagster_home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n", encoding="utf-8")
     told = {step.what: lines for step, lines in pending(untouched)}["Dagster's instance"]
     assert told[0] == "dagster.yaml is another" and told[1].startswith("tables of runs are of revision 7e2f3204cf8e")
-    assert "Dagster's instance" in [step.what for step, _ in upgrade(untouched)]
+    monkeypatch.setenv("CROSSFADE_HOME", str(untouched.home))
+    said = [
+        CliRunner().invoke(app, words).output
+        for words in (as_shown("crossfade upgrade --dry-run"), as_shown("crossfade upgrade"))
+    ]
+    assert "Dagster's instance: dagster.yaml is another" in said[0] and "nothing was changed" in said[0]
+    assert "done  Dagster's instance: dagster.yaml is another" in said[1]
     assert not list(pending(untouched))
 
 
@@ -244,13 +252,6 @@ def test_the_next_entry_of_a_log_carries_the_hash_of_those_before(stored: Settin
         assert owner is not None and owner.lake == lake.id()
 
 
-def steps_of(title: str) -> list[list[str]]:
-    """The words of each command below a heading of the page about keys."""
-    page = (PROJECT_ROOT / "docs/how-to/sign.md").read_text(encoding="utf-8")
-    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## )", page, re.M | re.S)
-    return [shlex.split(line) for block in re.findall(r"```sh\n(.*?)```", section, re.S) for line in block.splitlines()]
-
-
 def test_the_steps_of_the_page_for_the_first_a_lost_and_a_leaked_key(
     untouched: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +265,7 @@ def test_the_steps_of_the_page_for_the_first_a_lost_and_a_leaked_key(
         return " ".join(done.output.split())
 
     def follow(title: str, *, until: str | None = None, since: str | None = None) -> None:
-        for command, *words in steps_of(title):
+        for command, *words in map(shlex.split, steps_of(SIGN, title)):
             words = [word.replace("~", str(tmp_path)) for word in words]
             line = " ".join(words)
             if since is not None:
@@ -277,7 +278,7 @@ def test_the_steps_of_the_page_for_the_first_a_lost_and_a_leaked_key(
             elif since is None and command == "rm":
                 Path(words[0]).unlink()
             elif since is None:
-                assert command == ".venv/bin/crossfade"
+                assert command == "crossfade"
                 crossfade(*words)
 
     def served() -> dict[str, str]:
@@ -287,22 +288,23 @@ def test_the_steps_of_the_page_for_the_first_a_lost_and_a_leaked_key(
 
     assert served() == RELEASES and "signature unsigned" in crossfade("release", "show", "homepage")
     assert "no key is set" in EXAMINATIONS["signatures"](Settings())[1] and "no key is set" in crossfade("verify")
-    follow("Begin to sign", until="release sign")
+    begin, lost, leaked = KEYS
+    follow(begin, until="release sign")
     assert served() == {} and "signature unsigned" in crossfade("release", "show", "homepage")
     [finding] = [found for found in examine(Settings()) if found.what == "signatures"]
     assert finding.state is State.BAD and "release sign homepage" in finding.told and "sign.md" in finding.remedy
-    follow("Begin to sign", since="release sign")
+    follow(begin, since="release sign")
     assert served() == RELEASES and "signed by team-2026" in crossfade("release", "show", "homepage")
 
-    follow("A key was lost, or you change it")
+    follow(lost)
     crossfade("release", "confirm", "homepage", "--reason", "looked at")
     assert served() == RELEASES and "signed by team-2027" in crossfade("release", "list", "homepage")
 
-    follow("A key leaked", until="release sign")
+    follow(leaked, until="release sign")
     assert served()["radio"] == RELEASES["radio"] and "homepage" not in served()
     monkeypatch.setenv("CROSSFADE_SIGNING_KEY_FILE", str(tmp_path / "keys/team-2027.pem"))
     with pytest.raises(UnusableKey, match="not among those of"):
         ReleaseStore.of(Settings()).confirm("radio", by="Eve", reason="mine")
     monkeypatch.setenv("CROSSFADE_SIGNING_KEY_FILE", str(tmp_path / "keys/team-2027b.pem"))
-    follow("A key leaked", since="release sign")
+    follow(leaked, since="release sign")
     assert served() == RELEASES and EXAMINATIONS["signatures"](Settings())[0] is State.GOOD

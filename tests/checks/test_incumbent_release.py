@@ -1,14 +1,20 @@
 """The app's present ranker as the first champion: its own graph behind the surface's inputs, by a person's word."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from checks.incumbent import judge_incumbent
+from deploy.cli.main import app as cli
 from ml.export.files import MODEL, SCHEMA
 from ml.export.incumbent import NotServable
 from ml.foundation.artifacts import Artifact
-from ml.foundation.settings import Settings
+from ml.foundation.settings import EXAMPLES, Settings
 from ml.inference.model import Model
 from ml.releases.promotion import Proposal
 from ml.releases.refusals import PromotionRefused
@@ -19,6 +25,8 @@ from ml.stages.incumbent import propose_incumbent
 from ml.surfaces.incumbent import Incumbent
 from ml.surfaces.spec import Surface
 from tests.ml.evaluation.conftest import build_world
+from tests.support.known import present
+from tests.support.pages import as_shown
 
 RANKER = """
 <ir_version: 9, opset_import: ["" : 17]>
@@ -94,6 +102,28 @@ def test_the_present_ranker_serves_after_a_persons_word_and_answers_as_it_was_ev
     assert answer["score"].tolist() == [5, age, age] and model.outputs[-1] == "score"
     _, score = released_models(champion, None)["champion"]
     assert np.array_equal(score(rows)["ctr"], answer["ctr"]), "a candidate is evaluated against it"
+
+
+def test_the_command_of_the_page_makes_it_the_champion_that_candidates_must_not_lose_against(
+    home: tuple[Settings, Surface], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, surface = home
+    copy = shutil.copytree(settings.home, tmp_path / "home")
+    for name in ("champion", "heads", "releases", "repository"):
+        shutil.rmtree(copy / "artifacts" / name, ignore_errors=True)
+    declared = yaml.safe_dump({"extends": f"{EXAMPLES}/simulator/surfaces/homepage.yaml", "incumbent": FILE})
+    app = shutil.copytree(present(settings.app), tmp_path / "app")
+    (app / "surfaces").mkdir()
+    (app / "surfaces" / "homepage.yaml").write_text(declared, encoding="utf-8")
+    environment = {"HOME": copy, "APP": app, "FIRST_DAY": settings.first_day}
+    for name, value in environment.items():
+        monkeypatch.setenv(f"CROSSFADE_{name}", str(value))
+    words = as_shown('crossfade release incumbent homepage --reason "what serves today"')
+    done = CliRunner().invoke(cli, [*words, "--by", "ada"])
+    assert done.exit_code == 0, done.exception
+    pointer = present(ReleaseStore.of(Settings()).pointer(surface.name))
+    assert (pointer.action, pointer.by, pointer.reason) == ("override", "ada", "what serves today")
+    assert f"homepage now serves {pointer.release}, the app's present ranker" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,12 +37,13 @@ from deploy.automation.outside import SILENCE, watch
 from deploy.cli.main import app
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.sealed import DamagedError
-from ml.foundation.settings import Settings, write_settings_file
+from ml.foundation.settings import PROJECT_ROOT, Settings, write_settings_file
 from ml.landing.ledger import LEDGER
 from ml.operations.alerts import recorded
 from ml.releases.ownership import OWNER
 from ml.releases.refusals import PromotionRefused, Refusal
 from tests.support.listeners import Heard, listening
+from tests.support.pages import as_shown
 from tests.support.tiny_home import Home, tiny_settings
 
 DAY = date(2026, 1, 20)
@@ -387,12 +390,31 @@ def test_a_sensor_that_does_not_look_is_heard_from_outside_once(outside: tuple[N
     assert "the code location does not load" in watch(night.now + 2 * SILENCE)[0]
 
 
+@pytest.mark.slow
+def test_the_command_looks_once_for_cron_and_beside_the_daemon_as_long_as_it_runs(
+    outside: tuple[Night, Heard], tmp_path: Path
+) -> None:
+    night, _ = outside
+    night.now = datetime.now(UTC)
+    tick(night, ALERT_SENSOR, TickStatus.SKIPPED)
+    once = CliRunner().invoke(app, as_shown("crossfade watch --once"))
+    assert (once.exit_code, once.output) == (0, "alert_sensor looks, and everything can be read\n")
+    command = [sys.executable, "-u", "-W", "ignore", "-m", "deploy.cli", *as_shown("crossfade watch")]
+    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == once.output
+        assert process.poll() is None
+        process.terminate()
+    (tmp_path / "surfaces" / "radio.yaml").write_text("taskz: {}\n", encoding="utf-8")
+    once = CliRunner().invoke(app, as_shown("crossfade watch --once"))
+    assert once.exit_code == 1 and "taskz" in once.output
+
+
 def test_a_test_message_says_what_came_back_and_fails_where_one_did(outside: tuple[Night, Heard]) -> None:
     _, heard = outside
     run = CliRunner().invoke
-    good = run(app, ["alert", "--test"])
+    good = run(app, as_shown("crossfade alert --test"))
     assert good.exit_code == 0 and "yes" in good.output and heard.of("webhook")[0]["title"].endswith("a test")
     heard.down.add("webhook")
     bad = run(app, ["alert", "--test"])
     assert bad.exit_code != 0 and "503" in bad.output and "webhooksecret" not in bad.output
-    assert "webhooksecret" not in run(app, ["alert"]).output + run(app, ["settings"]).output
+    assert "webhooksecret" not in run(app, as_shown("crossfade alert")).output + run(app, ["settings"]).output

@@ -17,6 +17,7 @@ from ml.foundation.settings import EXAMPLES, Settings
 from ml.releases.store import ReleaseStore
 from ml.releases.verdicts import now
 from ml.surfaces.files import load_surface
+from tests.support.pages import as_shown
 from tests.support.shop import Shop
 
 
@@ -55,7 +56,12 @@ def test_the_run_waits_and_a_person_approves_in_the_launchpad_or_by_command(manu
     assert approve_job.execute_in_process(run_config=config, resources={"settings": settings}).success
     assert [entry.by for entry in ReleaseStore.of(settings).history("homepage")] == ["Ada"]
     # What passed beside it was compared with no champion: it is judged again before anybody can say yes.
-    command = ["release", "approve", "homepage", "--partition", "2026-02-02", "--by", "Bea", "--reason", "it is better"]
+    words = as_shown(
+        "crossfade release approve homepage --partition 2026-02-01 "
+        '--reason "looked at its first places for three accounts"',
+        {"2026-02-01": "2026-02-02"},
+    )
+    command = [*words, "--by", "Bea"]
     assert "superseded" in str(CliRunner().invoke(app, command).exception)
     candidate = shop.candidate(1)
     shop.judge(candidate, promotion=shop.surface.gate.promotion)

@@ -15,6 +15,7 @@ from ml.operations.backup import BackupError, back_up, restore
 from ml.operations.housekeeping import tidy
 from ml.releases.store import ReleaseStore
 from tests.support.commands import ROOT, home_environment, run_crossfade
+from tests.support.pages import as_shown
 
 TABLE = "features.examples_homepage"
 DAY = date(2026, 1, 5)
@@ -40,13 +41,16 @@ def test_a_restored_catalog_is_the_lake_as_it_was_and_releases_still_find_their_
     settings: Settings, tmp_path: Path
 ) -> None:
     before = content(settings)
-    printed = run_crossfade(settings.home, "backup", str(tmp_path))
+    words = as_shown("crossfade backup /mnt/backup/crossfade", {"/mnt/backup/crossfade": str(tmp_path)})
+    printed = run_crossfade(settings.home, *words)
     [copy] = tmp_path.glob("catalog-*.sqlite")
     assert str(copy) in printed.replace("\n", "")
     empty(settings, DAY)
     lost = content(settings)
     assert lost != before
-    run_crossfade(settings.home, "restore", str(copy))
+    of_page = "/mnt/backup/crossfade/catalog-20260201T030000Z.sqlite"
+    words = as_shown("crossfade restore /mnt/backup/crossfade/catalog-20260201T030000Z.sqlite", {of_page: str(copy)})
+    run_crossfade(settings.home, *words)
     assert content(settings) == before
     [aside] = settings.lake_dir.glob("catalog-replaced-*.sqlite")
     champion = ReleaseStore(settings.artifacts_dir).champion("homepage")

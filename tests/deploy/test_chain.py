@@ -1,6 +1,8 @@
 """What the demo promises, read back from the home that it leaves: figures, lineage, release, refusals."""
 
 import json
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.store import ReleaseStore
 from ml.surfaces.files import load_surfaces
 from ml.surfaces.spec import Surface
+from tests.support.commands import home_environment
 from tests.support.known import present, the
+from tests.support.pages import as_shown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -160,6 +164,37 @@ def test_students_never_see_the_sisters_side_except_through_soft_labels(
             assert not [c for c in lake.columns(f"features.examples_{name}") if c.startswith("source_")]
 
 
+def test_what_pages_select_is_in_the_graph(settings: Settings, tmp_path: Path) -> None:
+    import dagster as dg
+
+    from deploy.definitions import build_definitions
+
+    for name, more in {"homepage": "rankings: {candidates: rankings/homepage.sql, top_k: 50}\n", "radio": ""}.items():
+        text = f"extends: {ROOT}/tests/surfaces/{name}.yaml\n{more}"
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    shown = Settings(home=settings.home, surfaces_dir=tmp_path, threads=1)
+    graph = build_definitions(shown).resolve_asset_graph()
+
+    def selected(words: list[str]) -> set[str]:
+        assert words[:4] == ["asset", "materialize", "-m", "deploy.definitions"]
+        return {key.to_user_string() for key in dg.AssetSelection.from_string(words[-1]).resolve(graph)}
+
+    tables = as_shown(
+        "dagster asset materialize -m deploy.definitions --partition-range 2026-03-01...2026-03-30 --select "
+        '\'key:"features/feat_item" or key:"homepage/examples" or key:"features/serving_snapshot"\''
+    )
+    chain = as_shown(
+        "dagster asset materialize -m deploy.definitions --partition 2026-03-30 "
+        "--select 'key:\"homepage/training_set\"+'"
+    )
+    rankings = as_shown(
+        "dagster asset materialize -m deploy.definitions --partition 2026-03-06 --select 'key:\"homepage/rankings\"'"
+    )
+    assert selected(tables) == {"features/feat_item", "homepage/examples", "features/serving_snapshot"}
+    assert selected(chain) >= {"homepage/training_set", "homepage/student", "homepage/control"}
+    assert selected(rankings) == {"homepage/rankings"}
+
+
 def test_no_evaluation_day_reaches_training_tuning_or_the_teacher(settings: Settings) -> None:
     from ml.teacher.contract import load_contract
 
@@ -241,10 +276,10 @@ def test_nothing_is_written_outside_of_the_home(tiny_demo: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_demo_run_again_goes_on_with_the_same_champions(
-    tiny_demo: Path, report: dict[str, Any], run_command
-) -> None:
-    run_command(tiny_demo, "demo", "--preset", "tiny", timeout=600)
+def test_the_demo_run_again_goes_on_with_the_same_champions(tiny_demo: Path, report: dict[str, Any]) -> None:
+    (target,) = as_shown("make demo")
+    make = ["make", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/bin/.runtime", target, "PRESET=tiny"]
+    subprocess.run(make, cwd=ROOT, env=home_environment(tiny_demo), timeout=600, check=True)
     again = json.loads((tiny_demo / "reports" / "demo.json").read_text(encoding="utf-8"))
     for name, surface in report["surfaces"].items():
         assert again["surfaces"][name]["release"]["id"] == surface["release"]["id"]

@@ -17,6 +17,7 @@ from deploy.cli.main import app, main
 from deploy.home import given
 from ml.foundation.settings import Settings, write_settings_file
 from tests.support.commands import home_environment
+from tests.support.pages import as_shown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,7 +192,7 @@ def test_new_surface_writes_a_yaml_and_two_models_and_never_overwrites(tmp_path:
 def test_new_surface_goes_into_the_folder_of_the_app_and_never_into_the_checkout(tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
-    done = run(tmp_path, "new", "surface", "podcasts", environment={"CROSSFADE_APP": str(app)})
+    done = run(tmp_path, *as_shown("crossfade new surface podcasts"), environment={"CROSSFADE_APP": str(app)})
     written = [Path(line.removeprefix("wrote ")) for line in done.stdout.splitlines()]
     assert len(written) == 7 and all(path.is_relative_to(app) and path.is_file() for path in written)
     refused = run(tmp_path, "new", "surface", "podcasts")
@@ -236,6 +237,12 @@ def test_a_home_keeps_what_it_was_given_but_nothing_of_a_process(
         monkeypatch.delenv(f"CROSSFADE_{name}")
     again = Settings(home=tmp_path)
     assert (again.source, again.teacher, again.serve_token) == ("files", Path("t.yaml").absolute(), None)
+
+
+def test_make_ui_is_the_command_that_opens_the_ui() -> None:
+    make = ["make", "--dry-run", "--old-file=.venv/bin/.runtime", "VENV=.venv", *as_shown("make ui")]
+    printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed == ".venv/bin/crossfade ui\n"
 
 
 def test_make_help_names_every_target() -> None:

@@ -14,6 +14,7 @@ from ml.foundation.settings import Settings, SettingsError
 from ml.landing.ledger import landed_days
 from ml.landing.load import LEDGER_COLUMNS, init_tables
 from ml.operations.development import copy_sample, days_of_sample, settings_of_sample
+from tests.support.pages import as_shown
 
 FIRST = date(2026, 1, 1)
 
@@ -98,7 +99,7 @@ def test_the_command_builds_the_sample_by_the_app_as_it_is_and_says_where_to_loo
     tiny_demo: Path, tmp_path: Path, run_command: Callable[..., str]
 ) -> None:
     home = shutil.copytree(tiny_demo, tmp_path / "home")
-    told = run_command(home, "develop", "--days", "2", timeout=600)
+    told = run_command(home, *as_shown("crossfade develop --days 3", {"3": "2"}), timeout=600)
     assert f"CROSSFADE_HOME={home}/development .venv/bin/crossfade ui" in told
     sample = Settings(home=home / "development")
     assert sample.development and sample.last_day == sample.first_day + timedelta(days=1)

@@ -15,6 +15,7 @@ from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
 from ml.surfaces.files import load_surfaces
 from ml.surfaces.spec import Surface
+from tests.support.pages import as_shown
 
 FIRST, SECOND, THIRD = (date(2026, 1, d) for d in (1, 2, 3))
 
@@ -199,20 +200,22 @@ def test_an_experiment_is_planned_from_landed_days_and_read_from_the_command_lin
         monkeypatch.setenv(f"CROSSFADE_{name}", str(value))
 
     def asked(*arguments: str) -> tuple[int, str]:
-        done = CliRunner().invoke(app, ["experiment", *arguments])
+        done = CliRunner().invoke(app, arguments)
         return done.exit_code, " ".join(f"{done.output} {done.exception or ''}".split())
 
     with Lake(settings) as lake:
         lake.replace_days("features.examples_homepage", both.drop_columns(["arm"]), days)
         lake.replace_days("features.stg_exposures", both.select(["day", "exposure_id", "arm"]), days)
-    assert "fewer than two variants are recorded on 2026-01-06" in asked("look", "homepage")[1]
+    assert "fewer than two variants are recorded on 2026-01-06" in asked("experiment", "look", "homepage")[1]
     with Lake(settings) as lake:
         analyse(lake, surface, days[3:])
-    status, planned = asked("plan", "homepage", "--lift", "0.5", "--json")
+    words = as_shown("crossfade experiment plan homepage --lift 0.05", {"0.05": "0.5"})
+    status, planned = asked(*words, "--json")
     assert status == 0, planned
     assert "with 3 days of history: one look 1, daily looks 1" in planned, planned
     assert "A/A: of 200 random splits of these users over 3 days," in planned
-    assert asked("plan", "homepage", "--through", "2026-01-03")[1].startswith("homepage has final examples of 3 day(s)")
-    status, shown = asked("look", "homepage", "--json")
+    through = asked("experiment", "plan", "homepage", "--through", "2026-01-03")[1]
+    assert through.startswith("homepage has final examples of 3 day(s)")
+    status, shown = asked(*as_shown("crossfade experiment look homepage"), "--json")
     assert status == 0 and "users as split: control 130 (50.00% of 50.00% meant), student 130" in shown
     assert "homepage, since 2026-01-04: difference to control, %" in shown

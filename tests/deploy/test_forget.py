@@ -15,7 +15,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli.main import app
 from ml.foundation.ids import id63
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.settings import Settings
@@ -26,7 +28,8 @@ from ml.operations.backup import back_up, replaced_catalogs, restore
 from ml.operations.development import FOLDER
 from ml.operations.forget import forget
 from ml.releases.store import ReleaseStore
-from tests.support.commands import ROOT, home_environment, run_crossfade
+from tests.support.commands import ROOT, home_environment
+from tests.support.pages import as_shown
 
 SEED = 20260102
 
@@ -203,10 +206,18 @@ def test_killed_at_any_moment_and_run_again_the_person_is_gone(settings: Setting
 
 
 def test_the_command_says_what_would_go_and_knows_a_stranger(settings: Settings) -> None:
-    printed = run_crossfade(settings.home, "forget", users(settings)[0], "--dry-run")
+    def call(words: list[str]) -> str:
+        done = CliRunner().invoke(app, words, env=home_environment(settings.home, COLUMNS="200"))
+        assert done.exit_code == 0, (words, done.exception)
+        return done.output
+
+    user = users(settings)[0]
+    printed = call(as_shown("crossfade forget u17 --dry-run", {"u17": user}))
     assert (
         "landing.exposures" in printed
         and "trained on these rows, homepage" in printed
         and "nothing was changed" in printed
     )
-    assert "no file and no table names this user" in run_crossfade(settings.home, "forget", "nobody", "--dry-run")
+    assert "no file and no table names this user" in call(["forget", "nobody", "--dry-run"])
+    assert "trained on these rows" in call(as_shown("crossfade forget u17", {"u17": user}))
+    assert user not in users(settings)

@@ -14,8 +14,10 @@ import dagster as dg
 import duckdb
 import pytest
 from dagster import DagsterInstance
+from typer.testing import CliRunner
 
 from deploy.automation.housekeeping import housekeeping_job
+from deploy.cli.main import app
 from deploy.definitions import build_definitions
 from ml.foundation.lake import ALIAS, Lake
 from ml.foundation.sealed import DamagedError
@@ -23,7 +25,8 @@ from ml.foundation.settings import Settings
 from ml.operations.housekeeping import tidy
 from ml.operations.verify import verify
 from ml.releases.store import ReleaseStore
-from tests.support.commands import ROOT, home_environment, run_crossfade
+from tests.support.commands import ROOT, home_environment
+from tests.support.pages import as_shown
 
 NOW = timedelta(0)
 SEED = 20260101
@@ -153,8 +156,13 @@ def test_the_job_removes_failed_runs_and_old_dbt_calls_and_keeps_the_state_of_pa
 
 
 def test_the_command_shows_snapshots_files_and_disk(settings: Settings) -> None:
-    printed = run_crossfade(settings.home, "tidy", "--dry-run", CROSSFADE_KEEP_SNAPSHOTS_DAYS="0")
-    assert "expired; of releases:" in printed and "MB" in printed
+    for words, more in (
+        (as_shown("crossfade tidy --dry-run"), {"CROSSFADE_KEEP_SNAPSHOTS_DAYS": "0"}),
+        (as_shown("crossfade tidy"), {}),
+    ):
+        done = CliRunner().invoke(app, words, env=home_environment(settings.home, **more))
+        assert done.exit_code == 0, done.exception
+        assert "expired; of releases:" in done.stdout and "MB" in done.stdout
 
 
 @dg.op

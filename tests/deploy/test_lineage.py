@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli.main import app
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.operations.reproduce import NotReproducible, reproduce
 from ml.operations.trace import as_page, difference, find_release, trace
 from ml.releases.release import Release
 from ml.releases.store import ReleaseStore
+from tests.support.commands import home_environment
+from tests.support.pages import as_shown
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,9 +68,8 @@ def test_the_command_prints_the_lineage_and_writes_a_page(
     said = run_command(settings.home, "lineage", release.id, "--out", str(page))
     assert f"lake snapshot {release.manifest.snapshot}" in said and "table exposures" in said
     assert page.read_text() == as_page(trace(settings, release))
-    told = json.loads(
-        run_command(settings.home, "lineage", "homepage", "--json", "--out", str(page)).split("read /")[0]
-    )
+    words = as_shown("crossfade lineage homepage")
+    told = json.loads(run_command(settings.home, *words, "--json", "--out", str(page)).split("read /")[0])
     assert told["title"] == f"homepage {release.id}"
 
 
@@ -84,13 +87,17 @@ def test_a_release_is_trained_again_to_its_bytes_even_after_a_day_was_corrected(
         kept = lake.sql(f"select * from {where}", [day])
         lake.replace_days("features.examples_homepage", kept.slice(0, 10), [day])
     try:
-        found = reproduce(settings, release)
+        words = as_shown("crossfade reproduce homepage")
+        done = CliRunner().invoke(app, [*words, "--json"], env=home_environment(settings.home))
     finally:
         with Lake(settings) as lake:
             lake.replace_days("features.examples_homepage", kept, [day])
-    assert found.match == "bytes" and found.weights and found.onnx and not found.differing
-    assert all(figure.released == figure.again and figure.largest_difference == 0 for figure in found.figures)
-    assert {figure.task for figure in found.figures} == {"ctr", "trail", "discovery"}
+    assert done.exit_code == 0, done.exception
+    figures = json.loads(done.stdout)[f"{release.id}, released and trained again"]
+    assert all(row["released"] == row["again"] and row["largest difference of a score"] == 0 for row in figures)
+    assert [row["task"] for row in figures] == ["ctr AUC", "trail R2", "discovery AUC"]
+    assert "weights: the same bytes; model.onnx: the same bytes\nreproduced: the bytes match" in done.stderr
+    assert " then, " not in done.stderr, "nothing differs of what it was made with"
     assert not list((settings.home / "scratch").iterdir()), "nothing is left behind"
 
 
@@ -105,7 +112,7 @@ def test_what_is_gone_is_named_instead_of_reproduced(settings: Settings, release
 def test_the_commands_tell_the_verdict_and_promote_what_serves_already_without_a_move(
     settings: Settings, release: Release, run_command: Callable[..., str]
 ) -> None:
-    said = run_command(settings.home, "release", "verdict", "homepage")
+    said = run_command(settings.home, *as_shown("crossfade release verdict homepage"))
     assert f"verdict of homepage {release.manifest.partition}: pass" in said and "quality" in said
     store = ReleaseStore(settings.artifacts_dir)
     moves = len(store.history("homepage"))

@@ -22,6 +22,7 @@ from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
 from ml.surfaces.files import load_surface, load_surfaces
 from tests.support.commands import ROOT, home_environment
+from tests.support.pages import as_shown
 
 NARROW = {"COLUMNS": "40", "TERM": "xterm"}
 
@@ -86,7 +87,7 @@ def test_a_verdict_is_on_stdout_and_where_it_lies_is_a_note(settings: Settings, 
 
 
 def test_a_release_is_a_page(settings: Settings, release: Release) -> None:
-    done = run(settings.home, "release", "show", "homepage")
+    done = run(settings.home, *as_shown("crossfade release show homepage"))
     page, pointer = done.stdout, ReleaseStore(settings.artifacts_dir).pointer("homepage")
     assert pointer is not None and done.stderr == ""
     assert 20 < len(page.splitlines()) < 45
@@ -114,7 +115,8 @@ def test_tuning_prints_what_it_tried_and_writes_what_is_better(settings: Setting
     before = (ROOT / "tests" / "surfaces" / "homepage.yaml").read_text(encoding="utf-8")
     text = before.replace("extends: ", f"extends: {ROOT}/tests/surfaces/")
     path.write_text(text, encoding="utf-8")
-    limits = ("tune", "homepage", "--partition", day, "--minutes", "0")
+    of_page = {"podcasts": "homepage", "2026-03-06": day, "10": "0"}
+    limits = as_shown("crossfade tune podcasts --partition 2026-03-06 --minutes 10", of_page)
     where = {"CROSSFADE_SURFACES_DIR": str(tmp_path)}
     done = run(settings.home, *limits, "--dry-run", **where)
     assert path.read_text(encoding="utf-8") == text
@@ -131,7 +133,8 @@ def test_tuning_prints_what_it_tried_and_writes_what_is_better(settings: Setting
 def test_a_diagnosis_is_on_stdout_and_its_progress_is_not(settings: Settings, release: Release, tmp_path: Path) -> None:
     out = tmp_path / "diagnosis.md"
     day = str(release.manifest.partition)
-    done = run(settings.home, "diagnose", "homepage", "--partition", day, "--seeds", "1", "--out", str(out))
+    words = as_shown("crossfade diagnose homepage --partition 2026-02-01", {"2026-02-01": day})
+    done = run(settings.home, *words, "--seeds", "1", "--out", str(out))
     title, columns, *tasks = done.stdout.splitlines()
     assert "gain over the control of homepage" in title and cells(columns)[0] == "task"
     assert [line.split()[0] for line in tasks[:3]] == ["ctr", "trail", "discovery"]
@@ -140,7 +143,8 @@ def test_a_diagnosis_is_on_stdout_and_its_progress_is_not(settings: Settings, re
 
 
 def test_settings_and_findings_are_a_line_each(settings: Settings) -> None:
-    for arguments, first in ((("settings",), "CROSSFADE_HOME"), (("doctor",), "home")):
+    settled, examined = as_shown("crossfade settings"), as_shown("crossfade doctor")
+    for arguments, first in ((settled, "CROSSFADE_HOME"), (examined, "home")):
         done = run(settings.home, *arguments)
         lines = done.stdout.splitlines()
         assert done.stderr == "" and len(lines) > 8

@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from checks.guard import Subject
 from checks.popularity import judge_model
+from deploy.cli.main import app
 from deploy.popularity import release_popularity
 from deploy.serving.run import example_answer
 from ml.evaluation.outcome import Outcome
@@ -22,7 +24,9 @@ from ml.stages.evaluation import read_evaluation
 from ml.stages.popularity import export_in_place
 from ml.surfaces.files import load_surfaces
 from ml.surfaces.spec import Surface
+from tests.support.commands import home_environment
 from tests.support.known import present
+from tests.support.pages import as_shown
 
 FEW = Check(name="engagement_users_with_a_positive", outcome=Outcome.INCONCLUSIVE, value=51.0, threshold=">= 100")
 
@@ -73,8 +77,14 @@ def test_a_model_that_is_not_the_surfaces_popularity_is_refused(settings: Settin
     assert [check.name for check in checks if check.outcome is Outcome.FAIL] == ["exported_again"]
 
 
-def test_popularity_serves_says_why_and_whom_it_lacks(settings: Settings, radio: Surface) -> None:
-    released = release_popularity(settings, radio, present(settings.last_day), by="test", reason="to see it serve")
+def test_popularity_serves_says_why_and_whom_it_lacks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in home_environment(settings.home).items():
+        monkeypatch.setenv(name, value)
+    of_page = {"homepage": "radio", "2026-02-01": str(settings.last_day)}
+    words = as_shown("crossfade release popularity homepage --partition 2026-02-01", of_page)
+    done = CliRunner().invoke(app, [*words, "--by", "test", "--reason", "to see it serve"])
+    released = present(ReleaseStore.of(settings).champion("radio")).release
+    assert f"radio now serves {released.id}, which ranks by popularity" in " ".join(done.output.split())
     pointer = present(ReleaseStore.of(settings).pointer("radio"))
     assert pointer.action == "popularity" and "engagement 51 of 100" in pointer.reason
     assert "popularity, not a student" in (released.path / CARD).read_text(encoding="utf-8")

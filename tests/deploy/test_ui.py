@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 from benchmarks.process import free_port, running
 from tests.support.browser import chromium, needed
 from tests.support.commands import home_environment
+from tests.support.pages import as_shown
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_MS = 240_000
@@ -34,7 +35,7 @@ def ui(tiny_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         text = f"extends: {ROOT}/tests/surfaces/{name}.yaml\n{more}"
         (surfaces / f"{name}.yaml").write_text(text, encoding="utf-8")
     port = free_port()
-    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", "ui", "--port", str(port)]
+    command = [sys.executable, "-W", "ignore", "-m", "deploy.cli", *as_shown("crossfade ui"), "--port", str(port)]
     environment = home_environment(tiny_demo, CROSSFADE_SURFACES_DIR=str(surfaces))
     with running(command, lambda _: f"http://127.0.0.1:{port}", "/server_info", environment=environment) as (url, _):
         yield url

@@ -1,7 +1,8 @@
 """Every block of code and every command that a page shows: commands exist with these options, YAML and TOML load.
 
 The tutorials are executed by ``test_new_surface.py``, the notebook's page by ``test_notebook.py``, the network of a
-page by ``test_own_code.py``. Here nothing runs, so that all pages can be read.
+page by ``test_own_code.py``; that commands run is held by ``test_commands_of_pages.py``. Here nothing runs, so that
+all pages can be read.
 """
 
 import ast
@@ -29,6 +30,7 @@ from typer.main import get_command
 from checks.guard import Guard
 from deploy.cli.main import app
 from ml.foundation.settings import PROJECT_ROOT, Settings
+from ml.lab.study.design import design_names
 from ml.landing.contract import APP_FILE, ContractError, load_contract
 from ml.landing.sources import Sources
 from ml.surfaces.spec import Surface
@@ -47,6 +49,9 @@ CLUSTER = {"docker", "helm", "kubectl", "ray"}
 CLI = get_command(app)
 TARGETS = set(re.findall(r"^([a-z-]+):", (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
 VARIABLES = set(re.findall(r"^([A-Z_]+) \??:?=", (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+PROJECT = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"].keys()
+STUDIES = design_names()
 LANGUAGES = {"sh", "yaml", "toml", "python", "sql", "diff", ""}
 """What blocks are written in: each kind is looked at below, but for what a program printed, which has no name."""
 FOLLOWED = {"file", "edit", "run", "serve"}
@@ -195,9 +200,13 @@ def faults_of_make(words: list[str]) -> list[str]:
     """What make would refuse or not know."""
     given = [word.partition("=")[0] for word in words if "=" in word]
     targets = [word for word in words if "=" not in word]
-    return [f"no target {name}" for name in targets if name not in TARGETS] + [
-        f"no variable {name} of the Makefile" for name in given if name not in VARIABLES
-    ]
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    return (
+        [f"no target {name}" for name in targets if name not in TARGETS]
+        + [f"no variable {name} of the Makefile" for name in given if name not in VARIABLES]
+        + [f"no extra {name}" for name in named.get("EXTRAS", "").split() if name not in EXTRAS]
+        + [f"no study {name}" for name in named.get("STUDY", "").split() if name not in STUDIES]
+    )
 
 
 def faults(words: list[str]) -> list[str]:
@@ -246,6 +255,8 @@ def test_the_pages_show_blocks_and_a_wrong_one_would_be_noticed() -> None:
         "crossfade tidy --dry",
         "make demo KUAIRAND=here",
         "make tests",
+        "make install EXTRAS=mlfow",
+        "make study STUDY=headlines",
         "export CROSSFADE_HOMES=there",
         ".venv/bin/python docs/none.py",
         "tar x",

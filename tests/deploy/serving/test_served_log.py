@@ -256,7 +256,7 @@ def test_workers_write_files_of_their_own_a_killed_one_leaves_none_and_a_signal_
     monkeypatch.setenv("CROSSFADE_SERVE_LOG_SHARE", "1")
     monkeypatch.setenv("CROSSFADE_SERVE_LOG_DIR", str(settings.serve_log_dir))
     asked, ended = 0, False
-    with suppress(RuntimeError), crossfade(ready_home.settings, workers=2) as (url, parent):
+    with suppress(RuntimeError), crossfade(ready_home.settings, words=("serve", "--workers", "2")) as (url, parent):
 
         def parts() -> list[Path]:
             nonlocal asked

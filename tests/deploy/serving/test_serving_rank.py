@@ -20,7 +20,8 @@ from ml.foundation.lake import Lake
 from ml.inference.request import OUTCOMES
 from ml.students.columns import to_arrays
 from ml.surfaces.spec import Surface
-from tests.support.known import the
+from tests.support.known import present, the
+from tests.support.pages import as_shown
 from tests.support.tiny_home import DAY, ITEMS, USERS, Home, rank_body, tiny_settings
 
 
@@ -38,6 +39,27 @@ def test_answers_name_release_and_feature_day_and_fall_by_score(
     assert sorted(item["index"] for item in answer["items"]) == list(range(20))
     assert all(item["item_id"] == f"i{item['index']}" for item in answer["items"])
     assert set(answer["items"][0]) == {"item_id", "index", "score", *ready_home.surfaces[surface].tasks}
+
+
+def test_the_requests_that_pages_show_are_answered_best_item_first(client: httpx.Client, ready_home: Home) -> None:
+    """Their words are sent as curl sends them."""
+    plain = as_shown(
+        "curl -s localhost:8080/rank -H 'content-type: application/json' -d "
+        '\'{"surface": "homepage", "user_id": "u17", "candidates": [{"item_id": "t4"}, {"item_id": "t9"}]}\''
+    )
+    logged = as_shown(
+        "curl -s localhost:8080/rank -H 'content-type: application/json' -d "
+        '\'{"surface": "homepage", "user_id": "u17", "candidates": [{"item_id": "t4", "exposure_id": "e901"}]}\''
+    )
+    for words, items in ((plain, {"t4", "t9"}), (logged, {"t4"})):
+        silent, address, *(header, told, data, body) = words
+        assert (silent, header, data) == ("-s", "-H", "-d")
+        name, _, value = told.partition(": ")
+        url = address.removeprefix("localhost:8080")
+        answer = client.post(url, content=body, headers={name: value}).raise_for_status().json()
+        scores = [item["score"] for item in answer["items"]]
+        assert {item["item_id"] for item in answer["items"]} == items and scores == sorted(scores, reverse=True)
+        assert answer["release"] == present(ready_home.store.champion("homepage")).release.id
 
 
 def test_numbers_are_ids_as_their_strings(client: httpx.Client) -> None:

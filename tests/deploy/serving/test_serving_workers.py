@@ -19,6 +19,7 @@ from deploy.serving.metrics import Metrics
 from deploy.serving.run import serve
 from deploy.serving.workers import merged
 from tests.support.known import present
+from tests.support.pages import as_shown
 from tests.support.tiny_home import Home, feeds_of, tensors_of, tiny_settings
 
 LONGEST_S = 60.0
@@ -30,7 +31,8 @@ def two(ready_home: Home) -> Iterator[Server]:
     """A server of two workers, ready: its address, its parent, and its port of gRPC."""
     port = free_port()
     settings = ready_home.settings.model_copy(update={"serve_grpc_port": port})
-    with suppress(RuntimeError), crossfade(settings, workers=2) as (url, parent):  # the last test ends it
+    words = as_shown("crossfade serve --workers 4", {"4": "2"})
+    with suppress(RuntimeError), crossfade(settings, words=words) as (url, parent):  # the last test ends it
         until(lambda: up(url) == {"0": 1.0, "1": 1.0})
         yield url, parent, port
 

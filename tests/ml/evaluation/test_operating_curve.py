@@ -10,6 +10,7 @@ from deploy.cli.main import app
 from ml.evaluation import operating_curve
 from ml.evaluation.operating_curve import SIZES, Size, operating_point
 from ml.surfaces.window import ONE_LOOK, Looks
+from tests.support.pages import as_shown
 
 SMALL = Size("simulator", "radio", "engagement", 120, 600, 3.0, 0.5, 0.18, 0.005)
 """An app so small that three days seldom decide."""
@@ -40,7 +41,7 @@ def test_looks_that_are_not_counted_would_promote_too_often(monkeypatch: pytest.
 @pytest.mark.slow
 def test_the_command_ends_with_the_chance_at_one_margin(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(operating_curve, "SIZES", (replace(SIZES[3], users=100), replace(SIZES[7], users=100)))
-    said = CliRunner().invoke(app, ["operating-curve", "--quick", "--candidates", "100"])
+    said = CliRunner().invoke(app, [*as_shown("crossfade operating-curve --quick"), "--candidates", "100"])
     assert said.exit_code == 0, said.output
     found = re.fullmatch(r"at one margin (0\.\d{3})", said.stdout.rstrip("\n").splitlines()[-1])
     assert found, said.stdout

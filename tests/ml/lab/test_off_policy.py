@@ -1,10 +1,14 @@
 """A small sample of how often the intervals of off-policy estimates hold the simulator's truth."""
 
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli.main import app
 from ml.lab.off_policy import METHODS, Coverage, coverage, named, write_coverage
+from tests.support.pages import as_shown
 
 LOGS = 40
 
@@ -28,6 +32,14 @@ def test_good_expected_labels_narrow_what_contrary_ones_leave_wide(found: list[C
     good, wrong = own["student", None, "dr"], own["student", None, "dr_wrong"]
     assert good.half < wrong.half and wrong.covered >= 0.85 * LOGS, "wrong expected labels cost width, not truth"
     assert own["student", "shown", "dr"].truth > 0 > own["teacher", None, "dr"].truth - own["student", None, "dr"].truth
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_the_least_share_that_held() -> None:
+    done = CliRunner().invoke(app, as_shown("crossfade off-policy --quick"))
+    assert done.exit_code == 0, done.exception
+    held = re.fullmatch(r"intervals held (\d\.\d{3})", done.stdout.splitlines()[-1])
+    assert held and float(held[1]) >= 0.8
 
 
 def test_the_page_tells_what_was_found_and_by_which_command(found: list[Coverage], tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli.main import app
 from ml.evaluation.results import Difference
 from ml.foundation.lake import Lake
 from ml.foundation.settings import PROJECT_ROOT, Settings
@@ -16,7 +18,9 @@ from ml.operations.weeks import Calibrated, Covered, Evaluated, Moved, ServedDay
 from ml.releases.store import ReleaseStore
 from ml.stages.evaluation import read_evaluation
 from ml.surfaces.files import load_surfaces
+from tests.support.commands import home_environment
 from tests.support.known import present
+from tests.support.pages import as_shown
 
 DAY = date(2026, 3, 1)
 
@@ -82,6 +86,15 @@ def test_every_colour_of_a_plot_is_one_that_the_dark_theme_has_too() -> None:
 def test_a_surface_without_any_day_has_a_page_too() -> None:
     text = page(replace(homepage(), evaluated=(), moved=(), covered=(), champion=None, features=None, newest=None))
     assert "No student was evaluated yet" in text and "<svg" not in text
+
+
+def test_the_command_writes_the_page_and_shows_the_newest_day(settings: Settings) -> None:
+    done = CliRunner().invoke(app, as_shown("crossfade dashboard"), env=home_environment(settings.home, COLUMNS="200"))
+    assert done.exit_code == 0, done.exception
+    told = [line.split()[:3] for line in done.stdout.splitlines()[2:]]
+    day = str(settings.last_day)
+    expected = [[name, day, task] for name, surface in load_surfaces(settings).items() for task in surface.tasks]
+    assert told == expected and (settings.reports_dir / "dashboard.html").is_file()
 
 
 def test_the_rows_are_those_of_evaluation_verdict_log_and_lake(settings: Settings) -> None:

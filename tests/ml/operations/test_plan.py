@@ -1,12 +1,18 @@
 """What a change of SQL, macros, declarations, contract or surfaces would build again is told, and nothing is done."""
 
+import re
 import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from deploy.cli.main import app
 from ml.foundation.settings import EXAMPLES, Settings
 from ml.operations.plan import changed_models, plan
+from tests.support.commands import home_environment
+from tests.support.pages import as_shown
 
 
 def manifest(**changes: str) -> dict[str, Any]:
@@ -67,3 +73,8 @@ def test_days_labels_and_students_of_a_home_are_told_and_nothing_is_done(tmp_pat
     assert found["features.examples_radio"].first == date(2026, 1, 1) and "features.feat_none" not in found
     assert found["ml.soft_labels_homepage"].days == found["ml.soft_labels_radio"].days > 5
     assert {rebuild.what for rebuild in plan(settings, {})} >= {"homepage/student"}
+    environment = home_environment(tiny_demo, CROSSFADE_SURFACES_DIR=str(surfaces))
+    done = CliRunner().invoke(app, as_shown("crossfade plan"), env=environment)
+    assert done.exit_code == 0 and re.search(r"^homepage/student +.* the surface's YAML", done.stdout, re.M), (
+        done.output
+    )

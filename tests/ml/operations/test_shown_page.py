@@ -12,11 +12,12 @@ from ml.operations.trace import as_page, find_release, trace
 from ml.releases.release import BOM, CARD
 from ml.releases.store import ReleaseStore
 from tests.support.known import present
+from tests.support.pages import as_shown
 
 
 def test_a_release_is_one_page_with_verdict_card_and_lineage(tiny_demo: Path) -> None:
     environment = {"CROSSFADE_HOME": str(tiny_demo)}
-    result = CliRunner().invoke(app, ["open", "--print"], env=environment)
+    result = CliRunner().invoke(app, as_shown("crossfade open homepage"), env=environment)
     assert result.exit_code == 0, result.output
     page = Path(result.stdout.strip())
     text, settings = page.read_text(encoding="utf-8"), Settings(home=tiny_demo)

@@ -1,17 +1,26 @@
 """Where an identity signs in place of a key, what another signed is neither promoted, served, nor rolled back to."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli.main import app
 from ml.foundation.keyless import Keyless
+from ml.foundation.lake import lake_id
 from ml.foundation.sealed import DamagedError
+from ml.foundation.settings import Settings
 from ml.foundation.signing import Keyring, UntrustedError, UnusableKey, new_key
 from ml.operations.release_page import entries, standing
 from ml.releases.refusals import PromotionRefused, Refusal
 from ml.releases.release import CARD
+from ml.releases.store import ReleaseStore
+from ml.surfaces.files import load_surfaces
+from tests.support.known import present
+from tests.support.pages import as_shown
 from tests.support.shop import Shop
 from tests.support.sigstore import ADA, ISSUER, LocalSigstore, local_sigstore
 
@@ -104,3 +113,29 @@ def test_who_goes_over_from_a_key_to_an_identity_trusts_both_meanwhile(
     done = signed.store.sign("homepage", **BY)
     assert any(told.startswith(f"releases/homepage/{first} was signed by") for told in done)
     assert served(reader).id == first, "an identity answers for what the key signed: it may go"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_let_the_identity_answer_for_what_a_key_signed(
+    prepared_home: Path, config: Path, sigstore: LocalSigstore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = shutil.copytree(prepared_home, tmp_path / "home")
+    new_key(tmp_path / "ada.pem", tmp_path / "trusted" / "ada.pub")
+    keyed = Keyring(private_file=tmp_path / "ada.pem", trusted=tmp_path / "trusted")
+    lake = lake_id(Settings(home=home))
+    shops = [Shop(home / "artifacts", surface, lake, keyed) for surface in load_surfaces(Settings()).values()]
+    released = {shop.surface.name: shop.release(0).release for shop in shops}
+    settings = {"HOME": home, "SIGNING": "keyless", "TRUSTED_IDENTITIES": json.dumps([TRUSTED])}
+    settings |= {"SIGSTORE_CONFIG": config, "SIGNING_TOKEN": sigstore.token()}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"CROSSFADE_{name}", str(value))
+    for words in (
+        as_shown('crossfade release sign homepage --reason "our jobs sign from today"'),
+        as_shown('crossfade release sign radio --reason "our jobs sign from today"'),
+    ):
+        done = CliRunner().invoke(app, [*words, "--by", "ada"])
+        assert done.exit_code == 0, done.exception
+        surface = words[2]
+        assert f"releases/{surface}/{released[surface]} was signed by" in " ".join(done.output.split())
+        champion = present(ReleaseStore.of(Settings()).champion(surface))
+        assert champion.release.id == released[surface]

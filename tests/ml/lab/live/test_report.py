@@ -4,12 +4,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli.main import app
 from ml.experiments.user_days import METRICS, USER_DAYS_SCHEMA
 from ml.foundation.settings import Settings
 from ml.lab.live.design import Design, load_design
 from ml.lab.live.report import write_report
 from ml.lab.live.run import NotRun
+from tests.support.pages import as_shown
 
 
 def rows_of(settings: Settings, design: Design) -> pa.Table:
@@ -39,8 +42,10 @@ def rows_of(settings: Settings, design: Design) -> pa.Table:
 @pytest.mark.slow
 def test_the_report_puts_the_papers_online_table_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ml.lab.live.report.experiment_rows", rows_of)
-    files = write_report(Settings(home=tmp_path / "home"), "live", "aa", tmp_path / "live.md")
-    markdown, page, *plots = files
+    monkeypatch.setenv("CROSSFADE_HOME", str(tmp_path / "home"))
+    words = as_shown("crossfade experiment report live --aa aa")
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "live.md")])
+    markdown, page, *plots = (Path(line.removeprefix("wrote ")) for line in done.stdout.splitlines())
     text = markdown.read_text()
     assert "| homepage | new releases | +11.39 | " in text and "| radio | discovery | +2.13 | " in text
     assert "+5.00 [+5.00, +5.00] |" in text and "Every interval holds 0." in text
