@@ -118,6 +118,19 @@ class Lake:
         )
         return self.connection.execute(query, [ALIAS, schema, name]).fetchone() is not None
 
+    def was_filled(self, table: str) -> bool:
+        """Tell whether ``schema.table`` ever held a row.
+
+        A table that never did has no statistics, and DuckLake asks its catalog for them once for each column and query.
+        """
+        schema, name = table.split(".")
+        query = f"""
+            select 1 from {CATALOG}.ducklake_table_stats as f
+            join {CATALOG}.ducklake_table as t on t.table_id = f.table_id and t.end_snapshot is null
+            join {CATALOG}.ducklake_schema as s on s.schema_id = t.schema_id and s.end_snapshot is null
+            where s.schema_name = ? and t.table_name = ? limit 1"""
+        return self.connection.execute(query, [schema, name]).fetchone() is not None
+
     def tables(self) -> list[tuple[str, str]]:
         """Return (schema, name) of every table, in order; views are none."""
         query = """

@@ -58,6 +58,12 @@ def unpacked(late: pl.DataFrame, table: Table) -> pl.DataFrame:
     return late.select(pl.col("content").str.json_decode(shape), pl.col("row_number").alias(ROW)).unnest("content")
 
 
+def none_arrived(names: Sequence[str]) -> dict[str, pl.DataFrame]:
+    """Return what ``arrived`` gives of tables for which nothing came in the folders of other days."""
+    kinds = {"source_day": pl.Date, "file": pl.String, "row_number": pl.Int64, "content": pl.String}
+    return {name: pl.DataFrame(schema=kinds) for name in names}
+
+
 def arrived(lake: Lake, day: date, names: Sequence[str]) -> dict[str, pl.DataFrame]:
     """Return the rows of a day that came in the folders of others, by table: those columns of ``LATE``, in order."""
     query = (

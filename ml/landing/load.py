@@ -1,15 +1,20 @@
 """Landing: files of the landing zone -> ``landing.*`` tables of the lake, day by day.
 
-A day is read, validated and then replaced in one transaction: its rows, its quarantine and its ledger. Rows in =
-loaded + quarantined, always. A day with too many bad rows fails: its quarantine is written for inspection, its tables
-stay as they were. Nothing is held in memory beyond one day.
+A day is read, validated and then replaced in one transaction: its rows, its quarantine and its ledger; small days of a
+range share one, and the next ones are read while it is written. Rows in = loaded + quarantined, always. A day with too
+many bad rows fails: its quarantine is written for inspection, its tables stay as they were. What is held in memory is
+one day, or days of some hundred thousand rows.
 """
 
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,7 +26,7 @@ from ml.foundation.progress import Progress, Step, silent
 from ml.foundation.settings import Settings
 from ml.landing.contract import DAY, Contract, ContractError, LandingError, Table, load_contract
 from ml.landing.databases import engines_kept, question_of
-from ml.landing.late import LATE, LATE_COLUMNS, arrived, elsewhere, mark, packed, replace, unpacked
+from ml.landing.late import LATE, LATE_COLUMNS, arrived, elsewhere, mark, none_arrived, packed, replace, unpacked
 from ml.landing.ledger import LEDGER, landed_days
 from ml.landing.readers import BROKEN_SCHEMA, MARK, ROW, Parsed, Reading, UnreadableFile, as_json, blamed_on, read_file
 from ml.landing.readiness import Place, entries, input_hash, input_hash_of, landed_tables, place_of
@@ -55,6 +60,8 @@ SMALL_TABLE = 100
 TABLE_FACTOR = 10
 """One table may lose this many times the share that the day may lose."""
 _CONTENT_CHARACTERS = 2_000
+_TOGETHER = 250_000
+"""Rows from which no further day is written with those before it."""
 _LOOKS = 5
 """A day whose files change each time that it is read fails after so many."""
 
@@ -113,6 +120,31 @@ class _Landed:
     good: list[pl.DataFrame | Path]  # files of Parquet, where they are many
     bad: pl.DataFrame  # QUARANTINE_COLUMNS
     late: pl.DataFrame  # LATE_COLUMNS
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A day as it was read, or why it does not land."""
+
+    day: date
+    landed: list[_Landed] = field(default_factory=list)
+    failure: LandingError | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(item.report.rows_in for item in self.landed)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Days that are written together, and the folder in which rows of theirs may wait."""
+
+    days: list[_Judged]
+    folder: str
+
+    @property
+    def small(self) -> bool:
+        return all(judged.rows <= _TOGETHER for judged in self.days)
 
 
 def init_tables(lake: Lake) -> None:
@@ -187,7 +219,7 @@ def load_days(
     tables: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> list[LandingReport]:
-    """Land days, one transaction per day; a day that is landed again is replaced.
+    """Land days, each as a whole and small ones together; a day that is landed again is replaced.
 
     Args:
         lake: The lake to write.
@@ -195,7 +227,7 @@ def load_days(
         days: Days to land.
         surfaces: Names of the configured surfaces; other surfaces in ``exposures`` are bad rows.
         tables: Tables to land; all of the contract by default. A table that a day lacks is emptied for that day.
-        progress: Told after each day.
+        progress: Told of each day when it is written.
 
     Returns:
         One report per day and table, in order.
@@ -217,22 +249,61 @@ def load_days(
     failures: dict[date, LandingError] = {}
     changed: set[tuple[date, str]] = set()
     days = sorted(set(days))
-    for done, day in enumerate(days, 1):
-        try:
-            reports[day], late = _load_day(lake, settings, contract, day, names, surfaces)
-        except LandingError as error:
-            if len(days) == 1:
-                raise
-            failures[day] = error
-            progress(Step("landing", done, len(days), line=f"{day} did not land: {error}"))
-            continue
-        changed = {(own, name) for own, name in changed if own != day} | late
-        progress(Step("landing", done, len(days), line=_told(day, reports[day])))
+    with closing(_parts(lake, settings, contract, days, names, surfaces)) as parts:
+        for part in parts:
+            late = _write_part(lake, part.days, names)
+            shutil.rmtree(part.folder)
+            changed = {(own, name) for own, name in changed if own not in [judged.day for judged in part.days]} | late
+            for judged in part.days:
+                if judged.failure is None:
+                    reports[judged.day] = [item.report for item in judged.landed]
+                    line = _told(judged.day, reports[judged.day])
+                elif len(days) == 1:
+                    raise judged.failure
+                else:
+                    failures[judged.day] = judged.failure
+                    line = f"{judged.day} did not land: {judged.failure}"
+                progress(Step("landing", days.index(judged.day) + 1, len(days), line=line))
     _land_late(lake, settings, contract, surfaces, changed, reports, failures, progress)
     landed = [report for day in days if day not in failures for report in reports[day]]
     if failures:
         raise DaysFailed(failures, landed)
     return landed
+
+
+def _parts(
+    lake: Lake, settings: Settings, contract: Contract, days: Sequence[date], names: Sequence[str], surfaces: set[str]
+) -> Generator[_Part]:
+    """Yield days as they were read; of small ones several, and the next while the last ones are written.
+
+    Where rows go to other days, a day is read when those before it are written: it may have got rows by that.
+    """
+    sources = load_sources(settings, contract)
+    routed = any(sources.table(name).late == "route" for name in contract.tables) or lake.was_filled(LATE)
+    left = iter(days)
+
+    def read() -> _Part | None:
+        part, rows = _Part([], folders.enter_context(_folder(settings))), 0
+        for day in left:
+            late = arrived(lake, day, names) if routed else none_arrived(names)
+            folder = Path(part.folder, day.isoformat())
+            folder.mkdir()
+            part.days.append(_judge_day(settings, contract, late, day, surfaces, folder))
+            rows += part.days[-1].rows
+            if routed or rows >= _TOGETHER:
+                break
+        return part if part.days else None
+
+    with ExitStack() as folders:
+        if routed:
+            yield from iter(read, None)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="landing") as reader:
+            part = reader.submit(read).result()
+            while part is not None:
+                ahead = reader.submit(read) if part.small else None
+                yield part
+                part = (ahead or reader.submit(read)).result()
 
 
 def _land_late(
@@ -291,23 +362,55 @@ def _load_day(
         surfaces: Names of the configured surfaces.
         built: Whether who asks builds the day's other tables too; if not, the sensor is to see it as changed.
     """
-    (settings.lake_dir / "spill").mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="landing-", dir=settings.lake_dir / "spill") as folder, engines_kept():
-        try:
-            _require_tables(settings, day, names)
-            late = arrived(lake, day, names)
-            landed = _read_day(settings, contract, late, day, surfaces, Path(folder))
-        except LandingError:
-            raise
-        except (Exception, pl.exceptions.PanicException) as error:
-            # Nothing of a day's files may stop another day; what writing raises concerns them all and passes.
-            raise LandingError(f"{day}: its files could not be judged: {type(error).__name__}: {error}") from error
-        reports = [item.report for item in landed]
-        bad = pl.concat([item.bad for item in landed])
-        if message := _too_many(settings, day, landed):
-            lake.retry(lambda: _write_quarantine(lake, day, names, bad))
-            raise QuarantineLimitExceeded(day, reports, message)
-        return reports, lake.retry(lambda: _write_day(lake, day, names, landed, bad, built=built))
+    with _folder(settings) as folder:
+        judged = _judge_day(settings, contract, arrived(lake, day, names), day, surfaces, Path(folder))
+        changed = _write_part(lake, [judged], names, built=built)
+    if judged.failure:
+        raise judged.failure
+    return [item.report for item in judged.landed], changed
+
+
+def _folder(settings: Settings) -> "TemporaryDirectory[str]":
+    spill = settings.lake_dir / "spill"
+    spill.mkdir(parents=True, exist_ok=True)
+    return TemporaryDirectory(prefix="landing-", dir=spill)
+
+
+def _judge_day(
+    settings: Settings,
+    contract: Contract,
+    late: Mapping[str, pl.DataFrame],
+    day: date,
+    surfaces: set[str],
+    folder: Path,
+) -> _Judged:
+    """Read and judge one day, with the rows that came for its tables in the folders of others."""
+    try:
+        with engines_kept():
+            _require_tables(settings, day, list(late))
+            landed = _read_day(settings, contract, late, day, surfaces, folder)
+    except LandingError as error:
+        return _Judged(day, failure=error)
+    except (Exception, pl.exceptions.PanicException) as error:
+        # Nothing of a day's files may stop another day; what writing raises concerns them all and passes.
+        failure = LandingError(f"{day}: its files could not be judged: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return _Judged(day, failure=failure)
+    if message := _too_many(settings, day, landed):
+        return _Judged(day, landed, QuarantineLimitExceeded(day, [item.report for item in landed], message))
+    return _Judged(day, landed)
+
+
+def _write_part(
+    lake: Lake, days: Sequence[_Judged], names: Sequence[str], *, built: bool = True
+) -> set[tuple[date, str]]:
+    """Write days in one transaction, and the quarantine of those that have too many bad rows in their own."""
+    for judged in days:
+        if isinstance(judged.failure, QuarantineLimitExceeded):
+            bad = pl.concat([item.bad for item in judged.landed])
+            lake.retry(partial(_write_quarantine, lake, judged.day, names, bad))
+    good = [judged for judged in days if judged.failure is None]
+    return lake.retry(lambda: _write_days(lake, good, names, built=built)) if good else set()
 
 
 def _require_tables(settings: Settings, day: date, names: Sequence[str]) -> None:
@@ -569,59 +672,81 @@ def _too_many(settings: Settings, day: date, landed: Sequence[_Landed]) -> str |
     return f"{day}: {'; '.join(over)}. Top reasons: {reasons}. `crossfade quarantine {day}` shows the rows."
 
 
-def _write_day(
-    lake: Lake, day: date, names: Sequence[str], landed: Sequence[_Landed], bad: pl.DataFrame, *, built: bool
-) -> set[tuple[date, str]]:
+def _write_days(lake: Lake, days: Sequence[_Judged], names: Sequence[str], *, built: bool) -> set[tuple[date, str]]:
     now = datetime.now(UTC).replace(tzinfo=None)
     ledger = [
-        (day, r.table, len(r.files), r.rows_in, r.rows_loaded, r.rows_quarantined, r.rows_routed, now, r.input_hash)
-        for r in (item.report for item in landed)
+        (r.day, r.table, len(r.files), r.rows_in, r.rows_loaded, r.rows_quarantined, r.rows_routed, now, r.input_hash)
+        for judged in days
+        for r in (item.report for item in judged.landed)
     ]
-    with lake.transaction(f"landing: {day}") as connection:
+    # A read of a table that never held a row costs as much as a dozen others.
+    quarantined, routed = lake.was_filled(QUARANTINE), lake.was_filled(LATE)
+    first, last = days[0].day, days[-1].day
+    with lake.transaction(f"landing: {first}" + (f" to {last}" if last > first else "")) as connection:
         known = connection.execute(
-            f"select table_name from {ALIAS}.{LEDGER} where {DAY} = ? and rows_loaded > 0", [day]
+            f"select {DAY}, table_name, rows_loaded from {ALIAS}.{LEDGER} "
+            f"where {DAY} between ? and ? and list_contains(?::varchar[], table_name)",
+            [first, last, list(names)],
         ).fetchall()
-        for (name,) in known:
-            if name in names:
+        written = {judged.day for judged in days}
+        for day, name, loaded in known:
+            if loaded and day in written:
                 connection.execute(f"delete from {ALIAS}.{LANDING}.{name} where {DAY} = ?", [day])
-        for item in landed:
-            for rows in item.good:
-                _insert(connection, f"{LANDING}.{item.report.table}", rows, day)
-        _replace(connection, QUARANTINE, day, names, bad)
-        _replace(connection, LEDGER, day, names, pl.DataFrame(ledger, schema=list(LEDGER_COLUMNS), orient="row"))
-        changed = replace(connection, day, names, pl.concat([item.late for item in landed]))
-        if not built:
-            mark(connection, day, names)
+        for number in range(len(days[0].landed)):
+            _insert_days(connection, [(judged.day, judged.landed[number]) for judged in days])
+        bad = pl.concat([item.bad for judged in days for item in judged.landed])
+        for day in sorted(written):
+            if quarantined:
+                _remove(connection, QUARANTINE, day, names)
+            if known:
+                _remove(connection, LEDGER, day, names)
+        _insert(connection, QUARANTINE, bad)
+        _insert(connection, LEDGER, pl.DataFrame(ledger, schema=list(LEDGER_COLUMNS), orient="row"))
+        changed = set[tuple[date, str]]()
+        for judged in days:
+            late = pl.concat([item.late for item in judged.landed])
+            if routed or late.height:
+                changed |= replace(connection, judged.day, names, late)
+            if not built:
+                mark(connection, judged.day, names)
         return changed
 
 
 def _write_quarantine(lake: Lake, day: date, names: Sequence[str], bad: pl.DataFrame) -> None:
     with lake.transaction(f"landing: quarantine of {day}, which failed") as connection:
-        _replace(connection, QUARANTINE, day, names, bad)
+        _remove(connection, QUARANTINE, day, names)
+        _insert(connection, QUARANTINE, bad)
 
 
-def _replace(
-    connection: duckdb.DuckDBPyConnection, table: str, day: date, names: Sequence[str], rows: pl.DataFrame
-) -> None:
+def _remove(connection: duckdb.DuckDBPyConnection, table: str, day: date, names: Sequence[str]) -> None:
     connection.execute(
         f"delete from {ALIAS}.{table} where {DAY} = ? and list_contains(?::varchar[], table_name)", [day, list(names)]
     )
-    _insert(connection, table, rows)
 
 
-def _insert(
-    connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame | Path, day: date | None = None
-) -> None:
-    """Insert rows, of a frame or of a file, into a table; of a day, if they do not say it themselves."""
-    own = "" if day is None else f", date '{day}' as {DAY}"
-    if isinstance(rows, Path):
-        query = f"insert into {ALIAS}.{table} by name select *{own} from read_parquet($1)"
-        connection.execute(query, [str(rows)])
-        return
+def _insert_days(connection: duckdb.DuckDBPyConnection, days: Sequence[tuple[date, _Landed]]) -> None:
+    """Insert the good rows of one table and some days: those in memory at once, those of files one by one."""
+    table = f"{LANDING}.{days[0][1].report.table}"
+    frames = [
+        rows.with_columns(pl.lit(day).alias(DAY))
+        for day, item in days
+        for rows in item.good
+        if isinstance(rows, pl.DataFrame)
+    ]
+    if frames:
+        _insert(connection, table, pl.concat(frames, rechunk=False))
+    for day, item in days:
+        for path in item.good:
+            if isinstance(path, Path):
+                query = f"insert into {ALIAS}.{table} by name select *, date '{day}' as {DAY} from read_parquet($1)"
+                connection.execute(query, [str(path)])
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame) -> None:
     if rows.is_empty():
         return
     connection.register("_rows", rows.to_arrow())
     try:
-        connection.execute(f"insert into {ALIAS}.{table} by name select *{own} from _rows")
+        connection.execute(f"insert into {ALIAS}.{table} by name select * from _rows")
     finally:
         connection.unregister("_rows")
