@@ -5,16 +5,20 @@ below a heading. What such a test asserts is its own matter; that the words are 
 """
 
 import ast
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ml.foundation.settings import PROJECT_ROOT
+from tests.docs.test_blocks import faults_of_crossfade
 from tests.docs.test_new_surface import PAGE, RATINGS
-from tests.support.pages import KEYS, SIGN, Shown, as_shown, lines, shown, steps_of
+from tests.support.pages import KEYS, SIGN, SITE, Shown, as_shown, lines, shown, steps_of
 
 FOLLOWED = {str(page.relative_to(PROJECT_ROOT)) for page in (PAGE, RATINGS)}
+OUTSIDE = re.compile(r"^    (?:\.venv/bin/)?((?:crossfade|make|dagster|python|docker|helm|kubectl) .+)$", re.M)
 CI = {"make install", "make dev", "make test", 'make test ARGS="-k sabotage"'}
 """What every run of the tests begins with: CI makes the environment and calls them so (``.ci/run``)."""
 
@@ -60,6 +64,14 @@ def test_every_command_of_a_block_is_run_by_a_test_or_says_why_not() -> None:
     assert not [one.line for one in shown() if one.marked and one.line in taken()], (
         "a test runs what says that none does"
     )
+
+
+def test_a_command_outside_of_a_fence_is_the_one_that_wrote_its_page_of_results() -> None:
+    """Such a command measured for minutes to hours, and stands on the page as its origin; the command line takes it."""
+    found = {path: OUTSIDE.findall(path.read_text(encoding="utf-8")) for path in SITE}
+    assert {path.parent for path, commands in found.items() if commands} == {PROJECT_ROOT / "docs" / "results"}
+    measured = [shlex.split(line)[1:] for commands in found.values() for line in commands]
+    assert len(measured) > 10 and not [fault for words in measured for fault in faults_of_crossfade(words)]
 
 
 def test_a_command_that_no_test_runs_would_be_noticed() -> None:

@@ -1,11 +1,15 @@
 """What feature tables and examples must have follows from declarations alone."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
-from ml.features.contracts import Contract, ContractError, contracts, faults
+from deploy.cli.main import app
+from ml.features.contracts import Contract, ContractError, by_type, contracts, faults
 from ml.features.tables import feature_tables
 from ml.foundation.settings import EXAMPLES, Settings
 from ml.surfaces.columns import Input
@@ -37,6 +41,15 @@ def test_every_table_has_its_keys_and_examples_have_every_feature_input_and_labe
         for column, spec in surface.inputs.items():
             kind = "integer" if spec.dtype == "int64" else "number"
             assert examples[column].startswith(kind) and examples[column].endswith("[]") is bool(spec.shape), column
+
+
+def test_the_command_prints_what_tables_must_have_as_yaml_by_type_and_as_json_by_column(
+    surfaces: Mapping[str, Surface],
+) -> None:
+    declared = contracts(Settings(), surfaces)
+    printed, as_json = (CliRunner().invoke(app, ["columns", *more]).stdout for more in ([], ["--json"]))
+    assert json.loads(as_json) == declared
+    assert yaml.safe_load(printed) == {table: dict(by_type(columns)) for table, columns in declared.items()}
 
 
 def test_a_column_is_the_narrowest_that_its_readers_want(surfaces: Mapping[str, Surface]) -> None:
