@@ -234,6 +234,19 @@ def test_a_stopped_run_goes_on_where_it_ended(landed: Settings, tmp_path: Path) 
     assert not list(the(Path, settings.landing_dir).rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("day", [1, 2])
+def test_a_day_that_cannot_be_written_fails_the_run_and_those_before_it_are_whole(tmp_path: Path, day: int) -> None:
+    settings = settings_of(tmp_path)
+    write_landing(settings, days=1)
+    zone = the(Path, settings.landing_dir)
+    (zone / "users" / f"day={FIRST_DAY + timedelta(days=day)}").write_bytes(b"in its place")
+    with pytest.raises(FileExistsError):
+        write_landing(settings, days=3)
+    whole = [zone / table / f"day={FIRST_DAY + timedelta(days=d)}" / "_SUCCESS" for table in TABLES for d in range(day)]
+    assert all(path.exists() for path in whole)
+    assert not (zone / "listens" / f"day={FIRST_DAY + timedelta(days=day + 1)}").exists()
+
+
 def test_last_day_bounds_what_is_written(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, last_day=FIRST_DAY + timedelta(days=1))
     assert len(write_landing(settings)) == 2 * len(TABLES)
