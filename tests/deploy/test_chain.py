@@ -268,6 +268,18 @@ def test_every_day_and_every_step_tells_what_it_cost(settings: Settings) -> None
             assert all(m.metadata["seconds"].value > 0 for m in told(key)), key
 
 
+def test_a_check_over_a_range_is_known_of_each_of_its_days(settings: Settings) -> None:
+    from dagster import AssetCheckKey, AssetKey, DagsterInstance
+
+    checks = {"soft_labels": "soft_labels_are_sound", "examples": "examples_are_sound"}
+    with DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        for asset, check in checks.items():
+            key = AssetCheckKey(AssetKey(["homepage", asset]), check)
+            records = instance.event_log_storage.get_asset_check_execution_history(key, limit=100)
+            known = {present(r.evaluation).partition for r in records if r.status.value == "SUCCEEDED"}
+            assert known >= set(map(str, settings.days(settings.first_day, present(settings.last_day)))), asset
+
+
 def test_nothing_is_written_outside_of_the_home(tiny_demo: Path) -> None:
     for name in ("target", "logs", ".user.yml", "dbt_packages"):
         assert not (ROOT / "dbt_project" / name).exists()
