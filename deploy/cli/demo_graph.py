@@ -8,10 +8,11 @@ from datetime import date
 from multiprocessing.connection import Connection
 
 import dagster as dg
+from threadpoolctl import threadpool_limits
 
 from assets.names import STUDY_GROUP, surface_key
 from deploy.automation.days import range_tags
-from deploy.automation.jobs import BASE_JOB, release_chain
+from deploy.automation.jobs import release_chain
 from deploy.cli.steps import TerminalProgress, quiet, terminal_logger
 from deploy.definitions import build_definitions
 from ml.foundation.settings import Settings
@@ -67,11 +68,11 @@ class Graph:
 
     Args:
         settings: The home.
-        alone: Whether no other process draws on the terminal.
+        alone: Whether no other process runs parts, and draws on the terminal.
     """
 
     def __init__(self, settings: Settings, *, alone: bool) -> None:
-        self.settings = settings
+        self.settings, self.alone = settings, alone
         progress = TerminalProgress(bars=alone)
         self.definitions = build_definitions(settings, progress=progress, loggers={"console": terminal_logger})
         self.job = self.definitions.resolve_implicit_global_asset_job_def()
@@ -88,7 +89,8 @@ class Graph:
     def _run(self, part: Part, instance: dg.DagsterInstance) -> Seconds:
         settings, seconds, crashed = self.settings, Seconds(), list[str]()
         assert settings.last_day is not None
-        with quiet(settings):
+        # Two processes whose products of matrices each take every core wait for each other.
+        with quiet(settings), threadpool_limits(None if self.alone else 1):
             result = self.job.execute_in_process(
                 instance=instance,
                 asset_selection=sorted(part.keys),
@@ -129,13 +131,13 @@ def run_graph(settings: Settings) -> Seconds:
     """
     with beside(settings) as other:
         graph = Graph(settings, alone=other is None)
-        base, first, teachers, others, last = _days(graph)
+        landing, first, teachers, others, last = _days(graph)
         chains = [release_chain(surface) for surface in load_surfaces(settings).values()]
         # One after another: which snapshot of the lake a training set names is no matter of who was faster.
         rows = [Part(keys[:1], settings.last_day) for keys in chains]
         rest = [Part(keys[1:], settings.last_day, may_refuse=True) for keys in chains]
         return added(
-            graph.run(Part(base), *([Part(first)] if first else [])),
+            graph.run(Part(landing), *([Part(first)] if first else [])),
             both(graph, other, [Part(others)], [Part(teachers)]),
             graph.run(Part(last), *rows),
             both(graph, other, rest[::2], rest[1::2]),
@@ -151,18 +153,18 @@ def _days(graph: Graph) -> list[set[dg.AssetKey]]:
     """Return the assets of days in five parts.
 
     Returns:
-        Landing and base tables; what the teacher learns from; the teacher; what waits for none; what does.
+        Landing; what the teacher learns from; the teacher; what waits for none; what does.
     """
     known, surfaces = graph.definitions.resolve_asset_graph(), load_surfaces(graph.settings)
     evidence = known.asset_keys_for_group(STUDY_GROUP) | {surface_key(name, "experiment") for name in surfaces}
     releases = {key for surface in surfaces.values() for key in release_chain(surface)}
     every = set(known.materializable_asset_keys - evidence - releases)
-    base = every & graph.definitions.resolve_job_def(BASE_JOB).asset_layer.selected_asset_keys
+    landing = every & known.asset_keys_for_group("landing")
     teachers = every & known.asset_keys_for_group("teacher")
     above = {key for teacher in teachers for key in known.get_ancestor_asset_keys(teacher)}
-    first = (every & above) - base - teachers
-    last = {key for key in every - base - first - teachers if teachers & known.get_ancestor_asset_keys(key)}
-    return [base, first, teachers, every - base - first - teachers - last, last]
+    first = (every & above) - landing - teachers
+    last = {key for key in every - landing - first - teachers if teachers & known.get_ancestor_asset_keys(key)}
+    return [landing, first, teachers, every - landing - first - teachers - last, last]
 
 
 def both(graph: Graph, other: Connection | None, ours: Sequence[Part], theirs: Sequence[Part]) -> Seconds:
