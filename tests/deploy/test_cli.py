@@ -49,6 +49,21 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         assert re.search(rf"\b{command}\b", printed), command
 
 
+def test_a_demo_in_a_home_of_other_data_is_refused_in_one_true_sentence(
+    tmp_path: Path, call: Callable[..., tuple[object, str]]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    write_settings_file(home, {"source": "files", "first_day": "2026-05-01", "landing_dir": str(tmp_path)})
+    before = (home / "crossfade.toml").read_bytes()
+    code, told = call(home, "demo", "--preset", "tiny")
+    assert code == 1 and "rebuilt" not in told
+    assert f"{home} holds other data (source files, first day 2026-05-01) and was not made by a demo" in told
+    assert [path.name for path in home.iterdir()] == ["crossfade.toml"] and before == (
+        home / "crossfade.toml"
+    ).read_bytes()
+
+
 LOADED = """
 import sys
 from deploy.cli.main import app, main

@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from ml.landing.contract import Column, ContractError, Table, load_contract
 from ml.landing.load import load_days
 from ml.landing.readers import ROW
 from ml.landing.sources import NULLS, Origin, Source, load_sources
-from ml.landing.validate import typed
+from ml.landing.validate import check_columns, typed
 from tests.ml.landing.rows import ALL_TABLES, DAY, SURFACES, put
 from tests.support.landing_cases import KEYS
 
@@ -364,3 +365,19 @@ def test_a_wrong_sources_file_is_refused_with_all_that_is_wrong(
     own = zone[0].model_copy(update={"app": tmp_path})
     with pytest.raises(ContractError, match=f"(?s)sources.yaml: .*{WRONG_SOURCES[text]}"):
         load_sources(own, load_contract(own))
+
+
+def test_unknown_and_missing_columns_are_told_at_once_with_the_name_that_was_meant_and_the_line_to_add(
+    settings: Settings,
+) -> None:
+    table = load_contract(settings).tables["exposures"]
+    there = [*(name for name in table.columns if name != "user_id"), "debug", "sesion"]
+    with pytest.raises(ContractError) as refused:
+        check_columns("exposures", table, there, "day/part.csv")
+    told = str(refused.value)
+    assert told.startswith("day/part.csv: required column 'user_id' of exposures is missing; columns 'debug', 'sesion'")
+    assert "'sesion' (did you mean 'session_id'?)" in told
+    assert "`tables: {exposures: {ignored: [debug, sesion]}}`" in told
+    line = yaml.safe_load(told.split("`")[1])
+    ignoring = table.model_copy(update={"ignored": tuple(line["tables"]["exposures"]["ignored"])})
+    check_columns("exposures", ignoring, ["user_id", *there], "day/part.csv")

@@ -147,6 +147,12 @@ TAKEN: dict[str, tuple[onnx.ModelProto, list[dict[str, Any]], pa.Array, list[flo
         pa.array([1.5, -2.0]),
         [1.5, -2],
     ),
+    "scores in half precision": (
+        graph("click = Cast <to = 10> (x)", "float[n] x", "float16[n] click"),
+        [{"name": "x", "dtype": "float32"}],
+        pa.array([1.5, 0.1, -2.0]),
+        [1.5, 0.0999755859375, -2],
+    ),
     "brain floats": (
         graph("click = Cast <to = 16> (x)", "float[n] x", "bfloat16[n] click"),
         [{"name": "x", "dtype": "float32"}],
