@@ -45,8 +45,9 @@ def test_every_surface_has_its_blocking_partitioned_checks(checks) -> None:
 @pytest.mark.parametrize("asset", ["examples", "soft_labels"])
 def test_daily_checks_cover_every_day_of_a_range(world, checks, toolbox, asset: str) -> None:
     result = _run(world, checks, asset, _range(toolbox.FIRST, toolbox.PARTITION))
-    (evaluation,) = result.get_asset_check_evaluations()
-    assert evaluation.passed
+    *of_days, evaluation = result.get_asset_check_evaluations()
+    assert [e.partition for e in of_days] == [str(day) for day in world.settings.days(toolbox.FIRST, toolbox.PARTITION)]
+    assert evaluation.partition is None and evaluation.passed and all(e.passed for e in of_days)
     assert "| 2,800 |" in str(evaluation.metadata["checks"].value)
 
 
