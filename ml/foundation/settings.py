@@ -178,8 +178,8 @@ class Settings(BaseSettings):
         default=None,
         pattern=r"^(auto|(ray://)?[^/:\s]+:\d+)$",
         description="Ray cluster that scores soft labels and takes the worlds of studies, in place of this process's "
-        "threads: auto, host:port from one of its nodes, or ray://host:port from elsewhere; docs/many_machines.md says "
-        "how to install Ray.",
+        "threads: auto, host:port from one of its nodes, or ray://host:port from elsewhere; "
+        "docs/how-to/many_machines.md says how to install Ray.",
     )
     memory_limit: str = Field(default="2GB", description="Memory that DuckDB may use before it spills to disk.")
     build_rows: int = Field(

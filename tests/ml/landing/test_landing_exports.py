@@ -371,13 +371,15 @@ def test_unknown_and_missing_columns_are_told_at_once_with_the_name_that_was_mea
     settings: Settings,
 ) -> None:
     table = load_contract(settings).tables["exposures"]
-    there = [*(name for name in table.columns if name != "user_id"), "debug", "sesion"]
+    there = [*(name for name in table.columns if name != "user_id"), "debug", "sessionid"]
     with pytest.raises(ContractError) as refused:
         check_columns("exposures", table, there, "day/part.csv")
     told = str(refused.value)
-    assert told.startswith("day/part.csv: required column 'user_id' of exposures is missing; columns 'debug', 'sesion'")
-    assert "'sesion' (did you mean 'session_id'?)" in told
-    assert "`tables: {exposures: {ignored: [debug, sesion]}}`" in told
+    assert told.startswith(
+        "day/part.csv: required column 'user_id' of exposures is missing; columns 'debug', 'sessionid'"
+    )
+    assert "'sessionid' (did you mean 'session_id'?)" in told
+    assert "`tables: {exposures: {ignored: [debug, sessionid]}}`" in told
     line = yaml.safe_load(told.split("`")[1])
     ignoring = table.model_copy(update={"ignored": tuple(line["tables"]["exposures"]["ignored"])})
     check_columns("exposures", ignoring, ["user_id", *there], "day/part.csv")
