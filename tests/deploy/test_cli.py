@@ -255,7 +255,14 @@ def test_a_home_keeps_what_it_was_given_but_nothing_of_a_process(
 
 
 def test_make_ui_is_the_command_that_opens_the_ui() -> None:
-    make = ["make", "--dry-run", "--old-file=.venv/bin/.runtime", "VENV=.venv", *as_shown("make ui")]
+    make = [
+        "make",
+        "--no-print-directory",
+        "--dry-run",
+        "--old-file=.venv/bin/.runtime",
+        "VENV=.venv",
+        *as_shown("make ui"),
+    ]
     printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed == ".venv/bin/crossfade ui\n"
 
