@@ -78,13 +78,13 @@ class Graph:
         self.job = self.definitions.resolve_implicit_global_asset_job_def()
 
     def run(self, *parts: Part) -> Seconds:
-        """Run parts, one after another.
+        """Run parts, one after another; one without assets is none.
 
         Raises:
             DemoFailed: A step failed.
         """
         with dg.DagsterInstance.from_config(str(self.settings.dagster_home)) as instance:
-            return added(*(self._run(part, instance) for part in parts))
+            return added(*(self._run(part, instance) for part in parts if part.keys))
 
     def _run(self, part: Part, instance: dg.DagsterInstance) -> Seconds:
         settings, seconds, crashed = self.settings, Seconds(), list[str]()
@@ -137,7 +137,7 @@ def run_graph(settings: Settings) -> Seconds:
         rows = [Part(keys[:1], settings.last_day) for keys in chains]
         rest = [Part(keys[1:], settings.last_day, may_refuse=True) for keys in chains]
         return added(
-            graph.run(Part(landing), *([Part(first)] if first else [])),
+            graph.run(Part(landing), Part(first)),
             both(graph, other, [Part(others)], [Part(teachers)]),
             graph.run(Part(last), *rows),
             both(graph, other, rest[::2], rest[1::2]),

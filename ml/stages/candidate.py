@@ -62,10 +62,10 @@ def export_candidate(settings: Settings, surface: Surface, partition: date, *, r
     """Export the student, or the control where it is better by interval, as the candidate of a partition."""
     kind = _kind(settings, surface, partition)
     checkpoint = find(settings, surface, kind, partition)
-    _, meta = load_ranker(checkpoint)
+    exported, meta = exported_file(checkpoint), checkpoint.json("checkpoint.json")
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model.onnx"
-        model.write_bytes(exported_file(checkpoint))
+        model.write_bytes(exported)
         found = inspect(model)
         schema = schema_file(surface)
         manifest = Manifest(

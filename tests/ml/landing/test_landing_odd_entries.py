@@ -1,7 +1,6 @@
 """One odd thing in one day costs that day, by its name: the days beside it land, and the sensor answers.
 
 Folders, links, pipes, sockets and names that are no UTF-8 cannot be kept as files of a repository: they are made here.
-Dagster is imported by the two tests that ask it: it costs every collection of these folders two seconds.
 """
 
 import gzip
@@ -16,12 +15,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import ml.landing.load
+from assets.landing import build_landing
+from assets.progress import ProgressResource
+from deploy.automation.days import RANGE_END, RANGE_START, range_tags
+from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
@@ -171,11 +175,6 @@ def test_an_odd_entry_costs_its_own_day_by_its_name_and_the_day_beside_it_lands(
 def test_the_landing_sensor_answers_while_odd_entries_lie_there_and_says_so(
     zone: Settings, prepared_home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import dagster as dg
-
-    from deploy.automation.days import RANGE_END, RANGE_START, range_tags
-    from deploy.definitions import build_definitions
-
     home = zone.model_copy(update={"home": shutil.copytree(prepared_home, tmp_path / "home")})
     with Lake(home) as lake:
         init_tables(lake)
@@ -205,12 +204,6 @@ def test_a_range_with_a_panic_in_one_day_shows_the_other_days_as_materialized(
     zone: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a library of Rust does with foreign bytes, the step fails by the day, not the process by the panic."""
-    import dagster as dg
-
-    from assets.landing import build_landing
-    from assets.progress import ProgressResource
-    from deploy.automation.days import range_tags
-
     judge = ml.landing.load._read_table
 
     def panic(settings: Settings, contract: object, name: str, day: object, *more: object) -> object:
