@@ -15,6 +15,8 @@ ROW_BYTES = 540
 """What a row of the homepage takes in the file that training reads (``benchmarks.memory``)."""
 WINDOW_DAYS = 28
 """Days that a student learns from."""
+_FEATURES = ("features", "dbt build with tests, on the lake", "exposures a day")
+_FEATURES_STEP = "features of the day (`feat_*`)"
 
 History = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -82,9 +84,9 @@ def costs(found: History) -> dict[str, float]:
     landing = _value(found, "landing", "landing, every row checked", "CPU s / M exposures")
     if landing is not None:
         hours["landing of the day, every row checked"] = landing * EXPOSURES / MILLION / 3600
-    features = marginal(found, "features", "dbt build with tests, on the lake", "exposures a day", "CPU s")
+    features = marginal(found, *_FEATURES, "CPU s")
     if features is not None:
-        hours["features of the day (`feat_*`)"] = features * EXPOSURES / 3600
+        hours[_FEATURES_STEP] = features * EXPOSURES / 3600
     training = _value(found, "training", "our loop", "CPU s / M rows")  # of the largest batch, which so many rows have
     if training is not None:
         hours["control or student, one epoch over one day's exposures"] = training * EXPOSURES / MILLION / 3600
@@ -113,7 +115,7 @@ def scale_page(found: History) -> str:
     absent = [stage for stage in ("landing", "features", "labelling", "training") if not found.get(stage)]
     absent += ["the `int_*` tables", "the gate"]
     lines += ["", f"Not in the table, since no record of theirs is in the history: {', '.join(absent)}."]
-    memory = marginal(found, "features", "dbt build with tests, on the lake", "exposures a day", "MB")
+    memory = marginal(found, *_FEATURES, "MB")
     if memory is not None:
         needed = memory * EXPOSURES / 1024
         lines += ["", f"Peak memory of building features, carried on without spilling: {number(needed)} GB."]
@@ -131,18 +133,20 @@ def _smaller(found: History, estimated: Mapping[str, float]) -> list[str]:
         "",
         "## At smaller sizes",
         "",
-        "The same costs in CPU seconds of one core. Starting the processes of a day takes about a minute besides,",
-        "whatever is in it. A student trains for at most 8 passes, and so does its control. What users and items cost",
-        "beside their exposures was not measured.",
+        "The same costs in CPU seconds of one core; features here with their fixed cost. Starting the processes of",
+        "a day takes about a minute besides, whatever is in it. A student trains for at most 8 passes, and so does its",
+        "control. What users and items cost beside their exposures was not measured.",
         "",
         "| exposures a day | " + " | ".join(f"{size:,.0f}" for size in SMALLER) + " |",
         "|---|" + "---:|" * len(SMALLER),
     ]
+    _, fixed = _line(found, *_FEATURES, "CPU s") or (0.0, 0.0)
     for step, hours in estimated.items():
-        lines.append(f"| {step} | " + " | ".join(number(hours * 3600 * size / EXPOSURES) for size in SMALLER) + " |")
+        begun = max(fixed, 0.0) if step == _FEATURES_STEP else 0.0
+        lines.append(f"| {step} | " + " | ".join(number(begun + hours * 3600 * n / EXPOSURES) for n in SMALLER) + " |")
     for told, stage, name, of in (
         ("memory of landing files", "landing", "landing, every row checked", "exposures"),
-        ("memory of building features", "features", "dbt build with tests, on the lake", "exposures a day"),
+        ("memory of building features", *_FEATURES),
     ):
         if line := _line(found, stage, name, of, "MB"):
             slope, fixed = line

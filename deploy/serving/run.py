@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ from ml.foundation.settings import Settings
 from ml.inference.schema import FeatureSchema
 from ml.inference.snapshot import FeatureSnapshot, current_snapshot
 from ml.releases.store import ReleaseStore
+
+_SWITCH_S = 0.0005
+"""A thread that loads a champion or writes a log lets the event loop go on after so long: it asks at every socket."""
 
 
 def serve(settings: Settings, host: str | None = None, port: int | None = None, workers: int = 1) -> None:
@@ -66,6 +70,7 @@ def _work(settings: Settings, bound: socket, siblings: Siblings | None = None) -
     """Serve in this process until a signal ends it, alone or as one of several workers."""
     configure_logging()
     server = _server(settings, bound, Limits(), drain_s=settings.serve_drain_s, siblings=siblings)
+    sys.setswitchinterval(_SWITCH_S)
     gc.freeze()  # what is imported stays: the collector would walk through all of it while requests wait
     server.run(sockets=[bound])
 

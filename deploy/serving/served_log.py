@@ -12,7 +12,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -153,8 +153,8 @@ class ServedLog:
         if at is None:
             self._counts.labels("outside").inc()
             return
-        rows = list(_rows(entry, at))
-        if not all(self._fits(row) for row in rows):
+        lines = _lines(entry, at, self._longest)
+        if lines is None:
             self._counts.labels("unfit").inc()
             return
         if time.monotonic() < self._paused:
@@ -164,7 +164,7 @@ class ServedLog:
         try:
             if file is None:
                 file = self._open(at.date())
-            file.write(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z) for row in rows))
+            file.write(lines)
         except OSError as error:
             self._counts.labels("failed").inc()
             self._give_up(file, error)
@@ -182,13 +182,6 @@ class ServedLog:
         except RequestError:
             return None
         return at if first <= at.date() <= last else None
-
-    def _fits(self, row: Mapping[str, object]) -> bool:
-        """Tell whether a row would land: an id of a client may be longer than the contract lets it be, or empty."""
-        if not row[ITEM]:
-            return False
-        texts = ((value, longest) for name, longest in self._longest.items() if isinstance(value := row[name], str))
-        return all(len(value) <= longest and len(value.encode()) <= longest for value, longest in texts)
 
     def _open(self, day: date) -> "_File":
         if len(self._files) >= _MOST_OPEN:
@@ -251,36 +244,66 @@ class _File:
                 continue
 
 
-def _rows(entry: _Entry, at: datetime) -> Iterator[dict[str, object]]:
-    """Yield the rows of an answer, best first, as the landing table ``served`` has them."""
+def _lines(entry: _Entry, at: datetime, longest: Mapping[str, int]) -> bytes | None:
+    """Return the rows of an answer, best first, as the landing table ``served`` has them; None if one would not land.
+
+    What the rows of a model share is written once: this thread takes its time from whoever answers.
+    """
     asked, picked = entry.asked, entry.picked
     surface, _, variant = asked.surface.partition(".")  # an experiment's variants have names of their own
-    order = order_of(entry.scored[0].values[SCORE]) if picked is None else picked.order
-    texts = [(as_json(one.feeds), as_json({n: v for n, v in one.values.items() if n != SCORE})) for one in entry.scored]
-    scores = [one.values[SCORE].tolist() for one in entry.scored]
-    request, user = uuid.uuid4().hex, None if asked.user_id in (None, "") else str(asked.user_id)
-    for rank, place in enumerate(order.tolist()):
-        team = 0 if picked is None else int(picked.team[rank])
-        served, candidate, score = entry.scored[team].served, asked.candidates[place], scores[team][place]
-        exposure = candidate.get(EXPOSURE)
+    items = [str(candidate[ITEM]) for candidate in asked.candidates]
+    if not all(items):
+        return None
+    same = {
+        "request_id": uuid.uuid4().hex,
+        "ts": at.replace(tzinfo=UTC),
+        "surface": surface,
+        "user_id": _id_or_none(asked.user_id),
+    }
+    forms, cells = [], []
+    for team, one in enumerate(entry.scored):
+        served, values = one.served, one.values
         assert served.features is not None, "nothing is answered without features"
-        yield {
-            "request_id": request,
-            "ts": at.replace(tzinfo=UTC),
-            "surface": surface,
+        head = {
+            **same,
             "arm": (variant or None) if picked is None else INTERLEAVED + TEAMS[team],
-            "user_id": user,
-            "item_id": str(candidate[ITEM]),
-            "exposure_id": None if exposure in (None, "") else str(exposure),
-            "candidate": place,
-            "rank": rank,
-            "score": score if np.isfinite(score) else None,
             "release_id": served.released.release,
             "features": served.features.snapshot_id,
             "feature_day": served.features.day.isoformat(),
-            "inputs": texts[team][0][place],
-            "outputs": texts[team][1][place],
         }
+        columns: dict[str, Sequence[object]] = {
+            "item_id": items,
+            "exposure_id": [_id_or_none(candidate.get(EXPOSURE)) for candidate in asked.candidates],
+            "score": values[SCORE].tolist(),
+            "inputs": as_json(one.feeds),
+            "outputs": as_json({name: value for name, value in values.items() if name != SCORE}),
+        }
+        if not _fits({**{name: [value] for name, value in head.items()}, **columns}, longest):
+            return None
+        named = b"".join(b',"%b":%%b' % name.encode() for name in columns)
+        shared = orjson.dumps(head, option=orjson.OPT_UTC_Z)[:-1].replace(b"%", b"%%")
+        forms.append(shared + named + b',"candidate":%d,"rank":%d}\n')
+        cells.append(list(zip(*(map(orjson.dumps, column) for column in columns.values()), strict=True)))
+    order = order_of(entry.scored[0].values[SCORE]) if picked is None else picked.order
+    teams = [0] * len(order) if picked is None else picked.team.tolist()
+    return b"".join(
+        forms[team] % (*cells[team][place], place, rank)
+        for rank, (place, team) in enumerate(zip(order.tolist(), teams, strict=True))
+    )
+
+
+def _fits(columns: Mapping[str, Iterable[object]], longest: Mapping[str, int]) -> bool:
+    """Tell whether rows would land: an id of a client may be longer than the contract lets it be."""
+    return all(
+        len(value.encode()) <= longest[name]
+        for name in columns.keys() & longest.keys()
+        for value in columns[name]
+        if isinstance(value, str)
+    )
+
+
+def _id_or_none(given: object) -> str | None:
+    return None if given in (None, "") else str(given)
 
 
 def as_json(columns: Mapping[str, np.ndarray]) -> list[str]:

@@ -63,7 +63,7 @@ def test_a_smaller_app_pays_the_same_for_an_exposure_and_its_disk_holds_the_wind
     found = read(history_of({1e5: 7.0 + 1.0, 1e6: 7.0 + 10.0}, tmp_path))
     told = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in table_rows(scale_page(found))}
     assert told["exposures a day"] == ["300,000", "3,000,000", "30,000,000"]
-    assert told["features of the day (`feat_*`)"] == ["3", "30", "300"]
+    assert told["features of the day (`feat_*`)"] == ["10", "37", "307"]
     (disk,) = (values for name, values in told.items() if name.startswith("disk"))
     assert disk == ["4.54 GB", "45.4 GB", "454 GB"]
 

@@ -1,8 +1,8 @@
 """Every block of code and every command that a page shows: commands exist with these options, YAML and TOML load.
 
 The tutorials are executed by ``test_new_surface.py``, the notebook's page by ``test_notebook.py``, the network of a
-page by ``test_own_code.py``; that commands run is held by ``test_commands_of_pages.py``. Here nothing runs, so that
-all pages can be read.
+page by ``test_own_code.py``, the export of a teacher by ``test_torch_teacher.py``; that commands run is held by
+``test_commands_of_pages.py``. Here nothing runs, so that all pages can be read.
 """
 
 import ast
@@ -36,6 +36,7 @@ from ml.landing.sources import Sources
 from ml.surfaces.spec import Surface
 from ml.teacher.contract import Contract
 from tests.ml.students.test_own_code import NETWORK
+from tests.ml.teacher.test_torch_teacher import EXPORT
 
 DOCS = PROJECT_ROOT / "docs"
 PAGES = sorted([PROJECT_ROOT / "README.md", PROJECT_ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
@@ -119,7 +120,7 @@ def faults_of_sql(text: str) -> list[str]:
 def run_by_tests() -> str:
     """The Python that tests run and pages show: the notebook's cells, and what a test takes from a page."""
     notebook = json.loads((PROJECT_ROOT / "examples" / "look_inside.ipynb").read_text(encoding="utf-8"))
-    return "\n".join(["".join(cell["source"]) for cell in notebook["cells"]] + [NETWORK])
+    return "\n".join(["".join(cell["source"]) for cell in notebook["cells"]] + [NETWORK, EXPORT])
 
 
 def is_run(text: str) -> bool:

@@ -264,10 +264,10 @@ def test_workers_write_files_of_their_own_a_killed_one_leaves_none_and_a_signal_
             assert httpx.post(f"{url}/rank", json=rank_body(user=f"u{asked}", ts=TS)).status_code == 200
             return files(settings)
 
-        wait_until(lambda: len(parts()) == 2)
+        wait_until(lambda: len(parts()) == 2, 60)
         killed = min(one.pid for one in parent.children() if "multiprocessing.spawn" in " ".join(one.cmdline()))
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: len(parts()) == 3)  # the one in its place
+        wait_until(lambda: len(parts()) == 3, 60)  # the one in its place
         assert not data_files(settings, "served", DAY)
         parent.send_signal(signal.SIGTERM)
         wait_until(lambda: len(data_files(settings, "served", DAY)) == 2, 60)
