@@ -22,7 +22,7 @@ from deploy.serving.limits import Limits
 from deploy.serving.metrics import Metrics, Rarely, log
 
 _SWEEP_S = 0.1
-_ENDED_AT_ONCE = 32
+_ENDED_AT_ONCE = 16
 """Connections that one turn of the loop ends: a thousand that came together would keep others waiting."""
 _LINGER_S = 1.0
 """A refused client may send for so long after the answer, unread: a reset would take the answer away from it."""
