@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -31,6 +32,14 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 COSTLY = {"built_demo", "prepared_home", "postgres_server", "image"}
 """Fixtures that take more than some seconds: whatever uses one is ``slow``."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import a file that -m leaves out as a whole: some import for seconds."""
+    if collection_path.suffix != ".py" or not config.option.markexpr:
+        return None
+    marks = re.findall(r"^pytestmark = pytest\.mark\.(\w+)$", collection_path.read_text(encoding="utf-8"), re.M)
+    return any(f"not {mark}" in config.option.markexpr for mark in marks) or None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks

@@ -13,19 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import dagster as dg
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import ml.landing.load
-from assets.landing import build_landing
-from assets.progress import ProgressResource
-from deploy.automation.days import RANGE_END, RANGE_START, range_tags
-from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
@@ -169,60 +163,6 @@ def test_an_odd_entry_costs_its_own_day_by_its_name_and_the_day_beside_it_lands(
     again = changed_days(zone)
     assert again.ready[DAY] == changes.ready[DAY], "nothing changed: the sensor has no other key to ask with"
     assert NEXT not in again.ready
-
-
-@pytest.mark.slow
-def test_the_landing_sensor_answers_while_odd_entries_lie_there_and_says_so(
-    zone: Settings, prepared_home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    home = zone.model_copy(update={"home": shutil.copytree(prepared_home, tmp_path / "home")})
-    with Lake(home) as lake:
-        init_tables(lake)
-    pipe(at(home))
-    repository = build_definitions(home).get_repository_def()
-    sensor = repository.get_sensor_def("landing_sensor")
-
-    def look(instance: dg.DagsterInstance) -> Any:
-        with dg.build_sensor_context(
-            instance=instance, repository_def=repository, resources={"settings": home}
-        ) as context:
-            return sensor.evaluate_tick(context)
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        requests = look(instance).run_requests
-        assert f"{DAY} will not land: {at(home)}: it is a named pipe" in capfd.readouterr().err
-        assert [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in requests] == [(str(DAY), str(NEXT))]
-        run = dg.DagsterRun(
-            job_name=str(sensor.job_name), status=dg.DagsterRunStatus.STARTED, tags=range_tags(DAY, NEXT)
-        )
-        instance.add_run(run)
-        assert f"{DAY} will not land: {at(home)}: it is a named pipe" in str(look(instance).skip_message)
-
-
-@pytest.mark.slow
-def test_a_range_with_a_panic_in_one_day_shows_the_other_days_as_materialized(
-    zone: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever a library of Rust does with foreign bytes, the step fails by the day, not the process by the panic."""
-    judge = ml.landing.load._read_table
-
-    def panic(settings: Settings, contract: object, name: str, day: object, *more: object) -> object:
-        if day == DAY:
-            pl.Series([2**63 - 1], dtype=pl.Datetime("ms")).dt.replace_time_zone("Europe/Berlin")
-        return judge(settings, contract, name, day, *more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(ml.landing.load, "_read_table", panic)
-    with dg.DagsterInstance.ephemeral() as instance:
-        told = dg.materialize(
-            [build_landing(zone)],
-            instance=instance,
-            resources={"settings": zone, "progress": ProgressResource()},
-            tags=range_tags(DAY, NEXT),
-            raise_on_error=False,
-        )
-        [failure] = told.get_step_failure_events()
-        assert f"{DAY}: its files could not be judged" in str(failure.step_failure_data.error)
-        assert instance.get_materialized_partitions(dg.AssetKey(["landing", "exposures"])) == {str(NEXT)}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import re
 from html import unescape
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from deploy.cli.main import app
@@ -13,6 +14,8 @@ from ml.releases.release import BOM, CARD
 from ml.releases.store import ReleaseStore
 from tests.support.known import present
 from tests.support.pages import as_shown
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_release_is_one_page_with_verdict_card_and_lineage(tiny_demo: Path) -> None:

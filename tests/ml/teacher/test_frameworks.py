@@ -12,8 +12,9 @@ from ml.teacher.contract import load_contract
 from ml.teacher.refused import TeacherRefused
 from ml.teacher.runtime import validate
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_teacher_answers_as_its_own_framework_did(framework: str, tmp_path: Path) -> None:
     built = FRAMEWORKS[framework]()

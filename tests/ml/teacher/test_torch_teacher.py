@@ -13,12 +13,13 @@ from ml.foundation.settings import PROJECT_ROOT
 from ml.teacher.contract import load_contract
 from ml.teacher.runtime import open_teacher
 
+pytestmark = pytest.mark.slow
+
 PAGE = (PROJECT_ROOT / "docs" / "how-to" / "bring_a_teacher.md").read_text(encoding="utf-8")
 [EXPORT] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 CONTRACT = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.M | re.S)[0]
 
 
-@pytest.mark.slow
 def test_the_pages_export_answers_as_torch_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
