@@ -35,6 +35,7 @@ def both(ready_home: Home) -> Iterator[tuple[triton.InferenceServerClient, trito
         yield calls, rest
 
 
+@pytest.mark.slow
 def test_the_stock_client_gets_what_it_gets_over_rest(both: tuple[Any, Any], ready_home: Home) -> None:
     calls, rest = both
     feeds = feeds_of(ready_home.surfaces["homepage"], 7)

@@ -3,11 +3,14 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from deploy.automation.health import overdue, unserved
 from deploy.serving.run import serving
 from tests.support.tiny_home import Home
 
 
+@pytest.mark.slow
 def test_a_champion_that_the_server_does_not_take_up_is_seen_and_late_after_its_patience(home: Home) -> None:
     home.publish()
     first = home.promote("homepage", 1)

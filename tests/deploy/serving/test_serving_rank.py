@@ -96,6 +96,7 @@ def test_an_event_list_keeps_the_newest_and_pads(client: httpx.Client) -> None:
     assert score([]) != score(["completed"])
 
 
+@pytest.mark.slow
 def test_logged_requests_get_the_bytes_that_training_read(ready_home: Home) -> None:
     """Skew: `daily` and `request` inputs equal the examples' columns, `after_ranking` ones their serving value."""
     rng = np.random.default_rng(5)

@@ -26,6 +26,7 @@ def asked_of(home: Home, *bodies: dict[str, Any]) -> list[httpx.Response]:
         return [client.post("/rank", json=body) for body in bodies]
 
 
+@pytest.mark.slow
 def test_a_callers_trace_leads_to_release_and_snapshot_with_the_time_of_each_part(
     ready_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

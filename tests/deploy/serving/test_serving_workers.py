@@ -159,6 +159,7 @@ def test_a_port_of_grpc_that_another_server_shares_is_refused(
             commands.serve(host="127.0.0.1", port=0, workers=2)
 
 
+@pytest.mark.slow
 def test_workers_cannot_each_have_a_free_port_for_grpc(tmp_path) -> None:
     with pytest.raises(ValueError, match="a free port for each of 2 workers"):
         serve(tiny_settings(tmp_path, serve_grpc_port=0), port=0, workers=2)

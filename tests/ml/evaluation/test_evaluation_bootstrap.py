@@ -27,6 +27,7 @@ def clustered(rng: np.random.Generator, users: int, rows: int, spread: float = 0
     return user, labels, first, second
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(5, 60), st.integers(1, 12))
 def test_every_replicate_equals_scikit_learn_on_repeated_rows(seed: int, rows: int, users: int) -> None:

@@ -25,6 +25,7 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return labels, scores, groups
 
 
+@pytest.mark.slow
 @SMALL
 @given(scored())
 def test_binary_metrics_equal_scikit_learn_with_ties(data: tuple) -> None:
@@ -87,6 +88,7 @@ def test_equal_predictions_share_a_calibration_bin_and_no_row_is_lost(data: tupl
     assert len(found.rows) <= min(bins, len(np.unique(scores)))
 
 
+@pytest.mark.slow
 @SMALL
 @given(scored(), st.randoms(use_true_random=False))
 def test_no_metric_depends_on_the_order_of_rows(data: tuple, random: object) -> None:

@@ -36,6 +36,7 @@ def test_a_plot_is_embedded_whole(world: Any) -> None:
     assert base64.b64decode(text.split(",", 1)[1].rstrip(")")) == png
 
 
+@pytest.mark.slow
 def test_without_a_student_the_control_alone_is_plotted(world: Any) -> None:
     alone = replace(
         world.evaluation,

@@ -36,6 +36,7 @@ def rows(model: str = "student", value: float = 0.5, **changes: Any) -> pa.Table
     return student_predictions({"ctr": np.full(3, value)}, **arguments | changes)
 
 
+@pytest.mark.slow
 def test_a_rewrite_replaces_its_model_and_partition_only(tmp_path: Path) -> None:
     with Lake(Settings(home=tmp_path, threads=1)) as lake:
         write_predictions(lake, "radio", PARTITION, rows("student", 0.1))

@@ -74,6 +74,7 @@ def test_what_may_be_worse_by_a_margin_never_passes(
         assert outcome is Outcome.PASS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [Looks(3, 14), Looks(1, 14), Looks(3, 3), Looks(2, 60)])
 def test_all_looks_together_err_no_more_than_they_may(looks: Looks) -> None:
     bound, rng = critical(looks, PROMOTE_WORSE), np.random.default_rng(5)

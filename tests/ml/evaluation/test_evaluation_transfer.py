@@ -6,6 +6,7 @@ from ml.evaluation.bootstrap import UserWeights
 from ml.evaluation.transfer import fieller, hints, ratio_over_worlds, stacked_transfer
 
 
+@pytest.mark.slow
 def test_fiellers_interval_covers_the_ratio_about_as_often_as_it_says():
     rng, of, worlds = np.random.default_rng(0), 2000, 10
     covered, none = 0, np.empty(2)

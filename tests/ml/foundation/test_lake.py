@@ -119,6 +119,7 @@ def test_without_statistics_every_query_says_the_same_and_a_day_is_still_one_fil
         assert repr([older.connection.execute(query).fetchall() for query in QUERIES]) == repr(before)
 
 
+@pytest.mark.slow
 def test_chosen_days_are_read_without_opening_the_files_of_others(lake: Lake) -> None:
     chosen = [DAYS[2], DAYS[3]]
     assert files_read(lake, "select sum(n) from ml.things where day in (select unnest(?::date[]))", chosen) == 2

@@ -91,6 +91,7 @@ def test_a_lost_or_cut_file_is_named(
         verify(settings)
 
 
+@pytest.mark.slow
 def test_only_a_commits_own_files_are_read_to_record_their_hashes(lake: Lake, settings: Settings, monkeypatch) -> None:
     read: list[str] = []
     sha256 = type(lake.files)._sha256
@@ -101,6 +102,7 @@ def test_only_a_commits_own_files_are_read_to_record_their_hashes(lake: Lake, se
     assert len(read) == 2 and hashes(lake) == 5
 
 
+@pytest.mark.slow
 def test_files_of_version_0_1_are_recorded_once_and_that_is_said(lake: Lake, settings: Settings, caplog) -> None:
     lake.connection.execute(f"drop table {HASHES}")
     with caplog.at_level(logging.WARNING), Lake(settings) as fresh:
@@ -147,6 +149,7 @@ def test_hashes_are_in_the_copy_of_a_catalog_and_of_the_state_that_it_holds(
         assert hashes(again) == 4
 
 
+@pytest.mark.slow
 def test_a_state_of_the_past_and_a_home_that_was_moved_are_read_too(
     lake: Lake, settings: Settings, tmp_path: Path
 ) -> None:
@@ -164,6 +167,7 @@ def test_a_state_of_the_past_and_a_home_that_was_moved_are_read_too(
             then.files.check(files, record=False)
 
 
+@pytest.mark.slow
 def test_each_file_is_read_in_one_of_the_nights(lake: Lake, settings: Settings) -> None:
     few = settings.model_copy(update={"verify_nights": 2})
     assert sum(verify(few, night=day).files for day in DAYS[:2]) == 3

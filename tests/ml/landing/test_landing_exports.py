@@ -184,6 +184,7 @@ IDS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(ids=st.lists(IDS, min_size=1, max_size=20))
 def test_an_id_is_loaded_as_it_is(ids: list[str]) -> None:

@@ -123,6 +123,7 @@ def test_no_text_of_an_alert_calls_a_whole_room(heard: Heard, tmp_path: Path) ->
     assert "@\u200beveryone" in told["title"] and "rows of @\u200bHere, @\u200ball and ada@here." in told["message"]
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.sets(st.sampled_from("abc")), st.sets(st.sampled_from(["json://x", "json://y"]))), max_size=12

@@ -128,6 +128,7 @@ def _approve(shop: Shop, candidate, name: str) -> None:
         shop.store.approve("homepage", asked(shop, candidate, by=name))
 
 
+@pytest.mark.slow
 def test_people_who_say_yes_at_once_move_it_once(shop: Shop) -> None:
     shop.release(0)
     context, candidates = multiprocessing.get_context("fork"), [waiting(shop, day)[0] for day in (1, 2)]

@@ -280,6 +280,7 @@ def _move(shop: Shop, day: int) -> None:
         shop.release(day)
 
 
+@pytest.mark.slow
 def test_movers_at_once_leave_a_log_that_is_signed_throughout(signed: Shop) -> None:
     context = multiprocessing.get_context("fork")
     movers = [context.Process(target=_move, args=(signed, day)) for day in range(4)]

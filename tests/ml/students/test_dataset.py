@@ -62,6 +62,7 @@ def test_equal_rows_give_an_equal_content_hash_and_changed_ones_another(home: Se
     assert build(home, surface).content_hash != first
 
 
+@pytest.mark.slow
 def test_the_recorded_query_gives_the_rows_of_the_set(home: Settings, surface: Surface):
     put(home, *tables(surface))
     made = build(home, surface)
@@ -144,6 +145,7 @@ def test_a_day_without_soft_labels_of_the_teacher_is_refused(home: Settings, sur
         build(home, surface, version="2")
 
 
+@pytest.mark.slow
 def test_soft_labels_of_two_teachers_in_one_day_are_refused(home: Settings, surface: Surface):
     examples, soft = tables(surface)
     version = np.where(np.arange(len(soft)) % 2, "1", "2")
@@ -152,6 +154,7 @@ def test_soft_labels_of_two_teachers_in_one_day_are_refused(home: Settings, surf
         build(home, surface)
 
 
+@pytest.mark.slow
 def test_an_older_teacher_beside_a_full_labelling_does_no_harm(home: Settings, surface: Surface):
     examples, soft = tables(surface)
     older = soft.set_column(2, "teacher_version", pa.array(["0"] * len(soft)))
@@ -185,6 +188,7 @@ def test_repeated_soft_labels_and_ones_of_another_width_are_refused(home: Settin
         build(home, surface, outputs=outputs)
 
 
+@pytest.mark.slow
 def test_rows_come_in_order_of_time_with_their_own_labels_and_soft_labels(home: Settings, surface: Surface):
     examples, soft = tables(surface)
     put(home, examples, soft)
@@ -230,6 +234,7 @@ def test_a_control_reads_no_soft_labels(home: Settings, surface: Surface):
         load(home, made, surface, DAYS, soft_labels=True)
 
 
+@pytest.mark.slow
 def test_other_days_and_another_number_of_rows_are_refused(home: Settings, surface: Surface):
     put(home, *tables(surface))
     made = build(home, surface)

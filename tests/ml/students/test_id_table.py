@@ -67,6 +67,7 @@ def test_ids_count_over_all_inputs_of_a_vocabulary_and_others_are_as_without_bou
     assert pre.rows({name: torch.tensor([2]) for name in inputs})[0, 2] == 2
 
 
+@pytest.mark.slow
 @given(
     seen=st.lists(st.integers(LIMITS.min, LIMITS.max) | st.integers(0, 9), min_size=1, max_size=60),
     asked=st.lists(st.integers(LIMITS.min, LIMITS.max), max_size=9),

@@ -203,6 +203,7 @@ def test_a_step_on_pairs_changes_the_branch_and_its_heads_alone(
     assert all(torch.allclose(value, bare[name], atol=1e-6) for name, value in nothing_said.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("technique", TAUGHT)
 def test_the_branch_predicts_pairs_that_it_learnt(data: Dataset, surfaces: SimpleNamespace, technique: str) -> None:
     """With one label per user and item, what pairs say shows in the heads' prediction of them."""

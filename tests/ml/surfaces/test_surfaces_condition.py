@@ -28,6 +28,7 @@ def test_an_expression_over_columns_is_rendered_with_its_columns_quoted(text: st
     assert stated.columns and "--" not in stated.sql
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -227,6 +227,7 @@ def test_ids_reach_the_teacher_by_its_vocabulary(
     assert report.unknown_inputs == {"x": 1 / 5} and report.defaulted_inputs == {"x": 2 / 5}
 
 
+@pytest.mark.slow
 def test_landed_ids_are_read_beside_our_hashes_of_them(
     label: Callable[..., tuple[LabelReport, list[float]]],
 ) -> None:

@@ -91,6 +91,7 @@ def test_labelling_again_or_day_by_day_gives_the_same_hash(
     assert stored(lake).num_rows == 1_500
 
 
+@pytest.mark.slow
 def test_every_day_is_told_in_order_also_one_without_examples(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:
@@ -101,6 +102,7 @@ def test_every_day_is_told_in_order_also_one_without_examples(
     assert [step.line for step in told] == [f"{d}, {n} rows scored" for d, n in zip(days, (0, 10, 0), strict=True)]
 
 
+@pytest.mark.slow
 def test_missing_columns_cells_and_nan_take_the_default_and_are_counted(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:

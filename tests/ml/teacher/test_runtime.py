@@ -191,6 +191,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
         yield lake
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_malformed_teacher_is_refused_before_any_row_is_written(
     case: str, teacher_folder: Callable[..., Path], shared: Lake, graph: str

@@ -74,6 +74,7 @@ def test_labelling_pairs_again_gives_the_same_hash_and_leaves_other_versions_and
     assert unlabelled_days(settings, ["home"], later, days[0], days[-1]) == days
 
 
+@pytest.mark.slow
 def test_a_teacher_that_hands_over_scores_says_nothing_of_pairs(
     lake: Lake, settings: Settings, contract: Contract, teacher_folder: Write, days: list[date]
 ) -> None:

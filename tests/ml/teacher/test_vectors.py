@@ -136,6 +136,7 @@ def test_inputs_that_do_not_depend_on_the_user_alone_are_refused_and_nothing_is_
     assert not list((settings.home / "spool").iterdir())
 
 
+@pytest.mark.slow
 def test_a_vector_that_is_not_finite_is_named_and_nothing_is_written(
     lake: Lake, settings: Settings, teacher_folder: Write, write_inputs: Write, days: list[date]
 ) -> None:

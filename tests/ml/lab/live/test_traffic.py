@@ -98,6 +98,7 @@ def test_equal_slates_get_equal_outcomes_whoever_ranked_them(world, drawn, surfa
     assert not np.array_equal(ours["engagement"][:150], theirs["engagement"][:150])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surface", SURFACES)
 def test_expected_outcomes_are_the_mean_over_luck(world, drawn, surface):
     requests, rng = drawn[surface], np.random.default_rng(1)

@@ -42,6 +42,7 @@ def read(settings: Settings, table: str, day: int | None = None) -> pl.DataFrame
     return pl.concat([pl.read_parquet(folder / f"day={FIRST_DAY + timedelta(days=d)}" / PART) for d in days])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_files_have_the_columns_and_types_of_the_contract(landed: Settings, table: str) -> None:
     types = {
@@ -278,6 +279,7 @@ def test_a_landing_zone_with_files_of_others_is_refused(tmp_path: Path) -> None:
     assert not (the(Path, settings.landing_dir) / MARKER).exists()
 
 
+@pytest.mark.slow
 def test_a_world_goes_on_after_its_window() -> None:
     tables = World("tiny", seed=3).day(FIRST_DAY, DAYS + 2)
     assert tables["exposures"].num_rows > 200

@@ -110,6 +110,7 @@ def test_paper_has_a_hundred_source_impressions_per_exposure() -> None:
     assert sizes.days * sizes.source_impressions >= 8_000_000
 
 
+@pytest.mark.slow
 def test_evaluation_days_carry_the_traffic_of_training_days(events: list[DayEvents]) -> None:
     days = [day for seed in (5, 6, 7) for day in World("tiny", seed=seed).events(DAYS)] + events
     for count in (

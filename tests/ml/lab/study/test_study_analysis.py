@@ -134,6 +134,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.89 <= sum(lift.lo <= 0.01 <= lift.hi for lift in found) / of <= 0.995
 
 
+@pytest.mark.slow
 def test_the_teachers_own_figures_are_levels_and_no_variant():
     table = rows({("control", 1, 1): 0.7, ("student", 1, 1): 0.8, ("teacher", 1, 0): 0.6})
     assert levels(table)["homepage", "ctr", "all"] == pytest.approx({"control": 0.7, "student": 0.8, "teacher": 0.6})
