@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 FIRST_DAY = date(2026, 1, 1)
 
 
-@pytest.mark.parametrize(("days", "rows_per_day", "users"), [(13, 1000, 200), (31, 1000, 400)], ids=["week", "month"])
+@pytest.mark.parametrize(("days", "rows_per_day", "users"), [(13, 1000, 200), (31, 500, 300)], ids=["week", "month"])
 def test_a_scaffolded_surface_learns_from_a_strong_teacher(
     tmp_path: Path, days: int, rows_per_day: int, users: int
 ) -> None:
