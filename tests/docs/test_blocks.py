@@ -41,6 +41,7 @@ from tests.ml.teacher.test_torch_teacher import EXPORT
 DOCS = PROJECT_ROOT / "docs"
 PAGES = sorted([PROJECT_ROOT / "README.md", PROJECT_ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
 BLOCK = re.compile(r"^ *```(?P<language>\w*)[^\n`]*\n(?P<text>.*?)^ *```$", re.M | re.S)
+REF = re.compile(r"\{\{ ref\('(\w+)'\) \}\}")
 INLINE = re.compile(r"`((?:\.venv/bin/)?crossfade [^`\n]+)`")
 CHECKED = {"crossfade", "make", "python", "export"}
 OTHERS = {"curl", "dagster", "dg", "model_signing", "rm"}
@@ -109,11 +110,13 @@ def faults_of_sql(text: str) -> list[str]:
         macros = (PROJECT_ROOT / "dbt_project" / "macros").glob("*.sql")
         known = any(f"macro {called[1]}(" in file.read_text(encoding="utf-8") for file in macros)
         return [] if known else [f"no macro {called[1]}"]
+    models = {path.stem for path in (PROJECT_ROOT / "dbt_project" / "models").rglob("*.sql")}
+    wrong = [f"no model {name}" for name in REF.findall(text) if name not in models]
     try:
-        duckdb.extract_statements(text.replace("{day}", "date '2026-01-01'"))
+        duckdb.extract_statements(REF.sub(r"\1", text).replace("{day}", "date '2026-01-01'"))
     except duckdb.ParserException as error:
-        return [str(error)]
-    return []
+        return [*wrong, str(error)]
+    return wrong
 
 
 @cache
