@@ -293,13 +293,23 @@ class Server(uvicorn.Server):
         door: Sweeps its connections.
         drain_s: Seconds to answer on once it shall end.
         on_drain: Called when these begin.
+        on_start: Called when it has loaded what it serves.
     """
 
-    def __init__(self, config: uvicorn.Config, door: Door, *, drain_s: float, on_drain: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        door: Door,
+        *,
+        drain_s: float,
+        on_drain: Callable[[], None],
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
         self.door = door
         self.drain_s = drain_s
         self.on_drain = on_drain
+        self.on_start = on_start
         self._drained_at: float | None = None
         self._told = Rarely(per_s=1 / 60)
 
@@ -307,6 +317,7 @@ class Server(uvicorn.Server):
         """Start; connections queue in the kernel, while few are accepted at once."""
         asyncio.get_running_loop().set_exception_handler(self._failed)
         await super().startup(sockets)
+        self.on_start()
         for bound in sockets or ():
             bound.listen(_WAITING_TO_BE_ACCEPTED)
 

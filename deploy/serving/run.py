@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
@@ -69,9 +69,10 @@ def serve(settings: Settings, host: str | None = None, port: int | None = None, 
 def _work(settings: Settings, bound: socket, siblings: Siblings | None = None) -> None:
     """Serve in this process until a signal ends it, alone or as one of several workers."""
     configure_logging()
-    server = _server(settings, bound, Limits(), drain_s=settings.serve_drain_s, siblings=siblings)
+    # What is imported and loaded stays: the collector would walk through all of it, for 0.1 s, while requests wait.
+    server = _server(settings, bound, Limits(), drain_s=settings.serve_drain_s, siblings=siblings, on_start=gc.freeze)
     sys.setswitchinterval(_SWITCH_S)
-    gc.freeze()  # what is imported stays: the collector would walk through all of it while requests wait
+    gc.freeze()
     server.run(sockets=[bound])
 
 
@@ -178,6 +179,7 @@ def _server(
     store: Store | None = None,
     drain_s: float = 0,
     siblings: Siblings | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> Server:
     metrics = Metrics()
     limits = fitted(limits, calls=settings.serve_grpc_port is not None)
@@ -201,7 +203,7 @@ def _server(
         timeout_keep_alive=cast("int", limits.idle_s),
         timeout_graceful_shutdown=10,
     )
-    return Server(config, door, drain_s=drain_s, on_drain=engine.drain)
+    return Server(config, door, drain_s=drain_s, on_drain=engine.drain, on_start=on_start)
 
 
 def _require_token(settings: Settings, host: str) -> None:
