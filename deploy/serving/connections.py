@@ -303,7 +303,7 @@ class Server(uvicorn.Server):
         *,
         drain_s: float,
         on_drain: Callable[[], None],
-        on_start: Callable[[], None] = lambda: None,
+        on_start: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self.door = door

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,9 @@ from deploy.definitions import build_definitions
 from ml.foundation.lake import Lake
 from ml.foundation.settings import Settings
 from ml.landing.load import init_tables
-from ml.landing.patterns import SUCCESS
-from tests.ml.landing.rows import ALL_TABLES, DAY, exposures, put, to_csv
+from tests.ml.landing.rows import ALL_TABLES, DAY, NEXT, put_two_days
 
 pytestmark = pytest.mark.slow
-
-NEXT = DAY + timedelta(days=1)
 
 
 @pytest.fixture
@@ -33,10 +29,7 @@ def zone(prepared_home: Path, tmp_path: Path) -> Settings:
     two = Settings(home=home, first_day=DAY, optional_tables=ALL_TABLES, landing_dir=tmp_path / "landing", threads=2)
     with Lake(two) as lake:
         init_tables(lake)
-    for number, day in enumerate((DAY, NEXT)):
-        rows = exposures(f"d{number}").with_columns(pl.col("ts") + timedelta(days=number))
-        put(two, "exposures", "good.csv", to_csv(rows), day)
-        put(two, "exposures", SUCCESS, b"", day)
+    put_two_days(two)
     return two
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import polars as pl
 
 from ml.foundation.settings import Settings
+from ml.landing.patterns import SUCCESS
 from tests.support.known import the
 
 DAY = date(2026, 1, 2)
+NEXT = DAY + timedelta(days=1)
 NOON = datetime(2026, 1, 2, 12)
 SURFACES = {"homepage", "radio"}
 VECTOR = [0.5] * 8
@@ -107,6 +109,14 @@ def put(settings: Settings, table: str, name: str, content: bytes, day: date = D
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
     return folder / name
+
+
+def put_two_days(settings: Settings) -> None:
+    """Write the exposures of ``DAY`` and ``NEXT``, complete and good."""
+    for number, day in enumerate((DAY, NEXT)):
+        rows = exposures(f"d{number}").with_columns(pl.col("ts") + timedelta(days=number))
+        put(settings, "exposures", "good.csv", to_csv(rows), day)
+        put(settings, "exposures", SUCCESS, b"", day)
 
 
 def with_value(frame: pl.DataFrame, column: str, value: object) -> pl.DataFrame:

@@ -11,10 +11,8 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,12 +23,9 @@ from ml.foundation.settings import Settings
 from ml.landing.changes import changed_days
 from ml.landing.contract import LandingError
 from ml.landing.load import DaysFailed, init_tables, load_days
-from ml.landing.patterns import SUCCESS
 from ml.landing.readers import UnreadableFile, read_file
 from ml.operations.forget import forget
-from tests.ml.landing.rows import DAY, SURFACES, exposures, put, to_csv, to_parquet
-
-NEXT = DAY + timedelta(days=1)
+from tests.ml.landing.rows import DAY, NEXT, SURFACES, exposures, put, put_two_days, to_csv, to_parquet
 
 
 def folder(path: Path) -> None:
@@ -126,10 +121,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def zone(settings: Settings, shared: Path, tmp_path: Path) -> Settings:
     """Two days of exposures, of which the first gets something odd."""
     two = settings.model_copy(update={"home": shared, "landing_dir": tmp_path / "landing"})
-    for number, day in enumerate((DAY, NEXT)):
-        rows = exposures(f"d{number}").with_columns(pl.col("ts") + timedelta(days=number))
-        put(two, "exposures", "good.csv", to_csv(rows), day)
-        put(two, "exposures", SUCCESS, b"", day)
+    put_two_days(two)
     return two
 
 
